@@ -1,0 +1,49 @@
+"""The errors a user can meet, each with its exit code.
+
+The core raises them, the command line prints their text as it stands and exits with ``exit_code``. Each text says
+what was received, what was expected and what to do next. Anything else that is raised is a bug and keeps its traceback.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class DeployError(Exception):
+    """A failure that the user can understand and act on."""
+
+    exit_code = 1
+
+
+class CheckFailed(DeployError):
+    """A check gave its verdict and the verdict is no: parity, a budget, a regression."""
+
+    exit_code = 1
+
+
+class UsageError(DeployError):
+    """Bad usage or bad input: an argument, a checkpoint, a damaged bundle."""
+
+    exit_code = 2
+
+
+class BundleError(UsageError):
+    """A bundle that is damaged, of another schema, or not a bundle at all."""
+
+
+class MissingDependencyError(DeployError):
+    """Something is not installed here; the text holds the line that installs it."""
+
+    exit_code = 3
+
+
+class ConversionError(DeployError):
+    """A converter or runtime refused the model; the text names the log file with everything it said."""
+
+    exit_code = 1
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
+    """Return a hint with the nearest of the *known* names, or all of them if none is near."""
+    names = sorted(known)
+    close = get_close_matches(name, names, n=count, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}"

@@ -1,0 +1,97 @@
+"""Runtimes: each module opens one kind of artifact and runs it, all under one protocol.
+
+Running and judging are two phases: a runner turns feeds into named arrays and knows nothing of tolerances.
+"""
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Protocol, Self, cast
+
+from numpy.typing import NDArray
+
+from coordatt_deploy.errors import MissingDependencyError
+from coordatt_deploy.specs import Artifact, Format, Origin, TensorSpec
+
+
+class Runner(Protocol):
+    """An artifact opened in one runtime. Use as a context manager."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What ``infer`` eats: names, shapes, dtypes and layouts of the artifact itself."""
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What ``infer`` gives."""
+
+    @property
+    def runtime(self) -> str:
+        """Name and version of the runtime, e.g. ``onnxruntime 1.31.1``."""
+
+    @property
+    def origin(self) -> Origin:
+        """Whether results are measured, emulated or evaluated."""
+
+    def infer(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run once; the arrays are the caller's to keep.
+
+        Args:
+            feeds: One array per input, in the artifact's own dtype and layout.
+
+        Returns:
+            The outputs by name in the artifact's own dtype; beside them, dequantized to float, the inner tensors that
+            the runner was opened with.
+        """
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Runtime(Protocol):
+    """What each module of this folder offers (PEP 544: a module can satisfy a protocol)."""
+
+    def open_artifact(
+        self, path: Path, artifact: Artifact, *, threads: int = 1, tensors: tuple[str, ...] = ()
+    ) -> Runner:
+        """Open the file at *path*.
+
+        Args:
+            path: The artifact on disk.
+            artifact: Its description in the manifest; the stable names and layouts come from here.
+            threads: Worker threads of the runtime.
+            tensors: Names of inner tensors (as in the layer map) that ``infer`` shall give as well. Asking for them may
+                keep the runtime from fusing operators, hence the final file is always run without, too.
+
+        Raises:
+            MissingDependencyError: The runtime is not installed.
+            BundleError: The file cannot be opened as this format.
+        """
+
+
+RUNTIMES: Final = {
+    Format.ONNX: "coordatt_deploy.runtimes.onnxruntime",
+    Format.TFLITE: "coordatt_deploy.runtimes.litert",
+    Format.COREML: "coordatt_deploy.runtimes.coreml",
+}
+
+
+def runtime(kind: Format) -> Runtime:
+    """Return the module that opens artifacts of format *kind*.
+
+    Raises:
+        MissingDependencyError: A package it needs is not installed.
+    """
+    try:
+        return cast("Runtime", import_module(RUNTIMES[kind]))
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("coordatt_deploy"):
+            raise
+        extra = "coreml" if kind is Format.COREML else "runtime"
+        raise MissingDependencyError(
+            f"opening {kind} artifacts needs {error.name}, which is not installed; run: pip install 'coordatt-deploy[{extra}]'"
+        ) from error

@@ -1,0 +1,1 @@
+"""Targets: other machines, or emulated ones, on which artifacts are run."""

@@ -1,0 +1,39 @@
+"""Feeds and results between the reference's layout (NCHW, float) and an artifact's own (NHWC, int8, …)."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordatt_deploy.specs import TensorSpec
+
+REFERENCE_LAYOUT = "NCHW"
+
+
+def axes_to(layout: str, rank: int) -> tuple[int, ...]:
+    """Return the axes that bring a tensor of the reference's layout into *layout*: axis i of the result is axes[i]."""
+    reference = REFERENCE_LAYOUT[:rank]
+    if sorted(reference) != sorted(layout):  # not an image: nothing to move
+        return tuple(range(rank))
+    return tuple(reference.index(letter) for letter in layout)
+
+
+def encode(value: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
+    """Bring a float tensor of the reference's layout into the layout and dtype of *spec*, quantizing where it asks.
+
+    q = clip(round(value / scale) + zero_point)
+    """
+    moved = np.ascontiguousarray(np.transpose(value, axes_to(spec.layout, value.ndim)))
+    dtype = np.dtype(spec.dtype)
+    if spec.scale is None or spec.zero_point is None:
+        return moved.astype(dtype)
+    limits = np.iinfo(dtype)
+    return np.clip(np.round(moved / spec.scale) + spec.zero_point, limits.min, limits.max).astype(dtype)
+
+
+def decode(value: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
+    """Undo ``encode``: float64, in the reference's layout."""
+    floats = value.astype(np.float64)
+    if spec.scale is not None and spec.zero_point is not None:
+        floats = (floats - spec.zero_point) * spec.scale
+    return np.transpose(floats, np.argsort(axes_to(spec.layout, value.ndim)))
