@@ -7,7 +7,6 @@ its reference, in a form that runs no code when it is read (a list of ATen calls
 
 import copy
 import hashlib
-import math
 import operator
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -364,6 +363,43 @@ def program(graph: Graph) -> tuple[torch.export.ExportedProgram, dict[str, str]]
     return exported, {old.name: new.name for old, new in zip(before, after, strict=True)}
 
 
+def provenance(program: torch.export.ExportedProgram) -> dict[str, str]:
+    """Follow the nodes of the graph through re-export and decomposition.
+
+    Args:
+        program: What ``program`` gave, after any number of ``run_decompositions``.
+
+    Returns:
+        For each node of ``graph.module``, the name of the program's node that holds its value. The elements of a tuple
+        (``split``) are listed as ``name[index]``.
+    """
+    where: dict[str, str] = {}
+    for node in program.graph.nodes:
+        origin = _origin(node)
+        if node.op != "call_function" or origin is None:
+            continue
+        if node.target is operator.getitem:
+            where[f"{origin}[{node.args[1]}]"] = node.name
+        else:
+            where[origin] = node.name
+    return where
+
+
+def _origin(node: fx.Node) -> str | None:
+    """Return the name at the root of the node's history (torch records it as ``from_node``)."""
+    history, name = node.meta.get("from_node"), None
+    while history:
+        name, history = history[0].name, history[0].from_node
+    return name
+
+
+def origin_key(node: fx.Node) -> str:
+    """Return the key under which ``provenance`` lists a node of ``graph.module``."""
+    if node.target is operator.getitem and isinstance(node.args[0], fx.Node):
+        return f"{node.args[0].name}[{node.args[1]}]"
+    return node.name
+
+
 def is_call(node: fx.Node) -> bool:
     """Whether the node computes a tensor or a tuple of tensors (sizes and guards do not)."""
     value = node.meta.get("val")
@@ -372,7 +408,3 @@ def is_call(node: fx.Node) -> bool:
     )
     return node.op == "call_function" and (computes or node.target is operator.getitem)
 
-
-def finite(value: float) -> bool:
-    """Whether *value* is a finite number."""
-    return math.isfinite(value)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self, TypeVar
 
+from coordatt_deploy import __version__
 from coordatt_deploy.errors import UsageError, nearest
 
 SCHEMA_VERSION: Final = 1
@@ -226,3 +227,19 @@ def to_json(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def metadata(spec: ModelSpec, target_cpu: TargetCpu | None = None) -> dict[str, Any]:
+    """Return what every artifact carries in its format's metadata, as plain JSON data.
+
+    Keys: ``model``, ``source_sha256``, ``preprocessing``, ``labels``, ``target_cpu``, ``producer``. No path, no time.
+    """
+    return {
+        "model": spec.name,
+        "source_sha256": spec.source_sha256,
+        "preprocessing": to_json(spec.preprocessing),
+        "labels": to_json(spec.labels),
+        "attention": spec.attention,
+        "target_cpu": to_json(target_cpu),
+        "producer": f"coordatt-deploy {__version__}",
+    }
