@@ -1,0 +1,346 @@
+"""The bundle: the folder that every command takes and that travels to a board.
+
+    manifest.json   what is here, with hashes
+    reference/      the captured graph and its weights (needs torch to run)
+    golden/         inputs, float64 outputs and torch's own rounding on them; images as a user has them
+    onnx/ tflite/ coreml/
+    reports/        results; not covered by the hashes
+
+A bundle is written into a temporary folder beside its place and renamed when whole, so an interruption leaves none or
+the old one. Opening one checks schema, paths and hashes.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordatt_deploy.errors import BundleError, UsageError
+from coordatt_deploy.layers import LayerMap
+from coordatt_deploy.specs import SCHEMA_VERSION, Artifact, Format, ModelSpec, TensorSpec, to_json
+
+MANIFEST: Final = "manifest.json"
+REPORTS: Final = "reports"
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenCase:
+    """One golden input.
+
+    Attributes:
+        name: E.g. ``digit_3``, ``zeros``, ``noise``.
+        image: Path of the PNG it comes from, relative to the bundle; None for a made-up tensor.
+        label: Index of its class; None where it has none.
+    """
+
+    name: str
+    image: str | None = None
+    label: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step that was taken, and the seconds it took."""
+
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a bundle holds.
+
+    Attributes:
+        model: Name, preprocessing, labels, hash of the weights.
+        inputs: Of the reference: NCHW float32.
+        outputs: Of the reference.
+        artifacts: In the order of their making.
+        golden: In the order of the golden files.
+        files: sha256 of every other file by its path relative to the bundle; reports are left out.
+        fold: What BatchNorm folding did: layers, and the greatest relative error.
+        tool_versions: Of everything that had a hand in it.
+        command: The command line that made it.
+        stages: What was done, with seconds.
+    """
+
+    model: ModelSpec
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    artifacts: tuple[Artifact, ...] = ()
+    golden: tuple[GoldenCase, ...] = ()
+    files: tuple[tuple[str, str], ...] = ()
+    fold: Mapping[str, Any] | None = None
+    tool_versions: tuple[tuple[str, str], ...] = ()
+    command: str = ""
+    stages: tuple[Stage, ...] = ()
+
+    def dump(self) -> str:
+        """Return the manifest as one JSON document, ``schema_version`` first."""
+        document = {"schema_version": SCHEMA_VERSION} | to_json(self)
+        document["files"] = dict(self.files)
+        document["tool_versions"] = dict(self.tool_versions)
+        document["source_sha256"] = self.model.source_sha256
+        return json.dumps(document, indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read what ``dump`` wrote.
+
+        Raises:
+            BundleError: No JSON, another schema, or a missing or misshapen entry.
+        """
+        try:
+            document = json.loads(text)
+            version = document.get("schema_version")
+            if version != SCHEMA_VERSION:
+                raise BundleError(
+                    f"manifest.json: schema_version is {version!r}, this tool reads {SCHEMA_VERSION};"
+                    " open it with the version of coordatt-deploy that wrote it"
+                )
+            return cls(
+                model=ModelSpec.from_json(document["model"]),
+                inputs=tuple(TensorSpec.from_json(item) for item in document["inputs"]),
+                outputs=tuple(TensorSpec.from_json(item) for item in document["outputs"]),
+                artifacts=tuple(Artifact.from_json(item) for item in document["artifacts"]),
+                golden=tuple(GoldenCase(**item) for item in document["golden"]),
+                files=tuple(sorted(document["files"].items())),
+                fold=document.get("fold"),
+                tool_versions=tuple(sorted(document["tool_versions"].items())),
+                command=document["command"],
+                stages=tuple(Stage(**item) for item in document["stages"]),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BundleError(f"manifest.json is damaged ({type(error).__name__}: {error})") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An opened bundle."""
+
+    root: Path
+    manifest: Manifest
+
+    def path(self, relative: str) -> Path:
+        """Return the place of a file of the bundle.
+
+        Raises:
+            BundleError: The path leaves the folder.
+        """
+        return inside(self.root, relative)
+
+    def layers(self, artifact: Artifact) -> LayerMap:
+        """Return the artifact's layer map."""
+        return LayerMap.load(self.path(artifact.layers))
+
+    def golden(self, file: str) -> dict[str, list[NDArray[Any]]]:
+        """Return ``golden/<file>.npz`` as one list per tensor, in the order of the golden cases.
+
+        Raises:
+            BundleError: The file is missing or no such archive.
+        """
+        path = self.path(f"golden/{file}.npz")
+        values: dict[str, list[NDArray[Any]]] = {}
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                for key in sorted(archive.files):
+                    values.setdefault(key.partition("/")[2], []).append(archive[key])
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise BundleError(f"golden/{file}.npz cannot be read: {error}") from None
+        return values
+
+    def write_report(self, name: str, text: str) -> Path:
+        """Write ``reports/<name>`` as a whole or not at all."""
+        folder = self.root / REPORTS
+        folder.mkdir(exist_ok=True)
+        return write_whole(folder / name, text)
+
+
+def save_golden(path: Path, cases: Mapping[str, list[NDArray[Any]]]) -> None:
+    """Write one array per case and tensor: ``003/logits``; sizes may differ between cases."""
+    arrays = {f"{index:03d}/{name}": value for name, values in cases.items() for index, value in enumerate(values)}
+    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+
+
+def open_bundle(root: Path, *, verify: bool = True) -> Bundle:
+    """Open the bundle at *root*.
+
+    Args:
+        root: The folder.
+        verify: Check every hash of the manifest.
+
+    Raises:
+        BundleError: It is no bundle, of another schema, or something in it is missing, changed or outside the folder.
+    """
+    if not (root / MANIFEST).is_file():
+        what = "is not a folder" if root.exists() and not root.is_dir() else (
+            "has no manifest.json" if root.exists() else "does not exist")  # fmt: skip
+        raise BundleError(f"{root} is no bundle: it {what}; make one with: coordatt-deploy build")
+    try:
+        text = (root / MANIFEST).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"manifest.json cannot be read: {error}") from None
+    bundle = Bundle(root, Manifest.parse(text))
+    for relative, _ in _hashed(bundle.manifest):
+        inside(root, relative)
+    if verify:
+        check_hashes(bundle)
+    return bundle
+
+
+def check_hashes(bundle: Bundle) -> None:
+    """Compare every file with the manifest.
+
+    Raises:
+        BundleError: A file is missing or changed; all of them are listed.
+    """
+    problems = []
+    for relative, expected in _hashed(bundle.manifest):
+        path = bundle.path(relative)
+        if not path.exists():
+            problems.append(f"{relative} is missing")
+        elif sha256(path) != expected:
+            problems.append(f"{relative} was changed after the bundle was written")
+    if problems:
+        raise BundleError(f"{bundle.root.name} is damaged: {'; '.join(problems)}; build it again")
+
+
+def _hashed(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    yield from manifest.files
+    for artifact in manifest.artifacts:
+        yield artifact.path, artifact.sha256
+
+
+def inside(root: Path, relative: str) -> Path:
+    """Return ``root / relative``.
+
+    Raises:
+        BundleError: The path is absolute, climbs out, or a link leads out of the folder.
+    """
+    pure = PurePosixPath(relative)
+    path = root / pure
+    climbs = pure.is_absolute() or ".." in pure.parts or "\\" in relative or ":" in relative or not pure.parts
+    if climbs or not path.resolve().is_relative_to(root.resolve()):
+        raise BundleError(f"manifest.json names {relative!r}, which lies outside the bundle; the bundle is refused")
+    return path
+
+
+def sha256(path: Path) -> str:
+    """Hash a file, or a package: its sorted relative paths and their contents."""
+    digest = hashlib.sha256()
+    if path.is_dir():
+        for file in sorted(item for item in path.rglob("*") if item.is_file()):
+            digest.update(f"{file.relative_to(path).as_posix()}\n{sha256(file)}\n".encode())
+        return digest.hexdigest()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def size_bytes(path: Path) -> int:
+    """Size on disk of a file, or of all files of a package."""
+    return (
+        sum(item.stat().st_size for item in path.rglob("*") if item.is_file()) if path.is_dir() else path.stat().st_size
+    )
+
+
+def write_whole(path: Path, text: str) -> Path:
+    """Write a text file so that a reader sees the old one or the new one, never a half."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return path
+
+
+@contextmanager
+def writing(target: Path, source_sha256: str) -> Iterator[Path]:
+    """Give a folder to fill; it takes the place of *target* when the block ends well, and vanishes when it does not.
+
+    A bundle of the same weights that stands at *target* is copied in first, so that its other artifacts are kept.
+
+    Raises:
+        UsageError: *target* exists and is no bundle, or one of other weights.
+    """
+    existing = check_target(target, source_sha256)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.partial-"))
+    try:
+        if existing is not None:
+            shutil.copytree(target, staging, dirs_exist_ok=True, symlinks=True)
+        staging.chmod(0o755)
+        yield staging
+        _take_place(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def check_target(target: Path, source_sha256: str) -> Bundle | None:
+    """Return the bundle of the same weights that stands at *target*; None where nothing does.
+
+    Raises:
+        UsageError: Something else stands there.
+    """
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return None
+    if not (target / MANIFEST).is_file():
+        raise UsageError(f"{target} exists and is no bundle; name another --output-dir or remove it")
+    existing = open_bundle(target, verify=False)
+    if existing.manifest.model.source_sha256 != source_sha256:
+        raise UsageError(
+            f"{target} is a bundle of other weights ({existing.manifest.model.name},"
+            f" {existing.manifest.model.source_sha256[:12]}… here {source_sha256[:12]}…); name another --output-dir"
+        )
+    return existing
+
+
+def _take_place(staging: Path, target: Path) -> None:
+    aside = None
+    if target.exists():
+        aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old-"))
+        target.replace(aside / "bundle")
+    try:
+        staging.replace(target)
+    except BaseException:
+        if aside is not None:
+            (aside / "bundle").replace(target)
+        raise
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def finish(staging: Path, manifest: Manifest) -> Manifest:
+    """Hash everything in *staging*, write its manifest, and return it."""
+    covered = {artifact.path for artifact in manifest.artifacts}
+    files = []
+    for file in sorted(item for item in staging.rglob("*") if item.is_file()):
+        relative = file.relative_to(staging).as_posix()
+        in_artifact = any(relative == path or relative.startswith(f"{path}/") for path in covered)
+        if not in_artifact and relative != MANIFEST and not relative.startswith(f"{REPORTS}/"):
+            files.append((relative, sha256(file)))
+    complete = replace(manifest, files=tuple(files))
+    (staging / MANIFEST).write_text(complete.dump(), encoding="utf-8")
+    return complete
+
+
+def artifact_name(model: str, kind: Format, precision: str, target_cpu: str | None) -> str:
+    """Return the path of an artifact inside the bundle: ``onnx/mobilenetv2_ca_035_digits_fp32.onnx``."""
+    suffix = {Format.ONNX: ".onnx", Format.TFLITE: ".tflite", Format.COREML: ".mlpackage"}[kind]
+    safe = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in model)
+    cpu = f"_{target_cpu}" if target_cpu else ""
+    return f"{kind.value}/{safe}_{precision}{cpu}{suffix}"

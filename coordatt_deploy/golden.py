@@ -1,0 +1,125 @@
+"""Golden inputs and what the reference makes of them.
+
+Real images (the packaged digits, or the user's), and tensors that no photograph gives: zeros, black, white, noise and a
+checkerboard, because a wrong bias hides behind images and a wrong weight behind zeros. For dynamic sizes two sizes that
+the capture never saw, neither of them square.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from coordatt_deploy.bundle import GoldenCase, save_golden
+from coordatt_deploy.capture import Graph, run
+from coordatt_deploy.images import preprocess
+from coordatt_deploy.specs import Preprocessing, TensorSpec
+
+Arrays = list[NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenInputs:
+    """The cases and, per input of the model, one array per case (1, C, H, W) float32."""
+
+    cases: tuple[GoldenCase, ...]
+    feeds: dict[str, Arrays]
+    images: tuple[tuple[str, Image.Image], ...] = ()
+
+
+def golden_inputs(
+    inputs: Sequence[TensorSpec],
+    preprocessing: Preprocessing,
+    images: Sequence[tuple[str, Image.Image, int | None]],
+    sizes: Sequence[tuple[int, int]] = (),
+) -> GoldenInputs:
+    """Make the golden inputs of a model.
+
+    Args:
+        inputs: Of the captured graph; the first takes the images, further ones get noise.
+        preprocessing: How an image becomes the first input.
+        images: Name, image and class of each real image.
+        sizes: Further (H, W) for dynamic models.
+    """
+    cases, pictures, values = [], [], []
+    for name, image, label in images:
+        path = f"golden/images/{name}.png"
+        cases.append(GoldenCase(name, path, label))
+        pictures.append((path, image))
+        values.append(preprocess(image, preprocessing)[None])
+    for name, image in _made_up(preprocessing.size):
+        cases.append(GoldenCase(name))
+        values.append(preprocess(image, preprocessing)[None])
+    cases.append(GoldenCase("zeros"))
+    values.append(np.zeros_like(values[0]))
+    for height, width in sizes:
+        cases.append(GoldenCase(f"noise_{height}x{width}"))
+        values.append(_noise((1, 3, height, width), seed=height))
+    feeds: dict[str, Arrays] = {}
+    for position, spec in enumerate(inputs):
+        shape = tuple(size or 1 for size in spec.shape)
+        fits = position == 0 and len(shape) == 4 and shape[1] == 3
+        feeds[spec.name] = values if fits else [_noise(shape, seed=index) for index in range(len(cases))]
+    return GoldenInputs(tuple(cases), feeds, tuple(pictures))
+
+
+def _made_up(size: tuple[int, int]) -> list[tuple[str, Image.Image]]:
+    height, width = size
+    rows, columns = np.mgrid[:height, :width]
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    checker = ((rows // 4 + columns // 4) % 2 * 255).astype(np.uint8)
+    ramp = np.stack([rows * 255 // max(height - 1, 1), columns * 255 // max(width - 1, 1), 255 - checker // 2], axis=-1)
+    return [
+        ("black", Image.new("RGB", (width, height), 0)),
+        ("white", Image.new("RGB", (width, height), (255, 255, 255))),
+        ("noise", Image.fromarray(pixels)),
+        ("checkerboard", Image.fromarray(checker)),
+        ("ramp", Image.fromarray(ramp.astype(np.uint8))),
+    ]
+
+
+def _noise(shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def write_golden(
+    folder: Path, golden: GoldenInputs, graph: Graph, module: nn.Module, progress: Callable[[], None] = lambda: None
+) -> None:
+    """Run the reference on every case and write ``golden/`` into *folder*.
+
+    ``outputs.npz`` holds the module's own float64 results. ``rounding_fp32.npz`` and ``rounding_fp16.npz`` hold what
+    torch makes of them in float32, and in float32 with every value rounded to float16.
+
+    Args:
+        folder: Of the bundle.
+        golden: The inputs.
+        graph: The captured graph.
+        module: The user's module in float64.
+        progress: Called once per case.
+    """
+    (folder / "golden" / "images").mkdir(parents=True, exist_ok=True)
+    for path, image in golden.images:
+        image.save(folder / path)
+    save_golden(folder / "golden" / "inputs.npz", dict(golden.feeds))
+    results: dict[str, dict[str, list[NDArray[np.float64]]]] = {"outputs": {}, "rounding_fp32": {}, "rounding_fp16": {}}
+    for index in range(len(golden.cases)):
+        feeds = {name: values[index] for name, values in golden.feeds.items()}
+        with torch.no_grad():
+            returned = module(*(torch.from_numpy(feeds[spec.name]).double() for spec in graph.inputs))
+        leaves = torch.utils._pytree.tree_leaves(returned)
+        found = {
+            "outputs": {name: leaf.numpy() for name, leaf in zip(graph.outputs, leaves, strict=True)},
+            "rounding_fp32": run(graph, feeds, dtype=torch.float32),
+            "rounding_fp16": run(graph, feeds, dtype=torch.float32, after=lambda value: value.half().float()),
+        }
+        for kind, values in found.items():
+            for name, value in values.items():
+                results[kind].setdefault(name, []).append(value)
+        progress()
+    for kind, arrays in results.items():
+        save_golden(folder / "golden" / f"{kind}.npz", dict(arrays))

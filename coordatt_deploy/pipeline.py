@@ -1,0 +1,323 @@
+"""The order of the stages: the only module that knows all of them. It owns no numerics."""
+
+import multiprocessing
+import os
+import platform
+import shlex
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordatt_deploy import __version__
+from coordatt_deploy.bundle import (
+    Bundle,
+    Manifest,
+    artifact_name,
+    check_target,
+    finish,
+    open_bundle,
+    sha256,
+    size_bytes,
+    writing,
+)
+from coordatt_deploy.errors import DeployError, MissingDependencyError, UsageError
+from coordatt_deploy.exporters import PRECISIONS
+from coordatt_deploy.parity import TOLERANCES, ArtifactParity, ParityReport, judge
+from coordatt_deploy.progress import Stages
+from coordatt_deploy.quiet import captured, log_folder, set_environment
+from coordatt_deploy.runtimes import runtime
+from coordatt_deploy.specs import Artifact, Format, ModelSpec, Precision, TensorSpec, to_json
+from coordatt_deploy.tensors import decode, encode
+
+DEFAULT_MODEL: Final = "mobilenetv2_ca_035.digits"
+TOOLS: Final = (
+    "torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "litert-torch", "ai-edge-litert", "ai-edge-quantizer",
+    "coremltools", "numpy", "Pillow",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ExportPlan:
+    """What to export.
+
+    Attributes:
+        model: A name of ``models.list_models()``.
+        checkpoint: Weights of the user's own; None for the model's.
+        formats: Which to write.
+        precisions: None for every float precision of each format.
+        input_size: (H, W); None for the model's own.
+        output_dir: The bundle; None for the model's name in the current folder.
+        command: The command line, for the manifest.
+    """
+
+    model: str = DEFAULT_MODEL
+    checkpoint: Path | None = None
+    formats: tuple[Format, ...] = tuple(Format)
+    precisions: tuple[Precision, ...] | None = None
+    input_size: tuple[int, int] | None = None
+    output_dir: Path | None = None
+    command: str = ""
+
+    def jobs(self) -> tuple[tuple[Format, Precision], ...]:
+        """Return the artifacts to write.
+
+        Raises:
+            UsageError: A format does not have one of the precisions.
+        """
+        pairs = []
+        for kind in dict.fromkeys(self.formats):
+            for precision in dict.fromkeys(self.precisions or PRECISIONS[kind]):
+                if precision not in PRECISIONS[kind]:
+                    has = ", ".join(PRECISIONS[kind])
+                    raise UsageError(f"{kind} has no precision {precision} here; it has: {has}")
+                pairs.append((kind, precision))
+        return tuple(pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    kind: Format
+    precision: Precision
+    spec: ModelSpec
+    graph_folder: Path
+    path: Path
+    log: Path
+
+
+def export(plan: ExportPlan, stages: Stages) -> Bundle:
+    """Export the model into a bundle: all artifacts or none.
+
+    Raises:
+        UsageError: Bad input, or the output folder holds something else.
+        MissingDependencyError: A converter is not installed.
+        ConversionError: A converter refused the model.
+    """
+    set_environment()
+    jobs = plan.jobs()
+    _need("torch", "onnx")
+    from coordatt_deploy.capture import capture
+    from coordatt_deploy.fold import fold_batchnorms
+    from coordatt_deploy.golden import golden_inputs, write_golden
+    from coordatt_deploy.intake import load_model
+    from coordatt_deploy.reference import save_graph
+
+    for kind in plan.formats:
+        _need(_CONVERTERS[kind], kind)
+    with stages.stage("load model"):
+        source = load_model(plan.model, checkpoint=plan.checkpoint, input_size=plan.input_size)
+    target = plan.output_dir or Path(source.spec.name)
+    check_target(target, source.spec.source_sha256)
+    with stages.stage("capture"):
+        graph = capture(source.module, source.example)
+    with stages.stage("fold BatchNorm"):
+        folded, fold_report = fold_batchnorms(graph)
+    with writing(target, source.spec.source_sha256) as staging, tempfile.TemporaryDirectory() as scratch:
+        save_graph(folded, Path(scratch))
+        _fresh(staging / "reference")
+        save_graph(graph, staging / "reference")
+        with ProcessPoolExecutor(
+            max_workers=min(len(jobs), os.cpu_count() or 1),
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_begin_worker,
+        ) as pool:
+            futures = [pool.submit(_convert, job) for job in _jobs(jobs, source.spec, Path(scratch), staging)]
+            try:
+                golden = golden_inputs(graph.inputs, source.spec.preprocessing, source.images)
+                with stages.stage("reference in float64", len(golden.cases)) as step:
+                    write_golden(staging, golden, graph, source.module.double(), step)
+                artifacts = _collect(futures, stages)
+            except BaseException:
+                _stop(pool, futures)
+                raise
+        outputs = tuple(_output_spec(node, name) for node, name in _returned(graph))
+        earlier = _earlier(staging)
+        written = {artifact.path for artifact in artifacts}
+        manifest = Manifest(
+            model=source.spec,
+            inputs=graph.inputs,
+            outputs=outputs,
+            artifacts=tuple(item for item in earlier if item.path not in written) + artifacts,
+            golden=golden.cases,
+            fold={
+                "folded": len(fold_report.folded),
+                "max_relative_error": fold_report.max_relative_error,
+                "layers": to_json(fold_report.folded),
+            },
+            tool_versions=tool_versions(),
+            command=plan.command,
+            stages=tuple(stages.taken),
+        )
+        finish(staging, manifest)
+    return open_bundle(target, verify=False)
+
+
+_CONVERTERS: Final = {Format.ONNX: "onnx", Format.TFLITE: "litert_torch", Format.COREML: "coremltools"}
+
+
+def _need(package: str, extra: str) -> None:
+    from importlib.util import find_spec
+
+    if find_spec(package) is None:
+        raise MissingDependencyError(
+            f"this needs {package}, which is not installed; run: pip install 'coordatt-deploy[{extra}]'"
+        )
+
+
+def _jobs(pairs: Sequence[tuple[Format, Precision]], spec: ModelSpec, graph_folder: Path, staging: Path) -> list[_Job]:
+    # The slowest converter first, so that it does not run alone at the end.
+    order = sorted(pairs, key=lambda pair: (pair[0] is not Format.TFLITE, pair[0] is not Format.COREML))
+    jobs = []
+    for kind, precision in order:
+        path = staging / artifact_name(spec.name, kind, precision, None)
+        path.parent.mkdir(exist_ok=True)
+        log = log_folder() / f"export-{kind}-{precision}-{os.getpid()}.log"
+        jobs.append(_Job(kind, precision, spec, graph_folder, path, log))
+    return jobs
+
+
+def _begin_worker() -> None:
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends its workers
+    set_environment()
+
+
+def _convert(job: _Job) -> Artifact:
+    """Run in a process of its own: load the folded graph, convert it, describe the file."""
+    with captured(job.log):
+        import torch
+
+        from coordatt_deploy.exporters import ExportRequest, exporter
+        from coordatt_deploy.reference import load_graph
+
+        torch.set_num_threads(1)
+        graph = load_graph(job.graph_folder)
+        exported = exporter(job.kind).export(graph, ExportRequest(job.spec, job.precision, job.path))
+    folder = job.path.parent.parent
+    layers = job.path.with_name(f"{job.path.stem}.layers.json")
+    layers.write_text(exported.layers.dump(), encoding="utf-8")
+    job.log.unlink(missing_ok=True)
+    return Artifact(
+        path=job.path.relative_to(folder).as_posix(),
+        format=job.kind,
+        precision=job.precision,
+        recipe=None,
+        target_cpu=None,
+        bytes=size_bytes(job.path),
+        sha256=sha256(job.path),
+        inputs=exported.inputs,
+        outputs=exported.outputs,
+        layers=layers.relative_to(folder).as_posix(),
+    )
+
+
+def _collect(futures: Sequence["Future[Artifact]"], stages: Stages) -> tuple[Artifact, ...]:
+    with stages.stage("convert", len(futures)) as step:
+        for future in as_completed(futures):
+            future.result()
+            step()
+    artifacts = [future.result() for future in futures]
+    return tuple(sorted(artifacts, key=lambda item: (list(Format).index(item.format), item.precision)))
+
+
+def _stop(pool: ProcessPoolExecutor, futures: Sequence["Future[Artifact]"]) -> None:
+    for future in futures:
+        future.cancel()
+    for process in list((pool._processes or {}).values()):
+        process.terminate()
+
+
+def _fresh(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+
+
+def _returned(graph: Any) -> list[tuple[Any, str]]:
+    node = next(node for node in graph.module.graph.nodes if node.op == "output")
+    return list(zip(node.args[0], graph.outputs, strict=True))
+
+
+def _output_spec(node: Any, name: str) -> TensorSpec:
+    shape = tuple(size if isinstance(size, int) else None for size in node.meta["val"].shape)
+    return TensorSpec(name, shape, "float32", "NCHW"[: len(shape)] if len(shape) <= 4 else "")
+
+
+def _earlier(staging: Path) -> tuple[Artifact, ...]:
+    path = staging / "manifest.json"
+    return Manifest.parse(path.read_text(encoding="utf-8")).artifacts if path.exists() else ()
+
+
+def tool_versions() -> tuple[tuple[str, str], ...]:
+    """Return the versions of everything that can have a hand in an artifact or a figure."""
+    found = [("coordatt-deploy", __version__), ("python", platform.python_version())]
+    for name in TOOLS:
+        try:
+            found.append((name, version(name)))
+        except PackageNotFoundError:
+            continue
+    return tuple(found)
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """Return the command as the user would type it again."""
+    return shlex.join(["coordatt-deploy", *arguments])
+
+
+def check_parity(
+    bundle: Bundle, stages: Stages, *, formats: Sequence[Format] = tuple(Format), threads: int = 1
+) -> ParityReport:
+    """Run every artifact on the golden inputs and judge it; write ``reports/parity.json``."""
+    set_environment()
+    inputs, reference = bundle.golden("inputs"), bundle.golden("outputs")
+    rounding = {kind: bundle.golden(f"rounding_{kind.value}") for kind in (Precision.FP32, Precision.FP16)}
+    chosen = [artifact for artifact in bundle.manifest.artifacts if artifact.format in formats]
+    if not chosen:
+        raise UsageError(f"{bundle.root} has no artifact in {', '.join(formats)}; export some first")
+    verdicts = []
+    for artifact in chosen:
+        with stages.stage(f"parity {Path(artifact.path).name}", len(bundle.manifest.golden)) as step:
+            verdicts.append(_check_artifact(bundle, artifact, inputs, reference, rounding, threads, step))
+    return ParityReport(tuple(verdicts))
+
+
+def _check_artifact(
+    bundle: Bundle,
+    artifact: Artifact,
+    inputs: dict[str, list[NDArray[Any]]],
+    reference: dict[str, list[NDArray[Any]]],
+    rounding: dict[Precision, dict[str, list[NDArray[Any]]]],
+    threads: int,
+    step: Any,
+) -> ArtifactParity:
+    tolerance = TOLERANCES[artifact.format, artifact.precision]
+    log = log_folder() / f"parity-{Path(artifact.path).stem}-{os.getpid()}.log"
+    name, origin = "", None
+    try:
+        with captured(log):
+            results: dict[str, list[NDArray[np.float64]]] = {}
+            with runtime(artifact.format).open_artifact(
+                bundle.path(artifact.path), artifact, threads=threads
+            ) as runner:
+                name, origin = runner.runtime, runner.origin
+                for index in range(len(bundle.manifest.golden)):
+                    feeds = {spec.name: encode(inputs[spec.name][index], spec) for spec in runner.inputs}
+                    given = runner.infer(feeds)
+                    for spec in runner.outputs:
+                        results.setdefault(spec.name, []).append(decode(given[spec.name], spec))
+                    step()
+    except MissingDependencyError as error:
+        return ArtifactParity(artifact, name, origin, None, problem=f"not run: {error}")
+    except DeployError as error:
+        return ArtifactParity(artifact, name, origin, False, problem=str(error))
+    log.unlink(missing_ok=True)
+    basis = rounding[tolerance.basis]
+    outputs = tuple(judge(o, results[o], reference[o], basis[o], tolerance) for o in reference)
+    passed = all(output.passed for output in outputs)
+    problem = None if passed else "; ".join(output.sentence() for output in outputs if not output.passed)
+    return ArtifactParity(artifact, name, origin, passed, outputs, tolerance, problem)

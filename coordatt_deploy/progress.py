@@ -1,0 +1,55 @@
+"""How long work tells how far it is. The core speaks to this protocol; only the command line draws bars."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from coordatt_deploy.bundle import Stage
+
+
+class Progress(Protocol):
+    """Something that shows the progress of named stages."""
+
+    def start(self, stage: str, total: int | None) -> int:
+        """Begin a stage of *total* steps (None: unknown); returns its handle."""
+
+    def advance(self, handle: int) -> None:
+        """One step is done."""
+
+    def finish(self, handle: int) -> None:
+        """The stage is done."""
+
+
+class Silent:
+    """Shows nothing."""
+
+    def start(self, stage: str, total: int | None) -> int:
+        """See ``Progress``."""
+        return 0
+
+    def advance(self, handle: int) -> None:
+        """See ``Progress``."""
+
+    def finish(self, handle: int) -> None:
+        """See ``Progress``."""
+
+
+@dataclass
+class Stages:
+    """Keeps the time that each stage took, and shows it."""
+
+    progress: Progress = field(default_factory=Silent)
+    taken: list[Stage] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+        """Time a stage; the value is called once per step."""
+        handle = self.progress.start(name, total)
+        begun = time.monotonic()
+        try:
+            yield lambda: self.progress.advance(handle)
+        finally:
+            self.progress.finish(handle)
+        self.taken.append(Stage(name, round(time.monotonic() - begun, 3)))
