@@ -131,7 +131,8 @@ def _why_unreadable(path: Path, error: Exception) -> str:
             " save its state dict alone: torch.save(model.state_dict(), path)"
         )
     first = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
-    return f"checkpoint {path.name} cannot be read; is it truncated or of another kind? ({type(error).__name__}: {first[:200]})"
+    what = f"{type(error).__name__}: {first[:200]}"
+    return f"checkpoint {path.name} cannot be read; is it truncated or of another kind? ({what})"
 
 
 def _describe(value: Any) -> str:

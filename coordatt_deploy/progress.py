@@ -25,7 +25,7 @@ class Progress(Protocol):
 class Silent:
     """Shows nothing."""
 
-    def start(self, stage: str, total: int | None) -> int:
+    def start(self, stage: str, total: int | None) -> int:  # noqa: ARG002
         """See ``Progress``."""
         return 0
 

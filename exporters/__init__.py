@@ -77,5 +77,6 @@ def exporter(kind: Format) -> Exporter:
         if (error.name or "").startswith("coordatt_deploy"):
             raise
         raise MissingDependencyError(
-            f"exporting to {kind} needs {error.name}, which is not installed; run: pip install 'coordatt-deploy[{kind}]'"
+            f"exporting to {kind} needs {error.name}, which is not installed;"
+            f" run: pip install 'coordatt-deploy[{kind}]'"
         ) from error

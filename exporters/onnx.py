@@ -55,7 +55,7 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
 
 def _layer_map(graph: Graph, model: onnx.ModelProto, renamed: dict[str, str]) -> LayerMap:
     values = {name for node in model.graph.node for name in node.output} | {item.name for item in model.graph.output}
-    returned = [node for node in graph.module.graph.nodes if node.op == "output"][0].args[0]
+    returned = next(node for node in graph.module.graph.nodes if node.op == "output").args[0]
     outputs = {node.name: name for node, name in zip(returned, graph.outputs, strict=True)}  # type: ignore[arg-type]
     places: dict[str, Part | None] = {}
     for node in graph.module.graph.nodes:

@@ -93,5 +93,6 @@ def runtime(kind: Format) -> Runtime:
             raise
         extra = "coreml" if kind is Format.COREML else "runtime"
         raise MissingDependencyError(
-            f"opening {kind} artifacts needs {error.name}, which is not installed; run: pip install 'coordatt-deploy[{extra}]'"
+            f"opening {kind} artifacts needs {error.name}, which is not installed;"
+            f" run: pip install 'coordatt-deploy[{extra}]'"
         ) from error

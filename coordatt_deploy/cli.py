@@ -1,0 +1,288 @@
+"""The command line: parse, call the pipeline, print, exit. The only module that knows Click.
+
+Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 a check failed, 2 bad usage or bad input,
+3 something is not installed. Frameworks are imported inside the commands, so that ``--help`` needs Click alone.
+"""
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from coordatt_deploy import __version__
+from coordatt_deploy.errors import DeployError, UsageError
+from coordatt_deploy.specs import SCHEMA_VERSION, Format, Precision, member, to_json
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Cli(click.Group):
+    """Prints the errors of the core as one line and exits with their code; a bug keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except DeployError as error:
+            click.secho(f"Error: {error}", fg="red", err=True)
+            ctx.exit(error.exit_code)
+        except OSError as error:
+            what = f" ({error.filename})" if error.filename else ""
+            click.secho(f"Error: {error.strerror or error}{what}; nothing was left half written", fg="red", err=True)
+            ctx.exit(2)
+
+
+class SizeType(click.ParamType[Any]):
+    """``224`` or ``320x192`` (height x width)."""
+
+    name = "H[xW]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse."""
+        parts = str(value).lower().split("x")
+        if len(parts) in (1, 2) and all(part.isascii() and part.isdigit() for part in parts):
+            height, width = int(parts[0]), int(parts[-1])
+            return height, width
+        return self.fail(f"{value!r} is no size; give whole pixels: 224, or height x width: 320x192", param, ctx)
+
+
+class MemberType(click.ParamType[Any]):
+    """A member of one of the core's enumerations; an unknown one is answered with the nearest."""
+
+    def __init__(self, kind: Any, what: str) -> None:
+        self.kind, self.what, self.name = kind, what, what
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:  # noqa: ARG002
+        """List the members in the help."""
+        return "[" + "|".join(item.value for item in self.kind) + "]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse."""
+        try:
+            return member(self.kind, str(value), self.what)
+        except UsageError as error:
+            return self.fail(str(error), param, ctx)
+
+
+def json_option(command: F) -> F:
+    """``--json`` on every command."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")(command)
+
+
+def bundle_argument(command: F) -> F:
+    """The bundle that a command works on."""
+    return click.argument("bundle", type=click.Path(path_type=Path))(command)
+
+
+def export_options(command: F) -> F:
+    """What ``build`` and ``export`` share."""
+    options = (
+        click.option("--model", default=None, help="Name of a backbone; see: coordatt-deploy models."),
+        click.option(
+            "--checkpoint",
+            type=click.Path(path_type=Path),
+            help="Weights of your own: .safetensors, or a .pth that holds a state dict. No code in it is run.",
+        ),
+        click.option(
+            "--format", "formats", multiple=True, type=MemberType(Format, "format"), help="Repeatable; default: all."
+        ),
+        click.option(
+            "--precision",
+            "precisions",
+            multiple=True,
+            type=MemberType(Precision, "precision"),
+            help="Repeatable; default: every float precision that the format has.",
+        ),
+        click.option("--input-size", type=SizeType(), help="Pixels: 224, or height x width as 320x192."),
+        click.option(
+            "--output-dir", type=click.Path(path_type=Path), help="The bundle's folder; default: the model's name."
+        ),
+    )
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+
+
+@click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="coordatt-deploy")
+def main() -> None:
+    """Ship vision backbones with coordinate attention: ONNX, TFLite and Core ML, proven equal and measured."""
+
+
+def _plan(**options: Any) -> Any:
+    from coordatt_deploy.pipeline import DEFAULT_MODEL, ExportPlan, command_line
+
+    return ExportPlan(
+        model=options["model"] or DEFAULT_MODEL,
+        checkpoint=options["checkpoint"],
+        formats=options["formats"] or tuple(Format),
+        precisions=options["precisions"] or None,
+        input_size=options["input_size"],
+        output_dir=options["output_dir"],
+        command=command_line(sys.argv[1:]),
+    )
+
+
+def _print(document: dict[str, Any]) -> None:
+    click.echo(json.dumps({"schema_version": SCHEMA_VERSION} | document, indent=2, allow_nan=False))
+
+
+@main.command()
+@export_options
+@json_option
+def build(as_json: bool, **options: Any) -> None:
+    """Go the whole way: export, prove, measure.
+
+    Without arguments it builds the embedded default, a digits classifier with trained weights.
+
+    \b
+    Example:
+        coordatt-deploy build
+        coordatt-deploy build --model mobilenetv2_ca_100 --checkpoint mbv2_ca.pth --output-dir ca_100
+    """
+    from coordatt_deploy import pipeline
+    from coordatt_deploy.report import screen
+
+    with screen.bars() as stages:
+        bundle = pipeline.export(_plan(**options), stages)
+        parity = pipeline.check_parity(bundle, stages)
+        profile = pipeline.measure_latency(bundle, stages)
+    if as_json:
+        _print({"bundle": str(bundle.root), "passed": parity.passed,
+                "artifacts": pipeline.summary(bundle, parity, profile)})  # fmt: skip
+    else:
+        screen.show_build(bundle, parity, profile)
+    sys.exit(screen.exit_code(parity))
+
+
+@main.command()
+@export_options
+@json_option
+def export(as_json: bool, **options: Any) -> None:
+    """Write the artifacts into a bundle.
+
+    Exporting again into the bundle of the same weights adds or replaces artifacts and keeps the others.
+
+    \b
+    Example:
+        coordatt-deploy export --format onnx --format tflite --output-dir digits
+    """
+    from coordatt_deploy import pipeline
+    from coordatt_deploy.report import screen
+
+    with screen.bars() as stages:
+        bundle = pipeline.export(_plan(**options), stages)
+    if as_json:
+        _print({"bundle": str(bundle.root), "artifacts": to_json(bundle.manifest.artifacts)})
+    else:
+        screen.show_artifacts(bundle)
+
+
+@main.command()
+@bundle_argument
+@click.option("--format", "formats", multiple=True, type=MemberType(Format, "format"), help="Only these.")
+@json_option
+def parity(bundle: Path, formats: tuple[Format, ...], as_json: bool) -> None:
+    """Prove that the artifacts compute the same function.
+
+    Runs each on the golden inputs and compares with the float64 reference. Exit code 1 if any fails, 3 if one could
+    not be run here. Writes reports/parity.json.
+
+    \b
+    Example:
+        coordatt-deploy parity mobilenetv2_ca_035.digits
+    """
+    from coordatt_deploy import pipeline
+    from coordatt_deploy.bundle import open_bundle
+    from coordatt_deploy.report import screen
+
+    with screen.bars() as stages:
+        opened = open_bundle(bundle)
+        report = pipeline.check_parity(opened, stages, formats=formats or tuple(Format))
+    if as_json:
+        _print(report.to_json())
+    else:
+        screen.show_parity(opened, report)
+    sys.exit(screen.exit_code(report))
+
+
+def _threads(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
+    parts = value.split(",")
+    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise click.BadParameter(f"{value!r} is no list of thread counts; give 1, or 1,2", context, parameter)
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+@main.command()
+@bundle_argument
+@click.option("--threads", default="1", callback=_threads, help="One count or several: 1,2.", show_default=True)
+@click.option("--warmups", type=click.IntRange(1), help="Runs per artifact before timing begins, at least.")
+@click.option("--samples", type=click.IntRange(10), help="Timed runs per artifact, at least.")
+@json_option
+def profile(bundle: Path, threads: tuple[int, ...], warmups: int | None, samples: int | None, as_json: bool) -> None:
+    """Measure the artifacts' CPU latency on this machine.
+
+    Rounds over the artifacts are interleaved, so that a slow moment hits all alike; raw samples are kept in
+    reports/profile.json.
+
+    \b
+    Example:
+        coordatt-deploy profile mobilenetv2_ca_035.digits --threads 1,2
+    """
+    from coordatt_deploy import pipeline
+    from coordatt_deploy.bundle import open_bundle
+    from coordatt_deploy.report import screen
+
+    with screen.bars() as stages:
+        opened = open_bundle(bundle)
+        document = pipeline.measure_latency(opened, stages, threads=threads, warmups=warmups, samples=samples)
+    if as_json:
+        click.echo(json.dumps(document, indent=2, allow_nan=False))
+    else:
+        screen.show_profile(opened, document)
+
+
+@main.command()
+@json_option
+def models(as_json: bool) -> None:
+    """List the backbones, with parameters and multiply-accumulates.
+
+    \b
+    Example:
+        coordatt-deploy models --json
+    """
+    from coordatt_deploy.models import list_models, model_card
+
+    cards = [model_card(name) for name in list_models()]
+    if as_json:
+        keys = ("name", "parameters", "macs", "attention", "trained", "input_size", "num_classes")
+        _print({"models": [{key: to_json(getattr(card, key)) for key in keys} for card in cards]})
+        return
+    from coordatt_deploy.report import screen
+
+    screen.show_models(cards)
+
+
+@main.command()
+@json_option
+def doctor(as_json: bool) -> None:
+    """Say what this machine has and what is missing.
+
+    \b
+    Example:
+        coordatt-deploy doctor
+    """
+    from coordatt_deploy.doctor import examine
+    from coordatt_deploy.report import screen
+
+    findings = examine()
+    if as_json:
+        _print(to_json(findings))
+    else:
+        screen.show_doctor(findings)
+
+
+if __name__ == "__main__":
+    main()

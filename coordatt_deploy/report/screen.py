@@ -1,0 +1,258 @@
+"""Tables and progress bars on the terminal."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from coordatt_deploy.bundle import Bundle
+from coordatt_deploy.parity import ArtifactParity, ParityReport
+from coordatt_deploy.progress import Stages
+
+WIDTH_WHEN_PIPED = 160
+
+
+class _Bars:
+    """``progress.Progress`` drawn with rich."""
+
+    def __init__(self, bars: Progress) -> None:
+        self.bars = bars
+
+    def start(self, stage: str, total: int | None) -> int:
+        return int(self.bars.add_task(stage, total=total))
+
+    def advance(self, handle: int) -> None:
+        self.bars.advance(handle)  # type: ignore[arg-type]
+
+    def finish(self, handle: int) -> None:
+        task = self.bars.tasks[handle]
+        self.bars.update(handle, total=task.total or 1, completed=task.total or 1)  # type: ignore[arg-type]
+
+
+@contextmanager
+def bars() -> Iterator[Stages]:
+    """Show the stages on stderr while the block runs.
+
+    The bars have a descriptor of their own: stages redirect stderr itself to keep converters off the screen.
+    """
+    with os.fdopen(os.dup(2), "w") as stream:
+        console = Console(file=stream, stderr=True)
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+            yield Stages(_Bars(progress))
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH_WHEN_PIPED)
+
+
+def _table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
+    table = Table(title=Text(title), title_justify="left", title_style="bold", header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return table
+
+
+def exit_code(report: ParityReport) -> int:
+    """0 all passed, 1 one failed, 3 one could not be run here."""
+    if any(item.passed is False for item in report.artifacts):
+        return 1
+    return 3 if any(item.passed is None for item in report.artifacts) else 0
+
+
+def size(count: int) -> str:
+    """``1.9 MB``."""
+    return f"{count / 1e6:.2f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"
+
+
+def count(value: int) -> str:
+    """``3,950,648``."""
+    return f"{value:,}"
+
+
+def _verdict(item: ArtifactParity) -> Text:
+    if item.passed is None:
+        return Text("not run", style="yellow")
+    return Text("passed", style="green") if item.passed else Text("FAILED", style="bold red")
+
+
+def _evidence(item: ArtifactParity) -> tuple[str, str, str]:
+    worst = item.worst()
+    if worst is None:
+        return "–", "–", "–"
+    agreement = "–" if worst.top1_agreement is None else f"{worst.top1_agreement:.1%}"
+    return f"{worst.max_abs_error:.2g} of {worst.allowed:.2g}", f"{worst.sqnr_db:.1f} dB", agreement
+
+
+def show_artifacts(bundle: Bundle) -> None:
+    """What ``export`` wrote."""
+    table = _table(
+        str(bundle.root), "artifact", "format", "precision", "size", "layers mapped", right=("size", "layers mapped")
+    )
+    for artifact in bundle.manifest.artifacts:
+        coverage = bundle.layers(artifact).coverage
+        table.add_row(Text(artifact.path), artifact.format, artifact.precision, size(artifact.bytes), f"{coverage:.0%}")
+    _console().print(table)
+
+
+def show_parity(bundle: Bundle, report: ParityReport) -> None:
+    """The verdicts, and under them the reason of each tolerance and of each failure."""
+    table = _table(
+        f"Parity of {bundle.manifest.model.name} over {len(bundle.manifest.golden)} golden inputs",
+        "artifact",
+        "runtime",
+        "origin",
+        "worst error",
+        "SQNR",
+        "top-1 agreement",
+        "parity",
+        right=("worst error", "SQNR", "top-1 agreement"),
+    )
+    for item in report.artifacts:
+        table.add_row(
+            Text(item.artifact.path), item.runtime or "–", item.origin or "–", *_evidence(item), _verdict(item)
+        )
+    console = _console()
+    console.print(table)
+    _explain(console, report)
+
+
+def _explain(console: Console, report: ParityReport) -> None:
+    for item in report.artifacts:
+        if item.problem:
+            console.print(
+                Text(f"{item.artifact.path}: {item.problem}", style="red" if item.passed is False else "yellow")
+            )
+    for tolerance in dict.fromkeys(item.tolerance for item in report.artifacts if item.tolerance):
+        basis = {"fp32": "torch-float32's", "fp16": "float16 storage's"}[tolerance.basis.value]
+        console.print(
+            Text(f"allowed: {tolerance.multiple:g} × {basis} own rounding error; {tolerance.reason}", style="dim")
+        )
+
+
+def show_build(bundle: Bundle, report: ParityReport, profile: Mapping[str, Any]) -> None:
+    """One line per file: size, runtime, origin, parity, latency."""
+    latency = {item["path"]: item for item in profile["results"]}
+    table = _table(
+        f"{bundle.manifest.model.name} → {bundle.root}",
+        "artifact",
+        "size",
+        "runtime",
+        "origin",
+        "worst error",
+        "SQNR",
+        "top-1 agreement",
+        "parity",
+        "median latency",
+        right=("size", "worst error", "SQNR", "top-1 agreement", "median latency"),
+    )
+    for item in report.artifacts:
+        timed = latency.get(item.artifact.path)
+        median = "–" if timed is None else f"{timed['median_ms']:.2f} ms" + _remark(timed)
+        table.add_row(
+            Text(item.artifact.path),
+            size(item.artifact.bytes),
+            item.runtime or "–",
+            item.origin or "–",
+            *_evidence(item),
+            _verdict(item),
+            median,
+        )
+    console = _console()
+    console.print(table)
+    _explain(console, report)
+    console.print(Text(_host_line(profile), style="dim"))
+
+
+def _remark(result: Mapping[str, Any]) -> str:
+    if result["origin"] == "evaluated":
+        return " (evaluator)"
+    verdict = result.get("verdict")
+    return "" if verdict in (None, "stable") else f" ({verdict})"
+
+
+def _host_line(profile: Mapping[str, Any]) -> str:
+    host = profile["host"]
+    return f"latency: one image on {host['cpu']}, {host['os']}; the evaluator's time says nothing about a phone"
+
+
+def show_profile(bundle: Bundle, document: Mapping[str, Any]) -> None:
+    """Latency per artifact and thread count."""
+    table = _table(
+        f"Latency of {bundle.manifest.model.name}",
+        "artifact",
+        "runtime",
+        "origin",
+        "threads",
+        "median",
+        "95 % interval",
+        "p90",
+        "p99",
+        "verdict",
+        right=("threads", "median", "95 % interval", "p90", "p99"),
+    )
+    for item in document["results"]:
+        low, high = item["ci95_ms"] or (float("nan"), float("nan"))
+        table.add_row(
+            Text(item["path"]),
+            item["runtime"],
+            item["origin"],
+            str(item["threads"]),
+            f"{item['median_ms']:.3f} ms",
+            f"{low:.3f} … {high:.3f}",
+            f"{item['p90_ms']:.3f}",
+            f"{item['p99_ms']:.3f}",
+            item["verdict"],
+        )
+    console = _console()
+    console.print(table)
+    for item in document["results"]:
+        if item["verdict"] != "stable":
+            console.print(
+                Text(f"{item['path']}, {item['threads']} threads: {item['verdict']}: {item['reason']}", style="yellow")
+            )
+    console.print(Text(_host_line(document), style="dim"))
+
+
+def show_models(cards: Sequence[Any]) -> None:
+    """The backbones."""
+    table = _table(
+        "Backbones", "name", "parameters", "MACs", "attention", "trained", "input size", right=("parameters", "MACs")
+    )
+    for card in cards:
+        height, width = card.input_size
+        table.add_row(
+            card.name,
+            count(card.parameters),
+            f"{card.macs / 1e6:.1f} M",
+            card.attention or "–",
+            "yes" if card.trained else "no",
+            f"{height}x{width}",
+        )
+    _console().print(table)
+
+
+def show_doctor(findings: Any) -> None:
+    """What is here and what is missing."""
+    console = _console()
+    host = findings.host
+    console.print(Text(f"{host.cpu}, {host.cores_available} of {host.cores} cores, {host.os}, Python {host.python}"))
+    console.print(Text(f"CPU features: {', '.join(host.features) or 'none known'}"))
+    table = _table("Packages", "package", "version", "for", "to install")
+    for part in findings.parts:
+        table.add_row(part.name, part.version or Text("missing", style="yellow"), part.purpose, Text(part.remedy or ""))
+    console.print(table)
+    for note in findings.notes:
+        console.print(Text(note, style="dim"))
