@@ -407,4 +407,3 @@ def is_call(node: fx.Node) -> bool:
         isinstance(value, (tuple, list)) and any(isinstance(item, torch.Tensor) for item in value)
     )
     return node.op == "call_function" and (computes or node.target is operator.getitem)
-

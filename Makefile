@@ -1,0 +1,53 @@
+# Everything a user or a machine types. `make help` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+TESTS := -n 2 --dist worksteal
+# What pip cannot give: gcc compiles the instruction counter of the qemu-arm64 target, chromium shows the HTML report to
+# the tests.
+SYSTEM_PACKAGES := gcc libc6-dev chromium
+
+.PHONY: help demo test test-slow lint bench lock system-packages clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
+
+$(INSTALLED): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip check
+	touch $@
+
+demo: $(INSTALLED)  ## build the embedded default: four files, proven equal and timed
+	$(BIN)/coordatt-deploy build
+
+test: $(INSTALLED)  ## the tests that need seconds
+	$(BIN)/python -Im pytest $(TESTS) -m "not slow"
+
+test-slow: $(INSTALLED)  ## the tests that convert and run whole networks
+	$(BIN)/python -Im pytest $(TESTS) -m slow
+
+lint: $(INSTALLED)  ## ruff on the sources; types and layers on the wheel, as it is installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -Im pytest -q tests/static
+
+bench: $(INSTALLED)  ## what attention costs: our artifacts, the official defaults, the plain backbone
+	$(BIN)/python benchmarks/attention_cost.py
+
+lock:  ## write requirements.lock from a fresh environment
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet --upgrade pip
+	build/lock/bin/python -m pip install --quiet "torch==2.13.0"
+	build/lock/bin/python -m pip install --quiet ".[all]" --group dev "setuptools>=77"
+	build/lock/bin/python -m pip freeze --all --exclude coordatt-deploy --exclude pip \
+	  | sed 's/+cpu$$//' > requirements.lock
+
+system-packages:  ## what pip cannot give; as root
+	apt-get update
+	apt-get install --yes --no-install-recommends $(SYSTEM_PACKAGES)
+
+clean:  ## remove the environment and everything built
+	rm -rf $(VENV) build dist *.egg-info

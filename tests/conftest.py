@@ -1,0 +1,62 @@
+"""Small real networks that the tests share."""
+
+import pytest
+import torch
+from torch import nn
+
+from coordatt_deploy.capture import capture
+from coordatt_deploy.fold import fold_batchnorms
+from coordatt_deploy.models.coordatt import CoordAtt
+
+
+class TinyNet(nn.Module):
+    """A stem, a depthwise convolution, coordinate attention, a residual sum and a head: every kind of layer, small."""
+
+    def __init__(self, classes: int = 5) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU6())
+        self.block = nn.Sequential(
+            nn.Conv2d(16, 16, 3, 1, 1, groups=16, bias=False),
+            nn.BatchNorm2d(16, eps=1e-3),
+            nn.ReLU6(),
+            CoordAtt(16),
+            nn.Conv2d(16, 16, 1, bias=True),
+            nn.BatchNorm2d(16),
+        )
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(16, classes)
+
+    def forward(self, image):
+        features = self.stem(image)
+        features = features + self.block(features)
+        return self.head(self.pool(features).flatten(1))
+
+
+def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Give every BatchNorm statistics worth folding: negative and zero gamma, large and small variance."""
+    generator = torch.Generator().manual_seed(seed)
+    for layer in module.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            with torch.no_grad():
+                layer.running_mean.normal_(generator=generator)
+                layer.running_var.uniform_(0.3, 2.0, generator=generator)
+                layer.weight.normal_(generator=generator)
+                layer.weight[0] = 0.0
+                layer.bias.normal_(generator=generator)
+    return module.eval()
+
+
+@pytest.fixture
+def tiny():
+    torch.manual_seed(0)
+    return randomise(TinyNet())
+
+
+@pytest.fixture
+def tiny_graph(tiny):
+    return capture(tiny, (torch.randn(1, 3, 32, 48, generator=torch.Generator().manual_seed(1)),))
+
+
+@pytest.fixture
+def tiny_folded(tiny_graph):
+    return fold_batchnorms(tiny_graph)[0]
