@@ -7,7 +7,10 @@ its reference, in a form that runs no code when it is read (a list of ATen calls
 
 import copy
 import hashlib
+import math
 import operator
+import os
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,28 +20,37 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import fx, nn
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, free_unbacked_symbols
 
 from coordatt_deploy.errors import ConversionError, UsageError
 from coordatt_deploy.layers import Layer, LayerMap, Part
+from coordatt_deploy.mutations import exchange, functional
+from coordatt_deploy.quiet import captured, log_folder
 from coordatt_deploy.specs import TensorSpec
+from coordatt_deploy.user_code import first_line, place, source_line, write_log
 
 aten = torch.ops.aten
 
 # Operators that compute nothing at inference: the user's value passes through them unchanged.
 IDENTITIES: Final = frozenset({
-    aten.dropout.default, aten.feature_dropout.default, aten.alias.default, aten.detach.default, aten.detach_.default,
-    aten.contiguous.default, aten.clone.default, aten.lift_fresh_copy.default,
+    aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default, aten.alias.default,
+    aten.detach.default, aten.contiguous.default, aten.clone.default, aten.lift_fresh_copy.default,
 })  # fmt: skip
+DROPOUTS: Final = frozenset({aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default})
+
+_KEPT_META: Final = ("val", "nn_module_stack", "stack_trace")
+_SIZE_AXES: Final = {2: "height", 3: "width"}
 
 Feeds = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class DynamicSize:
-    """Bounds of a dynamic height and width, in pixels, both inclusive."""
+    """Bounds of a dynamic height and width, in pixels, both inclusive; every size is a multiple of ``multiple``."""
 
     minimum: int
     maximum: int
+    multiple: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +64,7 @@ class Graph:
         layers: Every layer of the *captured* network; a part's tensor is the name of a node of ``module``.
         example: One tensor per input, of the captured size.
         dynamic: Bounds of height and width; None for a static size.
+        assignments: Layer ids of the slice assignments that were written as concatenations.
     """
 
     module: fx.GraphModule
@@ -60,6 +73,7 @@ class Graph:
     layers: LayerMap
     example: tuple[torch.Tensor, ...]
     dynamic: DynamicSize | None = None
+    assignments: tuple[str, ...] = ()
 
     def edited(
         self, module: fx.GraphModule, places: Mapping[str, Part | None], reasons: Mapping[str, str] | None = None
@@ -107,18 +121,32 @@ def capture(
             torch.export cannot follow its code.
     """
     check_weights(module)
-    program = _export(module, tuple(example), dynamic)
+    program = functional(_export(module, tuple(example), dynamic))
     names = tuple(input_names)
     flat, outputs = _flatten(program, names)
+    assigned = exchange(flat)
+    _check_calls(flat)
     _drop_identities(flat)
     wanted = tuple(output_names or (("logits",) if outputs == 1 else tuple(f"output_{i}" for i in range(outputs))))
     if len(wanted) != outputs:
         raise UsageError(f"the model has {outputs} outputs, but {len(wanted)} names were given: {', '.join(wanted)}")
-    inputs = tuple(
-        TensorSpec(name, _shape(tensor_meta), "float32", "NCHW"[: tensor_meta.ndim] if tensor_meta.ndim <= 4 else "")
-        for name, tensor_meta in zip(names, _input_values(flat), strict=True)
-    )
-    return Graph(flat, inputs, wanted, _layers(flat), tuple(example), dynamic)
+    inputs = tuple(_input_spec(name, value) for name, value in zip(names, _input_values(flat), strict=True))
+    graph = Graph(flat, inputs, wanted, _layers(flat), tuple(example), dynamic)
+    return replace(graph, assignments=tuple(layer for name in assigned if (layer := graph.layer_of(name)) is not None))
+
+
+def _input_spec(name: str, value: torch.Tensor) -> TensorSpec:
+    return TensorSpec(name, _shape(value), str(value.dtype).removeprefix("torch."), layout(value.ndim))
+
+
+def layout(rank: int) -> str:
+    """Return the axis letters of a tensor of the reference; empty where they are not known."""
+    return "NCHW"[:rank] if rank <= 4 else ""
+
+
+def tensor_outputs(returned: Any) -> list[torch.Tensor]:
+    """Return the tensors among what a model returned, in the order of a captured graph's outputs."""
+    return [leaf for leaf in torch.utils._pytree.tree_leaves(returned) if isinstance(leaf, torch.Tensor)]
 
 
 def check_weights(module: nn.Module) -> None:
@@ -154,35 +182,67 @@ def weights_sha256(module: nn.Module) -> str:
 def _export(
     module: nn.Module, example: tuple[torch.Tensor, ...], dynamic: DynamicSize | None
 ) -> torch.export.ExportedProgram:
-    shapes = None if dynamic is None else [_dynamic_axes(tensor, dynamic) for tensor in example]
     try:
         with torch.no_grad():
             module(*example)
-    except Exception as error:  # noqa: BLE001 - the user's code may raise anything
+    except Exception as error:  # the user's code may raise anything
         sizes = ", ".join(str(tuple(tensor.shape)) for tensor in example)
-        raise UsageError(f"the model rejects an input of shape {sizes}: {_first_line(error)}") from error
+        at = place(error)
+        raise UsageError(
+            f"the model rejects an input of shape {sizes}: {first_line(error)}{f' at {at}' if at else ''};"
+            f" everything it said is in {write_log(error, 'capture')}"
+        ) from error
+    # A GraphModule's forward takes its inputs positionally; a tuple matches any signature.
+    shapes = None if dynamic is None else _dynamic_shapes(example, dynamic)
+    log = log_folder() / f"capture-{os.getpid()}.log"
     try:
-        return torch.export.export(module, example, dynamic_shapes=_as_arguments(module, shapes), strict=False)
-    except Exception as error:  # noqa: BLE001 - torch.export raises many kinds
-        raise UsageError(f"torch.export cannot follow the model: {_first_line(error)}") from error
+        with captured(log):
+            program = torch.export.export(module, example, dynamic_shapes=shapes, strict=False)
+    except Exception as error:  # torch.export raises many kinds
+        write_log(error, "capture")
+        reason = _boiled_down(error)
+        raise UsageError(f"torch.export cannot follow the model: {reason}; its own text is in {log}") from error
+    log.unlink(missing_ok=True)
+    return program
 
 
-def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__
+def _boiled_down(error: BaseException) -> str:
+    """Say in one line what torch.export says in a page."""
+    at, text = place(error), str(error)
+    where = f" at {at}" if at else ""
+    if isinstance(error, GuardOnDataDependentSymNode):
+        return (
+            f"control flow or a size depends on the values of a tensor{where}; a file for a phone computes the same"
+            " operators for every input: use torch.where, a mask, or a size that is known beforehand"
+        )
+    if "Constraints violated" in text:
+        return _constraint(text)
+    if "in output, which is not a known type" in text:
+        kind = text.partition("<class '")[2].partition("'")[0]
+        return f"its forward returns a {kind}; return tensors, or a tuple, list or dict of tensors"
+    return f"{first_line(error)}{where}"
 
 
-def _as_arguments(module: nn.Module, shapes: list[Any] | None) -> Any:
-    # GraphModule.forward of a captured graph takes its inputs positionally; a tuple matches any signature.
-    return None if shapes is None else tuple(shapes)
+def _constraint(text: str) -> str:
+    """Read torch.export's list of violated bounds: a multiple is suggested, a constant or another bound is quoted."""
+    multiples = {int(number) for number in re.findall(r"^\s*\w+ = (\d+)\*_\w+\s*$", text, flags=re.MULTILINE)}
+    if multiples:
+        step = math.lcm(*multiples)
+        return f"height and width must be multiples of {step}; give --dynamic-size MIN:MAX:{step}"
+    reasons = re.findall(r"^\s*- (.*)$", text, flags=re.MULTILINE)
+    constants = dict(re.findall(r"(height|width) was inferred to be a constant \((\d+)\)", text))
+    if constants:
+        fixed = " and ".join(f"{name} to {size}" for name, size in sorted(constants.items()))
+        return f"its code fixes {fixed} pixels, so it takes no other size; leave --dynamic-size out"
+    return "its code allows only some of the sizes: " + "; ".join(reasons or [first_line(ValueError(text))])
 
 
-def _dynamic_axes(tensor: torch.Tensor, dynamic: DynamicSize) -> dict[int, Any] | None:
-    if tensor.ndim != 4:
-        return None
-    height = torch.export.Dim("height", min=dynamic.minimum, max=dynamic.maximum)
-    width = torch.export.Dim("width", min=dynamic.minimum, max=dynamic.maximum)
-    return {2: height, 3: width}
+def _dynamic_shapes(example: Sequence[torch.Tensor], dynamic: DynamicSize) -> tuple[dict[int, Any] | None, ...]:
+    step = dynamic.multiple
+    bounds = {"min": -(-dynamic.minimum // step), "max": dynamic.maximum // step}
+    axes = {axis: torch.export.Dim(name if step == 1 else f"_{name}", **bounds) for axis, name in _SIZE_AXES.items()}
+    sizes = {axis: symbol if step == 1 else step * symbol for axis, symbol in axes.items()}
+    return tuple(sizes if tensor.ndim == 4 else None for tensor in example)
 
 
 def _flatten(program: torch.export.ExportedProgram, input_names: Sequence[str]) -> tuple[fx.GraphModule, int]:
@@ -192,15 +252,11 @@ def _flatten(program: torch.export.ExportedProgram, input_names: Sequence[str]) 
     weights = {**signature.inputs_to_parameters, **signature.inputs_to_buffers,
                **signature.inputs_to_lifted_tensor_constants}  # fmt: skip
     copies: dict[fx.Node, fx.Node] = {}
+    returned: list[fx.Node] = []
     user_inputs = [spec.arg.name for spec in signature.input_specs if spec.kind.name == "USER_INPUT"]
     if len(user_inputs) != len(input_names):
         raise UsageError(f"the model takes {len(user_inputs)} inputs, but {len(input_names)} names were given")
     names = dict(zip(user_inputs, input_names, strict=True))
-    if signature.buffers_to_mutate or signature.user_inputs_to_mutate:
-        raise UsageError(
-            "the model changes its own buffers or inputs while it runs; is a layer left in training mode? "
-            + ", ".join([*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()])
-        )
     for node in program.graph.nodes:
         if node.op == "placeholder" and node.name in weights:
             target = weights[node.name]
@@ -212,12 +268,14 @@ def _flatten(program: torch.export.ExportedProgram, input_names: Sequence[str]) 
         elif node.op == "placeholder":
             copies[node] = graph.placeholder(names[node.name])
         elif node.op == "output":
-            returned = [item for item in torch.utils._pytree.tree_leaves(node.args[0]) if isinstance(item, fx.Node)]
+            # After functionalization the new values of overwritten inputs come first; they are no outputs of the model.
+            results = node.args[0][len(signature.user_inputs_to_mutate) :]
+            returned = [item for item in torch.utils._pytree.tree_leaves(results) if isinstance(item, fx.Node)]
             graph.output(tuple(copies[item] for item in returned))
         else:
             copies[node] = graph.node_copy(node, lambda old: copies[old])
         if node in copies:
-            copies[node].meta = {key: node.meta[key] for key in ("val", "nn_module_stack") if key in node.meta}
+            copies[node].meta = {key: node.meta[key] for key in _KEPT_META if key in node.meta}
     return fx.GraphModule(root, graph), len(returned)
 
 
@@ -241,12 +299,29 @@ def weight(module: fx.GraphModule, node: Any) -> torch.Tensor | None:
     return value if isinstance(value, torch.Tensor) else None
 
 
+def _check_calls(module: fx.GraphModule) -> None:
+    """Refuse what is set to training, and results whose size depends on the values of a tensor."""
+    for node in module.graph.nodes:
+        norm = node.target is aten.batch_norm.default and node.args[5] is True
+        if norm or (node.target in DROPOUTS and node.args[2] is True):
+            what = "BatchNorm" if norm else "dropout"
+            layer = module_path(node) or "the model's own forward"
+            raise UsageError(
+                f"{what} in {layer} is in training mode although the model is not: either it was set after"
+                " model.eval(), or the call itself says training=True; make it follow self.training"
+            )
+        if is_tensor(node) and free_unbacked_symbols(node.meta["val"].shape):
+            at = source_line(node.meta.get("stack_trace", ""))
+            raise UsageError(
+                f"the size of the result of {operator_name(node)}{f' at {at}' if at else ''} depends on the values of"
+                " a tensor; a file for a phone has sizes that are known beforehand: use torch.where, a mask, or topk"
+            )
+
+
 def _drop_identities(module: fx.GraphModule) -> None:
     for node in list(module.graph.nodes):
         is_guard = node.op == "call_function" and "assert" in getattr(node.target, "__name__", "")
         if node.target in IDENTITIES:
-            if node.target is aten.dropout.default and node.args[2] is True:
-                raise UsageError("a dropout layer is in training mode; call model.eval() before it is exported")
             node.replace_all_uses_with(node.args[0])
         if (node.target in IDENTITIES or is_guard) and not node.users:
             module.graph.erase_node(node)
@@ -340,9 +415,14 @@ def run(
     module = copy.deepcopy(graph.module).to(dtype)
     recorder = _Recorder(module, nodes, after)
     with torch.no_grad():
-        values = recorder.run(*(torch.from_numpy(np.asarray(feeds[spec.name])).to(dtype) for spec in graph.inputs))
+        values = recorder.run(*(_as_tensor(feeds[spec.name], dtype) for spec in graph.inputs))
     results = {name: value.numpy() for name, value in recorder.kept.items()}
     return results | {name: value.numpy() for name, value in zip(graph.outputs, values, strict=True)}
+
+
+def _as_tensor(array: NDArray[Any], dtype: torch.dtype) -> torch.Tensor:
+    tensor = torch.from_numpy(np.asarray(array))
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def program(graph: Graph) -> tuple[torch.export.ExportedProgram, dict[str, str]]:
@@ -354,7 +434,7 @@ def program(graph: Graph) -> tuple[torch.export.ExportedProgram, dict[str, str]]
     Raises:
         ConversionError: The new program makes other calls than the graph.
     """
-    shapes = None if graph.dynamic is None else tuple(_dynamic_axes(tensor, graph.dynamic) for tensor in graph.example)
+    shapes = None if graph.dynamic is None else _dynamic_shapes(graph.example, graph.dynamic)
     exported = torch.export.export(graph.module, graph.example, dynamic_shapes=shapes, strict=False)
     before = [node for node in graph.module.graph.nodes if is_call(node)]
     after = [node for node in exported.graph.nodes if is_call(node)]
