@@ -400,29 +400,39 @@ def run(
     nodes: frozenset[str] = frozenset(),
     after: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """Run the graph in *dtype*.
+    """Run the graph once; see ``prepare``."""
+    return prepare(graph, dtype=dtype, nodes=nodes, after=after)(feeds)
+
+
+def prepare(
+    graph: Graph,
+    *,
+    dtype: torch.dtype = torch.float64,
+    nodes: frozenset[str] = frozenset(),
+    after: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> Callable[[Feeds], dict[str, NDArray[Any]]]:
+    """Make the graph ready to run many times in *dtype*.
 
     Args:
         graph: Any stage's graph.
-        feeds: One array per input, in the reference's layout.
         dtype: Computing type; float64 is the reference.
         nodes: Names of nodes whose values are wanted as well.
         after: Applied to every floating value, weights included: rounds to a storage type, for instance.
 
     Returns:
-        The outputs by name, and the nodes by theirs.
+        A function of the feeds (one array per input, in the reference's layout) that gives the outputs by name, and the
+        nodes by theirs.
     """
     module = copy.deepcopy(graph.module).to(dtype)
-    recorder = _Recorder(module, nodes, after)
-    with torch.no_grad():
-        values = recorder.run(*(_as_tensor(feeds[spec.name], dtype) for spec in graph.inputs))
-    results = {name: value.numpy() for name, value in recorder.kept.items()}
-    return results | {name: value.numpy() for name, value in zip(graph.outputs, values, strict=True)}
 
+    def call(feeds: Feeds) -> dict[str, NDArray[Any]]:
+        recorder = _Recorder(module, nodes, after)
+        with torch.no_grad():
+            values = recorder.run(*(torch.from_numpy(np.asarray(feeds[spec.name])).to(dtype) for spec in graph.inputs))
+        results = {name: value.numpy() for name, value in recorder.kept.items()}
+        return results | {name: value.numpy() for name, value in zip(graph.outputs, values, strict=True)}
 
-def _as_tensor(array: NDArray[Any], dtype: torch.dtype) -> torch.Tensor:
-    tensor = torch.from_numpy(np.asarray(array))
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+    return call
 
 
 def program(graph: Graph) -> tuple[torch.export.ExportedProgram, dict[str, str]]:

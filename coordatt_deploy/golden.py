@@ -16,7 +16,7 @@ from PIL import Image
 from torch import nn
 
 from coordatt_deploy.bundle import GoldenCase, save_golden
-from coordatt_deploy.capture import Graph, run
+from coordatt_deploy.capture import Graph, prepare
 from coordatt_deploy.images import preprocess
 from coordatt_deploy.specs import Preprocessing, TensorSpec
 
@@ -106,6 +106,8 @@ def write_golden(
     for path, image in golden.images:
         image.save(folder / path)
     save_golden(folder / "golden" / "inputs.npz", dict(golden.feeds))
+    in_fp32 = prepare(graph, dtype=torch.float32)
+    in_fp16 = prepare(graph, dtype=torch.float32, after=lambda value: value.half().float())
     results: dict[str, dict[str, list[NDArray[np.float64]]]] = {"outputs": {}, "rounding_fp32": {}, "rounding_fp16": {}}
     for index in range(len(golden.cases)):
         feeds = {name: values[index] for name, values in golden.feeds.items()}
@@ -114,8 +116,8 @@ def write_golden(
         leaves = torch.utils._pytree.tree_leaves(returned)
         found = {
             "outputs": {name: leaf.numpy() for name, leaf in zip(graph.outputs, leaves, strict=True)},
-            "rounding_fp32": run(graph, feeds, dtype=torch.float32),
-            "rounding_fp16": run(graph, feeds, dtype=torch.float32, after=lambda value: value.half().float()),
+            "rounding_fp32": in_fp32(feeds),
+            "rounding_fp16": in_fp16(feeds),
         }
         for kind, values in found.items():
             for name, value in values.items():

@@ -102,12 +102,15 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
     set_environment()
     jobs = plan.jobs()
     _need("torch", "onnx")
+    import torch
+
     from coordatt_deploy.capture import capture
     from coordatt_deploy.fold import fold_batchnorms
     from coordatt_deploy.golden import golden_inputs, write_golden
     from coordatt_deploy.intake import load_model
     from coordatt_deploy.reference import save_graph
 
+    torch.set_num_threads(1)  # the converters work beside it
     for kind in plan.formats:
         _need(_CONVERTERS[kind], kind)
     with stages.stage("load model"):
