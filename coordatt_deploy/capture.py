@@ -428,11 +428,16 @@ def prepare(
     def call(feeds: Feeds) -> dict[str, NDArray[Any]]:
         recorder = _Recorder(module, nodes, after)
         with torch.no_grad():
-            values = recorder.run(*(torch.from_numpy(np.asarray(feeds[spec.name])).to(dtype) for spec in graph.inputs))
+            values = recorder.run(*(_as_tensor(feeds[spec.name], dtype) for spec in graph.inputs))
         results = {name: value.numpy() for name, value in recorder.kept.items()}
         return results | {name: value.numpy() for name, value in zip(graph.outputs, values, strict=True)}
 
     return call
+
+
+def _as_tensor(array: NDArray[Any], dtype: torch.dtype) -> torch.Tensor:
+    tensor = torch.from_numpy(np.asarray(array))
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def program(graph: Graph) -> tuple[torch.export.ExportedProgram, dict[str, str]]:
