@@ -1,0 +1,84 @@
+"""Cut an ONNX artifact apart, for ONNX Runtime."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from coordatt_deploy.errors import BundleError
+from coordatt_deploy.runtimes.checks import checked, first_line
+from coordatt_deploy.runtimes.onnxruntime import LOG_ERRORS, PROVIDERS
+from coordatt_deploy.specs import Artifact
+
+GIVEN: Final = "::given"  # suffix of the inputs that stand in for inner tensors
+
+
+def open_pieces(path: Path, artifact: Artifact, tensors: tuple[str, ...]) -> "OnnxPieces":
+    """Cut the file at *path* apart at *tensors*; see ``Cutter.open_pieces``."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.use_deterministic_compute = True
+    options.log_severity_level = LOG_ERRORS
+    try:
+        model = cut(onnx.load(path), tensors)
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=list(PROVIDERS))
+    except Exception as error:  # onnx's and ONNX Runtime's exceptions share no base but Exception
+        raise BundleError(f"{path.name} cannot be cut apart: {first_line(error)}; build the bundle again") from error
+    return OnnxPieces(session, artifact, tensors)
+
+
+def cut(model: onnx.ModelProto, tensors: tuple[str, ...]) -> onnx.ModelProto:
+    """Return *model* with every reader of one of *tensors* reading an input, and all of them outputs.
+
+    Raises:
+        BundleError: The model has no such tensor.
+    """
+    graph = model.graph
+    made = {name for node in graph.node for name in node.output}
+    missing = [name for name in tensors if name not in made]
+    if missing:
+        raise BundleError(f"the file has no tensor {', '.join(missing[:3])}; the layer map belongs to another file")
+    cuts = set(tensors)
+    read: set[str] = set()
+    for node in graph.node:
+        for position, name in enumerate(node.input):
+            if name in cuts:
+                node.input[position] = name + GIVEN
+                read.add(name)
+    returned = {value.name for value in graph.output}
+    for name in tensors:
+        if name in read:
+            graph.input.append(onnx.helper.make_tensor_value_info(name + GIVEN, onnx.TensorProto.FLOAT, None))
+        if name not in returned:
+            graph.output.append(onnx.ValueInfoProto(name=name))
+    return model
+
+
+class OnnxPieces:
+    """The pieces in one session; made by ``open_pieces``."""
+
+    def __init__(self, session: ort.InferenceSession, artifact: Artifact, tensors: tuple[str, ...]) -> None:
+        self._session = session
+        self._artifact = artifact
+        self._tensors = tensors
+        self._given = [value.name for value in session.get_inputs() if value.name.endswith(GIVEN)]
+
+    def infer(self, feeds: Mapping[str, NDArray[Any]], given: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run every piece; see ``Pieces.infer``."""
+        arrays = dict(checked(feeds, self._artifact.inputs))
+        for name in self._given:
+            arrays[name] = np.ascontiguousarray(given[name.removesuffix(GIVEN)], dtype=np.float32)
+        return dict(zip(self._tensors, self._session.run(list(self._tensors), arrays), strict=True))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
