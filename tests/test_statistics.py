@@ -1,0 +1,332 @@
+import math
+import statistics as stdlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordatt_deploy import statistics
+from coordatt_deploy.statistics import Evidence, Level, judge
+
+RNG = np.random.default_rng(7)
+MS = 1e6
+
+nanoseconds = st.lists(st.integers(1, 10**9), min_size=1, max_size=60)
+
+
+def quiet(count=400, centre=5 * MS, spread=0.01, seed=0):
+    """A latency as a quiet machine gives it."""
+    return centre * np.random.default_rng(seed).normal(1, spread, count)
+
+
+def bursts(rounds=40, per_round=10, seed=0, strength=0.05, memory=0.8):
+    """Samples whose level wanders from round to round: neighbours resemble each other."""
+    rng = np.random.default_rng(seed)
+    level = np.zeros(rounds)
+    for index in range(1, rounds):
+        level[index] = memory * level[index - 1] + rng.normal(0, strength * math.sqrt(1 - memory**2))
+    return 5 * MS * np.exp(level[:, None] + rng.normal(0, 0.01, (rounds, per_round)))
+
+
+@given(nanoseconds, st.randoms())
+def test_order_does_not_matter_to_what_ignores_it(samples, random):
+    """
+    Median, quantiles, interquartile range and modes are the same for every permutation.
+    """
+    shuffled = random.sample(samples, len(samples))
+
+    for figure in (statistics.median, statistics.interquartile_range, lambda x: statistics.quantile(x, 0.9)):
+        assert figure(samples) == figure(shuffled)
+    assert statistics.modes(samples) == pytest.approx(statistics.modes(shuffled))
+
+
+@given(nanoseconds)
+def test_median_is_the_standard_librarys(samples):
+    """
+    The median agrees with an implementation of somebody else.
+    """
+    assert float(stdlib.median(samples)) == statistics.median(samples)
+
+
+@given(nanoseconds, st.floats(0.1, 10))
+def test_figures_scale_with_the_unit(samples, factor):
+    """
+    Twice as slow is twice the median, the quantile and the interval.
+    """
+    scaled = [value * factor for value in samples]
+
+    assert statistics.median(scaled) == pytest.approx(statistics.median(samples) * factor)
+    assert statistics.median_interval(scaled) == pytest.approx(
+        [end * factor for end in statistics.median_interval(samples)]
+    )
+
+
+@pytest.mark.parametrize("wrong", [[math.nan], [1.0, math.inf], [0], [-5], [], np.ones((2, 2, 2))])
+def test_what_is_no_latency_is_refused(wrong):
+    """
+    NaN, infinity, zero, negative times and nothing at all are refused, everywhere.
+    """
+    for figure in (statistics.median, statistics.median_interval, statistics.drift, statistics.modes, judge):
+        with pytest.raises(ValueError, match=r"latency|samples"):
+            figure(wrong)
+
+
+def test_an_incomplete_round_is_left_out():
+    """
+    What an interruption left behind has no partner in the other artifacts.
+    """
+    assert [[1, 2], [3, 4]] == statistics.by_round([1, 2, 3, 4, 5], 2).tolist()
+
+
+def test_resampled_quantiles_are_those_of_the_resamples():
+    """
+    Counting below a grid gives the very order statistic that sorting each resample gives.
+    """
+    rounds = RNG.lognormal(size=(7, 4))
+    rounds[2, 1] = math.nan
+    weights = statistics.resampled_weights(7)[:50]
+
+    for q in (0.1, 0.5, 0.9):
+        expected = []
+        for weight in weights.astype(int):
+            drawn = np.repeat(rounds, weight, axis=0).ravel()
+            drawn = np.sort(drawn[np.isfinite(drawn)])
+            expected.append(drawn[math.ceil(q * len(drawn) - 1e-9) - 1])
+        assert expected == statistics.resampled_quantiles(rounds, weights, q).tolist()
+
+
+def test_resamples_are_as_long_as_the_original_and_made_of_neighbours():
+    """
+    Each resample has as many rounds as there are, each round is as likely as the next.
+    """
+    weights = statistics.resampled_weights(25)
+
+    assert {25.0} == set(weights.sum(axis=1))
+    assert 1.0 == pytest.approx(weights.mean(axis=0), abs=0.1)
+    # Blocks of five: a round that is drawn brings neighbours along, hence weights of neighbours go together.
+    assert np.corrcoef(weights[:, 10], weights[:, 11])[0, 1] > 0.5
+    assert np.corrcoef(weights[:, 10], weights[:, 20])[0, 1] < 0
+
+
+def test_many_samples_are_thinned_without_harm():
+    """
+    A hundred thousand samples cost no gigabytes, and the interval stays where it is.
+    """
+    many = quiet(100_000)
+
+    low, high = statistics.median_interval(many, 1000)
+
+    assert low < 5 * MS * 1.001
+    assert high > 5 * MS * 0.999
+    assert high - low < 0.001 * 5 * MS
+
+
+def test_the_interval_covers_the_truth_under_bursts():
+    """
+    With noise that comes in bursts nine of ten 95 % intervals hold the truth; independent resampling holds far fewer.
+    """
+    covered = independent = 0
+    for seed in range(200):
+        rounds = bursts(seed=seed, memory=0.6)
+        low, high = statistics.median_interval(rounds)
+        covered += low <= 5 * MS <= high
+        drawn = np.random.default_rng(seed).choice(rounds.ravel(), (200, rounds.size))
+        low, high = np.quantile(np.median(drawn, axis=1), (0.025, 0.975))
+        independent += low <= 5 * MS <= high
+
+    assert covered >= 170
+    assert independent <= 130
+
+
+def test_a_paired_ratio_outlives_common_drift():
+    """
+    Noise that hits both artifacts of a round leaves their ratio alone; unpaired rounds would not know it.
+    """
+    common = bursts(strength=0.2)
+    a, b = common * 1.25, common * np.random.default_rng(1).normal(1, 0.005, common.shape)
+
+    paired = statistics.median_ratio(a, b)
+    unpaired = statistics.median_ratio(a, np.random.default_rng(2).permutation(b))
+
+    assert paired.low <= 1.25 <= paired.high
+    assert paired.high - paired.low < 0.5 * (unpaired.high - unpaired.low)
+    assert paired.value == pytest.approx(1.25, rel=0.02)
+
+
+def test_identical_samples_are_stable():
+    """
+    A clock that always says the same has no interval, one mode and no drift.
+    """
+    samples = [5_000_000] * 100
+
+    assert (5 * MS, 5 * MS) == statistics.median_interval(samples)
+    assert (pytest.approx(5 * MS),) == statistics.modes(samples)
+    assert 0.0 == statistics.drift(samples)
+    assert Level.STABLE is judge(samples).level
+
+
+def test_a_quiet_machine_is_stable():
+    """
+    One per cent of jitter is stable, for every seed.
+    """
+    verdicts = [judge(quiet(seed=seed), 10) for seed in range(50)]
+
+    assert {Level.STABLE} == {verdict.level for verdict in verdicts}
+    assert "±" in verdicts[0].reason
+
+
+def test_few_samples_are_unusable():
+    """
+    Nineteen samples are too few, twenty are not.
+    """
+    assert Level.UNUSABLE is judge(quiet(19)).level
+    assert "19 samples" in judge(quiet(19)).reason
+    assert Level.STABLE is judge(quiet(20)).level
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_two_states_are_found_and_named(share):
+    """
+    A latency that jumps between 5 and 8 ms has two modes, whatever state it prefers.
+    """
+    slow = np.random.default_rng(3).random(400) < share
+    samples = np.where(slow, 8 / 5, 1.0) * quiet(spread=0.02)
+
+    fast, other = statistics.modes(samples)
+    verdict = judge(samples, 10)
+
+    assert fast == pytest.approx(5 * MS, rel=0.05)
+    assert other == pytest.approx(8 * MS, rel=0.05)
+    assert verdict.level is not Level.STABLE
+    assert "2 modes" in verdict.reason
+
+
+def test_two_points_are_two_modes():
+    """
+    Two values and nothing between them.
+    """
+    assert statistics.modes([5e6] * 50 + [9e6] * 50) == pytest.approx((5e6, 9e6), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda rng: rng.normal(5, 0.25, 400),
+        lambda rng: 5 * rng.lognormal(0, 0.2, 400),
+        lambda rng: 5 + rng.exponential(1.0, 400),
+        lambda rng: rng.uniform(4, 6, 400),
+        lambda rng: np.where(rng.random(400) < 0.04, 15.0, 5.0) * rng.normal(1, 0.02, 400),
+    ],
+    ids=["normal", "lognormal", "long tail", "uniform", "rare outliers"],
+)
+def test_one_mode_is_not_taken_for_two(draw):
+    """
+    Wide, skewed and long-tailed latencies have one mode in 97 of 100 cases at least.
+    """
+    counts = [len(statistics.modes(draw(np.random.default_rng(seed)) * MS)) for seed in range(100)]
+
+    assert counts.count(1) >= 97
+
+
+def test_drift_is_measured_and_named():
+    """
+    A latency that slides up by 30 % is noisy because of drift, not because of throttling.
+    """
+    samples = quiet() * np.linspace(1, 1.3, 400)
+
+    verdict = judge(samples, 10)
+
+    assert statistics.drift(statistics.by_round(samples, 10)) == pytest.approx(0.2 / 1.05, abs=0.03)
+    assert statistics.step(statistics.by_round(samples, 10)) is None
+    assert verdict.level is not Level.STABLE
+    assert "drift: the last third" in verdict.reason
+
+
+def test_no_drift_is_seen_where_there_is_none():
+    """
+    Quiet latencies have a trend in one of a hundred cases, and bursts are not taken for drift beyond their size.
+    """
+    seen = [statistics.drift(statistics.by_round(quiet(seed=seed), 10)) != 0 for seed in range(300)]
+
+    assert sum(seen) <= 9
+
+
+def test_throttling_is_a_step_up_that_stays():
+    """
+    A CPU that slows down by 40 % in the midst is called throttling, at the round where it happened.
+    """
+    samples = quiet() * np.where(np.arange(400) < 250, 1.0, 1.4)
+
+    verdict = judge(samples, 10)
+
+    assert 25 == statistics.step(statistics.by_round(samples, 10))
+    assert Level.UNUSABLE is verdict.level
+    assert "throttling or new load" in verdict.reason
+    assert "round 26" in verdict.reason
+
+
+def test_throttling_is_certain_when_the_frequency_fell():
+    """
+    With a frequency that fell as well, the reason says so; one that rose explains nothing.
+    """
+    samples = quiet() * np.linspace(1, 1.3, 400)
+
+    assert "throttling: " in judge(samples, 10, Evidence(frequency=0.7)).reason
+    assert "frequency fell by 30%" in judge(samples, 10, Evidence(frequency=0.7)).reason
+    assert "throttling" not in judge(samples, 10, Evidence(frequency=1.2)).reason
+
+
+def test_getting_faster_is_drift():
+    """
+    A machine that becomes quieter does not throttle.
+    """
+    verdict = judge(quiet() * np.where(np.arange(400) < 250, 1.4, 1.0), 10)
+
+    assert "drift: the last third is" in verdict.reason
+    assert "faster" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("evidence", "level", "words"),
+    [
+        (Evidence(), Level.STABLE, "median known"),
+        (Evidence(preempted=0.05, stolen=0.001, throttled=0.0, heat_events=0), Level.STABLE, "median known"),
+        (Evidence(preempted=0.3), Level.NOISY, "other load: 30% of the samples were preempted"),
+        (Evidence(preempted=0.9), Level.UNUSABLE, "90%"),
+        (Evidence(other_cores=1.9, idle_cores=1), Level.NOISY, "other processes kept 1.9 cores busy"),
+        (Evidence(other_cores=1.9, idle_cores=7), Level.STABLE, "median known"),
+        (Evidence(stolen=0.1), Level.NOISY, "hypervisor took 10%"),
+        (Evidence(throttled=0.4), Level.UNUSABLE, "quota held it back 40%"),
+        (Evidence(heat_events=2), Level.NOISY, "slowed down 2 times because of heat"),
+        (Evidence(steady=False), Level.NOISY, "warm-up"),
+    ],
+)
+def test_what_the_machine_tells_is_weighed(evidence, level, words):
+    """
+    Quiet samples are not believed when the machine tells of other load or throttling; a spare core is no load.
+    """
+    verdict = judge(quiet(), 10, evidence)
+
+    assert level is verdict.level
+    assert words in verdict.reason
+
+
+def test_the_gravest_reason_comes_first():
+    """
+    A reader who reads the first words only reads the worst.
+    """
+    verdict = judge(quiet(), 10, Evidence(preempted=0.3, throttled=0.4))
+
+    assert Level.UNUSABLE is verdict.level
+    assert verdict.reason.startswith("throttling")
+    assert "preempted" in verdict.reason
+
+
+def test_a_trend_needs_more_than_ties():
+    """
+    Constant values have no trend, a staircase has one.
+    """
+    assert 1.0 == statistics.trend_p(np.ones(20))
+    assert statistics.trend_p(np.repeat(np.arange(4.0), 5)) < 1e-6
+    assert statistics.trend_p(np.array([1.0, 3.0, 2.0, 4.0, 1.0, 3.0])) > 0.1
