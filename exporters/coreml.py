@@ -61,7 +61,8 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
     with tempfile.TemporaryDirectory() as scratch:
         saved = Path(scratch) / "saved.mlpackage"
         converted.save(str(saved))
-        weights = (saved / "Data" / MODEL_FOLDER / "weights" / "weight.bin").read_bytes()
+        stored = saved / "Data" / MODEL_FOLDER / "weights" / "weight.bin"
+        weights = stored.read_bytes() if stored.exists() else None  # small constants are part of the specification
     write_package(Path(request.path), model.SerializeToString(deterministic=True), weights)
     inputs = tuple(TensorSpec(spec.name, spec.shape, "float32", spec.layout) for spec in graph.inputs)
     return Exported(inputs, tuple(map(_output_spec, function.outputs)), layers)
@@ -163,18 +164,17 @@ def _summary(spec: ModelSpec, precision: Precision) -> str:
     return f"{spec.name}{attention}{classes}, {precision.value}"
 
 
-def write_package(path: Path, model: bytes, weights: bytes) -> None:
+def write_package(path: Path, model: bytes, weights: bytes | None) -> None:
     """Write a package whose bytes follow from its content alone.
 
     Args:
         path: The folder to make; it does not exist yet.
         model: The serialised specification.
-        weights: The weight file that the specification refers to.
+        weights: The weight file that the specification refers to; None if it refers to none.
     """
-    items = (
-        ("model.mlmodel", "CoreML Model Specification", model),
-        ("weights", "CoreML Model Weights", weights),
-    )
+    items = [("model.mlmodel", "CoreML Model Specification", model)]
+    if weights is not None:
+        items.append(("weights", "CoreML Model Weights", weights))
     # the hash of the content, in the form of the random UUID that coremltools takes
     identifiers = [str(uuid.UUID(bytes=hashlib.sha256(name.encode() + data).digest()[:16])) for name, _, data in items]
     entries = {
@@ -183,8 +183,10 @@ def write_package(path: Path, model: bytes, weights: bytes) -> None:
     }
     manifest = {"fileFormatVersion": "1.0.0", "itemInfoEntries": entries, "rootModelIdentifier": identifiers[0]}
     folder = path / "Data" / MODEL_FOLDER
-    (folder / "weights").mkdir(parents=True)
+    folder.mkdir(parents=True)
     (folder / "model.mlmodel").write_bytes(model)
-    (folder / "weights" / "weight.bin").write_bytes(weights)
+    if weights is not None:
+        (folder / "weights").mkdir()
+        (folder / "weights" / "weight.bin").write_bytes(weights)
     # the form that Core ML's package reader writes when it opens a package: opening changes nothing
     (path / "Manifest.json").write_text(json.dumps(manifest, indent=4, sort_keys=True) + "\n", encoding="utf-8")
