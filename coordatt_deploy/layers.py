@@ -222,3 +222,37 @@ def _unsqueeze(
     if sizes.count(None) > 1:
         raise ValueError(f"{layer.layer_id}: a tensor of shape {tensor.shape} cannot stand for {layer.shape}")
     return tensor.reshape([-1 if size is None else size for size in sizes])
+
+
+def place(layer: Layer, value: NDArray[Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[np.float64]]:
+    """Undo ``restore``: the tensors that an artifact holds where it is given *value*.
+
+    Args:
+        layer: A layer with parts.
+        value: In the captured graph's own layout.
+        shapes: Of the parts' tensors, as the artifact has them.
+
+    Returns:
+        float64 tensors by name; channels that do not belong to the value are 0.
+    """
+    rank, start = value.ndim, 0
+    tensors: dict[str, NDArray[np.float64]] = {}
+    for position, part in enumerate(layer.parts):
+        axes = part.axes or tuple(range(rank))
+        shape = shapes[part.tensor]
+        length = value.shape[layer.axis]
+        if len(layer.parts) > 1:
+            length = shape[axes.index(layer.axis)] if position < len(layer.parts) - 1 else length - start
+        piece = np.take(np.asarray(value, np.float64), range(start, start + length), axis=layer.axis)
+        start += length
+        factor = np.asarray(part.factor, dtype=np.float64)
+        if factor.ndim == 1:
+            factor = factor.reshape([-1 if axis == 1 else 1 for axis in range(rank)])
+        moved = np.transpose(piece * factor, axes)
+        if part.channels is not None:
+            first, last = part.channels
+            axis = axes.index(1)
+            after = int(np.prod(shape)) * (last - first) // moved.size - last
+            moved = np.pad(moved, [(first, after) if at == axis else (0, 0) for at in range(rank)])
+        tensors[part.tensor] = moved.reshape(shape)
+    return tensors

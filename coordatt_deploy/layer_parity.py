@@ -1,0 +1,245 @@
+"""The judge, layer by layer: which layer of an artifact is wrong, and which only inherit. NumPy only.
+
+Each layer is judged twice. *Accumulated*: the artifact ran from its own input. *Local*: its piece was fed with the
+reference's values, so only its own fault shows. In float, with u the unit roundoff of the storage type,
+
+    allowed = multiple * max(rounding of torch in the artifact's precision at that layer, u * max |reference|)
+
+The second term is a floor for layers that torch happens to round exactly (a ReLU, a concatenation).
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordatt_deploy.layers import LayerMap
+from coordatt_deploy.parity import Tolerance
+from coordatt_deploy.specs import Artifact, Precision, to_json
+
+UNIT_ROUNDOFF: Final = {Precision.FP32: 2.0**-24, Precision.FP16: 2.0**-11}
+
+
+@dataclass(slots=True)
+class Tally:
+    """Error of one layer, summed over the golden cases.
+
+    Attributes:
+        excess: Greatest error over its allowance, over the cases; above 1 is beyond tolerance.
+        nonfinite: Values that are NaN or infinite.
+    """
+
+    signal: float = 0.0
+    noise: float = 0.0
+    max_abs_error: float = 0.0
+    allowed: float = 0.0
+    excess: float = 0.0
+    nonfinite: int = 0
+    cases: int = 0
+
+    def add(self, value: NDArray[Any], reference: NDArray[np.float64], allowed: float) -> None:
+        """Count one case."""
+        self.cases += 1
+        self.signal += float(np.sum(np.square(reference)))
+        bad = int(np.count_nonzero(~np.isfinite(value)))
+        self.nonfinite += bad
+        error = np.abs(np.asarray(value, np.float64) - reference)
+        self.noise += math.inf if bad else float(np.sum(np.square(error)))
+        worst = math.inf if bad else (float(error.max()) if error.size else 0.0)
+        excess = 0.0 if worst == 0.0 else (worst / allowed if allowed > 0 else math.inf)
+        if excess >= self.excess:
+            self.excess, self.allowed = excess, allowed
+        self.max_abs_error = max(self.max_abs_error, worst)
+
+    @property
+    def sqnr_db(self) -> float:
+        """Signal to noise over all cases, in dB; infinite where nothing differs."""
+        if not self.cases or not math.isfinite(self.noise):
+            return math.nan
+        if self.noise == 0.0:
+            return math.inf
+        return 10 * math.log10(self.signal / self.noise) if self.signal > 0 else -math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """One layer of one artifact.
+
+    Attributes:
+        accumulated: None where the artifact has no such value.
+        local: None where its piece could not be run on its own.
+        seen_through: The layer at which it is judged, if not itself.
+        note: Why it is absent, what it was fused with.
+    """
+
+    layer_id: str
+    operator: str
+    accumulated: Tally | None
+    local: Tally | None
+    seen_through: str | None
+    note: str | None
+    limit_db: float | None = None
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether the layer itself is within tolerance; None where nothing of it can be seen."""
+        judged = self.local or self.accumulated
+        return None if judged is None else self._within(judged)
+
+    @property
+    def inherits(self) -> bool:
+        """Whether it is right with right inputs, but off in the whole artifact."""
+        return bool(self.local and self._within(self.local) and self.accumulated and not self._within(self.accumulated))
+
+    def _within(self, tally: Tally) -> bool:
+        if tally.nonfinite:
+            return False
+        if self.limit_db is not None:
+            return tally.sqnr_db >= self.limit_db
+        return tally.excess <= 1.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of ``parity.json``."""
+        whole, alone = self.accumulated, self.local
+        return {
+            "layer_id": self.layer_id,
+            "operator": self.operator,
+            "sqnr_db": to_json(whole.sqnr_db) if whole else None,
+            "max_abs_error": to_json(whole.max_abs_error) if whole else None,
+            "local_sqnr_db": to_json(alone.sqnr_db) if alone else None,
+            "local_max_abs_error": to_json(alone.max_abs_error) if alone else None,
+            "local_allowed": to_json(alone.allowed) if alone else None,
+            "exact": bool(whole and whole.max_abs_error == 0.0),
+            "nonfinite": (whole.nonfinite if whole else 0) + (alone.nonfinite if alone else 0),
+            "passed": self.passed,
+            "inherits": self.inherits,
+            "seen_through": self.seen_through,
+            "note": self.note,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactLayers:
+    """Every layer of one artifact, in execution order.
+
+    Attributes:
+        marked_difference: Greatest difference of the outputs between the final file and the one whose inner tensors were
+            kept; a runtime may fuse differently then.
+        problem: Why nothing could be judged.
+    """
+
+    artifact: Artifact | None
+    name: str
+    rows: tuple[LayerRow, ...] = ()
+    marked_difference: float | None = None
+    problem: str | None = None
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether every layer that can be seen is within tolerance; None where nothing could be judged."""
+        return None if self.problem else self.first_diverging_layer is None
+
+    @property
+    def first_diverging_layer(self) -> str | None:
+        """Return the first layer beyond tolerance: NaN and infinity first, then local error, then accumulated."""
+        row = self._first()
+        return None if row is None else row.layer_id
+
+    def _first(self) -> LayerRow | None:
+        made_nan = [row for row in self.rows if row.accumulated and row.accumulated.nonfinite]
+        wrong = [row for row in self.rows if row.passed is False]
+        drifted = [row for row in self.rows if row.accumulated is not None and not row._within(row.accumulated)]
+        for group in (wrong, made_nan, drifted):
+            if group:
+                return group[0]
+        return None
+
+    def sentence(self) -> str:
+        """Say in one sentence what was found."""
+        if self.problem:
+            return f"{self.name}: layers not judged: {self.problem}"
+        row = self._first()
+        if row is None:
+            return f"{self.name}: all layers within tolerance"
+        tally = row.local if row.passed is False and row.local is not None else row.accumulated
+        assert tally is not None  # noqa: S101 - _first chose it for its tally
+        if tally.nonfinite:
+            evidence = f"{tally.nonfinite} values are NaN or infinite"
+        elif row.limit_db is not None:
+            evidence = f"SQNR {tally.sqnr_db:.1f} dB, {row.limit_db:.0f} dB needed"
+        else:
+            evidence = f"error {tally.max_abs_error:.3g}, {tally.allowed:.3g} allowed, SQNR {tally.sqnr_db:.1f} dB"
+        later = [
+            item for item in self.rows[self.rows.index(row) + 1 :] if item.passed is False and item.seen_through is None
+        ]
+        others = [item for item in later if item.layer_id != row.seen_through]
+        if row.passed is not False:
+            tail = "; no layer is wrong on its own, the error accumulates"
+        elif others:
+            tail = f"; {len(others)} more wrong on their own, next {others[0].layer_id}"
+        else:
+            tail = "; layers after it only inherit"
+        through = f" (seen through {row.seen_through})" if row.seen_through else ""
+        return f"{self.name}: first beyond tolerance at {row.layer_id}{through} ({evidence}){tail}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``parity.json`` holds of it."""
+        return {
+            "first_diverging_layer": self.first_diverging_layer,
+            "layers_passed": self.passed,
+            "layers_problem": self.problem,
+            "marked_difference": to_json(self.marked_difference),
+            "summary": self.sentence(),
+            "layers": [row.to_json() for row in self.rows],
+        }
+
+
+@dataclass(slots=True)
+class LayerJudge:
+    """Collects one artifact's layers case by case.
+
+    Attributes:
+        layers: The artifact's map.
+        tolerance: Its multiple is applied at every layer.
+        precision: Storage type that the rounding was taken in.
+        limit_db: For integer artifacts: the SQNR that each layer must reach instead.
+    """
+
+    layers: LayerMap
+    tolerance: Tolerance
+    precision: Precision
+    limit_db: float | None = None
+    whole: dict[str, Tally] = field(default_factory=dict)
+    alone: dict[str, Tally] = field(default_factory=dict)
+
+    def add(
+        self, layer_id: str, value: NDArray[Any], reference: NDArray[np.float64], rounding: float, *, local: bool
+    ) -> None:
+        """Count one case of one layer that the artifact has a tensor for."""
+        scale = float(np.max(np.abs(reference))) if reference.size else 0.0
+        allowed = self.tolerance.multiple * max(rounding, UNIT_ROUNDOFF[self.precision] * scale)
+        if not math.isfinite(allowed):
+            allowed = 0.0
+        tallies = self.alone if local else self.whole
+        tallies.setdefault(layer_id, Tally()).add(value, reference, allowed)
+
+    def rows(self) -> tuple[LayerRow, ...]:
+        """Return one row per layer of the captured graph."""
+        rows = []
+        for layer in self.layers.layers:
+            holder = self.layers.resolved(layer.layer_id)
+            at = holder.layer_id if holder is not None else layer.layer_id
+            rows.append(
+                LayerRow(
+                    layer.layer_id,
+                    layer.operator,
+                    self.whole.get(at),
+                    self.alone.get(at),
+                    None if at == layer.layer_id else at,
+                    layer.absent or layer.note,
+                    self.limit_db,
+                )
+            )
+        return tuple(rows)
