@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -345,20 +345,20 @@ REDUCTIONS = {
 @pytest.mark.parametrize("operator", REDUCTIONS)
 @settings(max_examples=6, deadline=None)
 @given(
-    shape=st.lists(st.integers(1, 5), min_size=2, max_size=4),
-    axes=st.sets(st.integers(-4, 3), min_size=1),
+    where=st.lists(st.tuples(st.integers(1, 5), st.sampled_from(["keep", "front", "back"])), min_size=1, max_size=3),
     keep=st.booleans(),
     dtype=st.sampled_from([np.float32, np.float16]),
 )
-def test_reductions(operator, shape, axes, keep, dtype):
+def test_reductions(operator, where, keep, dtype):
     """
     Each reduction is torch's over any set of axes, counted from either end.
     """
-    rank = len(shape)
-    assume(all(-rank <= axis < rank for axis in axes) and len({axis % rank for axis in axes}) == len(axes) < rank)
+    shape = [4, *(size for size, _ in where)]  # the first axis is kept: a result of rank 0 is no tensor
+    picked = {"keep": None, "front": 1, "back": -len(where)}
+    axes = [number + picked[side] for number, (_, side) in enumerate(where) if side != "keep"] or [1]
     x = noise(*shape, low=0.5, high=1.5, dtype=dtype)
 
-    actual = evaluate(lambda a: getattr(mb, operator)(x=a, axes=sorted(axes), keep_dims=keep), x, operator=operator)
+    actual = evaluate(lambda a: getattr(mb, operator)(x=a, axes=axes, keep_dims=keep), x, operator=operator)
 
     check(REDUCTIONS[operator](double(x), tuple(axes), keep), actual, 4)
 
@@ -535,8 +535,6 @@ def test_conv(case, pad_type):
         "custom": case["pad"], "valid": [0] * 2 * rank,
         "same": same_padding(case, False), "same_lower": same_padding(case, True),
     }[pad_type]  # fmt: skip
-    extents = [(k - 1) * d + 1 for k, d in zip(case["kernel"], case["dilations"], strict=True)]
-    assume(all(n + sum(pads[2 * i : 2 * i + 2]) >= extents[i] for i, n in enumerate(case["size"])))
     attributes = {key: case[key] for key in ("strides", "dilations", "groups")} | {"pad_type": pad_type}
     if pad_type == "custom":
         attributes["pad"] = case["pad"]
@@ -590,7 +588,6 @@ def test_conv_transpose(case, pad_type, extra):
         for n, s, k, d, p, m in zip(
             case["size"], case["strides"], case["kernel"], case["dilations"], pad[::2], more, strict=True)
     ]  # fmt: skip
-    assume(min(sizes) > 0)
     attributes = {key: case[key] for key in ("strides", "dilations", "groups")} | {"pad_type": pad_type, "pad": pad}
     if extra:
         attributes["output_shape"] = [2, outputs, *sizes]
@@ -624,7 +621,8 @@ def pools(draw):
     kernel = draw(st.lists(st.integers(1, 4), min_size=rank, max_size=rank))
     return {
         "kernel_sizes": kernel,
-        "strides": draw(st.lists(st.integers(1, 3), min_size=rank, max_size=rank)),
+        # torch and MIL disagree, in ceil mode, about a window that begins behind the input
+        "strides": [draw(st.integers(1, min(k, 3))) for k in kernel],
         "half": [draw(st.integers(0, k // 2)) for k in kernel],
         "size": draw(st.lists(st.integers(4, 7), min_size=rank, max_size=rank)),
         "ceil_mode": rank < 3 and draw(st.booleans()),
@@ -643,8 +641,6 @@ def test_pools(case, exclude, dtype):
     Average and maximum pools are torch's: any padding, ceil mode, padding counted or not.
     """
     rank, half = len(case["size"]), case["half"]
-    # torch and MIL disagree, without padding, about a last window that begins behind the input
-    assume(not case["ceil_mode"] or all(s <= k for s, k in zip(case["strides"], case["kernel_sizes"], strict=True)))
     x = noise(2, 3, *case["size"], dtype=dtype)
     attributes = {key: case[key] for key in ("kernel_sizes", "strides", "ceil_mode")}
     attributes |= {"pad_type": "custom", "pad": [n for n in half for _ in (0, 1)]}
@@ -1065,15 +1061,17 @@ def test_weights_stored_in_fp16(opset):
 
 @pytest.mark.parametrize(("name", "kind"), [("int8", torch.int8), ("uint8", torch.uint8)])
 @FEW
-@given(scale=st.floats(2**-8, 2.0, width=16), zero=st.integers(0, 100), dtype=st.sampled_from([np.float32, np.float16]))
+@given(
+    scale=st.sampled_from([2**-8, 0.125, 0.375, 0.5, 0.75, 1.5]),  # few bits: every product below is exact
+    zero=st.integers(0, 100),
+    dtype=st.sampled_from([np.float32, np.float16]),
+)
 def test_quantized_activations(name, kind, scale, zero, dtype):
     """
     Quantizing saturates and rounds as torch does, per tensor and per channel; dequantizing undoes it up to half a step.
     """
     x, step = noise(2, 3, 40, low=-60, high=60), dtype(scale)
-    # the quotients must not depend on the precision of the division
-    x = (np.round(x * 8) / 8 * step).astype(dtype)
-    assume(np.isfinite(x).all() and (x.astype(np.float64) / float(step) * 8 % 1 == 0).all())
+    x = (np.round(x * 4) / 4 * step).astype(dtype)  # quarters of a step: ties as well
     point = np.dtype(name).type(zero)
 
     def build(a):
@@ -1347,7 +1345,7 @@ FAULTS = {
         lambda: test_softmax(1, np.float32)),
     "another axis": (
         "reduce_mean", lambda right: lambda x, axes, keep_dims: right(x, axes=1 - axes, keep_dims=keep_dims),
-        inner(test_reductions, "reduce_mean", [3, 4], {1}, True, np.float32)),
+        inner(test_reductions, "reduce_mean", [(4, "front")], True, np.float32)),
     "no interleaving": (
         "concat", lambda right: lambda values, axis, **_: right(values, axis=axis, interleave=False),
         lambda: test_moves("concat interleaved", IOS16)),
