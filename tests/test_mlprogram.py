@@ -691,8 +691,9 @@ def test_a_window_outside_the_input_is_refused():
     """
     attributes = {"kernel_sizes": [1], "strides": [3], "pad_type": "custom", "pad": [0, 0], "ceil_mode": True}
 
-    with pytest.raises(UnsupportedFormError, match=r"avg_pool at pooled: a window of 1 with stride 3"):
+    with pytest.raises(UnsupportedFormError, match=r"avg_pool at pooled: a window of 1 with stride 3") as caught:
         evaluate(lambda a: mb.avg_pool(x=a, name="pooled", **attributes), noise(1, 1, 3))
+    assert 3 == caught.value.exit_code
 
 
 # Resizing.
@@ -1169,6 +1170,33 @@ def test_inner_tensors_can_be_asked_for(package):
     assert {"a", "first", "active", "second", "logits"} <= program.names
 
 
+def test_inner_tensors_on_a_grid_can_be_dequantized(tmp_path):
+    """
+    An integer tensor inside is given out as the floats that it stands for.
+    """
+
+    def build(a):
+        grid = mb.quantize(
+            input=a,
+            scale=np.array([0.5, 0.25], np.float32),
+            zero_point=np.array([3, -4], np.int8),
+            output_dtype="int8",
+            axis=1,
+            name="grid",
+        )
+        back = mb.dequantize(
+            input=grid, scale=np.array([0.5, 0.25], np.float32), zero_point=np.array([3, -4], np.int8), axis=1, name="b"
+        )
+        return mb.relu(x=back, name="c")
+
+    program = load(save(tmp_path, build, [noise(1, 2, 5)], opset=IOS17))
+    values = program.evaluate({"a": noise(1, 2, 5)}, ["grid", "b"])
+
+    assert np.int8 == values["grid"].dtype
+    np.testing.assert_array_equal(values["b"], program.dequantized("grid", values["grid"]))
+    assert values["b"] is program.dequantized("b", values["b"])
+
+
 def test_a_piece_can_be_cut_out(package):
     """
     Feeding an inner tensor computes only what follows from it.
@@ -1249,7 +1277,9 @@ def test_unknown_operator_is_named():
     assert 3 == caught.value.exit_code
 
 
-@pytest.mark.parametrize("damage", ["missing", "no manifest", "manifest", "outside", "model", "weights", "network"])
+@pytest.mark.parametrize(
+    "damage", ["missing", "no manifest", "manifest", "outside", "model", "weights", "half the weights", "network"]
+)
 def test_a_damaged_package_is_one_clear_line(damage, tmp_path):
     """
     Whatever is wrong with a package, the error is ours, names it and gives exit code 2.
@@ -1269,6 +1299,9 @@ def test_a_damaged_package_is_one_clear_line(damage, tmp_path):
             (data / "model.mlmodel").write_bytes((data / "model.mlmodel").read_bytes()[:-25])
         case "weights":
             (data / "weights/weight.bin").unlink()
+        case "half the weights":
+            weights = data / "weights/weight.bin"
+            weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
         case "network":
             builder = ct.models.neural_network.NeuralNetworkBuilder(
                 [("a", ct.models.datatypes.Array(1))], [("b", ct.models.datatypes.Array(1))]

@@ -24,7 +24,9 @@ DEPTHWISE_BLOCK: Final = 1 << 16
 
 
 class UnsupportedFormError(DeployError):
-    """An operator of the table in a form whose meaning is not documented, or that Core ML itself refuses."""
+    """An operator of the table in a form whose meaning is not documented; Core ML itself is needed to know it."""
+
+    exit_code = 3
 
 
 def padding(
