@@ -151,7 +151,7 @@ def build(as_json: bool, **options: Any) -> None:
         profile = pipeline.measure_latency(bundle, stages)
     if as_json:
         _print({"bundle": str(bundle.root), "passed": parity.passed,
-                "artifacts": pipeline.summary(bundle, parity, profile)})  # fmt: skip
+                "artifacts": pipeline.summary(parity, profile)})  # fmt: skip
     else:
         screen.show_build(bundle, parity, profile)
     sys.exit(screen.exit_code(parity))
@@ -183,16 +183,19 @@ def export(as_json: bool, **options: Any) -> None:
 @main.command()
 @bundle_argument
 @click.option("--format", "formats", multiple=True, type=MemberType(Format, "format"), help="Only these.")
+@click.option("--layers", "show_layers", is_flag=True, help="Print a row per layer.")
+@click.option("--outputs-only", is_flag=True, help="Judge the outputs alone, not every layer.")
 @json_option
-def parity(bundle: Path, formats: tuple[Format, ...], as_json: bool) -> None:
+def parity(bundle: Path, formats: tuple[Format, ...], show_layers: bool, outputs_only: bool, as_json: bool) -> None:
     """Prove that the artifacts compute the same function.
 
-    Runs each on the golden inputs and compares with the float64 reference. Exit code 1 if any fails, 3 if one could
-    not be run here. Writes reports/parity.json.
+    Runs each on the golden inputs and compares outputs and layers with the float64 reference; the first layer that
+    differs is named. Exit code 1 if any artifact fails, 3 if one could not be run here. Writes reports/parity.json.
 
     \b
     Example:
         coordatt-deploy parity mobilenetv2_ca_035.digits
+        coordatt-deploy parity mobilenetv2_ca_035.digits --layers
     """
     from coordatt_deploy import pipeline
     from coordatt_deploy.bundle import open_bundle
@@ -200,32 +203,39 @@ def parity(bundle: Path, formats: tuple[Format, ...], as_json: bool) -> None:
 
     with screen.bars() as stages:
         opened = open_bundle(bundle)
-        report = pipeline.check_parity(opened, stages, formats=formats or tuple(Format))
+        chosen = formats or tuple(Format)
+        report = pipeline.check_parity(opened, stages, formats=chosen, layers=not outputs_only)
     if as_json:
         _print(report.to_json())
     else:
-        screen.show_parity(opened, report)
+        screen.show_parity(opened, report, layers=show_layers)
     sys.exit(screen.exit_code(report))
 
 
-def _threads(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
-    parts = value.split(",")
-    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
-        raise click.BadParameter(f"{value!r} is no list of thread counts; give 1, or 1,2", context, parameter)
-    return tuple(dict.fromkeys(int(part) for part in parts))
+def _numbers(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    parts = [part.strip() for part in value.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise click.BadParameter(f"{value!r} is no list of whole numbers; give 1, or 1,2", context, parameter)
+    return tuple(int(part) for part in parts)
 
 
 @main.command()
 @bundle_argument
-@click.option("--threads", default="1", callback=_threads, help="One count or several: 1,2.", show_default=True)
-@click.option("--warmups", type=click.IntRange(1), help="Runs per artifact before timing begins, at least.")
-@click.option("--samples", type=click.IntRange(10), help="Timed runs per artifact, at least.")
+@click.option("--threads", callback=_numbers, help="One count or several: 1,2.  [default: 1]")
+@click.option("--warmups", type=int, help="Least number of calls before the first sample.")
+@click.option("--samples", type=int, help="Least number of samples of each artifact.")
+@click.option("--min-seconds", type=float, help="Least time that the samples of each artifact take together.")
+@click.option("--cpu-affinity", callback=_numbers, help="Cores to run on: 0,1.  [default: all]")
+@click.option("--format", "formats", multiple=True, type=MemberType(Format, "format"), help="Only these.")
 @json_option
-def profile(bundle: Path, threads: tuple[int, ...], warmups: int | None, samples: int | None, as_json: bool) -> None:
+def profile(bundle: Path, formats: tuple[Format, ...], as_json: bool, **settings: Any) -> None:
     """Measure the artifacts' CPU latency on this machine.
 
-    Rounds over the artifacts are interleaved, so that a slow moment hits all alike; raw samples are kept in
-    reports/profile.json.
+    Rounds over the artifacts are interleaved, so that a slow moment hits all alike. Each figure comes with its interval
+    and a verdict: stable, noisy or unusable. Raw samples are kept in reports/profile.json. Ctrl-C keeps what was
+    measured.
 
     \b
     Example:
@@ -233,11 +243,13 @@ def profile(bundle: Path, threads: tuple[int, ...], warmups: int | None, samples
     """
     from coordatt_deploy import pipeline
     from coordatt_deploy.bundle import open_bundle
+    from coordatt_deploy.latency import ProfileSettings
     from coordatt_deploy.report import screen
 
+    given = ProfileSettings(**{key: value for key, value in settings.items() if value is not None})
     with screen.bars() as stages:
         opened = open_bundle(bundle)
-        document = pipeline.measure_latency(opened, stages, threads=threads, warmups=warmups, samples=samples)
+        document = pipeline.measure_latency(opened, stages, given, formats=formats or tuple(Format))
     if as_json:
         click.echo(json.dumps(document, indent=2, allow_nan=False))
     else:

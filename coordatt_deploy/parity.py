@@ -13,12 +13,15 @@ with the multiple, and its reason, in ``TOLERANCES``. NaN and infinity never pas
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coordatt_deploy.specs import SCHEMA_VERSION, Artifact, Format, Origin, Precision, to_json
+
+if TYPE_CHECKING:
+    from coordatt_deploy.layer_parity import ArtifactLayers
 
 Arrays = Sequence[NDArray[Any]]
 
@@ -40,16 +43,18 @@ class Tolerance:
 
 
 _FP32_REASON: Final = (
-    "another order of float32 sums: runtimes were measured at 0.5 to 3 times torch's own rounding on the same inputs"
+    "another order of float32 sums: torch adds in 32 lanes, XNNPACK one after another; over 1,280 channels that was"
+    " measured to cost up to 10 times torch's own rounding"
 )
 TOLERANCES: Final = {
-    (Format.ONNX, Precision.FP32): Tolerance(8.0, Precision.FP32, _FP32_REASON),
-    (Format.TFLITE, Precision.FP32): Tolerance(8.0, Precision.FP32, _FP32_REASON),
-    (Format.COREML, Precision.FP32): Tolerance(8.0, Precision.FP32, _FP32_REASON),
+    (Format.ONNX, Precision.FP32): Tolerance(16.0, Precision.FP32, _FP32_REASON),
+    (Format.TFLITE, Precision.FP32): Tolerance(16.0, Precision.FP32, _FP32_REASON),
+    (Format.COREML, Precision.FP32): Tolerance(16.0, Precision.FP32, _FP32_REASON),
     (Format.COREML, Precision.FP16): Tolerance(
-        4.0,
+        6.0,
         Precision.FP16,
-        "float16 storage at other places than torch's: fused operators round less often, split ones more often",
+        "float16 storage at other places than torch's: fused operators round less often, split ones more often;"
+        " measured up to 3 times torch's own",
     ),
 }
 
@@ -106,6 +111,7 @@ class ArtifactParity:
         outputs: One verdict per output.
         tolerance: What was applied.
         problem: Why it failed or was not run; None where it passed.
+        layers: Every layer's verdict; None where layers were not asked for.
     """
 
     artifact: Artifact
@@ -115,6 +121,7 @@ class ArtifactParity:
     outputs: tuple[OutputParity, ...] = ()
     tolerance: Tolerance | None = None
     problem: str | None = None
+    layers: "ArtifactLayers | None" = None
 
     def worst(self) -> OutputParity | None:
         """Return the output with the most error over its allowance."""
@@ -144,7 +151,7 @@ class ArtifactParity:
             "top1_agreement": worst.top1_agreement if worst else None,
             "tolerance": to_json(self.tolerance),
             "outputs": to_json(self.outputs),
-        }
+        } | (self.layers.to_json() if self.layers is not None else {"first_diverging_layer": None})
 
 
 @dataclass(frozen=True, slots=True)

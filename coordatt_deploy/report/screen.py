@@ -1,8 +1,10 @@
 """Tables and progress bars on the terminal."""
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import PurePosixPath
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coordatt_deploy.bundle import Bundle
+from coordatt_deploy.layer_parity import LayerRow
 from coordatt_deploy.parity import ArtifactParity, ParityReport
 from coordatt_deploy.progress import Stages
 
@@ -107,7 +110,7 @@ def show_artifacts(bundle: Bundle) -> None:
     _console().print(table)
 
 
-def show_parity(bundle: Bundle, report: ParityReport) -> None:
+def show_parity(bundle: Bundle, report: ParityReport, *, layers: bool = False) -> None:
     """The verdicts, and under them the reason of each tolerance and of each failure."""
     table = _table(
         f"Parity of {bundle.manifest.model.name} over {len(bundle.manifest.golden)} golden inputs",
@@ -127,9 +130,43 @@ def show_parity(bundle: Bundle, report: ParityReport) -> None:
     console = _console()
     console.print(table)
     _explain(console, report)
+    if layers:
+        _show_layers(console, report)
+
+
+def _show_layers(console: Console, report: ParityReport) -> None:
+    judged = [item.layers for item in report.artifacts if item.layers is not None and item.layers.rows]
+    if not judged:
+        return
+    names = [PurePosixPath(item.name).name for item in judged]
+    table = _table("SQNR in dB by layer: accumulated / local; = seen through a later layer, ∞ equal", "layer", *names)
+    for rows in zip(*(item.rows for item in judged), strict=True):
+        table.add_row(Text(rows[0].layer_id), *(_layer_cell(row) for row in rows))
+    console.print(table)
+    notes = dict.fromkeys(
+        (row.layer_id, row.note) for item in judged for row in item.rows if row.note and not row.accumulated
+    )
+    for layer, note in notes:
+        console.print(Text(f"{layer}: {note}", style="dim"))
+
+
+def _layer_cell(row: LayerRow) -> Text:
+    if row.accumulated is None:
+        return Text("absent", style="dim")
+    figures = " / ".join("–" if tally is None else _decibel(tally.sqnr_db) for tally in (row.accumulated, row.local))
+    style = "bold red" if row.passed is False else ("yellow" if row.inherits else "")
+    return Text(("= " if row.seen_through else "") + figures, style=style)
+
+
+def _decibel(value: float) -> str:
+    return "∞" if math.isinf(value) and value > 0 else ("NaN" if math.isnan(value) else f"{value:.0f}")
 
 
 def _explain(console: Console, report: ParityReport) -> None:
+    for item in report.artifacts:
+        if item.layers is not None:
+            style = {True: "green", False: "bold red", None: "yellow"}[item.layers.passed]
+            console.print(Text(item.layers.sentence(), style=style))
     for item in report.artifacts:
         if item.problem:
             console.print(
