@@ -17,7 +17,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Self
 
@@ -67,6 +67,7 @@ class Manifest:
         golden: In the order of the golden files.
         files: sha256 of every other file by its path relative to the bundle; reports are left out.
         fold: What BatchNorm folding did: layers, and the greatest relative error.
+        lowering: By artifact, what lowering did: attention blocks with their forms, near misses, greatest error.
         tool_versions: Of everything that had a hand in it.
         command: The command line that made it.
         stages: What was done, with seconds.
@@ -79,6 +80,7 @@ class Manifest:
     golden: tuple[GoldenCase, ...] = ()
     files: tuple[tuple[str, str], ...] = ()
     fold: Mapping[str, Any] | None = None
+    lowering: Mapping[str, Any] = field(default_factory=dict)
     tool_versions: tuple[tuple[str, str], ...] = ()
     command: str = ""
     stages: tuple[Stage, ...] = ()
@@ -114,6 +116,7 @@ class Manifest:
                 golden=tuple(GoldenCase(**item) for item in document["golden"]),
                 files=tuple(sorted(document["files"].items())),
                 fold=document.get("fold"),
+                lowering=document.get("lowering") or {},
                 tool_versions=tuple(sorted(document["tool_versions"].items())),
                 command=document["command"],
                 stages=tuple(Stage(**item) for item in document["stages"]),

@@ -15,7 +15,7 @@ import click
 
 from coordatt_deploy import __version__
 from coordatt_deploy.errors import DeployError, UsageError
-from coordatt_deploy.specs import SCHEMA_VERSION, Format, Precision, member, to_json
+from coordatt_deploy.specs import SCHEMA_VERSION, Format, Precision, TargetCpu, member, to_json
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -97,6 +97,13 @@ def export_options(command: F) -> F:
             type=MemberType(Precision, "precision"),
             help="Repeatable; default: every float precision that the format has.",
         ),
+        click.option(
+            "--target-cpu",
+            "target_cpus",
+            multiple=True,
+            type=MemberType(TargetCpu, "target CPU"),
+            help="Whose fastest form ONNX is written in; repeatable; default: arm64, as phones have.",
+        ),
         click.option("--input-size", type=SizeType(), help="Pixels: 224, or height x width as 320x192."),
         click.option(
             "--output-dir", type=click.Path(path_type=Path), help="The bundle's folder; default: the model's name."
@@ -119,6 +126,7 @@ def _plan(**options: Any) -> Any:
         checkpoint=options["checkpoint"],
         formats=options["formats"] or tuple(Format),
         precisions=options["precisions"] or None,
+        target_cpus=options["target_cpus"] or (TargetCpu.ARM64,),
         input_size=options["input_size"],
         output_dir=options["output_dir"],
         command=command_line(sys.argv[1:]),

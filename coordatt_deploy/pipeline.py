@@ -38,7 +38,7 @@ from coordatt_deploy.profile_document import profile_document
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quiet import captured, log_folder, set_environment
 from coordatt_deploy.runtimes import runtime
-from coordatt_deploy.specs import Artifact, Format, ModelSpec, Precision, TensorSpec, to_json
+from coordatt_deploy.specs import Artifact, Format, ModelSpec, Precision, TargetCpu, TensorSpec, to_json
 from coordatt_deploy.tensors import decode, encode
 from coordatt_deploy.timing import measure_bundle
 
@@ -58,6 +58,7 @@ class ExportPlan:
         checkpoint: Weights of the user's own; None for the model's.
         formats: Which to write.
         precisions: None for every float precision of each format.
+        target_cpus: CPU families whose fastest form is written, where forms differ (ONNX).
         input_size: (H, W); None for the model's own.
         output_dir: The bundle; None for the model's name in the current folder.
         command: The command line, for the manifest.
@@ -67,30 +68,36 @@ class ExportPlan:
     checkpoint: Path | None = None
     formats: tuple[Format, ...] = tuple(Format)
     precisions: tuple[Precision, ...] | None = None
+    target_cpus: tuple[TargetCpu, ...] = (TargetCpu.ARM64,)
     input_size: tuple[int, int] | None = None
     output_dir: Path | None = None
     command: str = ""
 
-    def jobs(self) -> tuple[tuple[Format, Precision], ...]:
+    def jobs(self) -> tuple[tuple[Format, Precision, TargetCpu | None], ...]:
         """Return the artifacts to write.
 
         Raises:
             UsageError: A format does not have one of the precisions.
         """
-        pairs = []
+        wanted: list[tuple[Format, Precision, TargetCpu | None]] = []
         for kind in dict.fromkeys(self.formats):
             for precision in dict.fromkeys(self.precisions or PRECISIONS[kind]):
                 if precision not in PRECISIONS[kind]:
                     has = ", ".join(PRECISIONS[kind])
                     raise UsageError(f"{kind} has no precision {precision} here; it has: {has}")
-                pairs.append((kind, precision))
-        return tuple(pairs)
+                cpus = tuple(dict.fromkeys(self.target_cpus)) if kind is Format.ONNX else (None,)
+                wanted.extend((kind, precision, cpu) for cpu in cpus)
+        return tuple(wanted)
+
+
+_Conversion = Future[tuple[Artifact, dict[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
     kind: Format
     precision: Precision
+    target_cpu: TargetCpu | None
     spec: ModelSpec
     graph_folder: Path
     path: Path
@@ -141,18 +148,23 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
                 golden = golden_inputs(graph.inputs, source.spec.preprocessing, source.images)
                 with stages.stage("reference in float64", len(golden.cases)) as step:
                     write_golden(staging, golden, graph, source.module.double(), step)
-                artifacts = _collect(futures, stages)
+                converted = _collect(futures, stages)
             except BaseException:
                 _stop(pool, futures)
                 raise
         outputs = tuple(_output_spec(node, name) for node, name in _returned(graph))
-        earlier = _earlier(staging)
+        artifacts = tuple(artifact for artifact, _ in converted)
         written = {artifact.path for artifact in artifacts}
+        earlier = _earlier(staging)
+        kept = tuple(item for item in earlier.artifacts if item.path not in written) if earlier else ()
+        lowering = dict(earlier.lowering) if earlier else {}
+        lowering |= {artifact.path: report for artifact, report in converted}
         manifest = Manifest(
             model=source.spec,
             inputs=graph.inputs,
             outputs=outputs,
-            artifacts=tuple(item for item in earlier if item.path not in written) + artifacts,
+            artifacts=kept + artifacts,
+            lowering=lowering,
             golden=golden.cases,
             fold={
                 "folded": len(fold_report.folded),
@@ -179,15 +191,17 @@ def _need(package: str, extra: str) -> None:
         )
 
 
-def _jobs(pairs: Sequence[tuple[Format, Precision]], spec: ModelSpec, graph_folder: Path, staging: Path) -> list[_Job]:
+def _jobs(
+    wanted: Sequence[tuple[Format, Precision, TargetCpu | None]], spec: ModelSpec, graph_folder: Path, staging: Path
+) -> list[_Job]:
     # The slowest converter first, so that it does not run alone at the end.
-    order = sorted(pairs, key=lambda pair: (pair[0] is not Format.TFLITE, pair[0] is not Format.COREML))
+    order = sorted(wanted, key=lambda job: (job[0] is not Format.TFLITE, job[0] is not Format.COREML))
     jobs = []
-    for kind, precision in order:
-        path = staging / artifact_name(spec.name, kind, precision, None)
+    for kind, precision, cpu in order:
+        path = staging / artifact_name(spec.name, kind, precision, cpu)
         path.parent.mkdir(exist_ok=True)
-        log = log_folder() / f"export-{kind}-{precision}-{os.getpid()}.log"
-        jobs.append(_Job(kind, precision, spec, graph_folder, path, log))
+        log = log_folder() / f"export-{path.stem}-{os.getpid()}.log"
+        jobs.append(_Job(kind, precision, cpu, spec, graph_folder, path, log))
     return jobs
 
 
@@ -198,45 +212,48 @@ def _begin_worker() -> None:
     set_environment()
 
 
-def _convert(job: _Job) -> Artifact:
-    """Run in a process of its own: load the folded graph, convert it, describe the file."""
+def _convert(job: _Job) -> tuple[Artifact, dict[str, Any]]:
+    """Run in a process of its own: load the folded graph, lower and convert it, describe the file."""
     with captured(job.log):
         import torch
 
         from coordatt_deploy.exporters import ExportRequest, exporter
+        from coordatt_deploy.lower import lower, target_of
         from coordatt_deploy.reference import load_graph
 
         torch.set_num_threads(1)
-        graph = load_graph(job.graph_folder)
-        exported = exporter(job.kind).export(graph, ExportRequest(job.spec, job.precision, job.path))
+        graph, report = lower(load_graph(job.graph_folder), target_of(job.kind, job.target_cpu))
+        request = ExportRequest(job.spec, job.precision, job.path, job.target_cpu)
+        exported = exporter(job.kind).export(graph, request)
     folder = job.path.parent.parent
     layers = job.path.with_name(f"{job.path.stem}.layers.json")
     layers.write_text(exported.layers.dump(), encoding="utf-8")
     job.log.unlink(missing_ok=True)
-    return Artifact(
+    artifact = Artifact(
         path=job.path.relative_to(folder).as_posix(),
         format=job.kind,
         precision=job.precision,
         recipe=None,
-        target_cpu=None,
+        target_cpu=job.target_cpu,
         bytes=size_bytes(job.path),
         sha256=sha256(job.path),
         inputs=exported.inputs,
         outputs=exported.outputs,
         layers=layers.relative_to(folder).as_posix(),
     )
+    return artifact, to_json(report)
 
 
-def _collect(futures: Sequence["Future[Artifact]"], stages: Stages) -> tuple[Artifact, ...]:
+def _collect(futures: Sequence[_Conversion], stages: Stages) -> list[tuple[Artifact, dict[str, Any]]]:
     with stages.stage("convert", len(futures)) as step:
         for future in as_completed(futures):
             future.result()
             step()
-    artifacts = [future.result() for future in futures]
-    return tuple(sorted(artifacts, key=lambda item: (list(Format).index(item.format), item.precision)))
+    converted = [future.result() for future in futures]
+    return sorted(converted, key=lambda item: (list(Format).index(item[0].format), item[0].path))
 
 
-def _stop(pool: ProcessPoolExecutor, futures: Sequence["Future[Artifact]"]) -> None:
+def _stop(pool: ProcessPoolExecutor, futures: Sequence[_Conversion]) -> None:
     for future in futures:
         future.cancel()
     for process in list((pool._processes or {}).values()):
@@ -257,9 +274,9 @@ def _output_spec(node: Any, name: str) -> TensorSpec:
     return TensorSpec(name, shape, "float32", "NCHW"[: len(shape)] if len(shape) <= 4 else "")
 
 
-def _earlier(staging: Path) -> tuple[Artifact, ...]:
+def _earlier(staging: Path) -> Manifest | None:
     path = staging / "manifest.json"
-    return Manifest.parse(path.read_text(encoding="utf-8")).artifacts if path.exists() else ()
+    return Manifest.parse(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def tool_versions() -> tuple[tuple[str, str], ...]:
