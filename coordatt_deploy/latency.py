@@ -27,16 +27,16 @@ class ProfileSettings:
         threads: Numbers of threads to measure with, one after the other.
         warmups: Least number of calls before the first sample; up to ten times as many until steady.
         samples: Least number of samples of each artifact, over all openings.
-        openings: How often the artifacts are opened anew.
+        openings: How often the artifacts are opened anew; no more often than there are rounds.
         min_seconds: Least time that the samples of each artifact take together.
         cpu_affinity: The cores to run on; empty for all.
         seed: Of the order of the turns.
     """
 
     threads: tuple[int, ...] = (1,)
-    warmups: int = 10
-    samples: int = 400
-    openings: int = 5
+    warmups: int = 5
+    samples: int = 600
+    openings: int = 10
     min_seconds: float = 1.0
     cpu_affinity: tuple[int, ...] = ()
     seed: int = 0
@@ -53,8 +53,8 @@ class ProfileSettings:
             raise UsageError(
                 f"samples is {self.samples}; at least {statistics.FEWEST_SAMPLES} are needed for an interval"
             )
-        if not 1 <= self.openings <= self.rounds:
-            raise UsageError(f"openings is {self.openings}; {self.samples} samples allow 1 to {self.rounds}")
+        if self.openings < 1:
+            raise UsageError(f"openings is {self.openings}; the artifacts are opened at least once")
         if not 0 <= self.min_seconds <= 86_400:
             raise UsageError(f"min_seconds is {self.min_seconds}; it lies between 0 and a day")
         if self.cpu_affinity:
@@ -95,6 +95,7 @@ class Latency:
         warmups_ns: Every call that is no sample: the warm-up, then the first call of each turn.
         threads: Worker threads of the runtime.
         per_round: Samples per round.
+        openings: How often the artifact was opened anew, each time for as many rounds, give or take one.
         lost_ns: How much of each sample the kernel gave to other processes: 0 as a rule, None where it took a core but
             nobody knows for how long. Empty if the machine does not tell.
         evidence: What the machine told during the measurement.
@@ -104,6 +105,7 @@ class Latency:
     warmups_ns: tuple[int, ...] = ()
     threads: int = 1
     per_round: int = SAMPLES_PER_ROUND
+    openings: int = 1
     lost_ns: tuple[int | None, ...] = ()
     evidence: Evidence = field(default_factory=Evidence)
 

@@ -111,12 +111,13 @@ def measure_openings(
     order = random.Random(settings.seed)  # noqa: S311  (an order, not a secret)
     records: dict[str, _Record] = {}
     own = _Record(per_round=SAMPLES_PER_ROUND)
-    total = settings.openings
+    total = min(settings.openings, settings.rounds)
     before, interrupted = host.state(), False
     try:
         with pinned(settings.cpu_affinity), _no_garbage_collection():
             for done in range(total):
                 rounds = len(range(done, settings.rounds, total))
+                shift = _shifted_memory(order)
                 with open_calls() as calls:
                     turns = [_Turn(yardstick(), own, clocks or Clocks.of_machine(1), threads=1)]
                     for name, call in calls.items():
@@ -124,6 +125,7 @@ def measure_openings(
                         turns.append(_Turn(call, record, clocks or Clocks.of_machine(threads), threads))
                     _run_opening(turns, rounds, settings, order, partial(_scaled, report, done, total))
                     del turns, calls, call  # or they stay in memory while the next ones are opened
+                del shift
     except KeyboardInterrupt:
         interrupted = True
         if not any(record.samples for record in records.values()):
@@ -144,6 +146,7 @@ class _Record:
     lost: list[int | None] = field(default_factory=list)
     warmups: list[int] = field(default_factory=list)
     per_round: int = 0
+    openings: int = 0
     steady: bool = True
 
     def latency(self, threads: int, told: Evidence) -> Latency:
@@ -152,6 +155,7 @@ class _Record:
             warmups_ns=tuple(self.warmups),
             threads=threads,
             per_round=self.per_round,
+            openings=self.openings,
             lost_ns=tuple(self.lost),
             evidence=dataclasses.replace(told, steady=self.steady),
         )
@@ -232,7 +236,13 @@ def _run_opening(
         order.shuffle(turns)
         for index, turn in enumerate(turns):
             turn.take()
+            turn.record.openings += number == 0
             report((number + (index + 1) / len(turns)) / rounds)
+
+
+def _shifted_memory(order: random.Random) -> list[bytearray]:
+    """Return small blocks of random sizes: while they are held, what is opened lands elsewhere than the last time."""
+    return [bytearray(order.randrange(1, 1 << 16)) for _ in range(16)]
 
 
 def _no_switches() -> tuple[int, int]:
@@ -251,24 +261,20 @@ def is_steady(times: list[int], fewest: int) -> bool:
 
 
 def yardstick() -> Call:
-    """Return a workload of one to two milliseconds that never changes: streams, a pass over memory, and arithmetic.
+    """Return a workload of one to two milliseconds that never changes: it streams weights, and it calculates.
 
-    Of seven small workloads these three together felt other load most as a network does. Matrices of 48 are too small
-    for any BLAS to spread over threads. Its place in memory is new each time.
+    Of thirty mixtures of seven small workloads this one felt other load most as a network does. It calls no BLAS, whose
+    number of threads nobody here controls. Its place in memory is new each time.
     """
     rng = np.random.default_rng(0)
     weights = rng.standard_normal((12, 1 << 18), np.float32)
-    pixels = rng.standard_normal(1 << 20, np.float32)
-    squares, tile = np.empty_like(pixels), rng.standard_normal((48, 48), np.float32)
+    tile = rng.standard_normal((64, 64), np.float32)
     product = np.empty_like(tile)
 
     def run() -> None:
         weights.sum(axis=1)
-        for _ in range(2):
-            np.add(pixels, 1.0, out=squares)
-            np.multiply(pixels, squares, out=squares)
-        for _ in range(60):
-            np.matmul(tile, tile, out=product)
+        for _ in range(10):
+            np.einsum("ij,jk->ik", tile, tile, out=product, optimize=False)
 
     return run
 

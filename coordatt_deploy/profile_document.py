@@ -103,6 +103,7 @@ def _samples(latency: Latency) -> dict[str, Any]:
         "samples_ns": list(latency.samples_ns),
         "warmups_ns": list(latency.warmups_ns),
         "samples_per_round": latency.per_round,
+        "openings": latency.openings,
         "lost_ns": list(latency.lost_ns),
         "evidence": to_json(latency.evidence),
     }
@@ -172,6 +173,7 @@ def _parse_latency(item: Mapping[str, Any], threads: int) -> Latency:
         warmups_ns=tuple(item["warmups_ns"]),
         threads=threads,
         per_round=item["samples_per_round"],
+        openings=item["openings"],
         lost_ns=tuple(item["lost_ns"]),
         evidence=Evidence(**item["evidence"]),
     )

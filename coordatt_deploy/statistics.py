@@ -187,11 +187,19 @@ def block_length(rounds: int) -> int:
     return math.isqrt(rounds)
 
 
-def student(freedom: int) -> float:
+def student(freedom: float) -> float:
     """Return the 97.5 % quantile of Student's distribution, within 3 % (Abramowitz & Stegun 26.7.5)."""
-    z, v = 1.959964, max(freedom, 2)
+    z, v = 1.959964, max(freedom, 2.0)
     terms = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
     return z + terms[0] / v + terms[1] / v**2 + terms[2] / v**3
+
+
+def student_p(t: float, freedom: float) -> float:
+    """Return P(|T| > |t|) of Student's distribution, by Wallace's normal approximation (1959)."""
+    if math.isinf(freedom):
+        return math.erfc(abs(t) / math.sqrt(2))
+    z = (8 * freedom + 1) / (8 * freedom + 3) * math.sqrt(freedom * math.log1p(t * t / freedom))
+    return math.erfc(z / math.sqrt(2))
 
 
 def interval_of(estimate: float, resampled: NDArray[np.float64], rounds: int) -> tuple[float, float]:
