@@ -182,16 +182,7 @@ def weights_sha256(module: nn.Module) -> str:
 def _export(
     module: nn.Module, example: tuple[torch.Tensor, ...], dynamic: DynamicSize | None
 ) -> torch.export.ExportedProgram:
-    try:
-        with torch.no_grad():
-            module(*example)
-    except Exception as error:  # the user's code may raise anything
-        sizes = ", ".join(str(tuple(tensor.shape)) for tensor in example)
-        at = place(error)
-        raise UsageError(
-            f"the model rejects an input of shape {sizes}: {first_line(error)}{f' at {at}' if at else ''};"
-            f" everything it said is in {write_log(error, 'capture')}"
-        ) from error
+    trial(module, example)
     # A GraphModule's forward takes its inputs positionally; a tuple matches any signature.
     shapes = None if dynamic is None else _dynamic_shapes(example, dynamic)
     log = log_folder() / f"capture-{os.getpid()}.log"
@@ -204,6 +195,27 @@ def _export(
         raise UsageError(f"torch.export cannot follow the model: {reason}; its own text is in {log}") from error
     log.unlink(missing_ok=True)
     return program
+
+
+def trial(module: nn.Module, example: Sequence[torch.Tensor]) -> Any:
+    """Run the user's module once and return what it returns.
+
+    Raises:
+        UsageError: It rejects the input; the text names the line of the user's code.
+    """
+    log = log_folder() / f"trial-{os.getpid()}.log"
+    try:
+        with captured(log), torch.no_grad():
+            returned = module(*example)
+    except Exception as error:  # the user's code may raise anything
+        sizes = ", ".join(str(tuple(tensor.shape)) for tensor in example)
+        at = place(error)
+        raise UsageError(
+            f"the model rejects an input of shape {sizes}: {first_line(error)}{f' at {at}' if at else ''};"
+            f" everything it said is in {write_log(error, 'trial')}"
+        ) from error
+    log.unlink(missing_ok=True)
+    return returned
 
 
 def _boiled_down(error: BaseException) -> str:
@@ -374,17 +386,26 @@ def _input_values(module: fx.GraphModule) -> list[torch.Tensor]:
 
 
 class _Recorder(fx.Interpreter):
-    """Runs a graph and keeps the values of the nodes asked for."""
+    """Runs a graph in one type and keeps the values of the nodes asked for.
+
+    Tensors that the graph makes itself, or casts, come in the type of the capture and are brought to that of the run.
+    """
 
     def __init__(
-        self, module: fx.GraphModule, nodes: frozenset[str], after: Callable[[torch.Tensor], torch.Tensor] | None
+        self,
+        module: fx.GraphModule,
+        dtype: torch.dtype,
+        nodes: frozenset[str],
+        after: Callable[[torch.Tensor], torch.Tensor] | None,
     ) -> None:
         super().__init__(module)
-        self.nodes, self.after = nodes, after
+        self.dtype, self.nodes, self.after = dtype, nodes, after
         self.kept: dict[str, torch.Tensor] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            value = value.to(self.dtype)
         if self.after is not None and isinstance(value, torch.Tensor) and value.is_floating_point():
             value = self.after(value)
         if n.name in self.nodes:
@@ -426,7 +447,7 @@ def prepare(
     module = copy.deepcopy(graph.module).to(dtype)
 
     def call(feeds: Feeds) -> dict[str, NDArray[Any]]:
-        recorder = _Recorder(module, nodes, after)
+        recorder = _Recorder(module, dtype, nodes, after)
         with torch.no_grad():
             values = recorder.run(*(_as_tensor(feeds[spec.name], dtype) for spec in graph.inputs))
         results = {name: value.numpy() for name, value in recorder.kept.items()}

@@ -1,0 +1,160 @@
+"""Factories with which something is wrong, one kind each."""
+
+import dataclasses
+import sys
+
+import torch
+from torch import nn
+
+CONSTANT = 7
+READY = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def plain(width=4, num_classes=3):
+    print("built with a message on stdout")  # noqa: T201 - users print
+    return nn.Sequential(nn.Conv2d(3, width, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes))
+
+
+def needs(width, *, depth):
+    return plain(width * depth)
+
+
+def raises():
+    raise RuntimeError("no such file: weights.pth\nsecond line")
+
+
+def leaves():
+    sys.exit("usage: train.py --data DIR")
+
+
+def returns_none():
+    plain()
+
+
+def returns_class():
+    return nn.Conv2d
+
+
+def returns_pair():
+    return plain(), "transform"
+
+
+def scripted():
+    return torch.jit.script(plain())
+
+
+def half():
+    return plain().half()
+
+
+def elsewhere():
+    return plain().to("meta")
+
+
+def lazy():
+    return nn.Sequential(nn.LazyConv2d(4, 1))
+
+
+def damaged():
+    model = plain()
+    with torch.no_grad():
+        model[0].weight[0, 0] = float("nan")
+    return model
+
+
+class StaysInTraining(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.norm.train()
+        return self
+
+    def forward(self, x):
+        return self.norm(self.conv(x))
+
+
+class LooksAtValues(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x):
+        y = self.conv(x)
+        if y.mean() > 0:
+            y = y * 2
+        return y
+
+
+class LooksAtSizes(nn.Module):
+    """Control flow on sizes is known when the model is captured, so it is no trouble."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x):
+        return self.conv(x) if x.shape[2] > 16 else self.conv(x) * 2
+
+
+class Picks(nn.Module):
+    def forward(self, x):
+        return x[x > 0.5]
+
+
+@dataclasses.dataclass
+class Result:
+    boxes: torch.Tensor
+
+
+class ReturnsDataclass(nn.Module):
+    def forward(self, x):
+        return Result(x * 2)
+
+
+class ReturnsNothing(nn.Module):
+    def forward(self, x):
+        return {"count": x.ndim}
+
+
+class ByKeyword(nn.Module):
+    def forward(self, *, x):
+        return x * 2
+
+
+class NoInput(nn.Module):
+    def forward(self):
+        return torch.zeros(1)
+
+
+class OnlyOneSize(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3 * 32 * 32, 4)
+
+    def forward(self, x):
+        return self.head(x.flatten(1))
+
+
+class NeedsMultiples(nn.Module):
+    def forward(self, x):
+        small = nn.functional.avg_pool2d(x, 8)
+        return x + nn.functional.interpolate(small, scale_factor=8)
+
+
+class GreyImages(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+class OwnFloat32(nn.Module):
+    """Makes a float32 matrix while it runs, which cannot be multiplied with float64 features."""
+
+    def forward(self, x):
+        return x.mean((2, 3)) @ torch.eye(3)
