@@ -193,12 +193,17 @@ def export(as_json: bool, **options: Any) -> None:
 @click.option("--format", "formats", multiple=True, type=MemberType(Format, "format"), help="Only these.")
 @click.option("--layers", "show_layers", is_flag=True, help="Print a row per layer.")
 @click.option("--outputs-only", is_flag=True, help="Judge the outputs alone, not every layer.")
+@click.option("--junit", type=click.Path(path_type=Path), help="Write the verdicts there as JUnit XML as well.")
+@click.option("--markdown", type=click.Path(path_type=Path), help="Write a summary for a CI run there.")
 @json_option
-def parity(bundle: Path, formats: tuple[Format, ...], show_layers: bool, outputs_only: bool, as_json: bool) -> None:
+def parity(
+    bundle: Path, formats: tuple[Format, ...], show_layers: bool, outputs_only: bool, as_json: bool, **files: Any
+) -> None:
     """Prove that the artifacts compute the same function.
 
     Runs each on the golden inputs and compares outputs and layers with the float64 reference; the first layer that
-    differs is named. Exit code 1 if any artifact fails, 3 if one could not be run here. Writes reports/parity.json.
+    differs is named. Exit code 1 if any artifact fails, 3 if one could not be run here. Writes reports/parity.json and
+    reports/junit.xml.
 
     \b
     Example:
@@ -208,13 +213,16 @@ def parity(bundle: Path, formats: tuple[Format, ...], show_layers: bool, outputs
     from coordatt_deploy import pipeline
     from coordatt_deploy.bundle import open_bundle
     from coordatt_deploy.report import screen
+    from coordatt_deploy.reporting import write_summaries
 
     with screen.bars() as stages:
         opened = open_bundle(bundle)
         chosen = formats or tuple(Format)
         report = pipeline.check_parity(opened, stages, formats=chosen, layers=not outputs_only)
+    document = report.to_json()
+    write_summaries(opened, document, files["junit"], files["markdown"])
     if as_json:
-        _print(report.to_json())
+        _print(document)
     else:
         screen.show_parity(opened, report, layers=show_layers)
     sys.exit(screen.exit_code(report))
@@ -262,6 +270,30 @@ def profile(bundle: Path, formats: tuple[Format, ...], as_json: bool, **settings
         click.echo(json.dumps(document, indent=2, allow_nan=False))
     else:
         screen.show_profile(opened, document)
+
+
+@main.command()
+@bundle_argument
+@click.option("--output", type=click.Path(path_type=Path), help="The file.  [default: BUNDLE/reports/report.html]")
+@json_option
+def report(bundle: Path, output: Path | None, as_json: bool) -> None:
+    """Write everything known of a bundle into one HTML file.
+
+    Verdicts, agreement layer by layer, latency with every sample, sizes, operators, machine and versions. The file
+    needs no network and no script, and reads on a phone and on paper. Run parity and profile before.
+
+    \b
+    Example:
+        coordatt-deploy report mobilenetv2_ca_035.digits
+    """
+    from coordatt_deploy.bundle import open_bundle
+    from coordatt_deploy.reporting import write_page
+
+    path = write_page(open_bundle(bundle), output)
+    if as_json:
+        _print({"report": str(path)})
+    else:
+        click.echo(path)
 
 
 @main.command()

@@ -1,0 +1,102 @@
+"""The parity report for machines and for the summary of a CI run: JUnit XML and Markdown."""
+
+from collections.abc import Mapping
+from typing import Any
+from xml.etree import ElementTree
+
+Document = Mapping[str, Any]
+
+
+def junit(parity: Document) -> str:
+    """Return ``parity.json``'s document as JUnit XML.
+
+    One suite per artifact. Its cases are the outputs and the layers, each layer once, under the name that the table
+    shows; a layer that only inherits passes, with a remark, as it is not the one to be mended.
+    """
+    root = ElementTree.Element("testsuites", name="coordatt-deploy parity")
+    totals = [_suite(root, item) for item in parity["artifacts"]]
+    for position, key in enumerate(("tests", "failures", "skipped")):
+        root.set(key, str(sum(total[position] for total in totals)))
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode", xml_declaration=False) + "\n"
+
+
+def _suite(root: ElementTree.Element, item: Document) -> tuple[int, int, int]:
+    suite = ElementTree.SubElement(root, "testsuite", name=printable(item["path"]))
+    counts = [0, 0, 0]
+
+    def case(group: str, name: str, passed: bool | None, text: str, remark: str = "") -> None:
+        element = ElementTree.SubElement(
+            suite, "testcase", classname=printable(f"{item['path']}:{group}"), name=printable(name), time="0"
+        )
+        counts[0] += 1
+        if passed is None:
+            counts[2] += 1
+            ElementTree.SubElement(element, "skipped", message=printable(text))
+        elif not passed:
+            counts[1] += 1
+            ElementTree.SubElement(element, "failure", message=printable(text), type="parity").text = printable(text)
+        elif remark:
+            ElementTree.SubElement(element, "system-out").text = printable(remark)
+
+    # The verdict itself is a case: it stands where an artifact could not be run at all.
+    case("file", "verdict", item["passed"], str(item["problem"] or item.get("summary") or "within tolerance"))
+    for output in item["outputs"]:
+        found = f"worst error {output['max_abs_error']}, allowed {output['allowed']}, SQNR {output['sqnr_db']} dB"
+        case("outputs", output["name"], output["passed"], found)
+    for row in item.get("layers", ()):
+        found = f"local error {row['local_max_abs_error']}, allowed {row['local_allowed']}"
+        remark = "inherits the error of an earlier layer" if row["inherits"] else ""
+        case("layers", row["layer_id"], row["passed"], str(row["note"]) if row["passed"] is None else found, remark)
+    for position, key in enumerate(("tests", "failures", "skipped")):
+        suite.set(key, str(counts[position]))
+    return counts[0], counts[1], counts[2]
+
+
+def printable(value: object) -> str:
+    """Replace what XML 1.0 has no way to write: control characters, lone surrogates."""
+    return "".join(letter if _writable(ord(letter)) else "\N{REPLACEMENT CHARACTER}" for letter in str(value))
+
+
+def _writable(code: int) -> bool:
+    return code in (0x9, 0xA, 0xD) or 0x20 <= code <= 0xD7FF or 0xE000 <= code <= 0xFFFD or code >= 0x10000
+
+
+def markdown(parity: Document, model: str) -> str:
+    """Return ``parity.json``'s document as Markdown for the summary of a CI run."""
+    verdict = "all files compute the model's function" if parity["passed"] else "not all files passed"
+    lines = [
+        f"### Parity of {cell(model)}: {verdict}",
+        "",
+        "| file | verdict | worst error | allowed | SQNR | top-1 agreement | first layer beyond tolerance |",
+        "|---|---|--:|--:|--:|--:|---|",
+    ]
+    for item in parity["artifacts"]:
+        mark = {True: "✅ passed", False: "❌ failed", None: "➖ not run"}[item["passed"]]
+        decibels = "equal" if item["exact"] else _figure(item["sqnr_db"], ".1f", " dB")
+        first = "–" if not item["first_diverging_layer"] else cell(item["first_diverging_layer"])
+        figures = (_figure(item["max_abs_error"]), _figure(item["allowed"]), decibels, _percent(item["top1_agreement"]))
+        lines.append(f"| {cell(item['path'])} | {mark} | {' | '.join(figures)} | {first} |")
+    said = [item.get("problem") or "" for item in parity["artifacts"]]
+    for item, problem in zip(parity["artifacts"], said, strict=True):
+        if problem:
+            lines += ["", f"- {cell(item['path'])}: {cell(problem)}"]
+    return "\n".join(lines) + "\n"
+
+
+def cell(value: object) -> str:
+    """Return a text from outside as inert Markdown on one line."""
+    text = " ".join(printable(value).split())
+    for letter in "\\`*_{}[]<>()#+!|~@&":
+        text = text.replace(
+            letter, f"\\{letter}" if letter not in "<>&" else {"<": "&lt;", ">": "&gt;", "&": "&amp;"}[letter]
+        )
+    return text
+
+
+def _figure(value: float | None, form: str = ".3g", unit: str = "") -> str:
+    return "–" if value is None else f"{float(value):{form}}{unit}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{float(value):.1%}"
