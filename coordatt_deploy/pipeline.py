@@ -33,7 +33,7 @@ from coordatt_deploy.errors import DeployError, MissingDependencyError, UsageErr
 from coordatt_deploy.exporters import PRECISIONS
 from coordatt_deploy.latency import ProfileSettings
 from coordatt_deploy.layer_parity import ArtifactLayers
-from coordatt_deploy.parity import TOLERANCES, ArtifactParity, ParityReport, judge
+from coordatt_deploy.parity import TOLERANCES, judge
 from coordatt_deploy.profile_document import profile_document
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quiet import captured, log_folder, set_environment
@@ -41,6 +41,7 @@ from coordatt_deploy.runtimes import runtime
 from coordatt_deploy.specs import Artifact, Format, ModelSpec, Precision, TargetCpu, TensorSpec, to_json
 from coordatt_deploy.tensors import decode, encode
 from coordatt_deploy.timing import measure_bundle
+from coordatt_deploy.verdicts import ArtifactParity, ParityReport
 
 DEFAULT_MODEL: Final = "mobilenetv2_ca_035.digits"
 TOOLS: Final = (

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.layer_parity import LayerRow
-from coordatt_deploy.parity import ArtifactParity, ParityReport
 from coordatt_deploy.progress import Stages
+from coordatt_deploy.verdicts import ArtifactParity, ParityReport
 
 WIDTH_WHEN_PIPED = 160
 
