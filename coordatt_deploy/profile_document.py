@@ -41,6 +41,14 @@ class ArtifactLatency:
 
 
 @dataclass(frozen=True, slots=True)
+class Skipped:
+    """An artifact that was not measured, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """All that was measured of a bundle.
 
@@ -49,6 +57,7 @@ class Profile:
         results: One for each artifact and number of threads.
         yardsticks: By number of threads: the machine's own speed in the rounds of those results.
         settings: What was asked for, as it stands in the document.
+        skipped: What could not be measured here.
         interrupted: Whether Ctrl-C ended it early.
     """
 
@@ -56,6 +65,7 @@ class Profile:
     results: tuple[ArtifactLatency, ...]
     yardsticks: Mapping[int, Latency] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    skipped: tuple[Skipped, ...] = ()
     interrupted: bool = False
 
 
@@ -68,6 +78,7 @@ def profile_document(profile: Profile) -> dict[str, Any]:
         "results": [_result(item) for item in profile.results],
         "ratios": ratios(profile.results),
         "yardsticks": [{"threads": threads, **_samples(item)} for threads, item in profile.yardsticks.items()],
+        "skipped": to_json(profile.skipped),
         "interrupted": profile.interrupted,
     }
 
@@ -147,6 +158,7 @@ def parse_profile(document: Mapping[str, Any]) -> Profile:
         results=tuple(_parse_result(item) for item in document["results"]),
         yardsticks={item["threads"]: _parse_latency(item, threads=1) for item in document["yardsticks"]},
         settings=document["settings"],
+        skipped=tuple(Skipped(**item) for item in document["skipped"]),
         interrupted=document["interrupted"],
     )
 

@@ -7,7 +7,14 @@ import pytest
 from coordatt_deploy import host
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.latency import ColdStart, Latency, ProfileSettings
-from coordatt_deploy.profile_document import ArtifactLatency, Profile, load_profile, parse_profile, profile_document
+from coordatt_deploy.profile_document import (
+    ArtifactLatency,
+    Profile,
+    Skipped,
+    load_profile,
+    parse_profile,
+    profile_document,
+)
 from coordatt_deploy.specs import Format, Origin, Precision, TargetCpu, to_json
 from coordatt_deploy.statistics import Evidence
 
@@ -44,6 +51,7 @@ def profile():
         ),
         yardsticks={1: latency(1.5), 2: latency(1.6)},
         settings=to_json(ProfileSettings()),
+        skipped=(Skipped("tflite/d.tflite", "no runtime"),),
         interrupted=True,
     )
 

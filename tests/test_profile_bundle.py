@@ -1,0 +1,214 @@
+import json
+import sys
+from types import ModuleType
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from coordatt_deploy import runtimes
+from coordatt_deploy.bundle import Manifest, finish, open_bundle, save_golden, sha256, writing
+from coordatt_deploy.errors import MissingDependencyError, UsageError
+from coordatt_deploy.latency import ProfileSettings
+from coordatt_deploy.profile_bundle import profile_bundle
+from coordatt_deploy.profile_document import parse_profile, profile_document
+from coordatt_deploy.progress import Stages
+from coordatt_deploy.runtimes import onnxruntime
+from coordatt_deploy.specs import Artifact, Format, ModelSpec, Origin, Precision, Preprocessing, TensorSpec
+
+SPEC = ModelSpec("net", Preprocessing((32, 48)), source_sha256="0" * 64)
+IMAGE = TensorSpec("image", (1, 3, 32, 48), "float32", "NCHW")
+LOGITS = TensorSpec("logits", (1, 8, 32, 48), "float32", "NCHW")
+SHORT = ProfileSettings(samples=40, openings=2, min_seconds=0.0)
+
+
+def save_convolution(path, kernel):
+    """Write an ONNX network of one convolution."""
+    weights = numpy_helper.from_array(np.ones((8, 3, kernel, kernel), np.float32), "weights")
+    node = helper.make_node("Conv", ["image", "weights"], ["logits"], pads=[kernel // 2] * 4)
+    graph = helper.make_graph(
+        [node],
+        "net",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, IMAGE.shape)],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, LOGITS.shape)],
+        [weights],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+
+
+@pytest.fixture
+def write_bundle(tmp_path):
+    """Write a bundle with an artifact for each (format, kernel size); all files are ONNX inside."""
+
+    def write(*kinds):
+        with writing(tmp_path / "net", SPEC.source_sha256) as staging:
+            artifacts = []
+            for kind, kernel in kinds:
+                path = staging / kind / f"net_{kernel}.{kind}"
+                path.parent.mkdir(exist_ok=True)
+                save_convolution(path, kernel)
+                layers = path.with_suffix(".layers.json")
+                layers.write_text("{}")
+                artifacts.append(
+                    Artifact(
+                        f"{kind}/{path.name}", kind, Precision.FP32, None, None, path.stat().st_size, sha256(path),
+                        (IMAGE,), (LOGITS,), f"{kind}/{layers.name}",
+                    )
+                )  # fmt: skip
+            (staging / "golden").mkdir()
+            save_golden(staging / "golden/inputs.npz", {"image": [np.ones((1, 3, 32, 48), np.float32)] * 2})
+            finish(staging, Manifest(SPEC, (IMAGE,), (LOGITS,), tuple(artifacts)))
+        return open_bundle(tmp_path / "net")
+
+    return write
+
+
+@pytest.fixture
+def evaluator(monkeypatch):
+    """A runtime for Core ML artifacts that is no real one, as the evaluator is none."""
+
+    class Evaluator(onnxruntime.OnnxRuntimeRunner):
+        runtime = "evaluator 1"
+        origin = Origin.EVALUATED
+
+    def open_artifact(path, artifact, *, threads=1, tensors=()):
+        runner = onnxruntime.open_artifact(path, artifact, threads=threads, tensors=tensors)
+        runner.__class__ = Evaluator
+        return runner
+
+    module = ModuleType("made_up_evaluator")
+    module.open_artifact = open_artifact
+    monkeypatch.setitem(sys.modules, "made_up_evaluator", module)
+    monkeypatch.setitem(runtimes.RUNTIMES, Format.COREML, "made_up_evaluator")
+
+
+class Recorder:
+    """Progress that remembers."""
+
+    def __init__(self):
+        self.stages = []
+
+    def start(self, stage, total):
+        self.stages.append([stage, total, 0])
+        return len(self.stages) - 1
+
+    def advance(self, handle):
+        self.stages[handle][2] += 1
+
+    def finish(self, handle):
+        pass
+
+
+def test_every_artifact_is_profiled(write_bundle):
+    """
+    Real runtime, real clock: both artifacts have samples, a cold start and the same rounds, and the larger is slower.
+    """
+    bundle = write_bundle((Format.ONNX, 1), (Format.ONNX, 15))
+    recorder = Recorder()
+
+    profile = profile_bundle(bundle, SHORT, Stages(recorder))
+    document = profile_document(profile)
+    small, large = document["results"]
+
+    assert ["onnx/net_1.onnx", "onnx/net_15.onnx"] == [small["path"], large["path"]]
+    assert {40} == {len(item["samples_ns"]) for item in document["results"]}
+    assert all(item["load_ms"] > 0 and item["first_inference_ms"] > 0 for item in document["results"])
+    assert {"measured"} == {item["origin"] for item in document["results"]}
+    assert small["runtime"].startswith("onnxruntime ")
+    assert small["median_ms"] < large["median_ms"]
+    assert ["onnx/net_1.onnx", "onnx/net_15.onnx"] == [document["ratios"][0]["a"], document["ratios"][0]["b"]]
+    assert document["host"]["before"]["uptime_ms"] == profile.host.before.uptime_ms
+    assert profile == parse_profile(json.loads(json.dumps(document, allow_nan=False)))
+    assert [["cold start", 2, 2], ["latency, 1 thread", 100, 100]] == recorder.stages
+
+
+@pytest.mark.usefixtures("evaluator")
+def test_an_evaluators_time_is_no_latency(write_bundle):
+    """
+    What an evaluator runs takes no turns with the others, has no cold start, no ratio, and says that it is unusable.
+    """
+    bundle = write_bundle((Format.COREML, 3), (Format.ONNX, 1))
+
+    document = profile_document(profile_bundle(bundle, SHORT))
+    results = {item["path"]: item for item in document["results"]}
+    evaluated = results["coreml/net_3.coreml"]
+
+    assert ("evaluated", "evaluator 1", "unusable", None) == tuple(
+        evaluated[key] for key in ("origin", "runtime", "verdict", "load_ms")
+    )
+    assert 3 == len(evaluated["samples_ns"])
+    assert 40 == len(results["onnx/net_1.onnx"]["samples_ns"])
+    assert [] == document["ratios"]
+
+
+def test_a_missing_runtime_skips_its_artifacts(write_bundle, monkeypatch):
+    """
+    A board with one runtime profiles what that opens; the rest is named with the install line.
+    """
+    monkeypatch.setitem(runtimes.RUNTIMES, Format.TFLITE, "no_such_runtime")
+    bundle = write_bundle((Format.ONNX, 1), (Format.TFLITE, 1))
+
+    document = profile_document(profile_bundle(bundle, SHORT))
+
+    assert ["onnx/net_1.onnx"] == [item["path"] for item in document["results"]]
+    assert ["tflite/net_1.tflite"] == [item["path"] for item in document["skipped"]]
+    assert "pip install" in document["skipped"][0]["reason"]
+
+
+def test_no_runtime_at_all_is_an_error(write_bundle, monkeypatch):
+    """
+    With nothing to measure the missing package is the answer, exit code 3.
+    """
+    monkeypatch.setitem(runtimes.RUNTIMES, Format.TFLITE, "no_such_runtime")
+
+    with pytest.raises(MissingDependencyError, match="no_such_runtime") as missing:
+        profile_bundle(write_bundle((Format.TFLITE, 1)), SHORT)
+
+    assert 3 == missing.value.exit_code
+
+
+def test_a_format_that_the_bundle_lacks_is_refused(write_bundle):
+    """
+    Asking for what is not there is a mistake of the caller.
+    """
+    with pytest.raises(UsageError, match="no artifact in coreml"):
+        profile_bundle(write_bundle((Format.ONNX, 1)), SHORT, formats=[Format.COREML])
+
+
+@pytest.mark.usefixtures("evaluator")
+def test_interruption_keeps_the_artifacts_measured_so_far(write_bundle, monkeypatch):
+    """
+    Ctrl-C while the evaluator runs keeps what the real runtimes gave, flagged.
+    """
+    bundle = write_bundle((Format.ONNX, 1), (Format.COREML, 3))
+    module = sys.modules["made_up_evaluator"]
+    opened, original = [], module.open_artifact
+
+    def interrupted(*arguments, **options):
+        opened.append(1)
+        if len(opened) > 1:
+            raise KeyboardInterrupt
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(module, "open_artifact", interrupted)
+
+    profile = profile_bundle(bundle, SHORT)
+
+    assert profile.interrupted
+    assert ["onnx/net_1.onnx"] == [item.path for item in profile.results]
+
+
+def test_interruption_before_any_sample_is_an_interruption(write_bundle, monkeypatch):
+    """
+    With nothing to keep there is no profile.
+    """
+    bundle = write_bundle((Format.ONNX, 1))
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("coordatt_deploy.profile_bundle.cold_start", interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        profile_bundle(bundle, SHORT)
