@@ -1211,6 +1211,26 @@ def test_a_piece_can_be_cut_out(package):
     assert not np.array_equal(inner["logits"], other["logits"])
 
 
+def test_what_is_fed_is_not_computed_again(tmp_path):
+    """
+    Of two results of one operator, one can be fed and the other computed.
+    """
+
+    def build(a):
+        left, right = mb.split(x=a, num_splits=2, axis=0, name="half")
+        return mb.sub(x=left, y=right, name="difference")
+
+    program = load(save(tmp_path, build, [noise(2, 3)]))
+    left, right = (port.name for port in program.steps[0].outputs)
+    x, fed = noise(2, 3), noise(1, 3, seed=9)
+
+    values = program.evaluate({"a": x, left: fed}, ["difference", left])
+
+    np.testing.assert_array_equal(fed - x[1:], values["difference"])
+    np.testing.assert_array_equal(fed, values[left])
+    assert right not in values
+
+
 def test_results_are_the_callers(package):
     """
     Writing into a result changes neither the program nor the feeds.

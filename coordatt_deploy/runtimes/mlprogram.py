@@ -27,7 +27,7 @@ from coordatt_deploy.runtimes.mlprogram_windows import UnsupportedFormError
 
 Array = NDArray[Any]
 
-PLANS_KEPT: Final = 64
+PLANS_KEPT: Final = 1024  # one for each layer of a network that is cut apart
 
 
 class UnknownOperatorError(DeployError):
@@ -170,7 +170,8 @@ class Program:
         # infinities and NaN are results here, to be seen by whoever judges them
         with np.errstate(all="ignore"):
             for step, dead in self._plan(frozenset(feeds), tuple(wanted)):
-                values.update(step.run(values))
+                for name, value in step.run(values).items():
+                    values.setdefault(name, value)  # one result of a split may have been fed, another not
                 for name in dead:
                     del values[name]
         return {name: np.array(values[name]) for name in wanted}
