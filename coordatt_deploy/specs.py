@@ -138,7 +138,8 @@ class Preprocessing:
         for key in document:
             if key not in known:
                 raise UsageError(f"preprocessing: unknown key {key!r}; {nearest(key, known)}")
-        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in document.items()})
+        fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in document.items()}
+        return cls(**fields)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from coordatt_deploy.cold_start import cold_start
 from coordatt_deploy.errors import MissingDependencyError
 from coordatt_deploy.latency import ColdStart, Measurement, ProfileSettings
 from coordatt_deploy.profile import measure_openings
-from coordatt_deploy.profile_document import ArtifactLatency, Profile
+from coordatt_deploy.profile_document import ArtifactLatency, Profile, Skipped
 from coordatt_deploy.quiet import captured
 from coordatt_deploy.runtimes import Runner, runtime
 from coordatt_deploy.specs import Artifact, Origin, to_json
@@ -46,7 +46,7 @@ def measure_bundle(
     described = replace(host.describe(), before=host.state())
     origins: dict[str, tuple[str, Origin]] = {}
     cold: dict[str, ColdStart] = {}
-    missing: list[str] = []
+    missing: list[Skipped] = []
     size = bundle.manifest.model.preprocessing.size
     with captured(log):
         for artifact in artifacts:
@@ -55,9 +55,9 @@ def measure_bundle(
                     origins[artifact.path] = runner.runtime, runner.origin
                 cold[artifact.path] = cold_start(bundle.root, artifact, threads=settings.threads[0], size=size)
             except MissingDependencyError as error:
-                missing.append(str(error))
+                missing.append(Skipped(artifact.path, str(error)))
     if not origins:
-        raise MissingDependencyError(missing[0] if missing else "there is nothing to measure")
+        raise MissingDependencyError(missing[0].reason if missing else "there is nothing to measure")
     results: list[ArtifactLatency] = []
     yardsticks = {}
     interrupted = False
@@ -82,7 +82,14 @@ def measure_bundle(
         if interrupted:
             break
     described = replace(described, after=host.state())
-    return Profile(described, tuple(results), yardsticks, to_json(settings), interrupted)
+    return Profile(
+        host=described,
+        results=tuple(results),
+        yardsticks=yardsticks,
+        settings=to_json(settings),
+        skipped=tuple(missing),
+        interrupted=interrupted,
+    )
 
 
 def _share(report: Progress, number: int, total: int, share: float) -> None:

@@ -45,7 +45,9 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
         raise ConversionError(f"torch.onnx cannot convert the graph: {error}") from error
     if not same:
         raise ConversionError("onnxsim changed the function of the graph; report the model to the project")
-    renamed = provenance(converted.exported_program)
+    decomposed = converted.exported_program
+    assert decomposed is not None  # noqa: S101 - kept unless the exporter is told to forget it
+    renamed = provenance(decomposed)
     layers = _layer_map(graph, model, renamed)
     _clean(model, layers, request)
     onnx.checker.check_model(model, full_check=True)
@@ -56,7 +58,7 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
 def _layer_map(graph: Graph, model: onnx.ModelProto, renamed: dict[str, str]) -> LayerMap:
     values = {name for node in model.graph.node for name in node.output} | {item.name for item in model.graph.output}
     returned = next(node for node in graph.module.graph.nodes if node.op == "output").args[0]
-    outputs = {node.name: name for node, name in zip(returned, graph.outputs, strict=True)}  # type: ignore[arg-type]
+    outputs = {node.name: name for node, name in zip(returned, graph.outputs, strict=True)}
     places: dict[str, Part | None] = {}
     for node in graph.module.graph.nodes:
         key = origin_key(node)

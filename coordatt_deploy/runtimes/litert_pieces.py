@@ -112,4 +112,5 @@ def quantized(value: NDArray[Any], detail: Mapping[str, Any]) -> NDArray[Any]:
     if np.issubdtype(dtype, np.floating) or not scale:
         return np.ascontiguousarray(value, dtype=dtype)
     limits = np.iinfo(dtype)
-    return np.clip(np.round(np.asarray(value, np.float64) / scale) + zero_point, limits.min, limits.max).astype(dtype)
+    steps: NDArray[Any] = np.round(np.asarray(value, np.float64) / scale) + zero_point
+    return np.clip(steps, limits.min, limits.max).astype(dtype)
