@@ -34,13 +34,13 @@ from coordatt_deploy.exporters import PRECISIONS
 from coordatt_deploy.latency import ProfileSettings
 from coordatt_deploy.layer_parity import ArtifactLayers
 from coordatt_deploy.parity import TOLERANCES, judge
+from coordatt_deploy.profile_bundle import profile_bundle
 from coordatt_deploy.profile_document import profile_document
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quiet import captured, log_folder, set_environment
 from coordatt_deploy.runtimes import runtime
 from coordatt_deploy.specs import Artifact, Format, ModelSpec, Precision, TargetCpu, TensorSpec, to_json
 from coordatt_deploy.tensors import decode, encode
-from coordatt_deploy.timing import measure_bundle
 from coordatt_deploy.verdicts import ArtifactParity, ParityReport
 
 DEFAULT_MODEL: Final = "mobilenetv2_ca_035.digits"
@@ -435,22 +435,8 @@ def measure_latency(
         MissingDependencyError: None of them can be run here.
     """
     set_environment()
-    chosen = [artifact for artifact in bundle.manifest.artifacts if artifact.format in formats]
-    if not chosen:
-        raise UsageError(f"{bundle.root} has no artifact in {', '.join(formats)}; export some first")
-    done = 0
-
-    with stages.stage("profile", 100) as step:
-
-        def show(share: float) -> None:
-            nonlocal done
-            while done < int(share * 100):
-                done += 1
-                step()
-
-        log = log_folder() / f"profile-{os.getpid()}.log"
-        profile = measure_bundle(bundle, chosen, settings or ProfileSettings(), log, show)
-        log.unlink(missing_ok=True)
+    with _logged("profile"):
+        profile = profile_bundle(bundle, settings or ProfileSettings(), stages, formats=formats)
     document = profile_document(profile)
     bundle.write_report("profile.json", json.dumps(document, allow_nan=False) + "\n")
     return document
