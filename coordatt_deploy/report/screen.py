@@ -4,7 +4,6 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import PurePosixPath
 from typing import Any
 
 from rich.console import Console
@@ -15,9 +14,11 @@ from rich.text import Text
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.layer_parity import LayerRow
 from coordatt_deploy.progress import Stages
+from coordatt_deploy.specs import Artifact
 from coordatt_deploy.verdicts import ArtifactParity, ParityReport
 
 WIDTH_WHEN_PIPED = 160
+FAMILIES = {"x86_64": "x86_64", "AMD64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}  # platform.machine() to ours
 
 
 class _Bars:
@@ -85,6 +86,12 @@ def count(value: int) -> str:
     return f"{value:,}"
 
 
+def label(artifact: Artifact) -> Text:
+    """``onnx fp32 arm64``: what tells an artifact from the others of its bundle."""
+    parts = (artifact.format.value, artifact.recipe or artifact.precision.value, artifact.target_cpu)
+    return Text(" ".join(part for part in parts if part))
+
+
 def _verdict(item: ArtifactParity) -> Text:
     if item.passed is None:
         return Text("not run", style="yellow")
@@ -124,9 +131,7 @@ def show_parity(bundle: Bundle, report: ParityReport, *, layers: bool = False) -
         right=("worst error", "SQNR", "top-1 agreement"),
     )
     for item in report.artifacts:
-        table.add_row(
-            Text(item.artifact.path), item.runtime or "–", item.origin or "–", *_evidence(item), _verdict(item)
-        )
+        table.add_row(label(item.artifact), item.runtime or "–", item.origin or "–", *_evidence(item), _verdict(item))
     console = _console()
     console.print(table)
     _explain(console, report)
@@ -138,7 +143,7 @@ def _show_layers(console: Console, report: ParityReport) -> None:
     judged = [item.layers for item in report.artifacts if item.layers is not None and item.layers.rows]
     if not judged:
         return
-    names = [PurePosixPath(item.name).name for item in judged]
+    names = [label(item.artifact).plain if item.artifact else item.name for item in judged]
     table = _table("SQNR in dB by layer: accumulated / local; = seen through a later layer, ∞ equal", "layer", *names)
     for rows in zip(*(item.rows for item in judged), strict=True):
         table.add_row(Text(rows[0].layer_id), *(_layer_cell(row) for row in rows))
@@ -199,7 +204,7 @@ def show_build(bundle: Bundle, report: ParityReport, profile: Mapping[str, Any])
         timed = latency.get(item.artifact.path)
         median = "–" if timed is None else f"{timed['median_ms']:.2f} ms" + _remark(timed)
         table.add_row(
-            Text(item.artifact.path),
+            label(item.artifact),
             size(item.artifact.bytes),
             item.runtime or "–",
             item.origin or "–",
@@ -222,7 +227,11 @@ def _remark(result: Mapping[str, Any]) -> str:
 
 def _host_line(profile: Mapping[str, Any]) -> str:
     host = profile["host"]
-    return f"latency: one image on {host['cpu']}, {host['os']}; the evaluator's time says nothing about a phone"
+    text = f"latency: one image on {host['cpu']}, {host['os']}; the evaluator's time says nothing about a phone"
+    cpus = {item["target_cpu"] for item in profile["results"]} - {None, FAMILIES.get(host["architecture"])}
+    if cpus:
+        text += f"; the {' and '.join(sorted(cpus))} form is made for another CPU than this one and is slower here"
+    return text
 
 
 def show_profile(bundle: Bundle, document: Mapping[str, Any]) -> None:
@@ -240,10 +249,11 @@ def show_profile(bundle: Bundle, document: Mapping[str, Any]) -> None:
         "verdict",
         right=("threads", "median", "95 % interval", "p90", "p99"),
     )
+    labels = {artifact.path: label(artifact) for artifact in bundle.manifest.artifacts}
     for item in document["results"]:
         low, high = item["ci95_ms"] or (float("nan"), float("nan"))
         table.add_row(
-            Text(item["path"]),
+            labels[item["path"]],
             item["runtime"],
             item["origin"],
             str(item["threads"]),
@@ -256,9 +266,12 @@ def show_profile(bundle: Bundle, document: Mapping[str, Any]) -> None:
     console = _console()
     console.print(table)
     for item in document["results"]:
-        if item["verdict"] != "stable":
+        if item["verdict"] != "stable" and item["origin"] != "evaluated":
             console.print(
-                Text(f"{item['path']}, {item['threads']} threads: {item['verdict']}: {item['reason']}", style="yellow")
+                Text(
+                    f"{labels[item['path']]}, threads {item['threads']}: {item['verdict']}: {item['reason']}",
+                    style="yellow",
+                )
             )
     console.print(Text(_host_line(document), style="dim"))
 
