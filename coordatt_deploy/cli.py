@@ -151,11 +151,12 @@ def build(as_json: bool, **options: Any) -> None:
         coordatt-deploy build --model mobilenetv2_ca_100 --checkpoint mbv2_ca.pth --output-dir ca_100
     """
     from coordatt_deploy import pipeline
+    from coordatt_deploy.proving import check_parity
     from coordatt_deploy.report import screen
 
     with screen.bars() as stages:
         bundle = pipeline.export(_plan(**options), stages)
-        parity = pipeline.check_parity(bundle, stages)
+        parity = check_parity(bundle, stages)
         profile = pipeline.measure_latency(bundle, stages)
     if as_json:
         _print({"bundle": str(bundle.root), "passed": parity.passed,
@@ -193,6 +194,21 @@ def export(as_json: bool, **options: Any) -> None:
 @click.option("--format", "formats", multiple=True, type=MemberType(Format, "format"), help="Only these.")
 @click.option("--layers", "show_layers", is_flag=True, help="Print a row per layer.")
 @click.option("--outputs-only", is_flag=True, help="Judge the outputs alone, not every layer.")
+@click.option(
+    "--tolerance",
+    type=click.Path(path_type=Path),
+    help="Other tolerances, as TOML or JSON: [onnx.fp32] with multiple, or min_sqnr_db, and min_top1_agreement.",
+)
+@click.option(
+    "--inputs",
+    type=click.Path(path_type=Path),
+    help="Other inputs: an .npz with an array for each input, (cases, C, H, W), or a folder of images.",
+)
+@click.option(
+    "--save-failing",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write inputs and tensors of the first failing layer there, to attach to a bug report.",
+)
 @click.option("--junit", type=click.Path(path_type=Path), help="Write the verdicts there as JUnit XML as well.")
 @click.option("--markdown", type=click.Path(path_type=Path), help="Write a summary for a CI run there.")
 @json_option
@@ -209,16 +225,29 @@ def parity(
     Example:
         coordatt-deploy parity mobilenetv2_ca_035.digits
         coordatt-deploy parity mobilenetv2_ca_035.digits --layers
+        coordatt-deploy parity mobilenetv2_ca_035.digits --inputs photos --save-failing failing
     """
-    from coordatt_deploy import pipeline
     from coordatt_deploy.bundle import open_bundle
+    from coordatt_deploy.proving import check_parity
     from coordatt_deploy.report import screen
     from coordatt_deploy.reporting import write_summaries
+    from coordatt_deploy.tolerances import BUILT_IN, read_tolerances
 
+    if outputs_only and (show_layers or files["save_failing"]):
+        raise UsageError("--outputs-only judges no layer; leave it out, or --layers and --save-failing")
+    tolerances = read_tolerances(files["tolerance"]) if files["tolerance"] else BUILT_IN
     with screen.bars() as stages:
         opened = open_bundle(bundle)
-        chosen = formats or tuple(Format)
-        report = pipeline.check_parity(opened, stages, formats=chosen, layers=not outputs_only)
+        report = check_parity(
+            opened,
+            stages,
+            formats=formats or tuple(Format),
+            layers=not outputs_only,
+            need_layers=show_layers,
+            tolerances=tolerances,
+            inputs=files["inputs"],
+            save_failing=files["save_failing"],
+        )
     document = report.to_json()
     write_summaries(opened, document, files["junit"], files["markdown"])
     if as_json:

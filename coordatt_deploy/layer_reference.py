@@ -58,6 +58,12 @@ class ReferenceLayers:
             {name: found[name] for name in self.graph.outputs},
         )
 
+    def sources(self, layer_id: str) -> tuple[str, ...]:
+        """Return the layers that a layer reads directly, in the order of its arguments; the inputs are none."""
+        layer_of = {node: layer for layer, node in self.nodes.items()}
+        (node,) = [item for item in self.graph.module.graph.nodes if item.name == self.nodes[layer_id]]
+        return tuple(layer_of[item.name] for item in node.all_input_nodes if item.name in layer_of)
+
     def accumulated(self, feeds: Feeds, precision: Precision, reference: LayerReference) -> dict[str, float]:
         """Return the greatest error of each layer when torch itself computes in *precision* from the input on."""
         found = self._rounded[precision](feeds)

@@ -32,11 +32,15 @@ class Tolerance:
         basis: ``fp32``: torch computing in float32. ``fp16``: torch rounding every value to float16 and computing in
             float32, as runtimes with float16 storage do.
         reason: Shown beside every verdict.
+        min_sqnr_db: What outputs and layers must reach instead of staying within the multiple.
+        min_top1_agreement: Share of the cases in which the first class must be the reference's; asked for besides.
     """
 
     multiple: float
     basis: Precision
     reason: str
+    min_sqnr_db: float | None = None
+    min_top1_agreement: float | None = None
 
 
 _FP32_REASON: Final = (
@@ -126,18 +130,21 @@ def judge(name: str, candidate: Arrays, reference: Arrays, rounding: Arrays, tol
     ratios = [0.0 if not _worst(error) else ratio for error, ratio in zip(errors, ratios, strict=True)]
     worst = int(np.argmax(np.nan_to_num(ratios, nan=math.inf)))
     flat = int(np.argmax(np.nan_to_num(errors[worst], nan=math.inf)))
+    decibels, agreement = sqnr_db(candidate, reference), top1_agreement(candidate, reference)
+    within = not any(beyond) if tolerance.min_sqnr_db is None else decibels >= tolerance.min_sqnr_db
+    agrees = tolerance.min_top1_agreement is None or agreement is None or agreement >= tolerance.min_top1_agreement
     return OutputParity(
         name=name,
-        passed=not any(beyond) and not nonfinite,
+        passed=within and agrees and not nonfinite,
         max_abs_error=max((_worst(error) for error in errors), key=lambda e: math.inf if math.isnan(e) else e),
         allowed=allowed[worst],
         worst_case=worst,
         worst_index=tuple(int(i) for i in np.unravel_index(flat, errors[worst].shape)),
         mismatched=sum(beyond),
         elements=sum(item.size for item in reference),
-        sqnr_db=sqnr_db(candidate, reference),
+        sqnr_db=decibels,
         cosine=cosine(candidate, reference),
-        top1_agreement=top1_agreement(candidate, reference),
+        top1_agreement=agreement,
         nonfinite=nonfinite,
     )
 

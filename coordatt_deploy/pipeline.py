@@ -6,16 +6,12 @@ import os
 import platform
 import shlex
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
-
-import numpy as np
-from numpy.typing import NDArray
 
 from coordatt_deploy import __version__
 from coordatt_deploy.bundle import (
@@ -29,19 +25,16 @@ from coordatt_deploy.bundle import (
     size_bytes,
     writing,
 )
-from coordatt_deploy.errors import DeployError, MissingDependencyError, UsageError
+from coordatt_deploy.errors import MissingDependencyError, UsageError
 from coordatt_deploy.exporters import PRECISIONS
 from coordatt_deploy.latency import ProfileSettings
-from coordatt_deploy.layer_parity import ArtifactLayers
-from coordatt_deploy.parity import TOLERANCES, judge
 from coordatt_deploy.profile_bundle import profile_bundle
 from coordatt_deploy.profile_document import profile_document
 from coordatt_deploy.progress import Stages
+from coordatt_deploy.proving import logged
 from coordatt_deploy.quiet import captured, log_folder, set_environment
-from coordatt_deploy.runtimes import runtime
 from coordatt_deploy.specs import Artifact, Format, ModelSpec, Precision, TargetCpu, TensorSpec, to_json
-from coordatt_deploy.tensors import decode, encode
-from coordatt_deploy.verdicts import ArtifactParity, ParityReport
+from coordatt_deploy.verdicts import ParityReport
 
 DEFAULT_MODEL: Final = "mobilenetv2_ca_035.digits"
 TOOLS: Final = (
@@ -296,131 +289,6 @@ def command_line(arguments: Sequence[str]) -> str:
     return shlex.join(["coordatt-deploy", *arguments])
 
 
-def check_parity(
-    bundle: Bundle,
-    stages: Stages,
-    *,
-    formats: Sequence[Format] = tuple(Format),
-    layers: bool = True,
-    threads: int = 1,
-) -> ParityReport:
-    """Run every artifact on the golden inputs, judge it, and write ``reports/parity.json``.
-
-    Args:
-        bundle: Opened.
-        stages: Shows the progress.
-        formats: Only artifacts of these.
-        layers: Judge every layer as well, where torch is installed.
-        threads: Of the runtimes.
-
-    Raises:
-        UsageError: The bundle has no such artifact.
-    """
-    set_environment()
-    inputs, reference = bundle.golden("inputs"), bundle.golden("outputs")
-    rounding = {kind: bundle.golden(f"rounding_{kind.value}") for kind in (Precision.FP32, Precision.FP16)}
-    chosen = [artifact for artifact in bundle.manifest.artifacts if artifact.format in formats]
-    if not chosen:
-        raise UsageError(f"{bundle.root} has no artifact in {', '.join(formats)}; export some first")
-    verdicts = []
-    for artifact in chosen:
-        with stages.stage(f"parity {Path(artifact.path).name}", len(bundle.manifest.golden)) as step:
-            verdicts.append(_check_artifact(bundle, artifact, inputs, reference, rounding, threads, step))
-    if layers:
-        verdicts = _check_layers(bundle, verdicts, inputs, stages)
-    report = ParityReport(tuple(verdicts))
-    bundle.write_report("parity.json", json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")
-    return report
-
-
-def _check_artifact(
-    bundle: Bundle,
-    artifact: Artifact,
-    inputs: dict[str, list[NDArray[Any]]],
-    reference: dict[str, list[NDArray[Any]]],
-    rounding: dict[Precision, dict[str, list[NDArray[Any]]]],
-    threads: int,
-    step: Callable[[], None],
-) -> ArtifactParity:
-    tolerance = TOLERANCES[artifact.format, artifact.precision]
-    name, origin = "", None
-    try:
-        with _logged(f"parity-{Path(artifact.path).stem}"):
-            results: dict[str, list[NDArray[np.float64]]] = {}
-            with runtime(artifact.format).open_artifact(
-                bundle.path(artifact.path), artifact, threads=threads
-            ) as runner:
-                name, origin = runner.runtime, runner.origin
-                for index in range(len(bundle.manifest.golden)):
-                    feeds = {spec.name: encode(inputs[spec.name][index], spec) for spec in runner.inputs}
-                    given = runner.infer(feeds)
-                    for spec in runner.outputs:
-                        results.setdefault(spec.name, []).append(decode(given[spec.name], spec))
-                    step()
-    except MissingDependencyError as error:
-        return ArtifactParity(artifact, name, origin, None, problem=f"not run: {error}")
-    except DeployError as error:
-        return ArtifactParity(artifact, name, origin, False, problem=str(error))
-    basis = rounding[tolerance.basis]
-    outputs = tuple(judge(o, results[o], reference[o], basis[o], tolerance) for o in reference)
-    passed = all(output.passed for output in outputs)
-    problem = None if passed else "; ".join(output.sentence() for output in outputs if not output.passed)
-    return ArtifactParity(artifact, name, origin, passed, outputs, tolerance, problem)
-
-
-def _check_layers(
-    bundle: Bundle, verdicts: Sequence[ArtifactParity], inputs: dict[str, list[NDArray[Any]]], stages: Stages
-) -> list[ArtifactParity]:
-    """Add every layer's verdict; without torch or the reference, say why not."""
-    try:
-        _need("torch", "onnx")
-        if not bundle.path("reference/graph.json").exists():
-            raise MissingDependencyError("the bundle has no reference/; build it again to judge layers")
-    except MissingDependencyError as error:
-        return [replace(v, layers=ArtifactLayers(v.artifact, v.artifact.path, problem=str(error))) for v in verdicts]
-    import torch
-
-    from coordatt_deploy.layer_reference import ReferenceLayers
-    from coordatt_deploy.localise import choose_cases, localise
-    from coordatt_deploy.reference import load_graph
-
-    torch.set_num_threads(1)
-    with stages.stage("reference by layer"):
-        reference = ReferenceLayers(load_graph(bundle.path("reference")))
-    chosen = choose_cases([case.name for case in bundle.manifest.golden])
-    cases = [{name: values[index] for name, values in inputs.items()} for index in chosen]
-    judged = []
-    for verdict in verdicts:
-        if verdict.passed is None:
-            judged.append(verdict)
-            continue
-        artifact, tolerance = verdict.artifact, TOLERANCES[verdict.artifact.format, verdict.artifact.precision]
-        with stages.stage(f"layers {Path(artifact.path).name}", len(cases)) as step:
-            try:
-                with _logged(f"layers-{Path(artifact.path).stem}"):
-                    layers = localise(bundle, artifact, cases, reference, tolerance, step=step)
-            except DeployError as error:
-                layers = ArtifactLayers(artifact, artifact.path, problem=str(error))
-        judged.append(_with_layers(verdict, layers))
-    return judged
-
-
-def _with_layers(verdict: ArtifactParity, layers: ArtifactLayers) -> ArtifactParity:
-    if layers.passed is not False:
-        return replace(verdict, layers=layers)
-    problem = "; ".join(filter(None, [verdict.problem, layers.sentence().partition(": ")[2]]))
-    return replace(verdict, layers=layers, passed=False, problem=problem)
-
-
-@contextmanager
-def _logged(name: str) -> Iterator[None]:
-    """Keep what runtimes print in a log, which is removed when nothing went wrong."""
-    log = log_folder() / f"{name}-{os.getpid()}.log"
-    with captured(log):
-        yield
-    log.unlink(missing_ok=True)
-
-
 def measure_latency(
     bundle: Bundle,
     stages: Stages,
@@ -435,7 +303,7 @@ def measure_latency(
         MissingDependencyError: None of them can be run here.
     """
     set_environment()
-    with _logged("profile"):
+    with logged("profile"):
         profile = profile_bundle(bundle, settings or ProfileSettings(), stages, formats=formats)
     document = profile_document(profile)
     bundle.write_report("profile.json", json.dumps(document, allow_nan=False) + "\n")
