@@ -27,6 +27,7 @@ from coordatt_deploy.layers import Layer, LayerMap, Part
 from coordatt_deploy.mutations import exchange, functional
 from coordatt_deploy.quiet import captured, log_folder
 from coordatt_deploy.specs import TensorSpec
+from coordatt_deploy.tidy import compute_constants, read_sizes_late
 from coordatt_deploy.user_code import first_line, place, source_line, write_log
 
 aten = torch.ops.aten
@@ -127,6 +128,9 @@ def capture(
     assigned = exchange(flat)
     _check_calls(flat)
     _drop_identities(flat)
+    compute_constants(flat)
+    read_sizes_late(flat)
+    flat.recompile()
     wanted = tuple(output_names or (("logits",) if outputs == 1 else tuple(f"output_{i}" for i in range(outputs))))
     if len(wanted) != outputs:
         raise UsageError(f"the model has {outputs} outputs, but {len(wanted)} names were given: {', '.join(wanted)}")
