@@ -209,11 +209,18 @@ def export(as_json: bool, **options: Any) -> None:
     type=click.Path(path_type=Path, file_okay=False),
     help="Write inputs and tensors of the first failing layer there, to attach to a bug report.",
 )
+@click.option("--target", help="Run on another machine's kernels: qemu-arm64, or qemu-arm64:CPU.")
 @click.option("--junit", type=click.Path(path_type=Path), help="Write the verdicts there as JUnit XML as well.")
 @click.option("--markdown", type=click.Path(path_type=Path), help="Write a summary for a CI run there.")
 @json_option
 def parity(
-    bundle: Path, formats: tuple[Format, ...], show_layers: bool, outputs_only: bool, as_json: bool, **files: Any
+    bundle: Path,
+    formats: tuple[Format, ...],
+    show_layers: bool,
+    outputs_only: bool,
+    target: str | None,
+    as_json: bool,
+    **files: Any,
 ) -> None:
     """Prove that the artifacts compute the same function.
 
@@ -226,6 +233,7 @@ def parity(
         coordatt-deploy parity mobilenetv2_ca_035.digits
         coordatt-deploy parity mobilenetv2_ca_035.digits --layers
         coordatt-deploy parity mobilenetv2_ca_035.digits --inputs photos --save-failing failing
+        coordatt-deploy parity mobilenetv2_ca_035.digits --target qemu-arm64
     """
     from coordatt_deploy.bundle import open_bundle
     from coordatt_deploy.proving import check_parity
@@ -236,18 +244,26 @@ def parity(
     if outputs_only and (show_layers or files["save_failing"]):
         raise UsageError("--outputs-only judges no layer; leave it out, or --layers and --save-failing")
     tolerances = read_tolerances(files["tolerance"]) if files["tolerance"] else BUILT_IN
+    if target is not None and (show_layers or files["inputs"] or files["save_failing"]):
+        raise UsageError("--target judges the outputs on golden inputs; leave out --layers, --inputs, --save-failing")
     with screen.bars() as stages:
         opened = open_bundle(bundle)
-        report = check_parity(
-            opened,
-            stages,
-            formats=formats or tuple(Format),
-            layers=not outputs_only,
-            need_layers=show_layers,
-            tolerances=tolerances,
-            inputs=files["inputs"],
-            save_failing=files["save_failing"],
-        )
+        if target is not None:
+            from coordatt_deploy.emulation import check_parity_on
+
+            chosen = formats or tuple(Format)
+            report = check_parity_on(opened, target, stages, formats=chosen, tolerances=tolerances)
+        else:
+            report = check_parity(
+                opened,
+                stages,
+                formats=formats or tuple(Format),
+                layers=not outputs_only,
+                need_layers=show_layers,
+                tolerances=tolerances,
+                inputs=files["inputs"],
+                save_failing=files["save_failing"],
+            )
     document = report.to_json()
     write_summaries(opened, document, files["junit"], files["markdown"])
     if as_json:
@@ -274,8 +290,9 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str | No
 @click.option("--min-seconds", type=float, help="Least time that the samples of each artifact take together.")
 @click.option("--cpu-affinity", callback=_numbers, help="Cores to run on: 0,1.  [default: all]")
 @click.option("--format", "formats", multiple=True, type=MemberType(Format, "format"), help="Only these.")
+@click.option("--target", help="Count another machine's instructions instead: qemu-arm64, or qemu-arm64:CPU.")
 @json_option
-def profile(bundle: Path, formats: tuple[Format, ...], as_json: bool, **settings: Any) -> None:
+def profile(bundle: Path, formats: tuple[Format, ...], target: str | None, as_json: bool, **settings: Any) -> None:
     """Measure the artifacts' CPU latency on this machine.
 
     Rounds over the artifacts are interleaved, so that a slow moment hits all alike. Each figure comes with its interval
@@ -285,13 +302,28 @@ def profile(bundle: Path, formats: tuple[Format, ...], as_json: bool, **settings
     \b
     Example:
         coordatt-deploy profile mobilenetv2_ca_035.digits --threads 1,2
+        coordatt-deploy profile mobilenetv2_ca_035.digits --target qemu-arm64
     """
     from coordatt_deploy import pipeline
     from coordatt_deploy.bundle import open_bundle
     from coordatt_deploy.latency import ProfileSettings
     from coordatt_deploy.report import screen
 
-    given = ProfileSettings(**{key: value for key, value in settings.items() if value is not None})
+    chosen = {key: value for key, value in settings.items() if value is not None}
+    if target is not None:
+        from coordatt_deploy.emulation import count_on
+
+        if chosen:
+            raise UsageError(f"--target counts instructions; --{next(iter(chosen)).replace('_', '-')} is for latency")
+        with screen.bars() as stages:
+            opened = open_bundle(bundle)
+            counted = count_on(opened, target, stages, formats=formats or tuple(Format))
+        if as_json:
+            click.echo(json.dumps(counted, indent=2, allow_nan=False))
+        else:
+            screen.show_instructions(opened, counted)
+        return
+    given = ProfileSettings(**chosen)
     with screen.bars() as stages:
         opened = open_bundle(bundle)
         document = pipeline.measure_latency(opened, stages, given, formats=formats or tuple(Format))
@@ -347,22 +379,30 @@ def models(as_json: bool) -> None:
 
 
 @main.command()
+@click.option("--setup", "to_set_up", metavar="TARGET", help="Build what a target needs: qemu-arm64. No root needed.")
 @json_option
-def doctor(as_json: bool) -> None:
+def doctor(to_set_up: str | None, as_json: bool) -> None:
     """Say what this machine has and what is missing.
 
     \b
     Example:
         coordatt-deploy doctor
+        coordatt-deploy doctor --setup qemu-arm64
     """
     from coordatt_deploy.doctor import examine
+    from coordatt_deploy.emulation import setup, statuses
     from coordatt_deploy.report import screen
 
-    findings = examine()
+    if to_set_up is not None:
+        with screen.bars() as stages:
+            setup(to_set_up, stages)
+    findings, targets = examine(), statuses()
     if as_json:
-        _print(to_json(findings))
+        _print(
+            to_json(findings) | {"targets": to_json([{**to_json(item), "path": str(item.path)} for item in targets])}
+        )
     else:
-        screen.show_doctor(findings)
+        screen.show_doctor(findings, targets)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from coordatt_deploy.parity import TOLERANCES, judge
 from coordatt_deploy.parity_inputs import read_inputs
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quiet import captured, log_folder, set_environment
-from coordatt_deploy.runtimes import runtime
+from coordatt_deploy.runtimes import Runner, runtime
 from coordatt_deploy.runtimes.provenance import check_provenance
 from coordatt_deploy.specs import Artifact, Format, Precision
 from coordatt_deploy.tensors import decode, encode
@@ -82,11 +83,12 @@ def check_parity(
     for artifact in chosen:
         bundle.layers(artifact)  # a map that is missing or damaged ends this here
         _check_provenance(bundle, artifact)
-    trial = _golden(bundle) if inputs is None else _trial(bundle, inputs, stages)
+    trial = golden_trial(bundle) if inputs is None else _trial(bundle, inputs, stages)
     verdicts = []
     for artifact in chosen:
         with stages.stage(f"parity {Path(artifact.path).name}", len(trial.names)) as step:
-            verdicts.append(_check_artifact(bundle, artifact, trial, threads, tolerances, step))
+            opener = partial(_open, bundle, artifact, threads)
+            verdicts.append(check_artifact(artifact, opener, trial, tolerances, step))
     if layers and missing:
         verdicts = [replace(v, layers=ArtifactLayers(v.artifact, v.artifact.path, problem=missing)) for v in verdicts]
     elif layers:
@@ -114,7 +116,12 @@ def _check_provenance(bundle: Bundle, artifact: Artifact) -> None:
         return  # what cannot be opened here is not run here either
 
 
-def _golden(bundle: Bundle) -> Trial:
+def _open(bundle: Bundle, artifact: Artifact, threads: int) -> Runner:
+    return runtime(artifact.format).open_artifact(bundle.path(artifact.path), artifact, threads=threads)
+
+
+def golden_trial(bundle: Bundle) -> Trial:
+    """Return the bundle's golden cases."""
     return Trial(
         tuple(case.name for case in bundle.manifest.golden),
         bundle.golden("inputs"),
@@ -150,22 +157,20 @@ def _trial(bundle: Bundle, source: Path, stages: Stages) -> Trial:
     return Trial(cases.names, cases.feeds, found[None], rounding)
 
 
-def _check_artifact(
-    bundle: Bundle,
+def check_artifact(
     artifact: Artifact,
+    open_runner: Callable[[], Runner],
     trial: Trial,
-    threads: int,
     tolerances: Tolerances,
     step: Callable[[], None],
 ) -> ArtifactParity:
+    """Run one artifact, wherever *open_runner* opens it, and judge its outputs."""
     tolerance = tolerances[artifact.format, artifact.precision]
     name, origin = "", None
     try:
         with logged(f"parity-{Path(artifact.path).stem}"):
             results: dict[str, list[NDArray[np.float64]]] = {}
-            with runtime(artifact.format).open_artifact(
-                bundle.path(artifact.path), artifact, threads=threads
-            ) as runner:
+            with open_runner() as runner:
                 name, origin = runner.runtime, runner.origin
                 for index in range(len(trial.names)):
                     feeds = {spec.name: encode(trial.inputs[spec.name][index], spec) for spec in runner.inputs}

@@ -64,9 +64,16 @@ class ArtifactParity:
 
 @dataclass(frozen=True, slots=True)
 class ParityReport:
-    """The verdicts on a bundle's artifacts."""
+    """The verdicts on a bundle's artifacts.
+
+    Attributes:
+        skipped: Path and reason of each artifact that the target cannot run.
+        target: Where it was run; None for this machine.
+    """
 
     artifacts: tuple[ArtifactParity, ...]
+    skipped: tuple[tuple[str, str], ...] = ()
+    target: str | None = None
 
     @property
     def passed(self) -> bool:
@@ -78,5 +85,7 @@ class ParityReport:
         return {
             "schema_version": SCHEMA_VERSION,
             "passed": self.passed,
+            "target": self.target,
             "artifacts": [item.to_json() for item in self.artifacts],
+            "skipped": [{"path": path, "reason": reason} for path, reason in self.skipped],
         }

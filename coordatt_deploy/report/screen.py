@@ -168,6 +168,8 @@ def _decibel(value: float) -> str:
 
 
 def _explain(console: Console, report: ParityReport) -> None:
+    for path, reason in report.skipped:
+        console.print(Text(f"{path}: not run: {reason}", style="yellow"))
     for item in report.artifacts:
         if item.layers is not None:
             style = {True: "green", False: "bold red", None: "yellow"}[item.layers.passed]
@@ -276,6 +278,29 @@ def show_profile(bundle: Bundle, document: Mapping[str, Any]) -> None:
     console.print(Text(_host_line(document), style="dim"))
 
 
+def show_instructions(bundle: Bundle, document: Mapping[str, Any]) -> None:
+    """Guest instructions per artifact, with the classes that matter."""
+    labels = {artifact.path: label(artifact) for artifact in bundle.manifest.artifacts}
+    classes = [
+        name
+        for name in dict.fromkeys(name for item in document["results"] for name in item["classes"])
+        if any(item["classes"].get(name) for item in document["results"])
+    ]
+    title = (
+        f"Instructions per inference of {bundle.manifest.model.name} on {document['target']} (emulated), in millions"
+    )
+    table = _table(title, "artifact", "runtime", "all", *classes, "spread", right=("all", *classes, "spread"))
+    for item in document["results"]:
+        counts = [f"{item['classes'].get(name, 0) / 1e6:.1f}" for name in classes]
+        total = f"{item['instructions'] / 1e6:.1f}"
+        table.add_row(labels[item["path"]], item["runtime"], total, *counts, f"{item['spread']:.1e}")
+    console = _console()
+    console.print(table)
+    for item in document["skipped"]:
+        console.print(Text(f"{item['path']}: not run: {item['reason']}", style="yellow"))
+    console.print(Text("instructions are no latency: what one costs depends on the kernel and the chip", style="dim"))
+
+
 def show_models(cards: Sequence[Any]) -> None:
     """The backbones."""
     table = _table(
@@ -294,7 +319,7 @@ def show_models(cards: Sequence[Any]) -> None:
     _console().print(table)
 
 
-def show_doctor(findings: Any) -> None:
+def show_doctor(findings: Any, targets: Sequence[Any] = ()) -> None:
     """What is here and what is missing."""
     console = _console()
     host = findings.host
@@ -304,5 +329,9 @@ def show_doctor(findings: Any) -> None:
     for part in findings.parts:
         table.add_row(part.name, part.version or Text("missing", style="yellow"), part.purpose, Text(part.remedy or ""))
     console.print(table)
+    for target in targets:
+        counts = "counts instructions" if target.counts else target.no_counts_because or ""
+        remark = counts if target.state == "ready" else f"{target.reason or ''}; run: {target.command}"
+        console.print(Text(f"target {target.name}: {target.state}; {remark}".rstrip("; ")))
     for note in findings.notes:
         console.print(Text(note, style="dim"))
