@@ -42,6 +42,8 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
     """Write *graph* as an ``.mlpackage`` folder; see ``Exporter.export``."""
     exported, _ = program(graph)
     exported = exported.run_decompositions({})
+    # coremltools numbers the operators that it names itself through the life of the process: begin anew
+    ct.converters.mil.mil.Builder.name_count.clear()
     try:
         converted = ct.convert(
             exported,
