@@ -1,7 +1,8 @@
 """The judge, layer by layer: which layer of an artifact is wrong, and which only inherit. NumPy only.
 
 Each layer is judged twice. *Accumulated*: the artifact ran from its own input. *Local*: its piece was fed with the
-reference's values, so only its own fault shows. In float, with u the unit roundoff of the storage type,
+reference's values, so only its own fault shows; once more it is *probed* with noise around them, because a dead
+channel or a bound that no image reaches hides a fault. In float, with u the unit roundoff of the storage type,
 
     allowed(case) = multiple * max(rounding(case), median of rounding over the cases, u * max |reference|)
 
@@ -103,6 +104,7 @@ class LayerRow:
     Attributes:
         accumulated: None where the artifact has no such value.
         local: None where its piece could not be run on its own.
+        probed: The same on stirred values; None where they were not tried.
         seen_through: The layer at which it is judged, if not itself.
         note: Why it is absent, what it was fused with.
     """
@@ -114,17 +116,28 @@ class LayerRow:
     seen_through: str | None
     note: str | None
     limit_db: float | None = None
+    probed: Tally | None = None
 
     @property
     def passed(self) -> bool | None:
         """Whether the layer itself is within tolerance; None where nothing of it can be seen."""
         judged = self.local or self.accumulated
-        return None if judged is None else self._within(judged)
+        if judged is None:
+            return None
+        return self._within(judged) and (self.probed is None or self._within(self.probed))
+
+    @property
+    def evidence(self) -> Tally | None:
+        """What shows best that the layer is not right: its own error, that on stirred values, or the accumulated."""
+        for tally in (self.local, self.probed):
+            if tally is not None and not self._within(tally):
+                return tally
+        return self.accumulated
 
     @property
     def inherits(self) -> bool:
         """Whether it is right with right inputs, but off in the whole artifact."""
-        return bool(self.local and self._within(self.local) and self.accumulated and not self._within(self.accumulated))
+        return bool(self.local and self.passed and self.accumulated and not self._within(self.accumulated))
 
     def _within(self, tally: Tally) -> bool:
         if tally.nonfinite:
@@ -144,6 +157,8 @@ class LayerRow:
             "local_sqnr_db": to_json(alone.sqnr_db) if alone else None,
             "local_max_abs_error": to_json(alone.max_abs_error) if alone else None,
             "local_allowed": to_json(alone.allowed) if alone else None,
+            "probe_max_abs_error": to_json(self.probed.max_abs_error) if self.probed else None,
+            "probe_allowed": to_json(self.probed.allowed) if self.probed else None,
             "exact": bool(whole and whole.max_abs_error == 0.0),
             "nonfinite": (whole.nonfinite if whole else 0) + (alone.nonfinite if alone else 0),
             "passed": self.passed,
@@ -181,10 +196,11 @@ class ArtifactLayers:
         return None if row is None else row.layer_id
 
     def _first(self) -> LayerRow | None:
-        made_nan = [row for row in self.rows if row.accumulated and row.accumulated.nonfinite]
+        makes_nan = [row for row in self.rows if row.local and row.local.nonfinite]
+        has_nan = [row for row in self.rows if row.accumulated and row.accumulated.nonfinite]
         wrong = [row for row in self.rows if row.passed is False]
         drifted = [row for row in self.rows if row.accumulated is not None and not row._within(row.accumulated)]
-        for group in (wrong, made_nan, drifted):
+        for group in (makes_nan, wrong, has_nan, drifted):
             if group:
                 return group[0]
         return None
@@ -196,7 +212,7 @@ class ArtifactLayers:
         row = self._first()
         if row is None:
             return f"{self.name}: all layers within tolerance"
-        tally = row.local if row.passed is False and row.local is not None else row.accumulated
+        tally = row.evidence
         assert tally is not None  # noqa: S101 - _first chose it for its tally
         if tally.nonfinite:
             evidence = f"{tally.nonfinite} values are NaN or infinite"
@@ -214,6 +230,8 @@ class ArtifactLayers:
             tail = f"; {len(others)} more wrong on their own, next {others[0].layer_id}"
         else:
             tail = "; layers after it only inherit"
+        if tally is row.probed:
+            evidence += ", on values that the inputs do not reach"
         through = f" (seen through {row.seen_through})" if row.seen_through else ""
         return f"{self.name}: first beyond tolerance at {row.layer_id}{through} ({evidence}){tail}"
 
@@ -246,12 +264,17 @@ class LayerJudge:
     limit_db: float | None = None
     whole: dict[str, Tally] = field(default_factory=dict)
     alone: dict[str, Tally] = field(default_factory=dict)
+    probed: dict[str, Tally] = field(default_factory=dict)
 
     def add(
-        self, layer_id: str, value: NDArray[Any], reference: NDArray[np.float64], rounding: float, *, local: bool
+        self,
+        tallies: dict[str, Tally],
+        layer_id: str,
+        value: NDArray[Any],
+        reference: NDArray[np.float64],
+        rounding: float,
     ) -> None:
-        """Count one case of one layer that the artifact has a tensor for."""
-        tallies = self.alone if local else self.whole
+        """Count one case of one layer that the artifact has a tensor for, in one of the three tallies."""
         tally = tallies.setdefault(layer_id, Tally(self.tolerance.multiple))
         tally.add(value, reference, rounding, UNIT_ROUNDOFF[self.precision])
 
@@ -270,6 +293,7 @@ class LayerJudge:
                     None if at == layer.layer_id else at,
                     layer.absent or layer.note,
                     self.limit_db,
+                    self.probed.get(at),
                 )
             )
         return tuple(rows)
