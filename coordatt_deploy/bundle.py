@@ -71,6 +71,7 @@ class Manifest:
         tool_versions: Of everything that had a hand in it.
         command: The command line that made it.
         stages: What was done, with seconds.
+        notes: What was assumed, renamed or left out, for the user to read.
     """
 
     model: ModelSpec
@@ -84,6 +85,7 @@ class Manifest:
     tool_versions: tuple[tuple[str, str], ...] = ()
     command: str = ""
     stages: tuple[Stage, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def dump(self) -> str:
         """Return the manifest as one JSON document, ``schema_version`` first."""
@@ -120,6 +122,7 @@ class Manifest:
                 tool_versions=tuple(sorted(document["tool_versions"].items())),
                 command=document["command"],
                 stages=tuple(Stage(**item) for item in document["stages"]),
+                notes=tuple(document.get("notes", ())),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BundleError(f"manifest.json is damaged ({type(error).__name__}: {error})") from None

@@ -50,6 +50,21 @@ class SizeType(click.ParamType[Any]):
         return self.fail(f"{value!r} is no size; give whole pixels: 224, or height x width: 320x192", param, ctx)
 
 
+class BoundsType(click.ParamType[Any]):
+    """``96:320`` or ``96:320:32``."""
+
+    name = "MIN:MAX[:STEP]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse."""
+        from coordatt_deploy.sizes import parse_dynamic_size
+
+        try:
+            return parse_dynamic_size(str(value))
+        except UsageError as error:
+            return self.fail(str(error), param, ctx)
+
+
 class MemberType(click.ParamType[Any]):
     """A member of one of the core's enumerations; an unknown one is answered with the nearest."""
 
@@ -78,10 +93,28 @@ def bundle_argument(command: F) -> F:
     return click.argument("bundle", type=click.Path(path_type=Path))(command)
 
 
+def _json_object(context: click.Context, parameter: click.Parameter, value: str | None) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    try:
+        document = json.loads(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is no JSON ({error})", context, parameter) from None
+    if not isinstance(document, dict):
+        raise click.BadParameter(f'{value!r} is no JSON object; write {{"width": 0.5}}', context, parameter)
+    return document
+
+
 def export_options(command: F) -> F:
     """What ``build`` and ``export`` share."""
     options = (
-        click.option("--model", default=None, help="Name of a backbone; see: coordatt-deploy models."),
+        click.option(
+            "--model",
+            help="A backbone (see: coordatt-deploy models), package.module:factory, path/to/file.py:factory, a saved"
+            " program.pt2, or timm:NAME. Code and programs that you name are run.",
+        ),
+        click.option("--model-args", callback=_json_object, help="Keyword arguments of the factory, as a JSON object."),
+        click.option("--name", help="What the model is called in file names."),
         click.option(
             "--checkpoint",
             type=click.Path(path_type=Path),
@@ -106,6 +139,23 @@ def export_options(command: F) -> F:
         ),
         click.option("--input-size", type=SizeType(), help="Pixels: 224, or height x width as 320x192."),
         click.option(
+            "--dynamic-size",
+            "dynamic",
+            type=BoundsType(),
+            help="Any size between two: 96:320, or 96:320:32 for multiples of 32. ONNX and Core ML.",
+        ),
+        click.option("--mean", help="Per channel, in units of --input-range: 0.485,0.456,0.406."),
+        click.option("--std", help="Per channel, in units of --input-range: 0.229,0.224,0.225."),
+        click.option("--input-range", help="What pixel values 0 and 255 become before normalising: 0,1."),
+        click.option("--colour", help="Order of the channels: RGB or BGR."),
+        click.option("--resize", help="bilinear, bicubic or nearest."),
+        click.option(
+            "--preprocessing", type=click.Path(path_type=Path), help="All of these in a file: preprocessing.json."
+        ),
+        click.option(
+            "--golden", type=click.Path(path_type=Path), help="A folder of images of your own for the golden inputs."
+        ),
+        click.option(
             "--output-dir", type=click.Path(path_type=Path), help="The bundle's folder; default: the model's name."
         ),
     )
@@ -124,13 +174,34 @@ def _plan(**options: Any) -> Any:
     return ExportPlan(
         model=options["model"] or DEFAULT_MODEL,
         checkpoint=options["checkpoint"],
-        formats=options["formats"] or tuple(Format),
+        formats=options["formats"],
         precisions=options["precisions"] or None,
+        dynamic=options["dynamic"],
+        intake=_intake(**options),
         target_cpus=options["target_cpus"] or (TargetCpu.ARM64,),
         input_size=options["input_size"],
         output_dir=options["output_dir"],
         command=command_line(sys.argv[1:]),
     )
+
+
+def _intake(**options: Any) -> dict[str, Any]:
+    """Gather what the options say of the model beside its name, weights and size."""
+    from coordatt_deploy.preprocessing import checked, parse_numbers, read_preprocessing
+
+    values = read_preprocessing(options["preprocessing"]) if options["preprocessing"] else {}
+    for key in ("mean", "std", "input_range"):
+        if options[key] is not None:
+            values[key] = parse_numbers(options[key], f"--{key.replace('_', '-')}")
+    values |= {key: options[key] for key in ("colour", "resize") if options[key] is not None}
+    given = {key: options[key] for key in ("model_args", "name", "golden") if options[key] is not None}
+    return given | ({"preprocessing": checked(values)} if values else {})
+
+
+def _notes(bundle: Any) -> None:
+    """Say on stderr what was assumed, renamed or left out."""
+    for note in bundle.manifest.notes:
+        click.echo(f"note: {note}", err=True)
 
 
 def _print(document: dict[str, Any]) -> None:
@@ -158,6 +229,7 @@ def build(as_json: bool, **options: Any) -> None:
         bundle = pipeline.export(_plan(**options), stages)
         parity = check_parity(bundle, stages)
         profile = pipeline.measure_latency(bundle, stages)
+    _notes(bundle)
     if as_json:
         _print({"bundle": str(bundle.root), "passed": parity.passed,
                 "artifacts": pipeline.summary(parity, profile)})  # fmt: skip
@@ -183,6 +255,7 @@ def export(as_json: bool, **options: Any) -> None:
 
     with screen.bars() as stages:
         bundle = pipeline.export(_plan(**options), stages)
+    _notes(bundle)
     if as_json:
         _print({"bundle": str(bundle.root), "artifacts": to_json(bundle.manifest.artifacts)})
     else:

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import nn
 
 from coordatt_deploy.bundle import GoldenCase, save_golden
-from coordatt_deploy.capture import Graph, prepare
+from coordatt_deploy.capture import Graph, prepare, tensor_outputs
 from coordatt_deploy.images import preprocess
 from coordatt_deploy.specs import Preprocessing, TensorSpec
 
@@ -112,8 +112,9 @@ def write_golden(
     for index in range(len(golden.cases)):
         feeds = {name: values[index] for name, values in golden.feeds.items()}
         with torch.no_grad():
-            returned = module(*(torch.from_numpy(feeds[spec.name]).double() for spec in graph.inputs))
-        leaves = torch.utils._pytree.tree_leaves(returned)
+            tensors = [torch.from_numpy(feeds[spec.name]) for spec in graph.inputs]
+            returned = module(*(tensor.double() if tensor.is_floating_point() else tensor for tensor in tensors))
+        leaves = tensor_outputs(returned)
         found = {
             "outputs": {name: leaf.numpy() for name, leaf in zip(graph.outputs, leaves, strict=True)},
             "rounding_fp32": in_fp32(feeds),

@@ -6,9 +6,9 @@ import os
 import platform
 import shlex
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +33,7 @@ from coordatt_deploy.profile_document import profile_document
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.proving import logged
 from coordatt_deploy.quiet import captured, log_folder, set_environment
+from coordatt_deploy.sizes import formats_for_dynamic
 from coordatt_deploy.specs import Artifact, Format, ModelSpec, Precision, TargetCpu, TensorSpec, to_json
 from coordatt_deploy.verdicts import ParityReport
 
@@ -48,22 +49,26 @@ class ExportPlan:
     """What to export.
 
     Attributes:
-        model: A name of ``models.list_models()``.
+        model: What ``intake.Request`` takes: a name, ``file.py:factory``, a ``.pt2``, ``timm:NAME``.
         checkpoint: Weights of the user's own; None for the model's.
-        formats: Which to write.
+        formats: Which to write; empty for all that can be.
         precisions: None for every float precision of each format.
         target_cpus: CPU families whose fastest form is written, where forms differ (ONNX).
         input_size: (H, W); None for the model's own.
+        dynamic: Smallest and largest height and width, and the step; None for a static size.
+        intake: Further fields of ``intake.Request``, by name.
         output_dir: The bundle; None for the model's name in the current folder.
         command: The command line, for the manifest.
     """
 
     model: str = DEFAULT_MODEL
     checkpoint: Path | None = None
-    formats: tuple[Format, ...] = tuple(Format)
+    formats: tuple[Format, ...] = ()
     precisions: tuple[Precision, ...] | None = None
     target_cpus: tuple[TargetCpu, ...] = (TargetCpu.ARM64,)
     input_size: tuple[int, int] | None = None
+    dynamic: tuple[int, int, int] | None = None
+    intake: Mapping[str, Any] = field(default_factory=dict)
     output_dir: Path | None = None
     command: str = ""
 
@@ -71,10 +76,15 @@ class ExportPlan:
         """Return the artifacts to write.
 
         Raises:
-            UsageError: A format does not have one of the precisions.
+            UsageError: A format does not have one of the precisions, or cannot have a dynamic size.
         """
+        formats = self.formats or tuple(Format)
+        if self.dynamic is not None:
+            formats, _ = formats_for_dynamic(self.dynamic, formats, asked=bool(self.formats))
+        if self.precisions and not self.formats:  # all formats that have one of them
+            formats = tuple(kind for kind in formats if set(self.precisions) & set(PRECISIONS[kind]))
         wanted: list[tuple[Format, Precision, TargetCpu | None]] = []
-        for kind in dict.fromkeys(self.formats):
+        for kind in dict.fromkeys(formats):
             for precision in dict.fromkeys(self.precisions or PRECISIONS[kind]):
                 if precision not in PRECISIONS[kind]:
                     has = ", ".join(PRECISIONS[kind])
@@ -111,21 +121,28 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
     _need("torch", "onnx")
     import torch
 
-    from coordatt_deploy.capture import capture
     from coordatt_deploy.fold import fold_batchnorms
     from coordatt_deploy.golden import golden_inputs, write_golden
-    from coordatt_deploy.intake import load_model
+    from coordatt_deploy.intake import Request, resolve
     from coordatt_deploy.reference import save_graph
+    from coordatt_deploy.source import capture_source, reference_module
 
     torch.set_num_threads(1)  # the converters work beside it
-    for kind in plan.formats:
+    for kind in dict.fromkeys(kind for kind, _, _ in jobs):
         _need(_CONVERTERS[kind], kind)
     with stages.stage("load model"):
-        source = load_model(plan.model, checkpoint=plan.checkpoint, input_size=plan.input_size)
+        request = Request(
+            model=plan.model,
+            checkpoint=plan.checkpoint,
+            input_size=plan.input_size,
+            dynamic=plan.dynamic,
+            **plan.intake,
+        )
+        source = resolve(request)
     target = plan.output_dir or Path(source.spec.name)
     check_target(target, source.spec.source_sha256)
     with stages.stage("capture"):
-        graph = capture(source.module, source.example)
+        graph = capture_source(source)
     with stages.stage("fold BatchNorm"):
         folded, fold_report = fold_batchnorms(graph)
     with writing(target, source.spec.source_sha256) as staging, tempfile.TemporaryDirectory() as scratch:
@@ -139,9 +156,11 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
         ) as pool:
             futures = [pool.submit(_convert, job) for job in _jobs(jobs, source.spec, Path(scratch), staging)]
             try:
-                golden = golden_inputs(graph.inputs, source.spec.preprocessing, source.images)
+                unseen = source.unseen_sizes()
+                golden = golden_inputs(graph.inputs, source.spec.preprocessing, source.images, unseen)
                 with stages.stage("reference in float64", len(golden.cases)) as step:
-                    write_golden(staging, golden, graph, source.module.double(), step)
+                    exact, remark = reference_module(source, graph)
+                    write_golden(staging, golden, graph, exact, step)
                 converted = _collect(futures, stages)
             except BaseException:
                 _stop(pool, futures)
@@ -168,9 +187,23 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
             tool_versions=tool_versions(),
             command=plan.command,
             stages=tuple(stages.taken),
+            notes=tuple(filter(None, [*source.notes, remark, *_remarks(plan, converted)])),
         )
         finish(staging, manifest)
     return open_bundle(target, verify=False)
+
+
+def _remarks(plan: ExportPlan, converted: Sequence[tuple[Artifact, dict[str, Any]]]) -> Iterator[str]:
+    """What the user should know of formats left out and of attention that was not found."""
+    if plan.dynamic is not None and not plan.formats:
+        _, text = formats_for_dynamic(plan.dynamic, tuple(Format), asked=False)
+        if text is not None:
+            yield text
+    seen: set[str] = set()
+    for artifact, report in converted:
+        if not report["blocks"] and report["remark"] not in seen:
+            seen.add(report["remark"])
+            yield f"{artifact.format}: {report['remark']}"
 
 
 _CONVERTERS: Final = {Format.ONNX: "onnx", Format.TFLITE: "litert_torch", Format.COREML: "coremltools"}
