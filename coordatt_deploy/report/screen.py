@@ -153,6 +153,10 @@ def _show_layers(console: Console, report: ParityReport) -> None:
     )
     for layer, note in notes:
         console.print(Text(f"{layer}: {note}", style="dim"))
+    for item in judged:
+        if item.marked_difference:
+            text = f"{item.name}: keeping inner tensors changed the outputs by up to {item.marked_difference:.2g}"
+            console.print(Text(f"{text}; the verdict on outputs comes from the unmarked file", style="dim"))
 
 
 def _layer_cell(row: LayerRow) -> Text:
