@@ -174,10 +174,12 @@ def _decibel(value: float) -> str:
 def _explain(console: Console, report: ParityReport) -> None:
     for path, reason in report.skipped:
         console.print(Text(f"{path}: not run: {reason}", style="yellow"))
+    unjudged = dict.fromkeys(item.layers.problem for item in report.artifacts if item.layers and item.layers.problem)
+    for problem in unjudged:
+        console.print(Text(f"layers not judged: {problem}", style="yellow"))
     for item in report.artifacts:
-        if item.layers is not None:
-            style = {True: "green", False: "bold red", None: "yellow"}[item.layers.passed]
-            console.print(Text(item.layers.sentence(), style=style))
+        if item.layers is not None and not item.layers.problem:
+            console.print(Text(item.layers.sentence(), style="green" if item.layers.passed else "bold red"))
     for item in report.artifacts:
         if item.problem:
             console.print(
