@@ -105,6 +105,7 @@ class LayerRow:
         accumulated: None where the artifact has no such value.
         local: None where its piece could not be run on its own.
         probed: The same on stirred values; None where they were not tried.
+        misfit: What is wrong with the tensor itself, where it cannot be compared at all.
         seen_through: The layer at which it is judged, if not itself.
         note: Why it is absent, what it was fused with.
     """
@@ -117,10 +118,13 @@ class LayerRow:
     note: str | None
     limit_db: float | None = None
     probed: Tally | None = None
+    misfit: str | None = None
 
     @property
     def passed(self) -> bool | None:
         """Whether the layer itself is within tolerance; None where nothing of it can be seen."""
+        if self.misfit:
+            return False
         judged = self.local or self.accumulated
         if judged is None:
             return None
@@ -164,7 +168,7 @@ class LayerRow:
             "passed": self.passed,
             "inherits": self.inherits,
             "seen_through": self.seen_through,
-            "note": self.note,
+            "note": self.misfit or self.note,
         }
 
 
@@ -196,11 +200,12 @@ class ArtifactLayers:
         return None if row is None else row.layer_id
 
     def _first(self) -> LayerRow | None:
+        misfit = [row for row in self.rows if row.misfit]
         makes_nan = [row for row in self.rows if row.local and row.local.nonfinite]
         has_nan = [row for row in self.rows if row.accumulated and row.accumulated.nonfinite]
         wrong = [row for row in self.rows if row.passed is False]
         drifted = [row for row in self.rows if row.accumulated is not None and not row._within(row.accumulated)]
-        for group in (makes_nan, wrong, has_nan, drifted):
+        for group in (misfit, makes_nan, wrong, has_nan, drifted):
             if group:
                 return group[0]
         return None
@@ -212,6 +217,8 @@ class ArtifactLayers:
         row = self._first()
         if row is None:
             return f"{self.name}: all layers within tolerance"
+        if row.misfit:
+            return f"{self.name}: first beyond tolerance at {row.layer_id}: {row.misfit}"
         tally = row.evidence
         assert tally is not None  # noqa: S101 - _first chose it for its tally
         if tally.nonfinite:
@@ -265,6 +272,7 @@ class LayerJudge:
     whole: dict[str, Tally] = field(default_factory=dict)
     alone: dict[str, Tally] = field(default_factory=dict)
     probed: dict[str, Tally] = field(default_factory=dict)
+    misfits: dict[str, str] = field(default_factory=dict)
 
     def add(
         self,
@@ -294,6 +302,7 @@ class LayerJudge:
                     layer.absent or layer.note,
                     self.limit_db,
                     self.probed.get(at),
+                    self.misfits.get(at),
                 )
             )
         return tuple(rows)

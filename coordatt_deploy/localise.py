@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordatt_deploy.bundle import Bundle
-from coordatt_deploy.errors import DeployError
 from coordatt_deploy.layer_parity import UNIT_ROUNDOFF, ArtifactLayers, LayerJudge, Tally
 from coordatt_deploy.layer_reference import ReferenceLayers
 from coordatt_deploy.layers import Layer, LayerMap, place, restore
@@ -71,6 +70,8 @@ def localise(
                 gap = np.abs(decode(whole[spec.name], spec) - decode(plain[spec.name], spec))
                 difference = max(difference, float(gap.max()) if gap.size else 0.0)
             _count(judge, layers, whole, exact.values, accumulated, judge.whole)
+            if judge.misfits:
+                break  # what follows cannot be fed with the reference
             shapes = {name: np.shape(value) for name, value in whole.items()}
             made = pieces.infer(own, _given(present, exact.values, shapes))
             _count(judge, layers, made, exact.values, local, judge.alone)
@@ -119,9 +120,10 @@ def _count(
                 value = restore(layer, tensors)
                 reference = expected[layer.layer_id]
                 if value.shape != reference.shape:
-                    raise ValueError(f"{value.shape}, expected {reference.shape}")
+                    raise ValueError(f"shape {value.shape}, expected {reference.shape}")
             except (ValueError, KeyError) as error:
-                raise DeployError(f"{layer.layer_id}: its tensor does not fit the layer map ({error})") from error
+                judge.misfits.setdefault(layer.layer_id, f"its tensor does not fit the layer map ({error})")
+                continue
             judge.add(tallies, layer.layer_id, value, reference, rounding[layer.layer_id])
 
 

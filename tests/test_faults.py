@@ -1,0 +1,97 @@
+"""Faults planted into real files: the report fails and names the layer. ``FAULT_SEEDS`` asks for more of them."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from coordatt_deploy.bundle import open_bundle
+from coordatt_deploy.cli import main
+from coordatt_deploy.pipeline import ExportPlan, export
+from coordatt_deploy.progress import Stages
+from coordatt_deploy.specs import Format
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "planted_faults.py"
+SEEDS = int(os.environ.get("FAULT_SEEDS", "13"))
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def planting():
+    found = importlib.util.spec_from_file_location("planted_faults", SCRIPT)
+    module = importlib.util.module_from_spec(found)
+    sys.modules["planted_faults"] = module
+    found.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def bench(planting, tmp_path_factory):
+    root = tmp_path_factory.mktemp("faults") / "bundle"
+    export(ExportPlan(output_dir=root), Stages())
+    return planting.Bench(root)
+
+
+@pytest.mark.parametrize("kind", list(Format))
+def test_nothing_planted_passes(bench, kind):
+    """
+    The files as they were exported are within tolerance at every layer, stirred values included.
+    """
+    for artifact in bench.bundle.manifest.artifacts:
+        if artifact.format is kind:
+            assert bench.judge(bench.bundle, artifact).passed, artifact.path
+
+
+@pytest.mark.parametrize("kind", list(Format))
+def test_planted_faults_are_found_and_named(bench, planting, kind):
+    """
+    Each kind of fault, in a layer chosen by the seed, makes the report fail at that layer.
+    """
+    artifacts = [item for item in bench.bundle.manifest.artifacts if item.format is kind]
+    faults = list(planting.FAULTS)
+    outcomes = [
+        bench.plant(artifacts[seed % len(artifacts)], faults[seed // len(artifacts) % len(faults)], seed)
+        for seed in range(SEEDS * len(artifacts))
+    ]
+    planted = [outcome for outcome in outcomes if outcome.planted]
+
+    assert len(planted) >= 0.8 * len(outcomes)
+    assert [] == [outcome for outcome in planted if not (outcome.detected and outcome.named)]
+
+
+def test_command_fails_and_saves_the_layer(bench, planting, tmp_path):
+    """
+    Through the command line: exit code 1, the layer in the text, and its tensors in a file.
+    """
+    import dataclasses
+    import shutil
+
+    from coordatt_deploy.bundle import sha256
+
+    root = tmp_path / "bundle"
+    shutil.copytree(bench.bundle.root, root)
+    (artifact,) = [item for item in bench.bundle.manifest.artifacts if item.format is Format.TFLITE]
+    file = planting.TfliteFile(root / artifact.path)
+    op = next(op for op in file.ops if op.kind == "conv" and file.weights(op)[1] is not None)
+    weights, bias = file.weights(op)
+    file.put(op, weights, bias + 0.01)
+    file.save()
+    edited = dataclasses.replace(artifact, sha256=sha256(root / artifact.path))
+    manifest = dataclasses.replace(bench.bundle.manifest, artifacts=(edited,))
+    (root / "manifest.json").write_text(manifest.dump(), encoding="utf-8")
+
+    arguments = ["parity", str(root), "--layers", "--save-failing", str(tmp_path / "failing")]
+    result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+
+    assert 1 == result.exit_code
+    assert "first beyond tolerance at features.0.0" in " ".join(result.output.split())
+    folder = tmp_path / "failing" / Path(artifact.path).name
+    assert {"README.txt", "failing.json", "failing.npz"} == {path.name for path in folder.iterdir()}
+    with np.load(folder / "failing.npz") as saved:
+        assert saved["000/reference"].shape == saved["000/alone"].shape
+        assert np.abs(saved["000/reference"] - saved["000/alone"]).max() > 1e-3
+    assert open_bundle(root).manifest.artifacts[0].sha256 == edited.sha256
