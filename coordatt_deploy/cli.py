@@ -421,9 +421,12 @@ def report(bundle: Path, output: Path | None, as_json: bool) -> None:
         coordatt-deploy report mobilenetv2_ca_035.digits
     """
     from coordatt_deploy.bundle import open_bundle
+    from coordatt_deploy.proving import logged
     from coordatt_deploy.reporting import write_page
 
-    path = write_page(open_bundle(bundle), output)
+    opened = open_bundle(bundle)
+    with logged("report"):
+        path = write_page(opened, output)
     if as_json:
         _print({"report": str(path)})
     else:
