@@ -60,9 +60,10 @@ def _images(folder: Path, manifest: Manifest) -> Cases:
 def _archive(path: Path, manifest: Manifest) -> Cases:
     wanted = [spec.name for spec in manifest.inputs]
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not hasattr(archive, "files"):
-                raise UsageError(f"{path} holds one array without a name; save it with np.savez(…, {wanted[0]}=array)")
+        opened = np.load(path, allow_pickle=False)
+        if isinstance(opened, np.ndarray):
+            raise UsageError(f"{path} holds one array without a name; save it with np.savez(…, {wanted[0]}=array)")
+        with opened as archive:
             arrays = {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise UsageError(f"there is no file {path}; give an .npz, or a folder of images") from None
