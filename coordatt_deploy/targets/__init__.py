@@ -50,7 +50,7 @@ class TargetStatus:
 
     name: str
     state: str
-    path: Path
+    path: str
     reason: str | None
     counts: bool
     no_counts_because: str | None

@@ -196,7 +196,7 @@ def open_box(cache_dir: Path | None = None) -> Box:
     if found.state != "ready":
         what = {"missing": "is not built", "damaged": "is damaged", "outdated": "is of other versions"}[found.state]
         raise MissingDependencyError(f"the box of target {NAME} {what}: {found.reason}; run: {SETUP_COMMAND}")
-    return Box(found.path, found.runtimes, found.no_counts_because)
+    return Box(Path(found.path), found.runtimes, found.no_counts_because)
 
 
 def _status(root: Path, state: str, reason: str | None, manifest: Mapping[str, Any] | None = None) -> TargetStatus:
@@ -204,7 +204,7 @@ def _status(root: Path, state: str, reason: str | None, manifest: Mapping[str, A
     return TargetStatus(
         name=NAME,
         state=state,
-        path=root,
+        path=str(root),
         reason=reason,
         counts=state == "ready" and why is None,
         no_counts_because=why,

@@ -128,12 +128,12 @@ class _Builder:
             self.run([apt_get, "update", "-q"], env)
         except _StepFailedError as error:  # one source of several may be down: see whether the rest has everything
             trouble = f"; before that, {error}"
-        wanted = [*(f"{name}:{architecture}" for name in HOST_PACKAGES)]
+        wanted = [f"{name}:{architecture}" for name in HOST_PACKAGES]
         wanted += [f"{name}:{GUEST_ARCHITECTURE}" for name in GUEST_PACKAGES]
         debs = self.work / "debs"
         debs.mkdir()
         try:
-            self.run([apt_get, "download", "-q", *wanted], env, cwd=debs)
+            self.run([apt_get, "download", "-q", *dict.fromkeys(wanted)], env, cwd=debs)
         except _StepFailedError as error:
             raise _StepFailedError(f"{error}{trouble}") from None
         self._unpack(debs, architecture)
@@ -163,7 +163,9 @@ class _Builder:
     def wheels(self) -> None:
         """Install the runtimes' wheels for the guest, in the versions that are installed here."""
         constraints = self.work / "constraints.txt"
-        constraints.write_text("".join(f"{name}=={known}\n" for name, known in closure().items()), encoding="utf-8")
+        runtimes = installed_runtimes()
+        lines = (f"{name}=={known}\n" for name, known in closure().items() if name not in runtimes)
+        constraints.write_text("".join(lines), encoding="utf-8")
         report = self.work / "pip.json"
         platforms = [f"--platform=manylinux_2_{minor}_aarch64" for minor in GLIBC_MINORS]
         self.run(
@@ -172,7 +174,7 @@ class _Builder:
                 "--target", str(self.root / "site"), "--only-binary=:all:", "--implementation=cp",
                 f"--python-version={GUEST_PYTHON}", *platforms, "--platform=manylinux2014_aarch64",
                 "--report", str(report), "--constraint", str(constraints),
-                *(f"{name}=={known}" for name, known in installed_runtimes().items()),
+                *(f"{name}=={known}" for name, known in runtimes.items()),
             ]
         )  # fmt: skip
         for item in json.loads(report.read_text(encoding="utf-8"))["install"]:

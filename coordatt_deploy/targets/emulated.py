@@ -144,6 +144,11 @@ class Guest:
             )
         return answer
 
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return self._process.poll() is None
+
     def close(self) -> None:
         """End the guest and remove its files."""
         self._cleanup()
@@ -264,5 +269,5 @@ class EmulatedRunner:
     ) -> None:
         if self._owns_guest:
             self._guest.close()
-        elif kind is None:
+        elif kind is None and self._guest.alive:
             self._guest.ask({"do": "close", "runner": self._number})
