@@ -42,7 +42,7 @@ FEWEST_IN_BATCH: Final = 5
 MARGIN: Final = 0.10
 
 SLOPE: Final = 0.7
-SLOPE_ERROR: Final = 0.35
+SLOPE_ERROR: Final = 0.25
 
 
 class Design(enum.StrEnum):

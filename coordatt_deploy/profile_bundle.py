@@ -1,6 +1,7 @@
 """Profile a bundle: every artifact first in a process of its own, then all of them in turns."""
 
 import dataclasses
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -133,11 +134,13 @@ def _turns(
     threads: int,
     stages: Stages,
 ) -> Measurement:
+    order = random.Random(settings.seed)  # noqa: S311  (an order, not a secret)
+
     @contextmanager
     def open_calls() -> Iterator[Mapping[str, Call]]:
         with ExitStack() as stack:
             calls = {}
-            for artifact in artifacts:
+            for artifact in order.sample(artifacts, len(artifacts)):
                 runner = stack.enter_context(_open(bundle, artifact, threads))
                 calls[artifact.path] = partial(runner.infer, _feeds(runner, inputs))
             yield calls
