@@ -112,17 +112,18 @@ class OnnxFile(Edited):
         return False
 
     def other_axis(self, op: Op) -> bool:
-        names = [name for name in op.inputs[1:] if name in self.constants]
-        for item in op.raw.attribute:
-            if item.name == "axes" and list(item.ints) in ([2], [3]):
-                item.ints[:] = [5 - item.ints[0]]
-                return True
-        if names and numpy_helper.to_array(self.constants[names[0]]).tolist() in ([2], [3]):
-            axis = 5 - numpy_helper.to_array(self.constants[names[0]])
-            self.model.graph.initializer.append(numpy_helper.from_array(axis, "planted_axes"))
-            op.raw.input[1] = "planted_axes"
-            return True
-        return False
+        """Turn the input by 90 degrees: the mean then goes over the other axis, and its shape stays."""
+        axes = [list(item.ints) for item in op.raw.attribute if item.name == "axes"]
+        axes += [
+            numpy_helper.to_array(self.constants[name]).tolist() for name in op.inputs[1:] if name in self.constants
+        ]
+        if axes not in ([[2]], [[3]], [[1]]) or not all(item.i for item in op.raw.attribute if item.name == "keepdims"):
+            return False
+        perm = [0, 2, 1, 3] if "arm64" in self.path.name else [0, 1, 3, 2]
+        node = onnx.helper.make_node("Transpose", [op.inputs[0]], ["planted_turn"], perm=perm)
+        self.model.graph.node.insert(list(self.model.graph.node).index(op.raw), node)
+        op.raw.input[0] = "planted_turn"
+        return True
 
     def save(self) -> None:
         onnx.save(self.model, self.path)
@@ -296,7 +297,8 @@ class CoremlFile(Edited):
         return True
 
     def rewire(self, op: Op, position: int, name: str) -> None:
-        op.raw.inputs["xy"[position]].arguments[0].name = name
+        first, second = (op.raw.inputs[key].arguments[0] for key in "xy")
+        (first, second)[position].name = (second, first)[position].name
 
     def shift_padding(self, op: Op) -> bool:
         if op.kind != "conv" or self._array(op.raw.inputs["pad"].arguments[0].name)[0].tolist() != [1, 1, 1, 1]:
@@ -306,10 +308,27 @@ class CoremlFile(Edited):
 
     def other_axis(self, op: Op) -> bool:
         axes = self._array(op.raw.inputs["axes"].arguments[0].name)[0]
-        found = [int(axis) % 4 for axis in axes]
-        if found not in ([2], [3]):
+        if [int(axis) % 4 for axis in axes] not in ([2], [3]):
             return False
-        self._array(self._own(op, "axes"))[1](np.array([5 - found[0]]))
+        name = self._own(op, "axes")
+        twin = copy.deepcopy(self.constants[name])
+        twin.outputs[0].name = f"planted_perm_{op.outputs[0]}"
+        for kind in (twin.outputs[0].type, twin.attributes["val"].type):
+            kind.tensorType.dimensions[0].constant.size = 4
+        twin.attributes["val"].immediateValue.tensor.ints.values[:] = [0, 1, 3, 2]
+        (source,) = [raw for raw in self.block.operations if op.inputs[0] in [item.name for item in raw.outputs]]
+        turn = copy.deepcopy(source)
+        turn.type = "transpose"
+        turn.ClearField("inputs")
+        turn.ClearField("attributes")
+        turn.inputs["x"].arguments.add().name = op.inputs[0]
+        turn.inputs["perm"].arguments.add().name = twin.outputs[0].name
+        turn.outputs[0].name = f"planted_turn_{op.outputs[0]}"
+        where = list(self.block.operations).index(op.raw)
+        self.block.operations.insert(where, turn)
+        self.block.operations.insert(where, twin)
+        raw = next(raw for raw in self.block.operations if [item.name for item in raw.outputs] == op.outputs)
+        raw.inputs["x"].arguments[0].name = turn.outputs[0].name
         return True
 
     def save(self) -> None:
@@ -353,7 +372,8 @@ Planter = Callable[[Place], list[Op]]
 
 def weight_changed(place: Place) -> list[Op]:
     op, weights, bias = next(place.weighted())
-    weights.ravel()[place.random.integers(weights.size)] += 0.1 * np.abs(weights).max()
+    used = np.flatnonzero(weights)  # zeros may be padding that nothing reads
+    weights.ravel()[place.random.choice(used)] += 0.1 * np.abs(weights).max()
     place.file.put(op, weights, None)
     return [op]
 
@@ -443,7 +463,7 @@ def wrong_epsilon(place: Place) -> list[Op]:
         factor = np.asarray(layer.parts[0].factor)
         shape = [-1 if at == axis else 1 for at in range(weights.ndim)]
         changed = (weights * ratio.reshape(shape)).astype(weights.dtype)
-        if np.abs(ratio - 1).max() < 1e-3:
+        if np.abs(ratio - 1).max() < (0.02 if weights.dtype == np.float16 else 1e-3):  # below float16 itself
             continue
         place.file.put(op, changed, ((bias - shift * factor) * ratio + shift * factor).astype(bias.dtype))
         return [op]

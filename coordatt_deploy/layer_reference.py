@@ -212,5 +212,36 @@ class _Restarting(fx.Interpreter):
         return value
 
 
+class GraphPieces:
+    """An edited graph cut apart at *tensors*, run in float64."""
+
+    def __init__(self, graph: Graph, tensors: tuple[str, ...]) -> None:
+        self.graph, self.tensors = graph, frozenset(tensors)
+        self.module = copy.deepcopy(graph.module).to(torch.float64)
+
+    def infer(self, feeds: Feeds, given: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Return what each piece makes of the values *given* to the readers of the cuts; without any, the whole."""
+        cut = _Cut(self.module, given, self.tensors)
+        inputs = [torch.from_numpy(np.asarray(feeds[spec.name])) for spec in self.graph.inputs]
+        with torch.no_grad():
+            cut.run(*(item.double() if item.is_floating_point() else item for item in inputs))
+        return cut.made
+
+
+class _Cut(fx.Interpreter):
+    def __init__(self, module: fx.GraphModule, given: Mapping[str, NDArray[Any]], nodes: frozenset[str]) -> None:
+        super().__init__(module)
+        self.values, self.nodes = given, nodes
+        self.made: dict[str, NDArray[Any]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            value = value.double()
+        if n.name in self.nodes:
+            self.made[n.name] = value.numpy()
+        return torch.from_numpy(np.ascontiguousarray(self.values[n.name])) if n.name in self.values else value
+
+
 def _greatest(value: NDArray[Any], reference: NDArray[np.float64]) -> float:
     return float(np.max(np.abs(np.asarray(value, np.float64) - reference))) if reference.size else 0.0

@@ -1,15 +1,17 @@
 """Run an artifact layer by layer and hand what it gives to the judge."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coordatt_deploy.bundle import Bundle
+from coordatt_deploy.capture import Graph
 from coordatt_deploy.layer_parity import UNIT_ROUNDOFF, ArtifactLayers, LayerJudge, Tally
-from coordatt_deploy.layer_reference import ReferenceLayers
-from coordatt_deploy.layers import Layer, LayerMap, place, restore
+from coordatt_deploy.layer_reference import GraphPieces, ReferenceLayers
+from coordatt_deploy.layers import Layer, place, restore
 from coordatt_deploy.parity import Tolerance
 from coordatt_deploy.runtimes import runtime
 from coordatt_deploy.runtimes.pieces import cutter
@@ -48,41 +50,91 @@ def localise(
     """
     layers = bundle.layers(artifact)
     judge = LayerJudge(layers, tolerance, tolerance.basis, limit_db)
-    present = [layer for layer in layers.layers if layer.parts]
-    tensors = tuple(dict.fromkeys(part.tensor for layer in present for part in layer.parts))
-    cuts = frozenset(layer.layer_id for layer in present)
-    stirred = _own_tensors(present)
-    probing = limit_db is None and artifact.precision in UNIT_ROUNDOFF  # an integer grid ends where calibration ended
+    run = _Run(judge, reference, limit_db is None and artifact.precision in UNIT_ROUNDOFF)
     path, opened = bundle.path(artifact.path), runtime(artifact.format)
     difference = 0.0
     with (
         opened.open_artifact(path, artifact) as final,
-        opened.open_artifact(path, artifact, tensors=tensors) as marked,
-        cutter(artifact.format).open_pieces(path, artifact, tensors) as pieces,
+        opened.open_artifact(path, artifact, tensors=run.tensors) as marked,
+        cutter(artifact.format).open_pieces(path, artifact, run.tensors) as pieces,
     ):
         for number, feeds in enumerate(cases):
-            exact = reference.reference(feeds)
-            accumulated = reference.accumulated(feeds, tolerance.basis, exact)
-            local = reference.local(feeds, tolerance.basis, exact, cuts)
             own = {spec.name: encode(feeds[spec.name], spec) for spec in artifact.inputs}
             whole, plain = marked.infer(own), final.infer(own)
             for spec in artifact.outputs:
                 gap = np.abs(decode(whole[spec.name], spec) - decode(plain[spec.name], spec))
                 difference = max(difference, float(gap.max()) if gap.size else 0.0)
-            _count(judge, layers, whole, exact.values, accumulated, judge.whole)
-            if judge.misfits:
-                break  # what follows cannot be fed with the reference
-            shapes = {name: np.shape(value) for name, value in whole.items()}
-            made = pieces.infer(own, _given(present, exact.values, shapes))
-            _count(judge, layers, made, exact.values, local, judge.alone)
-            if probing and number < PROBES:
-                probe = reference.probe(feeds, exact, stirred, seed=number)
-                made = pieces.infer(own, _given(present, probe.given, shapes))
-                rounding = reference.probed(feeds, tolerance.basis, probe, cuts)
-                own_value = LayerMap(tuple(layer for layer in present if layer.layer_id in stirred))
-                _count(judge, own_value, made, probe.made, rounding, judge.probed)
+            if not run.case(number, feeds, whole, partial(pieces.infer, own)):
+                break
             step()
     return ArtifactLayers(artifact, artifact.path, judge.rows(), difference)
+
+
+def localise_graph(
+    name: str,
+    graph: Graph,
+    cases: Cases,
+    reference: ReferenceLayers,
+    tolerance: Tolerance,
+    *,
+    step: Callable[[], None] = lambda: None,
+) -> ArtifactLayers:
+    """Judge every layer of an edited torch graph, folded or lowered, run in float64.
+
+    Its weights were rounded to float32 once more, which costs no more than computing in float32.
+
+    Args:
+        name: Of the stage, for the table.
+        graph: With its layer map.
+        cases: Feeds in the reference's layout.
+        reference: Of the captured graph.
+        tolerance: In multiples of torch-float32's rounding.
+        step: Called once per case.
+    """
+    judge = LayerJudge(graph.layers, tolerance, tolerance.basis)
+    run = _Run(judge, reference, probing=True)
+    cut = GraphPieces(graph, run.tensors)
+    for number, feeds in enumerate(cases):
+        if not run.case(number, feeds, cut.infer(feeds, {}), partial(cut.infer, feeds)):
+            break
+        step()
+    return ArtifactLayers(None, name, judge.rows())
+
+
+class _Run:
+    """Feeds one artifact's pieces with the reference, case by case, and counts what they make of it."""
+
+    def __init__(self, judge: LayerJudge, reference: ReferenceLayers, probing: bool) -> None:
+        self.judge, self.reference = judge, reference
+        self.probing = probing  # not on an integer grid: it ends where calibration ended
+        self.present = [layer for layer in judge.layers.layers if layer.parts]
+        self.tensors = tuple(dict.fromkeys(part.tensor for layer in self.present for part in layer.parts))
+        self.cuts = frozenset(layer.layer_id for layer in self.present)
+        self.stirred = _own_tensors(self.present)
+
+    def case(
+        self,
+        number: int,
+        feeds: Mapping[str, NDArray[Any]],
+        whole: Mapping[str, NDArray[Any]],
+        pieces: Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]],
+    ) -> bool:
+        """Count one case; False where tensors do not fit the map, so that what follows cannot be fed."""
+        judge, reference, basis = self.judge, self.reference, self.judge.precision
+        exact = reference.reference(feeds)
+        _count(judge, self.present, whole, exact.values, reference.accumulated(feeds, basis, exact), judge.whole)
+        if judge.misfits:
+            return False
+        shapes = {name: np.shape(whole[name]) for name in self.tensors}
+        made = pieces(_given(self.present, exact.values, shapes))
+        _count(judge, self.present, made, exact.values, reference.local(feeds, basis, exact, self.cuts), judge.alone)
+        if self.probing and number < PROBES:
+            probe = reference.probe(feeds, exact, self.stirred, seed=number)
+            made = pieces(_given(self.present, probe.given, shapes))
+            rounding = reference.probed(feeds, basis, probe, self.cuts)
+            own = [layer for layer in self.present if layer.layer_id in self.stirred]
+            _count(judge, own, made, probe.made, rounding, judge.probed)
+        return True
 
 
 def _own_tensors(present: Sequence[Layer]) -> frozenset[str]:
@@ -108,23 +160,22 @@ def _given(
 
 def _count(
     judge: LayerJudge,
-    layers: LayerMap,
+    present: Sequence[Layer],
     tensors: Mapping[str, NDArray[Any]],
     expected: Mapping[str, NDArray[np.float64]],
     rounding: Mapping[str, float],
     tallies: dict[str, Tally],
 ) -> None:
-    for layer in layers.layers:
-        if layer.parts:
-            try:
-                value = restore(layer, tensors)
-                reference = expected[layer.layer_id]
-                if value.shape != reference.shape:
-                    raise ValueError(f"shape {value.shape}, expected {reference.shape}")
-            except (ValueError, KeyError) as error:
-                judge.misfits.setdefault(layer.layer_id, f"its tensor does not fit the layer map ({error})")
-                continue
-            judge.add(tallies, layer.layer_id, value, reference, rounding[layer.layer_id])
+    for layer in present:
+        try:
+            value = restore(layer, tensors)
+            reference = expected[layer.layer_id]
+            if value.shape != reference.shape:
+                raise ValueError(f"shape {value.shape}, expected {reference.shape}")
+        except (ValueError, KeyError) as error:
+            judge.misfits.setdefault(layer.layer_id, f"its tensor does not fit the layer map ({error})")
+            continue
+        judge.add(tallies, layer.layer_id, value, reference, rounding[layer.layer_id])
 
 
 def choose_cases(names: Sequence[str], most: int = 6) -> list[int]:

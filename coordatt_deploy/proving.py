@@ -62,7 +62,7 @@ def check_parity(
         stages: Shows the progress.
         formats: Only artifacts of these.
         layers: Judge every layer as well, where torch is installed.
-        need_layers: Do not go on without the layers.
+        need_layers: Do not go on without the layers; judge the folded and the lowered graphs as well.
         threads: Of the runtimes.
         tolerances: By format and precision.
         inputs: Other inputs than the golden ones; see ``parity_inputs``. Needs torch.
@@ -85,6 +85,7 @@ def check_parity(
         _check_provenance(bundle, artifact)
     trial = golden_trial(bundle) if inputs is None else _trial(bundle, inputs, stages)
     verdicts = []
+    graphs: tuple[ArtifactLayers, ...] = ()
     for artifact in chosen:
         with stages.stage(f"parity {Path(artifact.path).name}", len(trial.names)) as step:
             opener = partial(_open, bundle, artifact, threads)
@@ -92,8 +93,11 @@ def check_parity(
     if layers and missing:
         verdicts = [replace(v, layers=ArtifactLayers(v.artifact, v.artifact.path, problem=missing)) for v in verdicts]
     elif layers:
-        verdicts = _check_layers(bundle, verdicts, trial, stages, save_failing)
-    report = ParityReport(tuple(verdicts))
+        reference, cases = _by_layer(bundle, trial, stages)
+        if need_layers:
+            graphs = _check_graphs(chosen, cases, reference, tolerances, stages)
+        verdicts = _check_layers(bundle, verdicts, cases, reference, stages, save_failing)
+    report = ParityReport(tuple(verdicts), graphs=graphs)
     bundle.write_report("parity.json", json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")
     return report
 
@@ -191,13 +195,13 @@ def check_artifact(
     return ArtifactParity(artifact, name, origin, passed, outputs, tolerance, problem)
 
 
-def _check_layers(
-    bundle: Bundle, verdicts: Sequence[ArtifactParity], trial: Trial, stages: Stages, save_failing: Path | None
-) -> list[ArtifactParity]:
-    """Add every layer's verdict."""
+Feeds = Sequence[Mapping[str, NDArray[Any]]]
+
+
+def _by_layer(bundle: Bundle, trial: Trial, stages: Stages) -> "tuple[ReferenceLayers, Feeds]":
+    """Return the reference by layer, and the cases that layers are judged on."""
     import torch
 
-    from coordatt_deploy.failing import save_failing as save
     from coordatt_deploy.layer_reference import ReferenceLayers
     from coordatt_deploy.localise import choose_cases
     from coordatt_deploy.reference import load_graph
@@ -206,7 +210,40 @@ def _check_layers(
     with stages.stage("reference by layer"):
         reference = ReferenceLayers(load_graph(bundle.path("reference")))
     chosen = choose_cases(trial.names)
-    cases = [{name: values[index] for name, values in trial.inputs.items()} for index in chosen]
+    return reference, [{name: values[index] for name, values in trial.inputs.items()} for index in chosen]
+
+
+def _check_graphs(
+    artifacts: Sequence[Artifact], cases: Feeds, reference: "ReferenceLayers", tolerances: Tolerances, stages: Stages
+) -> tuple[ArtifactLayers, ...]:
+    """Judge the torch graphs between the captured one and the files: folded, and lowered for each kind of runtime."""
+    from coordatt_deploy.fold import fold_batchnorms
+    from coordatt_deploy.localise import localise_graph
+    from coordatt_deploy.lower import lower, target_of
+
+    tolerance = tolerances[Format.ONNX, Precision.FP32]
+    with stages.stage("fold and lower again"):
+        folded = fold_batchnorms(reference.graph)[0]
+        targets = dict.fromkeys(target_of(item.format, item.target_cpu) for item in artifacts)
+        graphs = {"torch, folded": folded} | {f"torch, lowered for {kind}": lower(folded, kind)[0] for kind in targets}
+    found = []
+    for name, graph in graphs.items():
+        with stages.stage(f"layers {name}", len(cases)) as step:
+            found.append(localise_graph(name, graph, cases, reference, tolerance, step=step))
+    return tuple(found)
+
+
+def _check_layers(
+    bundle: Bundle,
+    verdicts: Sequence[ArtifactParity],
+    cases: Feeds,
+    reference: "ReferenceLayers",
+    stages: Stages,
+    save_failing: Path | None,
+) -> list[ArtifactParity]:
+    """Add every layer's verdict."""
+    from coordatt_deploy.failing import save_failing as save
+
     judged = []
     for verdict in verdicts:
         if verdict.passed is None or verdict.tolerance is None:

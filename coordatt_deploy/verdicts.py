@@ -69,16 +69,19 @@ class ParityReport:
     Attributes:
         skipped: Path and reason of each artifact that the target cannot run.
         target: Where it was run; None for this machine.
+        graphs: The folded and the lowered torch graphs, layer by layer; empty where they were not asked for.
     """
 
     artifacts: tuple[ArtifactParity, ...]
     skipped: tuple[tuple[str, str], ...] = ()
     target: str | None = None
+    graphs: tuple[ArtifactLayers, ...] = ()
 
     @property
     def passed(self) -> bool:
         """Whether every artifact was run and passed."""
-        return bool(self.artifacts) and all(item.passed is True for item in self.artifacts)
+        ran = bool(self.artifacts) and all(item.passed is True for item in self.artifacts)
+        return ran and all(item.passed is not False for item in self.graphs)
 
     def to_json(self) -> dict[str, Any]:
         """Return the document ``parity.json``."""
@@ -87,5 +90,6 @@ class ParityReport:
             "passed": self.passed,
             "target": self.target,
             "artifacts": [item.to_json() for item in self.artifacts],
+            "graphs": [{"name": item.name} | item.to_json() for item in self.graphs],
             "skipped": [{"path": path, "reason": reason} for path, reason in self.skipped],
         }

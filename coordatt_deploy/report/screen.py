@@ -71,7 +71,7 @@ def _table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
 
 def exit_code(report: ParityReport) -> int:
     """0 all passed, 1 one failed, 3 one could not be run here."""
-    if any(item.passed is False for item in report.artifacts):
+    if any(item.passed is False for item in (*report.artifacts, *report.graphs)):
         return 1
     return 3 if any(item.passed is None for item in report.artifacts) else 0
 
@@ -140,7 +140,10 @@ def show_parity(bundle: Bundle, report: ParityReport, *, layers: bool = False) -
 
 
 def _show_layers(console: Console, report: ParityReport) -> None:
-    judged = [item.layers for item in report.artifacts if item.layers is not None and item.layers.rows]
+    judged = [
+        *report.graphs,
+        *(item.layers for item in report.artifacts if item.layers is not None and item.layers.rows),
+    ]
     if not judged:
         return
     names = [label(item.artifact).plain if item.artifact else item.name for item in judged]
@@ -177,6 +180,8 @@ def _explain(console: Console, report: ParityReport) -> None:
     unjudged = dict.fromkeys(item.layers.problem for item in report.artifacts if item.layers and item.layers.problem)
     for problem in unjudged:
         console.print(Text(f"layers not judged: {problem}", style="yellow"))
+    for graph in report.graphs:
+        console.print(Text(graph.sentence(), style="green" if graph.passed else "bold red"))
     for item in report.artifacts:
         if item.layers is not None and not item.layers.problem:
             console.print(Text(item.layers.sentence(), style="green" if item.layers.passed else "bold red"))
