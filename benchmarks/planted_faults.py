@@ -552,7 +552,10 @@ class Bench:
         tolerance = TOLERANCES[artifact.format, artifact.precision]
         return localise(bundle, artifact, self.cases, self.reference, tolerance, limit_db=tolerance.min_sqnr_db)
 
-    def plant(self, artifact: Artifact, fault: str, seed: int) -> Outcome:
+    def plant(self, artifact: Artifact, fault: str | Planter, seed: int) -> Outcome:
+        """Edit a copy of *artifact* and judge it; the same fault and seed give the same edit."""
+        planter = FAULTS[fault] if isinstance(fault, str) else fault
+        fault = fault if isinstance(fault, str) else fault.__name__
         with tempfile.TemporaryDirectory() as folder:
             bundle = Bundle(Path(folder), self.bundle.manifest)
             for relative in (artifact.path, artifact.layers):
@@ -563,7 +566,7 @@ class Bench:
             file = FILES[artifact.format](bundle.path(artifact.path))
             before = [copy.copy(op) for op in file.ops]
             random = np.random.default_rng([seed, *fault.encode()])
-            planted = FAULTS[fault](Place(file, layers, artifact, self.norms(), random))
+            planted = planter(Place(file, layers, artifact, self.norms(), random))
             if not planted:
                 return Outcome(fault, seed, (), False, False, "no place")
             file.save()
@@ -575,6 +578,16 @@ class Bench:
                     return Outcome(fault, seed, expected, True, False, f"cannot be run: {error}")
         first = found.first_diverging_layer
         return Outcome(fault, seed, expected, found.passed is not True, first in expected, found.sentence())
+
+    def scaled(self, artifact: Artifact, change: float, seed: int) -> Outcome:
+        """Plant a fault that multiplies all weights of a layer by 1 + *change*."""
+
+        def scale(place: Place) -> list[Op]:
+            op, weights, _ = next(place.weighted())
+            place.file.put(op, (weights * (1 + change)).astype(weights.dtype), None)
+            return [op]
+
+        return self.plant(artifact, scale, seed)
 
     def norms(self) -> Mapping[str, tuple[Array, Array]]:
         return _norms(self.reference)
@@ -667,6 +680,10 @@ def main() -> int:
         for fault in FAULTS:
             figures = " | ".join(str(counts[fault, key]) for key in ("planted", "detected", "named"))
             print(f"| {Path(artifact.path).name} | {fault} | {figures} |")
+        print(
+            f"| {Path(artifact.path).name} | smallest change of a layer's weights that is seen, median | | | "
+            f"{bench.judge(bench.bundle, artifact).smallest_weight_change:.1e} |"
+        )
         totals = [sum(counts[fault, key] for fault in FAULTS) for key in ("planted", "detected", "named")]
         print(f"| {Path(artifact.path).name} | **all** | {' | '.join(map(str, totals))} |", flush=True)
     print("\n".join(["", *missed]))

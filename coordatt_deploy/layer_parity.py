@@ -22,16 +22,18 @@ from coordatt_deploy.layers import LayerMap
 from coordatt_deploy.parity import Tolerance
 from coordatt_deploy.specs import Artifact, Precision, to_json
 
+WEIGHTED: Final = frozenset({"conv2d", "convolution", "linear", "addmm"})
 UNIT_ROUNDOFF: Final = {Precision.FP32: 2.0**-24, Precision.FP16: 2.0**-11}
 
 
 @dataclass(frozen=True, slots=True)
 class CaseError:
-    """One layer in one golden case: its greatest error, torch's own rounding there, and u * max |reference|."""
+    """One layer in one case: its greatest error, torch's own rounding there, u * max |reference|, max |reference|."""
 
     error: float
     rounding: float
     floor: float
+    scale: float
 
 
 @dataclass(slots=True)
@@ -58,7 +60,7 @@ class Tally:
         self.noise += math.inf if bad else float(np.sum(np.square(error)))
         worst = math.inf if bad else (float(error.max()) if error.size else 0.0)
         scale = float(np.max(np.abs(reference))) if reference.size else 0.0
-        self.cases.append(CaseError(worst, rounding, unit_roundoff * scale))
+        self.cases.append(CaseError(worst, rounding, unit_roundoff * scale, scale))
 
     @property
     def max_abs_error(self) -> float:
@@ -75,14 +77,22 @@ class Tally:
         """What was allowed in that case."""
         return self._worst()[1]
 
-    def _worst(self) -> tuple[float, float]:
+    @property
+    def detectable(self) -> float | None:
+        """Smallest relative change of the value that would be beyond tolerance in some case; None where it is 0."""
+        shares = [allowed / case.scale for case, allowed in self._allowed() if case.scale > 0]
+        return min(shares, default=None)
+
+    def _allowed(self) -> list[tuple[CaseError, float]]:
         # The median over the cases is a floor: a case may round to nearly nothing by luck.
         usual = statistics.median(case.rounding for case in self.cases) if self.cases else 0.0
+        allowed = [self.multiple * max(case.rounding, usual, case.floor) for case in self.cases]
+        # where torch itself overflows, no tolerance can be derived
+        return [(case, value if math.isfinite(value) else 0.0) for case, value in zip(self.cases, allowed, strict=True)]
+
+    def _worst(self) -> tuple[float, float]:
         worst = (0.0, 0.0)
-        for case in self.cases:
-            allowed = self.multiple * max(case.rounding, usual, case.floor)
-            if not math.isfinite(allowed):
-                allowed = 0.0  # where torch itself overflows, no tolerance can be derived
+        for case, allowed in self._allowed():
             excess = 0.0 if case.error == 0.0 else (case.error / allowed if allowed > 0 else math.inf)
             worst = max(worst, (excess, allowed))
         return worst
@@ -210,6 +220,20 @@ class ArtifactLayers:
                 return group[0]
         return None
 
+    @property
+    def smallest_weight_change(self) -> float | None:
+        """Relative change of a layer's weights that is beyond tolerance, at the median of the layers with weights.
+
+        All weights of a layer times 1 + d change what it gives by d of it, its bias aside; so d is what is allowed over
+        the greatest value, in the case where that is least.
+        """
+        changes = []
+        for row in self.rows:
+            if row.operator in WEIGHTED and row.limit_db is None:
+                found = [t.detectable for t in (row.local, row.probed) if t is not None and t.detectable is not None]
+                changes += [min(found)] if found else []
+        return statistics.median(changes) if changes else None
+
     def sentence(self) -> str:
         """Say in one sentence what was found."""
         if self.problem:
@@ -249,6 +273,7 @@ class ArtifactLayers:
             "layers_passed": self.passed,
             "layers_problem": self.problem,
             "marked_difference": to_json(self.marked_difference),
+            "smallest_weight_change": to_json(self.smallest_weight_change),
             "summary": self.sentence(),
             "layers": [row.to_json() for row in self.rows],
         }

@@ -63,6 +63,20 @@ def test_planted_faults_are_found_and_named(bench, planting, kind):
     assert [] == [outcome for outcome in planted if not (outcome.detected and outcome.named)]
 
 
+@pytest.mark.parametrize("kind", list(Format))
+def test_smallest_weight_change(bench, kind):
+    """
+    Scaling a layer's weights by many times the reported change is seen in nearly all layers, by a tenth in none.
+    """
+    artifact = next(item for item in bench.bundle.manifest.artifacts if item.format is kind)
+    change = bench.judge(bench.bundle, artifact).smallest_weight_change
+
+    assert 1e-8 < change < 1e-1
+    seen = [bench.scaled(artifact, 30 * change, seed).detected for seed in range(4)]
+    assert sum(seen) >= 3
+    assert not any(bench.scaled(artifact, 0.03 * change, seed).detected for seed in range(2))
+
+
 def test_command_fails_and_saves_the_layer(bench, planting, tmp_path):
     """
     Through the command line: exit code 1, the layer in the text, and its tensors in a file.

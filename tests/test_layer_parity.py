@@ -143,3 +143,14 @@ def test_entry_of_the_document():
         entry
     )
     assert (None, True, False) == (entry["sqnr_db"], entry["exact"], entry["passed"])
+
+
+def test_smallest_weight_change():
+    """
+    What is allowed over the greatest value, of the layers that have weights.
+    """
+    layer = row("a", 0.0, 0.0)
+
+    expected = TOLERANCE.multiple * ROUNDING / 1.0
+    assert expected == pytest.approx(ArtifactLayers(None, "net", (layer,)).smallest_weight_change)
+    assert ArtifactLayers(None, "net", ()).smallest_weight_change is None

@@ -105,6 +105,12 @@ def _artifacts(parity: Document | None) -> list[Document]:
     return [] if parity is None else list(parity["artifacts"])
 
 
+def _judged(parity: Document) -> list[Document]:
+    """The torch graphs between capture and files, then the files; those that have layers."""
+    graphs = [{"path": item["name"]} | dict(item) for item in parity.get("graphs", ())]
+    return [item for item in (*graphs, *parity["artifacts"]) if item.get("layers")]
+
+
 def _status(passed: bool | None) -> tuple[str, str, str]:
     return {True: ("good", "✓", "passed"), False: ("bad", "✗", "failed"), None: ("odd", "–", "not run")}[passed]
 
@@ -174,7 +180,7 @@ def _sentence(verdict: Document) -> str:
 
 
 def _depth(parity: Document) -> str:
-    judged = [item for item in parity["artifacts"] if item.get("layers")]
+    judged = _judged(parity)
     if not judged:
         why = next((i["layers_problem"] for i in parity["artifacts"] if i.get("layers_problem")), None)
         because = f": {escape(why)}" if why else ""
@@ -326,9 +332,7 @@ def _sizes(contents: Contents) -> str:
 
 def _layer_tables(parity: Document) -> str:
     parts = []
-    for item in parity["artifacts"]:
-        if not item.get("layers"):
-            continue
+    for item in _judged(parity):
         rows = []
         for row in item["layers"]:
             note = str(row["note"] or "")
