@@ -59,4 +59,5 @@ class CoordAtt(nn.Module):
 
         # The paper's code expands both gates to (N, C, H, W) first. Broadcasting gives the same products, without the
         # two full-size copies that expand() turns into in exported files (Expand, BROADCAST_TO, tile).
-        return x * a_w * a_h
+        gated: Tensor = x * a_w * a_h
+        return gated
