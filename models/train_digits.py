@@ -210,7 +210,7 @@ def describe(
             "source": "scikit-learn load_digits: Optical Recognition of Handwritten Digits, E. Alpaydin and C. Kaynak,"
             " UCI Machine Learning Repository, CC BY 4.0, https://doi.org/10.24432/C50P49",
             "held_out_share": HELD_OUT_SHARE,
-            **{name: {"images": len(split), "sha256": _fingerprint(split)} for name, split in splits.items()},
+            **{name: {"images": len(split), "sha256": fingerprint(split)} for name, split in splits.items()},
         },
         "accuracy": {
             name: {"correct": count, "images": len(splits[name]), "top1": count / len(splits[name])}
@@ -253,8 +253,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print(f"wrote {len(weights):,} bytes of weights and their recipe to {output / 'weights'}")
 
 
-def _fingerprint(split: DigitSplit) -> str:
-    """SHA-256 of pixels, then labels (one byte each), in the order of the split."""
+def fingerprint(split: DigitSplit) -> str:
+    """Return the SHA-256 of the pixels, then the labels (one byte each), in the order of the split."""
     return hashlib.sha256(split.pixels.tobytes() + split.labels.astype(np.uint8).tobytes()).hexdigest()
 
 

@@ -90,8 +90,8 @@ def test_training_reproduces_the_packaged_splits():
     np.testing.assert_array_equal(held_out.indices, read_split("held_out").indices)
     assert set(read_split("calibration").indices) <= set(train.indices)
     assert 1797 == len(set(train.indices) | set(held_out.indices))
-    assert recipe["data"]["train"]["sha256"] == train_digits._fingerprint(train)
-    assert recipe["data"]["held_out"]["sha256"] == train_digits._fingerprint(held_out)
+    assert recipe["data"]["train"]["sha256"] == train_digits.fingerprint(train)
+    assert recipe["data"]["held_out"]["sha256"] == train_digits.fingerprint(held_out)
 
 
 def test_every_digit_is_represented():
