@@ -69,7 +69,7 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
     for tensor, name in zip(model.subgraphs[0].tensors, names, strict=True):
         tensor.name = name
     _describe(model, request)
-    content = _pack(model)
+    content = pack(model)
     again = _run(content, feeds[0], sources)
     if any(not np.array_equal(results[0][key], again[key], equal_nan=True) for key in sources):
         raise ConversionError("the renamed TFLite file computes other values; report the model to the project")
@@ -259,7 +259,8 @@ class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]  # the schema has no
         return int(schema.BufferEnd(builder))
 
 
-def _pack(model: Any) -> bytes:
+def pack(model: Any) -> bytes:
+    """Return the bytes of a file: the same model gives the same ones, and weights begin at multiples of ALIGNMENT."""
     if any(buffer.offset or buffer.size for buffer in model.buffers):
         raise ConversionError("the model is larger than a TFLite file can hold in one piece (2 GiB)")
     model.buffers = [_AlignedBuffer(data=buffer.data) for buffer in model.buffers]

@@ -1,0 +1,250 @@
+"""Quantization recipes: names that say what they do, what each format can express, and files that replay a search.
+
+    static_wi8_ai8          weights int8 per channel, activations int8 with ranges from calibration data
+    static_wi8_ai16         weights int8, activations int16
+    dynamic_wi8_afp32       weights int8; activations are quantized by the runtime, tensor by tensor
+    weight_only_wi8_afp32   weights int8 on disk, widened when they are used; computing in float32
+    weight_only_wfp16_afp32 weights float16 on disk
+    palettized_w4           weights as indices into a table of 2**4 values (Core ML)
+
+A suffix chooses the type that a caller meets at the inputs and outputs: ``_ioi8`` or ``_iofp32``.
+"""
+
+import dataclasses
+import enum
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Self
+
+from coordatt_deploy.errors import UsageError, nearest
+from coordatt_deploy.specs import SCHEMA_VERSION, Format, Precision, member, to_json
+
+
+class Mode(enum.StrEnum):
+    """When activations are quantized: beforehand, by the runtime, or not at all."""
+
+    STATIC = "static"
+    DYNAMIC = "dynamic"
+    WEIGHT_ONLY = "weight_only"
+    PALETTIZED = "palettized"
+
+
+class RangeMethod(enum.StrEnum):
+    """How the range of an activation follows from its values on the calibration data."""
+
+    MIN_MAX = "minmax"
+    PERCENTILE = "percentile"
+    MSE = "mse"
+
+
+class IoType(enum.StrEnum):
+    """The type of an artifact's inputs and outputs."""
+
+    INT8 = "int8"
+    FP32 = "fp32"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What to quantize and how.
+
+    Attributes:
+        mode: When activations are quantized.
+        weights: ``int8``, ``fp16``, or for palettized ones ``4``, ``6`` or ``8`` bits.
+        activations: ``int8``, ``int16``, ``fp32``, or None: as in the float artifact.
+        io: Type of inputs and outputs; None for the format's habit (TFLite int8, the others float32).
+        ranges: How activation ranges are found (static recipes).
+        equalise: Even out the ranges of channels that share an activation tensor (static recipes).
+        adjust: Round weights so that each layer's output on the calibration data changes least, and shift biases by
+            what remains (static recipes); otherwise each weight is rounded to its nearest step.
+        float_layers: Layer ids that stay in float.
+    """
+
+    mode: Mode
+    weights: str
+    activations: str | None = None
+    io: IoType | None = None
+    ranges: RangeMethod = RangeMethod.PERCENTILE
+    equalise: bool = True
+    adjust: bool = True
+    float_layers: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The name, for files and reports: ``static_wi8_ai8``; ``_float3`` where three layers stay in float."""
+        if self.mode is Mode.PALETTIZED:
+            return f"palettized_w{self.weights}"
+        activations = "" if self.activations is None else f"_a{_short(self.activations)}"
+        io = "" if self.io is None else f"_io{'i8' if self.io is IoType.INT8 else 'fp32'}"
+        kept = f"_float{len(self.float_layers)}" if self.float_layers else ""
+        return f"{self.mode}_w{_short(self.weights)}{activations}{io}{kept}"
+
+    @property
+    def base(self) -> str:
+        """The name without suffixes, under which formats list what they can express."""
+        return replace(self, io=None, float_layers=()).name
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether ranges have to be measured on data."""
+        return self.mode is Mode.STATIC
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document of a recipe file: ``schema_version`` and every field."""
+        return {"schema_version": SCHEMA_VERSION, "recipe": self.base} | {
+            field.name: to_json(getattr(self, field.name))
+            for field in dataclasses.fields(self)
+            if field.name not in {"mode", "weights", "activations"}
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            UsageError: Another schema, an unknown key, or a value of the wrong kind.
+        """
+        if not isinstance(document, Mapping) or document.get("schema_version") != SCHEMA_VERSION:
+            found = document.get("schema_version") if isinstance(document, Mapping) else type(document).__name__
+            raise UsageError(f"a recipe file has schema_version {SCHEMA_VERSION}, this one has {found!r}")
+        known = {"recipe", "io", "ranges", "equalise", "adjust", "float_layers"}
+        for key in document:
+            if key not in known | {"schema_version"}:
+                raise UsageError(f"recipe file: unknown key {key!r}; {nearest(key, known)}")
+        base = parse(str(document.get("recipe")))
+        layers = document.get("float_layers", [])
+        if not isinstance(layers, list) or not all(isinstance(item, str) for item in layers):
+            raise UsageError("recipe file: float_layers must be a list of layer ids")
+        for key in ("equalise", "adjust"):
+            if not isinstance(document.get(key, True), bool):
+                raise UsageError(f"recipe file: {key} is {document[key]!r}; it must be true or false")
+        io = document.get("io")
+        return cls(
+            mode=base.mode,
+            weights=base.weights,
+            activations=base.activations,
+            io=base.io if io is None else member(IoType, str(io), "io type"),
+            ranges=member(RangeMethod, str(document.get("ranges", base.ranges.value)), "range method"),
+            equalise=document.get("equalise", True),
+            adjust=document.get("adjust", True),
+            float_layers=tuple(layers),
+        )
+
+
+STATIC_INT8: Final = "static_wi8_ai8"
+
+# What each format can express, its int8 default first. The reasons for what is not there stand in REFUSED.
+RECIPES: Final[Mapping[Format, tuple[str, ...]]] = {
+    Format.TFLITE: (
+        STATIC_INT8, "dynamic_wi8_afp32", "weight_only_wi8_afp32", "weight_only_wfp16_afp32",
+    ),
+    Format.ONNX: (STATIC_INT8, "weight_only_wi8_afp32"),
+    Format.COREML: (STATIC_INT8, "weight_only_wi8", "palettized_w8", "palettized_w6", "palettized_w4"),
+}  # fmt: skip
+IO_TYPES: Final[Mapping[Format, tuple[IoType, ...]]] = {
+    Format.TFLITE: (IoType.INT8, IoType.FP32),
+    Format.ONNX: (IoType.FP32, IoType.INT8),
+    Format.COREML: (IoType.FP32,),
+}
+
+_PATTERN: Final = re.compile(
+    r"(?P<mode>static|dynamic|weight_only)_w(?P<weights>i8|fp16)(_a(?P<activations>i8|i16|fp32))?(_io(?P<io>i8|fp32))?"
+)
+_PALETTE: Final = re.compile(r"palettized_w(?P<bits>4|6|8)")
+_LONG: Final = {"i8": "int8", "i16": "int16"}
+
+
+def _short(kind: str) -> str:
+    return kind.replace("int", "i")
+
+
+def all_recipes() -> tuple[str, ...]:
+    """Return the names that some format can express, without suffixes."""
+    return tuple(dict.fromkeys(name for names in RECIPES.values() for name in names))
+
+
+def parse(name: str) -> Recipe:
+    """Return the recipe of that name.
+
+    Raises:
+        UsageError: The name does not decode.
+    """
+    palette = _PALETTE.fullmatch(name)
+    if palette is not None:
+        return Recipe(Mode.PALETTIZED, palette["bits"])
+    match = _PATTERN.fullmatch(name)
+    if match is None:
+        raise UsageError(f"unknown recipe {name!r}; {nearest(name, all_recipes())}")
+    activations, io = match["activations"], match["io"]
+    return Recipe(
+        mode=Mode(match["mode"]),
+        weights=_LONG.get(match["weights"], match["weights"]),
+        activations=None if activations is None else _LONG.get(activations, activations),
+        io=None if io is None else (IoType.INT8 if io == "i8" else IoType.FP32),
+    )
+
+
+def load_recipe(text: str) -> Recipe:
+    """Return the recipe of that name, or the one in the JSON file of that name.
+
+    Raises:
+        UsageError: Neither a recipe's name nor a readable recipe file.
+    """
+    path = Path(text)
+    if path.suffix != ".json":
+        return parse(text)
+    try:
+        return Recipe.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UsageError(f"cannot read the recipe file {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is no JSON document: {error}") from error
+
+
+def save_recipe(recipe: Recipe, path: Path) -> None:
+    """Write a file that ``load_recipe`` reads."""
+    path.write_text(json.dumps(recipe.to_json(), indent=2) + "\n", encoding="utf-8")
+
+
+def checked(recipe: Recipe, kind: Format) -> Recipe:
+    """Return *recipe* as *kind* means it: with the format's own input and output type where none was chosen.
+
+    Raises:
+        UsageError: The format cannot express it; the text says which can.
+    """
+    if recipe.base not in RECIPES[kind]:
+        able = [str(other) for other, names in RECIPES.items() if recipe.base in names]
+        others = f"formats that have it: {', '.join(able)}" if able else "no format has it"
+        raise UsageError(f"{kind} has no recipe {recipe.base}; {others}; recipes of {kind}: {', '.join(RECIPES[kind])}")
+    if recipe.mode is not Mode.STATIC and recipe.io is IoType.INT8:
+        raise UsageError(f"{recipe.name}: only a static recipe can have int8 inputs and outputs")
+    if recipe.io is not None and recipe.io not in IO_TYPES[kind]:
+        able = [str(other) for other, types in IO_TYPES.items() if recipe.io in types]
+        raise UsageError(f"{kind} has no {recipe.io} inputs and outputs here; formats that have: {', '.join(able)}")
+    if recipe.io is None and recipe.mode is Mode.STATIC:
+        return replace(recipe, io=IO_TYPES[kind][0])
+    return recipe
+
+
+def recipe_of(precision: Precision, kind: Format) -> Recipe | None:
+    """Return the recipe that ``--precision`` stands for in a format; None where the exporter writes it itself."""
+    if precision is Precision.INT8:
+        return parse(STATIC_INT8)
+    if precision is Precision.FP16 and kind is Format.TFLITE:
+        return parse("weight_only_wfp16_afp32")
+    return None
+
+
+def precision_of(recipe: Recipe, base: Precision) -> Precision:
+    """Return what an artifact of this recipe computes in.
+
+    Args:
+        recipe: The recipe.
+        base: The precision of the float artifact it was made from.
+    """
+    if recipe.mode in {Mode.STATIC, Mode.DYNAMIC}:
+        return Precision.INT8
+    return Precision.FP16 if recipe.weights == "fp16" else base
