@@ -236,7 +236,8 @@ class CoremlFile(Edited):
         for raw in self.block.operations:
             if raw.type == "const":
                 continue
-            inputs = [item.name for value in raw.inputs.values() for item in value.arguments if item.name]
+            keys = sorted(raw.inputs, key=lambda key: (key != "x", key != "y", key))  # a protobuf map has no order
+            inputs = [item.name for key in keys for item in raw.inputs[key].arguments if item.name]
             kind = self.KINDS.get(raw.type, raw.type)
             if kind == "add" and any(name in self.constants for name in inputs):
                 kind = "Add"
