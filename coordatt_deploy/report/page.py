@@ -250,6 +250,8 @@ def _outputs(parity: Document) -> str:
                 f"{tolerance['multiple']:g} times the rounding error of torch in {tolerance['basis']} on the same"
                 f" inputs. Why: {tolerance['reason']}."
             )
+            if tolerance.get("min_sqnr_db") is not None:
+                text = f"an SQNR of at least {tolerance['min_sqnr_db']:g} dB. Why: {tolerance['reason']}."
             kinds = reasons.setdefault(text, [])
             kinds += [item["format"]] if item["format"] not in kinds else []
     allowed = [f"Allowed for {', '.join(kinds)}: {text}" for text, kinds in reasons.items()]

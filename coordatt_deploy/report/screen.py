@@ -191,6 +191,9 @@ def _explain(console: Console, report: ParityReport) -> None:
                 Text(f"{item.artifact.path}: {item.problem}", style="red" if item.passed is False else "yellow")
             )
     for tolerance in dict.fromkeys(item.tolerance for item in report.artifacts if item.tolerance):
+        if tolerance.min_sqnr_db is not None:
+            console.print(Text(f"needed: {tolerance.min_sqnr_db:g} dB; {tolerance.reason}", style="dim"))
+            continue
         basis = {"fp32": "torch-float32's", "fp16": "float16 storage's"}[tolerance.basis.value]
         console.print(
             Text(f"allowed: {tolerance.multiple:g} × {basis} own rounding error; {tolerance.reason}", style="dim")
