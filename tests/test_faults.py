@@ -16,7 +16,7 @@ from coordatt_deploy.progress import Stages
 from coordatt_deploy.specs import Format
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "planted_faults.py"
-SEEDS = int(os.environ.get("FAULT_SEEDS", "13"))
+SEEDS = int(os.environ.get("FAULT_SEEDS", "4"))
 pytestmark = pytest.mark.slow
 
 
