@@ -15,7 +15,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import fx
@@ -121,22 +121,22 @@ def _sizes(module: fx.GraphModule, node: fx.Node) -> tuple[int, ...]:
     return tuple(size if isinstance(size, int) else int(size.node.hint) for size in shape)
 
 
-Sizes = Mapping[fx.Node, tuple[int, ...]]
+Sizes = Mapping[Any, tuple[int, ...]]
 
 
 def _convolution(node: fx.Node, sizes: Sizes) -> int:
     image, kernel = node.args[:2]  # kernel: (C_out, C_in / groups, kH, kW); transposed: (C_in, C_out / groups, kH, kW)
     transposed = kind(node).startswith("conv_transpose") or argument(node, 6, "transposed", False) is True
-    sites = sizes[image] if transposed else sizes[node]  # type: ignore[index]
-    return math.prod(sites) * math.prod(sizes[kernel][1:])  # type: ignore[index]
+    sites = sizes[image] if transposed else sizes[node]
+    return math.prod(sites) * math.prod(sizes[kernel][1:])
 
 
 def _matrix_product(node: fx.Node, sizes: Sizes) -> int:
-    return math.prod(sizes[node]) * sizes[node.args[0]][-1]  # type: ignore[index]
+    return math.prod(sizes[node]) * sizes[node.args[0]][-1]
 
 
 def _sum_and_product(node: fx.Node, sizes: Sizes) -> int:
-    return math.prod(sizes[node]) * sizes[node.args[1]][-1]  # type: ignore[index]
+    return math.prod(sizes[node]) * sizes[node.args[1]][-1]
 
 
 def _einsum(node: fx.Node, sizes: Sizes) -> int:
@@ -152,12 +152,12 @@ def _einsum(node: fx.Node, sizes: Sizes) -> int:
 
 def _attention(node: fx.Node, sizes: Sizes) -> int:
     """Queries times keys, and the weights times values."""
-    query, key, value = (sizes[item] for item in node.args[:3])  # type: ignore[index]
+    query, key, value = (sizes[item] for item in node.args[:3])
     return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
 def _elements_read(node: fx.Node, sizes: Sizes) -> int:
-    return math.prod(sizes[node.args[0]])  # type: ignore[index]
+    return math.prod(sizes[node.args[0]])
 
 
 def _window(node: fx.Node, sizes: Sizes) -> int:
