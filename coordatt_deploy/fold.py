@@ -112,7 +112,8 @@ def _fold(module: fx.GraphModule, conv: fx.Node, norm: fx.Node) -> None:
     """Give *conv* weights of its own: a convolution that is used twice may have two BatchNorms."""
     kernel, bias = weight(module, conv.args[1]), weight(module, conv.args[2] if len(conv.args) > 2 else None)
     gamma, beta, mean, var = (weight(module, argument) for argument in norm.args[1:5])
-    assert kernel is not None and mean is not None and var is not None  # noqa: S101 - why_not has checked them
+    if kernel is None or mean is None or var is None:  # why_not has refused these
+        raise AssertionError(f"{norm.name} has no weights to fold")
     epsilon = float(norm.args[7])  # type: ignore[arg-type]
     factor = torch.rsqrt(var.double() + epsilon)  # (C_out,), gamma / std
     if gamma is not None:

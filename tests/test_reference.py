@@ -42,8 +42,8 @@ def test_the_same_graph_gives_the_same_bytes(tiny_graph, tmp_path):
 
 @pytest.mark.parametrize(
     "target",
-    ["os.system", "builtins.eval", "aten.from_file.default", "aten.add_.Tensor", "aten.nothing.default", "aten.__class__.x",
-     "quantized.add.default"],
+    ["os.system", "builtins.eval", "aten.from_file.default", "aten.add_.Tensor", "aten.nothing.default",
+     "aten.__class__.x", "quantized.add.default"],
 )  # fmt: skip
 def test_only_harmless_calls_are_looked_up(tiny_graph, tmp_path, target):
     """
