@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from ai_edge_litert.interpreter import Interpreter
 
 from coordatt_deploy import statistics
 from coordatt_deploy.cold_start import made_up
@@ -32,7 +33,7 @@ RUNS = 400
 
 def described(path: Path) -> Artifact:
     """Describe a TFLite file by itself: no bundle is needed here."""
-    runner = litert.Interpreter(str(path)).get_signature_runner(litert.SIGNATURE)
+    runner = Interpreter(str(path)).get_signature_runner(litert.SIGNATURE)
     inputs, outputs = (
         tuple(
             TensorSpec(name, tuple(map(int, item["shape"])), np.dtype(item["dtype"]).name, "NHWC"[: len(item["shape"])])
@@ -81,9 +82,11 @@ def harness_cost_ns() -> float:
         result = measure({"nothing": nothing}, settings)
         spent = time.thread_time_ns() - start
         # The yardstick took its turns, too; what is left was spent on the samples of "nothing" and around them.
-        assert result.yardstick  # noqa: S101
-        yardstick = float(np.nansum(result.yardstick.undisturbed)) + sum(result.yardstick.warmups_ns)
-        costs.append((spent - yardstick) / len(result.latencies["nothing"].samples_ns))
+        yardstick = result.yardsticks[0].latency
+        costs.append(
+            (spent - float(np.nansum(yardstick.undisturbed)) - sum(yardstick.warmups_ns))
+            / len(result.latencies["nothing"].samples_ns)
+        )
     return float(np.median(costs))
 
 
@@ -95,7 +98,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     artifact = described(arguments.model)
-    order, rows = random.Random(0), []  # noqa: S311
+    order, rows, verdict = random.Random(0), [], None  # noqa: S311
     for number in range(arguments.rounds):
         row: dict[str, tuple[float, float]] = {}
         for side in order.sample(["ours", "theirs"], 2):
@@ -106,7 +109,10 @@ def main() -> None:
             else:
                 row[side] = theirs(arguments.model, arguments.threads)
         rows.append([*row["ours"], *row["theirs"]])
-        print(f"{number:3d}  ours {rows[-1][0]:.3f} ms  LiteRT's {rows[-1][2]:.3f} ms  {verdict.level}", flush=True)
+        print(
+            f"{number:3d}  ours {rows[-1][0]:.3f} ms  LiteRT's {rows[-1][2]:.3f} ms  {verdict and verdict.level}",
+            flush=True,
+        )
     table = np.array(rows)[:, None, :]
     for what, column in (("median", 0), ("5 % quantile", 1)):
         ratio = statistics.median_ratio(table[..., column], table[..., column + 2])

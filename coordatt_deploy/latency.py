@@ -1,6 +1,7 @@
 """What a measurement is asked for and what it gives; every statistic is derived from the samples that are kept."""
 
 import dataclasses
+import enum
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -157,18 +158,40 @@ class Latency:
         return statistics.quantile(self.samples_ns, q) / 1e6
 
 
+class YardstickKind(enum.StrEnum):
+    """What a yardstick is made of."""
+
+    NUMPY = "numpy"
+    NETWORK = "network"
+
+
+@dataclass(frozen=True, slots=True)
+class Yardstick:
+    """How fast the machine itself was: a workload that never changes, measured in turn with the artifacts.
+
+    Attributes:
+        kind: What it is made of.
+        software: What ran it, with version: two runs compare only the same kind on the same software.
+        latency: Of the workload, on one thread.
+    """
+
+    kind: YardstickKind
+    software: str
+    latency: Latency
+
+
 @dataclass(frozen=True, slots=True)
 class Measurement:
     """What ``measure`` gives.
 
     Attributes:
-        latencies: By the name of the call, in the order given; an artifact without any sample is left out.
-        yardstick: The machine itself, in the same rounds; None without any sample.
+        latencies: By the name of the call; an artifact without any sample is left out.
+        yardsticks: The machine itself, in the same rounds.
         interrupted: Whether Ctrl-C ended it early.
     """
 
     latencies: Mapping[str, Latency]
-    yardstick: Latency | None
+    yardsticks: tuple[Yardstick, ...]
     interrupted: bool = False
 
 
