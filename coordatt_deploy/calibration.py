@@ -129,7 +129,9 @@ def _from_folder(
     spec = _image_input(inputs, str(folder))
     found = find_images(folder)
     order = np.random.default_rng(seed).permutation(len(found))
-    values, names, unreadable = [], [], []
+    values: list[NDArray[np.float32]] = []
+    names: list[str] = []
+    unreadable: list[str] = []
     for index in order:
         if len(values) == count:
             break

@@ -434,6 +434,62 @@ def report(bundle: Path, output: Path | None, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("subject", metavar="MODEL|ARTIFACT|BUNDLE")
+@click.option("--model-args", callback=_json_object, help="Keyword arguments of the factory, as a JSON object.")
+@click.option("--input-size", type=SizeType(), help="Pixels: 224, or height x width as 320x192.")
+@json_option
+def inspect(subject: str, model_args: dict[str, Any] | None, input_size: tuple[int, int] | None, as_json: bool) -> None:
+    """Say what a model or file is made of, and what will trouble it on a phone.
+
+    Parameters, multiply-accumulates, operators, attention blocks, where the bytes are, what delegates reject, and
+    lint with remedies. A model is whatever build --model takes; files are read, not run.
+
+    \b
+    Example:
+        coordatt-deploy inspect mobilenetv2_ca_100
+        coordatt-deploy inspect path/to/net.py:make_backbone --input-size 320x192
+        coordatt-deploy inspect mobilenetv2_ca_035.digits
+    """
+    from coordatt_deploy.bundle import open_bundle
+    from coordatt_deploy.inspection import (
+        BundleInspection,
+        Inspection,
+        inspect_artifact,
+        inspect_bundle,
+        is_artifact,
+        is_bundle,
+    )
+    from coordatt_deploy.inspection_tables import show_inspection
+    from coordatt_deploy.proving import logged
+    from coordatt_deploy.quiet import set_environment
+    from coordatt_deploy.report import screen
+
+    path = Path(subject)
+    found: Inspection | BundleInspection
+    set_environment()
+    with screen.bars() as stages, stages.stage(f"inspect {subject}"), logged("inspect"):
+        if is_bundle(path):
+            found = inspect_bundle(open_bundle(path))
+        elif is_artifact(path):
+            found = inspect_artifact(path)
+        else:
+            from coordatt_deploy.pipeline import need
+            from coordatt_deploy.sizes import check_size
+
+            need("torch", "onnx")
+            from coordatt_deploy.intake import Request, resolve
+            from coordatt_deploy.model_inspection import inspect_source
+
+            size = None if input_size is None else check_size(input_size)
+            source = resolve(Request(model=subject, model_args=model_args, input_size=size))
+            found = inspect_source(source, subject)
+    if as_json:
+        _print(found.to_json())
+    else:
+        show_inspection(found)
+
+
+@main.command()
 @json_option
 def models(as_json: bool) -> None:
     """List the backbones, with parameters and multiply-accumulates.

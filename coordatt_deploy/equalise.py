@@ -186,7 +186,7 @@ def _joined(union: _Union, operator: str, node: fx.Node) -> bool:
     sources = _operands(node)
     if operator == "add" and len(sources) == 2 and _shape(sources[0]) == _shape(sources[1]):
         union.join(node, *sources)
-        return argument(node, 2, "alpha", 1) == 1
+        return bool(argument(node, 2, "alpha", 1) == 1)
     if operator == "cat" and sources and argument(node, 1, "dim", 0) % len(_shape(node)) != 1:
         union.join(node, *sources)
         return True
@@ -217,10 +217,10 @@ def _keeps_channels(operator: str, node: fx.Node, source: fx.Node) -> bool:
     if operator == "transpose":
         return all(axis % len(before) > 1 for axis in node.args[1:3])  # type: ignore[operator]
     if operator == "mean":
-        axes = argument(node, 1, "dim") or range(len(before))
-        return all(axis % len(before) > 1 for axis in axes)
+        reduced = argument(node, 1, "dim") or range(len(before))
+        return all(axis % len(before) > 1 for axis in reduced)
     if operator in {"split", "split_with_sizes", "slice"}:
-        return argument(node, 2 if operator != "slice" else 1, "dim", 0) % len(before) > 1
+        return bool(argument(node, 2 if operator != "slice" else 1, "dim", 0) % len(before) > 1)
     return True
 
 

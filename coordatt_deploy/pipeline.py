@@ -118,7 +118,7 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
     """
     set_environment()
     jobs = plan.jobs()
-    _need("torch", "onnx")
+    need("torch", "onnx")
     import torch
 
     from coordatt_deploy.fold import fold_batchnorms
@@ -129,7 +129,7 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
 
     torch.set_num_threads(1)  # the converters work beside it
     for kind in dict.fromkeys(kind for kind, _, _ in jobs):
-        _need(_CONVERTERS[kind], kind)
+        need(_CONVERTERS[kind], kind)
     with stages.stage("load model"):
         request = Request(
             model=plan.model,
@@ -209,7 +209,12 @@ def _remarks(plan: ExportPlan, converted: Sequence[tuple[Artifact, dict[str, Any
 _CONVERTERS: Final = {Format.ONNX: "onnx", Format.TFLITE: "litert_torch", Format.COREML: "coremltools"}
 
 
-def _need(package: str, extra: str) -> None:
+def need(package: str, extra: str) -> None:
+    """Refuse to go on without *package*.
+
+    Raises:
+        MissingDependencyError: It is not installed; the text holds the line that installs it.
+    """
     from importlib.util import find_spec
 
     if find_spec(package) is None:

@@ -89,7 +89,8 @@ def apply(node: fx.Node, values: Mapping[fx.Node, Values], cases: int) -> Values
     target: Callable[..., Any] = node.target  # type: ignore[assignment]
     results = []
     for case in range(cases):
-        arguments = fx.node.map_arg((node.args, node.kwargs), lambda source, case=case: values[source][case])
+        inputs = {source: value[case] for source, value in values.items()}
+        arguments: Any = fx.node.map_arg((node.args, node.kwargs), inputs.__getitem__)
         results.append(target(*arguments[0], **arguments[1]))
     return results
 

@@ -18,11 +18,11 @@ from coordatt_deploy.errors import BundleError, UsageError
 from coordatt_deploy.exporters import ExportRequest, exporter
 from coordatt_deploy.fold import fold_batchnorms
 from coordatt_deploy.inspection import Block, inspect_artifact, inspect_bundle, is_artifact, is_bundle
+from coordatt_deploy.inspection_tables import show_inspection
 from coordatt_deploy.intake import Request, resolve
 from coordatt_deploy.lower import lower, target_of
 from coordatt_deploy.model_inspection import inspect_graph, inspect_source
 from coordatt_deploy.reference import save_graph
-from coordatt_deploy.report.inspection_tables import show_inspection
 from coordatt_deploy.source import capture_source
 from coordatt_deploy.specs import Artifact, Format, Precision, TargetCpu, to_json
 

@@ -71,7 +71,8 @@ def _table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
 
 def exit_code(report: ParityReport) -> int:
     """0 all passed, 1 one failed, 3 one could not be run here."""
-    if any(item.passed is False for item in (*report.artifacts, *report.graphs)):
+    graphs = any(item.passed is False for item in report.graphs)
+    if graphs or any(item.passed is False for item in report.artifacts):
         return 1
     return 3 if any(item.passed is None for item in report.artifacts) else 0
 
