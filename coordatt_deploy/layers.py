@@ -9,6 +9,7 @@ reference value of a layer follows from the tensors of an artifact by
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -216,9 +217,12 @@ def _unsqueeze(
 ) -> NDArray[np.float64]:
     """Give *tensor* the rank of the layer's value; only axes of size 1 come or go."""
     sizes = [layer.shape[axis] for axis in axes]
-    sizes[0] = tensor.shape[0] if axes[0] == 0 else sizes[0]
+    if len(layer.parts) > 1:
+        sizes[axes.index(layer.axis)] = None  # it holds a stretch of this axis only
     if channels is not None:
         sizes[axes.index(1)] = None
+    if axes[0] == 0 and (None in sizes or math.prod(size or 1 for size in sizes) != tensor.size):
+        sizes[0] = tensor.shape[0] if tensor.ndim >= len(sizes) else 1
     if sizes.count(None) > 1:
         raise ValueError(f"{layer.layer_id}: a tensor of shape {tensor.shape} cannot stand for {layer.shape}")
     return tensor.reshape([-1 if size is None else size for size in sizes])
