@@ -4,7 +4,7 @@
     host/       QEMU and its libraries, for this machine
     arm64/      Python and its libraries, for the guest
     site/       the runtimes' wheels, for the guest
-    cpus/NAME/  the guest's view of the file system per CPU: links into arm64/, and what Linux says of that CPU
+    cpus/NAME/  what Linux says of that CPU, below /proc and /sys
     qemu_icount.so   the instruction counter; absent where it could not be compiled
 
 A box is checked as a whole before each use: it is 210 MB, which takes a second, and a run takes ten.
@@ -31,6 +31,7 @@ NAME: Final = "qemu-arm64"
 SETUP_COMMAND: Final = f"coordatt-deploy doctor --setup {NAME}"
 MANIFEST: Final = "box.json"
 SCHEMA_VERSION: Final = 1
+LAYOUT: Final = 2  # of the folders; a box of another one is built again
 
 # Debian 12: its dynamically linked QEMU 7.2 loads plugins, later releases' static one does not.
 RELEASE: Final = "bookworm"
@@ -45,7 +46,8 @@ GUEST_PACKAGES: Final = (
 )  # fmt: skip
 RUNTIMES: Final = ("numpy", "onnxruntime", "ai-edge-litert", "tflite-runtime")
 
-CODE: Final = "code"
+ARM64: Final = "arm64"
+OURS: Final = "coordatt-deploy"  # the folder below the guest's / with our code and the wheels
 PLUGIN: Final = "qemu_icount.so"
 PLUGIN_SOURCE: Final = Path(__file__).with_name("qemu_icount.c")
 
@@ -64,13 +66,31 @@ class Box:
     runtimes: Mapping[str, str]
     no_counts_because: str | None = None
 
-    def qemu(self, cpu: Cpu, options: tuple[str, ...] = ()) -> list[str]:
-        """Return the command line up to the guest's Python, for a program to follow."""
-        python = self.root / "arm64/usr/bin" / f"python{GUEST_PYTHON}"
+    def qemu(self, cpu: Cpu, view: Path, options: tuple[str, ...] = ()) -> list[str]:
+        """Return the command line up to the guest's Python, for a program to follow.
+
+        Args:
+            cpu: What to emulate.
+            view: A folder that ``make_view`` filled.
+            options: Further ones of QEMU.
+        """
+        python = f"usr/bin/python{GUEST_PYTHON}"
         return [
             str(self.root / "host/usr/bin/qemu-aarch64"), "-cpu", cpu.qemu, *options,
-            "-L", str(self.root / "cpus" / cpu.name), "-U", "LD_LIBRARY_PATH", str(python),
+            "-L", str(view), "-U", "LD_LIBRARY_PATH", "-0", f"/{python}", str(self.root / ARM64 / python),
         ]  # fmt: skip
+
+    def make_view(self, cpu: Cpu, view: Path) -> None:
+        """Fill *view* with what the guest finds below ``/`` instead of the host's files.
+
+        QEMU looks each absolute path up there first. So the guest's paths are the same in every run and on every host,
+        and with them the layout of Python's tables: counts repeat to the last digits.
+        """
+        ship_code(view / OURS / "code")
+        (view / OURS / "site").symlink_to(self.root / "site")
+        for folder in ((self.root / ARM64), (self.root / "cpus" / cpu.name)):
+            for entry in folder.iterdir():
+                (view / entry.name).symlink_to(entry)
 
     def plugin(self, rules: Path, out: Path) -> tuple[str, ...]:
         """Return QEMU's options that load the instruction counter."""
@@ -81,15 +101,13 @@ class Box:
         """Return the environment of QEMU and guest; nothing of the caller's leaks in.
 
         Args:
-            scratch: The working folder, with the package ``coordatt_deploy`` in ``code/``. It becomes the guest's home,
-                too: runtimes want to write there.
+            scratch: Becomes the guest's home: runtimes want to write there.
         """
         libraries = [str(path) for path in sorted((self.root / "host").glob("**/*-linux-gnu")) if path.is_dir()]
         return ENVIRONMENT | {
             "LD_LIBRARY_PATH": ":".join(libraries),
-            # The same hashes in each run, hence the same instructions: no seed, and no random name in a path.
-            "PYTHONHASHSEED": "0",
-            "PYTHONPATH": f"{CODE}:{self.root / 'site'}",
+            "PYTHONPATH": f"/{OURS}/code:/{OURS}/site",
+            "PYTHONHASHSEED": "0",  # the same order of everything, hence the same instructions
             "HOME": str(scratch),
             "TMPDIR": str(scratch),
             "LANG": "C.UTF-8",
@@ -125,7 +143,7 @@ def installed_runtimes() -> dict[str, str]:
 def recipe() -> str:
     """Return a hash of everything in this package that decides what a box holds."""
     document = {
-        "schema_version": SCHEMA_VERSION,
+        "layout": LAYOUT,
         "packages": [RELEASE, HOST_PACKAGES, GUEST_PACKAGES],
         "cpus": {cpu.name: [cpu.qemu, overlay(cpu)] for cpu in CPUS.values()},
         "plugin": PLUGIN_SOURCE.read_text(encoding="utf-8"),

@@ -25,6 +25,7 @@ from coordatt_deploy.quiet import log_folder
 from coordatt_deploy.specs import Format
 from coordatt_deploy.targets import TargetStatus, apt
 from coordatt_deploy.targets.box import (
+    ARM64,
     GUEST_PACKAGES,
     GUEST_PYTHON,
     HOST_PACKAGES,
@@ -46,7 +47,6 @@ from coordatt_deploy.targets.box import (
 from coordatt_deploy.targets.cpus import CPUS, DEFAULT_CPU, overlay
 from coordatt_deploy.targets.emulated import Guest
 
-GUEST_ARCHITECTURE: Final = "arm64"
 # Debian 12 has glibc 2.36; wheels for any earlier one run there.
 GLIBC_MINORS: Final = range(17, 37)
 STEP_TIMEOUT_S: Final = 900.0
@@ -119,7 +119,7 @@ class _Builder:
         settings = subprocess.run(  # noqa: S603
             [apt.command("apt-config", "apt"), "dump"], capture_output=True, text=True, check=True
         ).stdout.splitlines()
-        architectures = tuple(dict.fromkeys((architecture, GUEST_ARCHITECTURE)))
+        architectures = tuple(dict.fromkeys((architecture, ARM64)))
         config = apt.prepare(self.work / "apt", architectures, RELEASE, settings, self.etc, self.extra)
         env = apt.environment(config, os.environ)
         apt_get = apt.command("apt-get", "apt")
@@ -129,7 +129,7 @@ class _Builder:
         except _StepFailedError as error:  # one source of several may be down: see whether the rest has everything
             trouble = f"; before that, {error}"
         wanted = [f"{name}:{architecture}" for name in HOST_PACKAGES]
-        wanted += [f"{name}:{GUEST_ARCHITECTURE}" for name in GUEST_PACKAGES]
+        wanted += [f"{name}:{ARM64}" for name in GUEST_PACKAGES]
         debs = self.work / "debs"
         debs.mkdir()
         try:
@@ -140,7 +140,7 @@ class _Builder:
 
     def _unpack(self, debs: Path, architecture: str) -> None:
         unpack = [apt.command("dpkg-deb", "dpkg"), "--extract"]
-        host, guest = self.work / "host", self.root / GUEST_ARCHITECTURE
+        host, guest = self.work / "host", self.root / ARM64
         for deb in sorted(debs.iterdir()):
             package, version_, built_for = apt.deb_version(deb)
             self.downloads.append(
@@ -149,7 +149,7 @@ class _Builder:
             for_host = built_for == architecture and package in HOST_PACKAGES
             if for_host:
                 self.run([*unpack, str(deb), str(host)])
-            if built_for == GUEST_ARCHITECTURE and package in GUEST_PACKAGES:
+            if built_for == ARM64 and package in GUEST_PACKAGES:
                 self.run([*unpack, str(deb), str(guest)])
         shutil.rmtree(guest / "usr/share", ignore_errors=True)
         emulator = self.root / "host/usr/bin/qemu-aarch64"
@@ -190,15 +190,13 @@ class _Builder:
         for folder in sorted((self.root / "site/numpy").glob("**/tests")):
             shutil.rmtree(folder)
 
-    def views(self) -> None:
-        """Give each CPU its view of the file system."""
+    def cpus(self) -> None:
+        """Write what Linux would say of each CPU."""
         for cpu in CPUS.values():
-            view = self.root / "cpus" / cpu.name
             for name, text in overlay(cpu).items():
-                (view / name).parent.mkdir(parents=True, exist_ok=True)
-                (view / name).write_text(text, encoding="utf-8")
-            for folder in sorted((self.root / GUEST_ARCHITECTURE).iterdir()):
-                (view / folder.name).symlink_to(Path("../..") / GUEST_ARCHITECTURE / folder.name)
+                path = self.root / "cpus" / cpu.name / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8")
 
     def plugin(self) -> str | None:
         """Compile the instruction counter; return why there is none, where that fails."""
@@ -214,12 +212,12 @@ class _Builder:
     def try_out(self, no_counts_because: str | None) -> str | None:
         """Start the guest, import its runtimes, compare their versions, and see whether the counter counts.
 
-        Python's compiled files stay in the box: compiling takes seconds at each start otherwise.
+        Python's modules are compiled on the way: that takes seconds at each start otherwise.
         """
         runtimes = installed_runtimes()
         box = Box(self.root, runtimes, no_counts_because)
         formats = [kind for name, kind in RUNTIME_FORMATS.items() if name in runtimes]
-        with Guest(box, CPUS[DEFAULT_CPU], keep_bytecode=True, timeout_s=STEP_TIMEOUT_S) as guest:
+        with Guest(box, CPUS[DEFAULT_CPU], compiling=True, timeout_s=STEP_TIMEOUT_S) as guest:
             inside = guest.versions(runtimes, formats)
         if inside != runtimes:
             raise _StepFailedError(f"the guest has {inside}, expected {runtimes}")
@@ -285,8 +283,8 @@ def _build(root: Path, stages: Stages, etc: Path) -> None:
             step = "wheels of the runtimes"
             with stages.stage(step):
                 builder.wheels()
-            step = "views of the file system"
-            builder.views()
+            step = "CPU descriptions"
+            builder.cpus()
             step = "instruction counter"
             with stages.stage(step):
                 no_counts_because = builder.plugin()

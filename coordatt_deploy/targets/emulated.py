@@ -3,7 +3,6 @@
 Starting a guest and importing a runtime there takes ten seconds, an inference a few; so feeds are streamed to it.
 """
 
-import fcntl
 import json
 import os
 import select
@@ -17,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,16 +25,14 @@ from coordatt_deploy import errors
 from coordatt_deploy.errors import ConversionError, DeployError, MissingDependencyError
 from coordatt_deploy.quiet import log_folder
 from coordatt_deploy.specs import Artifact, Origin, TensorSpec, to_json
-from coordatt_deploy.targets.box import CODE, NAME, SETUP_COMMAND, Box, ship_code
+from coordatt_deploy.targets.box import NAME, OURS, SETUP_COMMAND, Box
 from coordatt_deploy.targets.counts import parse_marks, per_inference, rules_text
 from coordatt_deploy.targets.cpus import Cpu
 
 GUEST_MODULE: Final = "coordatt_deploy.targets.guest"
 LOG_NAME: Final = f"{NAME}-guest.log"
 
-MAX_GUESTS: Final = 64  # side by side
-
-# Relative to the guest's working folder.
+# Relative to the guest's working folder, as everything that changes from run to run.
 FEEDS: Final = "feeds.npz"
 RESULTS: Final = "results.npz"
 
@@ -47,7 +44,7 @@ class Guest:
     """An emulated machine with one CPU, running ``guest``. Use as a context manager."""
 
     def __init__(
-        self, box: Box, cpu: Cpu, *, counting: bool = False, keep_bytecode: bool = False,
+        self, box: Box, cpu: Cpu, *, counting: bool = False, compiling: bool = False,
         timeout_s: float = ANSWER_TIMEOUT_S,
     ) -> None:  # fmt: skip
         """Start it.
@@ -56,7 +53,7 @@ class Guest:
             box: What it runs in.
             cpu: What it runs on.
             counting: Load the instruction counter.
-            keep_bytecode: Let it write compiled Python files into the box, while that is being built.
+            compiling: Let Python leave its compiled modules in the box, while that is being built.
             timeout_s: Seconds after which an answer is given up.
 
         Raises:
@@ -69,25 +66,38 @@ class Guest:
             )
         self.cpu = cpu
         self._timeout_s = timeout_s
-        self._scratch, lock = _scratch(box)
+        self._unread = b""
+        self._opened = 0
+        self._scratch = Path(tempfile.mkdtemp(prefix=f"{NAME}-"))
         self._marks, self._log = self._scratch / "marks", self._scratch / "log"
-        rules = self._scratch / "rules"
+        try:
+            self._process = self._start(box, counting, compiling)
+        except BaseException:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            raise
+        self._cleanup = weakref.finalize(self, _end, self._process, self._scratch)
+
+    def _start(self, box: Box, counting: bool, compiling: bool) -> "subprocess.Popen[bytes]":
+        view, rules = self._scratch / "view", self._scratch / "rules"
+        box.make_view(self.cpu, view)
         rules.write_text(rules_text(), encoding="utf-8")
-        options = box.plugin(rules, self._marks) if counting else ()
+        command = box.qemu(self.cpu, view, box.plugin(rules, self._marks) if counting else ())
+        env = box.environment(self._scratch)
         # No site module, no user's packages, not the working folder on the path, no compiled files left behind.
-        flags = ["-S", "-s", "-P"] + ([] if keep_bytecode else ["-B"])
-        ship_code(self._scratch / CODE)
+        flags = ["-S", "-s", "-P", "-B"]
+        if compiling:  # only files that exist are found below the view: new ones need their real paths
+            command[command.index("-0") : command.index("-0") + 2] = []
+            env["PYTHONPATH"] = f"{view / OURS / 'code'}:{box.root / 'site'}"
+            flags.remove("-B")
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - our own box and module, checked by hash
-                [*box.qemu(cpu, options), *flags, "-m", GUEST_MODULE],
+            return subprocess.Popen(  # noqa: S603 - our own box and module, checked by hash
+                [*command, *flags, "-m", GUEST_MODULE],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 cwd=self._scratch,
-                env=box.environment(self._scratch),
+                env=env,
             )
-        self._cleanup = weakref.finalize(self, _end, self._process, self._scratch, lock)
-        self._unread = b""
 
     def versions(self, packages: Iterable[str], formats: Iterable[str]) -> dict[str, str]:
         """Import the runtimes of *formats* and return the versions of *packages*, as the guest sees them."""
@@ -101,7 +111,12 @@ class Guest:
             BundleError: The runtime cannot open it.
             ConversionError: The runtime died of it.
         """
-        request = {"do": "open", "path": str(path.absolute()), "artifact": to_json(artifact), "tensors": [*tensors]}
+        place = self._scratch / str(self._opened) / path.name
+        place.parent.mkdir()
+        place.symlink_to(path.absolute())
+        self._opened += 1
+        relative = place.relative_to(self._scratch).as_posix()
+        request = {"do": "open", "path": relative, "artifact": to_json(artifact), "tensors": [*tensors]}
         return EmulatedRunner(self, self.ask(request))
 
     def infer(
@@ -193,30 +208,7 @@ class Guest:
         self.close()
 
 
-def _scratch(box: Box) -> tuple[Path, IO[str] | None]:
-    """Return an empty folder for one guest, and the lock that keeps it.
-
-    Its name is the same each time unless guests run side by side: with a random one, Python's tables of paths and
-    modules are laid out another way in each run, and counts differ by some 1e-6. So they are equal to the last digit.
-    """
-    base = box.root.parent / f"{box.root.name}.guests"
-    with suppress(OSError):  # a cache that this user cannot write to will do
-        base.mkdir(exist_ok=True)
-        for slot in range(MAX_GUESTS):
-            lock = (base / f"{slot}.lock").open("w")
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.close()
-                continue
-            folder = base / str(slot)
-            shutil.rmtree(folder, ignore_errors=True)  # left behind by a process that was killed
-            folder.mkdir()
-            return folder, lock
-    return Path(tempfile.mkdtemp(prefix=f"{NAME}-")), None
-
-
-def _end(process: "subprocess.Popen[bytes]", scratch: Path, lock: IO[str] | None) -> None:
+def _end(process: "subprocess.Popen[bytes]", scratch: Path) -> None:
     """End *process* and remove its files."""
     process.kill()
     for pipe in (process.stdin, process.stdout):
@@ -225,8 +217,6 @@ def _end(process: "subprocess.Popen[bytes]", scratch: Path, lock: IO[str] | None
                 pipe.close()
     process.wait()
     shutil.rmtree(scratch, ignore_errors=True)
-    if lock is not None:
-        lock.close()
 
 
 class EmulatedRunner:
