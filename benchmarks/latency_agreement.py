@@ -82,7 +82,8 @@ def harness_cost_ns() -> float:
         result = measure({"nothing": nothing}, settings)
         spent = time.thread_time_ns() - start
         # The yardstick took its turns, too; what is left was spent on the samples of "nothing" and around them.
-        yardstick = result.yardsticks[0].latency
+        yardstick = result.yardstick
+        assert yardstick  # noqa: S101
         costs.append(
             (spent - float(np.nansum(yardstick.undisturbed)) - sum(yardstick.warmups_ns))
             / len(result.latencies["nothing"].samples_ns)

@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +22,6 @@ from numpy.typing import NDArray
 
 from coordatt_deploy.latency import Latency, ProfileSettings
 from coordatt_deploy.profile import Call, measure_openings
-from coordatt_deploy.specs import Format
-from coordatt_deploy.yardsticks import open_yardsticks
 
 
 def open_onnx(path: Path) -> Call:
@@ -60,11 +57,9 @@ def record(models: list[Path], out: Path) -> None:
     def open_calls() -> Iterator[Mapping[str, Call]]:
         yield {name: opener[path.suffix](path) for name, path in order.sample(copies, len(copies))}
 
-    formats = [Format(path.suffix[1:]) for path in models]
-    settings = ProfileSettings(min_seconds=0.0)
-    measurement = measure_openings(open_calls, settings, open_yardsticks=partial(open_yardsticks, formats))
-    latencies = {name: measurement.latencies[name] for name, _ in copies}
-    latencies |= {f"{item.kind}: {item.software}": item.latency for item in measurement.yardsticks}
+    measurement = measure_openings(open_calls, ProfileSettings(min_seconds=0.0))
+    assert measurement.yardstick  # noqa: S101
+    latencies = {name: measurement.latencies[name] for name, _ in copies} | {"yardstick": measurement.yardstick}
     arrays = {name: microseconds(latency) for name, latency in latencies.items()}
     told = {"load": np.array(os.getloadavg()[0]), "start": np.array(time.time())}
     np.savez(out, allow_pickle=False, **told, **arrays)

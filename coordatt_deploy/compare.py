@@ -4,23 +4,24 @@ Other load adds time, and more to one run than to the next. So what is compared 
 the 10 % quantile of the samples less the time during which the kernel gave the core to others. It is taken per batch: a
 batch is what was measured between two openings, so that batches differ by everything that one run can vary.
 
-    L_i = log Q10(batch i)                                          Y_i the same of the yardsticks in the same rounds
+    L_i = log Q10(batch i)                                          Y_i the same of the yardstick in the same rounds
 
     one run, taking turns    d = mean(L_bi - L_ai)                  s_d² = var(L_bi - L_ai) / n
     two runs                 d = mean(M_b) - mean(M_a)              s_d² = var(M_b) / n_b + var(M_a) / n_a
-                             M_i = L_i - slope Y_i                         + (error (mean(Y_b) - mean(Y_a)))²
+                             M_i = L_i - SLOPE Y_i                         + (SLOPE_ERROR (mean(Y_b) - mean(Y_a)))²
 
     s = sqrt(s_d² + floor²)        p = P(|t| > |d| / s)             b differs from a if p < 1 %
 
 That is the method of batch means (Schmeiser, 1982) with Welch's t test; the degrees of freedom are Satterthwaite's. The
-yardsticks take the speed of the machine out of d, after the idea of duet benchmarking (Bulej et al., ICPE 2020). An
-artifact feels other load about as much as a yardstick does, but not exactly: hence a slope with its error. The floor is
-what no run can see of itself. All three come from recordings on a busy machine; tests/data/README.md has the figures.
+yardstick takes the speed of the machine out of d, after the idea of duet benchmarking (Bulej et al., ICPE 2020). A
+network feels other load about as much as the yardstick does, but not exactly: hence SLOPE and SLOPE_ERROR. The floor is
+what no run can see of itself; between two runs it grows with the load, and a busy machine is slower for minutes in ways
+that nothing tells. So artifacts are compared best in one run; two runs of a busy machine mostly end inconclusive. The
+constants come from recordings on such a machine; tests/data/README.md has the figures.
 """
 
 import enum
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordatt_deploy import statistics
-from coordatt_deploy.latency import Latency, Yardstick, YardstickKind
+from coordatt_deploy.latency import Latency
 from coordatt_deploy.profile_document import Profile
 from coordatt_deploy.specs import Origin
 from coordatt_deploy.statistics import Samples
@@ -42,6 +43,9 @@ FEWEST_IN_BATCH: Final = 5
 # The least slowdown that a comparison shall find; an interval inside it means "no difference".
 MARGIN: Final = 0.10
 
+SLOPE: Final = 0.7
+SLOPE_ERROR: Final = 0.25
+
 
 class Design(enum.StrEnum):
     """How two latencies were measured."""
@@ -50,30 +54,10 @@ class Design(enum.StrEnum):
     TWO_RUNS = "two runs"
 
 
-@dataclass(frozen=True, slots=True)
-class Felt:
-    """What is known of two latencies beforehand; logarithms, so 0.01 is a per cent.
-
-    Attributes:
-        floor: Standard deviation of d that their batches do not show.
-        slope: How much of a change of the yardstick an artifact feels.
-        error: Standard deviation of the slope between artifacts.
-    """
-
-    floor: float
-    slope: float = 0.0
-    error: float = 0.0
-
-
-SAME_RUN: Final = Felt(floor=0.015)
-# In the order of preference. Without any yardstick, the load may have changed by anything usual.
-BY_YARDSTICK: Final = {
-    YardstickKind.NETWORK: Felt(floor=0.01, slope=0.9, error=0.15),
-    YardstickKind.NUMPY: Felt(floor=0.015, slope=0.7, error=0.25),
-}
-NO_YARDSTICK: Final = Felt(floor=0.05)
-
-Yardsticks = Sequence[Yardstick]
+# Standard deviations of logarithms, so 0.01 is a per cent. BUSY_FLOOR is added in proportion to the preempted samples.
+FLOOR: Final = 0.015
+BUSY_FLOOR: Final = 0.02
+FLOOR_WITHOUT_YARDSTICK: Final = 0.05
 
 
 class Outcome(enum.StrEnum):
@@ -114,11 +98,7 @@ class Difference:
 
 
 def compare_latencies(
-    a: Latency,
-    b: Latency,
-    *,
-    design: Design = Design.SAME_RUN,
-    yardsticks: tuple[Yardsticks, Yardsticks] = ((), ()),
+    a: Latency, b: Latency, *, design: Design = Design.SAME_RUN, yardsticks: tuple[Latency, Latency] | None = None
 ) -> Comparison:
     """Compare *b* with *a*.
 
@@ -126,13 +106,13 @@ def compare_latencies(
         a: The reference.
         b: The candidate.
         design: Whether the two took turns in one run, or come from two runs on the same kind of machine.
-        yardsticks: For two runs: those of each. Without one that both have, only great differences can be told from a
-            change of the load.
+        yardsticks: For two runs: the yardstick of each. Without, only great differences can be told from a change of
+            the load.
 
     Raises:
         ValueError: There are yardsticks for one run, which needs none, or the numbers of threads of two runs differ.
     """
-    if design is Design.SAME_RUN and any(yardsticks):
+    if design is Design.SAME_RUN and yardsticks is not None:
         raise ValueError("artifacts that took turns in one run are their own yardstick")
     if design is Design.TWO_RUNS and a.threads != b.threads:
         raise ValueError(f"one run had {a.threads} threads, the other {b.threads}")
@@ -161,34 +141,21 @@ def compare_latencies(
 
 
 def _difference(
-    a: Latency, b: Latency, design: Design, yardsticks: tuple[Yardsticks, Yardsticks], q: float
+    a: Latency, b: Latency, design: Design, yardsticks: tuple[Latency, Latency] | None, q: float
 ) -> Difference | None:
     """Return d, or None where too few batches can be used."""
     if design is Design.SAME_RUN:
         count = _batch_count(a)
         paired = _levels(b, count, q) - _levels(a, count, q)
-        return _with_floor([_known(paired)], SAME_RUN.floor)
+        return _with_floor([_known(paired)], FLOOR)
     levels_a, levels_b = _levels(a, _batch_count(a), q), _levels(b, _batch_count(b), q)
-    felt, common = _common(*yardsticks)
-    if not common:
-        return _with_floor([_known(levels_a), _known(levels_b)], felt.floor)
-    speeds = [
-        np.mean([_levels(pair[side].latency, len(levels), q) for pair in common], axis=0)
-        for side, levels in enumerate((levels_a, levels_b))
-    ]
-    parts = [_known(levels_a - felt.slope * speeds[0]), _known(levels_b - felt.slope * speeds[1])]
-    shift = float(np.nanmean(speeds[1]) - np.nanmean(speeds[0])) if all(map(len, parts)) else 0.0
-    return _with_floor(parts, math.hypot(felt.floor, felt.error * shift))
-
-
-def _common(a: Yardsticks, b: Yardsticks) -> tuple[Felt, list[tuple[Yardstick, Yardstick]]]:
-    """Return the pairs of the best kind of yardstick that both runs have, on the same software."""
-    for kind, felt in BY_YARDSTICK.items():
-        others = {own.software: own for own in b if own.kind is kind}
-        pairs = [(own, others[own.software]) for own in a if own.kind is kind and own.software in others]
-        if pairs:
-            return felt, pairs
-    return NO_YARDSTICK, []
+    floor = FLOOR + BUSY_FLOOR * max(a.preempted or 0.0, b.preempted or 0.0)
+    if yardsticks is None:
+        return _with_floor([_known(levels_a), _known(levels_b)], max(floor, FLOOR_WITHOUT_YARDSTICK))
+    speed_a, speed_b = (_levels(own, len(of), q) for own, of in zip(yardsticks, (levels_a, levels_b), strict=True))
+    parts = [_known(levels_a - SLOPE * speed_a), _known(levels_b - SLOPE * speed_b)]
+    shift = float(np.nanmean(speed_b) - np.nanmean(speed_a)) if all(map(len, parts)) else 0.0
+    return _with_floor(parts, math.hypot(floor, SLOPE_ERROR * shift))
 
 
 def _with_floor(parts: list[NDArray[np.float64]], floor: float) -> Difference | None:
@@ -239,9 +206,10 @@ class PairComparison:
 def compare_profiles(a: Profile, b: Profile) -> tuple[PairComparison, ...]:
     """Compare profile *b* with profile *a*, for each path and number of threads that both hold as measured.
 
-    Latencies of unlike machines are inconclusive.
+    Latencies of unlike machines are inconclusive. A yardstick counts only if it ran on the same NumPy.
     """
     before = {(item.path, item.latency.threads): item for item in a.results if item.origin is Origin.MEASURED}
+    same_numpy = a.host.versions.get("numpy") == b.host.versions.get("numpy")
     found = []
     for item in b.results:
         old = before.get((item.path, item.latency.threads))
@@ -249,7 +217,8 @@ def compare_profiles(a: Profile, b: Profile) -> tuple[PairComparison, ...]:
             continue
         threads = item.latency.threads
         if a.host.same_machine(b.host):
-            yardsticks = a.yardsticks.get(threads, ()), b.yardsticks.get(threads, ())
+            own = (a.yardsticks.get(threads), b.yardsticks.get(threads))
+            yardsticks = (own[0], own[1]) if same_numpy and own[0] and own[1] else None
             comparison = compare_latencies(old.latency, item.latency, design=Design.TWO_RUNS, yardsticks=yardsticks)
         else:
             reason = f"measured on unlike machines: {a.host.cpu} ({a.host.cores} cores), {b.host.cpu} ({b.host.cores})"

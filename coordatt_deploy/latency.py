@@ -1,7 +1,6 @@
 """What a measurement is asked for and what it gives; every statistic is derived from the samples that are kept."""
 
 import dataclasses
-import enum
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -146,38 +145,21 @@ class Latency:
         return low / 1e6, high / 1e6
 
     @property
+    def preempted(self) -> float | None:
+        """Share of the samples that lost time to other processes; None if the machine does not tell."""
+        if not self.lost_ns:
+            return None
+        pairs = zip(self.samples_ns, self.lost_ns, strict=True)
+        return sum(lost is None or lost > LOST * sample for sample, lost in pairs) / len(self.lost_ns)
+
+    @property
     def verdict(self) -> Verdict:
         """Whether the figure can be trusted, and why."""
-        pairs = zip(self.samples_ns, self.lost_ns, strict=True) if self.lost_ns else ()
-        hits = [lost is None or lost > LOST * sample for sample, lost in pairs]
-        share = sum(hits) / len(hits) if hits else None
-        return statistics.judge(self.rounds, evidence=dataclasses.replace(self.evidence, preempted=share))
+        return statistics.judge(self.rounds, evidence=dataclasses.replace(self.evidence, preempted=self.preempted))
 
     def quantile_ms(self, q: float) -> float:
         """Return the *q* quantile (0 to 1) of all samples."""
         return statistics.quantile(self.samples_ns, q) / 1e6
-
-
-class YardstickKind(enum.StrEnum):
-    """What a yardstick is made of."""
-
-    NUMPY = "numpy"
-    NETWORK = "network"
-
-
-@dataclass(frozen=True, slots=True)
-class Yardstick:
-    """How fast the machine itself was: a workload that never changes, measured in turn with the artifacts.
-
-    Attributes:
-        kind: What it is made of.
-        software: What ran it, with version: two runs compare only the same kind on the same software.
-        latency: Of the workload, on one thread.
-    """
-
-    kind: YardstickKind
-    software: str
-    latency: Latency
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,13 +167,13 @@ class Measurement:
     """What ``measure`` gives.
 
     Attributes:
-        latencies: By the name of the call; an artifact without any sample is left out.
-        yardsticks: The machine itself, in the same rounds.
+        latencies: By the name of the call, in the order given; an artifact without any sample is left out.
+        yardstick: The machine itself, in the same rounds; None without any sample.
         interrupted: Whether Ctrl-C ended it early.
     """
 
     latencies: Mapping[str, Latency]
-    yardsticks: tuple[Yardstick, ...]
+    yardstick: Latency | None
     interrupted: bool = False
 
 

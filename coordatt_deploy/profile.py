@@ -3,7 +3,7 @@
 A round gives each artifact one turn, in an order that is shuffled anew, so that drift and bursts of other load hit all
 of them alike. A turn is one call that brings the caches back, which counts as warm-up, and then ``SAMPLES_PER_ROUND``
 samples without anything between them: that is how an application calls a model, and how LiteRT's own benchmark does.
-Yardsticks take turns with them, small workloads that never change: they tell how fast the machine itself was, and make
+A small NumPy workload, the yardstick, takes turns with them: it tells how fast the machine itself was, and makes
 latencies of two separate runs comparable (see ``compare.py``). The artifacts are opened several times over, best in
 another order each time: of two copies of one TFLite file the one that was opened later ran 1.2 % faster, always.
 """
@@ -26,14 +26,7 @@ import numpy as np
 
 from coordatt_deploy import host
 from coordatt_deploy.host import HostState
-from coordatt_deploy.latency import (
-    SAMPLES_PER_ROUND,
-    Latency,
-    Measurement,
-    ProfileSettings,
-    Yardstick,
-    YardstickKind,
-)
+from coordatt_deploy.latency import SAMPLES_PER_ROUND, Latency, Measurement, ProfileSettings
 from coordatt_deploy.statistics import Evidence
 
 if sys.platform != "win32":
@@ -51,7 +44,6 @@ WARMUP_CAP: Final = 10  # times the number of warm-ups asked for
 Call = Callable[[], object]
 Progress = Callable[[float], None]
 OpenCalls = Callable[[], AbstractContextManager[Mapping[str, Call]]]
-OpenYardsticks = Callable[[], AbstractContextManager[Mapping[tuple[YardstickKind, str], Call]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +74,6 @@ def _switches(who: int) -> tuple[int, int]:
     return usage.ru_nvcsw, usage.ru_nivcsw
 
 
-def numpy_yardstick() -> AbstractContextManager[Mapping[tuple[YardstickKind, str], Call]]:
-    """Return the yardstick that every machine has."""
-    return nullcontext({(YardstickKind.NUMPY, f"numpy {np.__version__}"): yardstick()})
-
-
 def measure(
     calls: Mapping[str, Call],
     settings: ProfileSettings,
@@ -104,7 +91,6 @@ def measure_openings(
     open_calls: OpenCalls,
     settings: ProfileSettings,
     *,
-    open_yardsticks: OpenYardsticks = numpy_yardstick,
     threads: int = 1,
     clocks: Clocks | None = None,
     on_progress: Progress | None = None,
@@ -117,7 +103,6 @@ def measure_openings(
     Args:
         open_calls: Opens all artifacts and gives, by name, what runs one inference of each.
         settings: How long, and in which order.
-        open_yardsticks: Opens the yardsticks.
         threads: What the artifacts are opened with; kept beside the samples.
         clocks: What tells the time; the machine's own by default.
         on_progress: Told the share that is done, from 0 to 1, between two turns. Its time is in no sample; a progress
@@ -126,24 +111,20 @@ def measure_openings(
     report = on_progress or (lambda _share: None)
     order = random.Random(settings.seed)  # noqa: S311  (an order, not a secret)
     records: dict[str, _Record] = {}
-    own: dict[tuple[YardstickKind, str], _Record] = {}
+    own = _Record(per_round=YARDSTICK_PER_ROUND)
     total = min(settings.openings, settings.rounds)
     before, interrupted = host.state(), False
     try:
         with pinned(settings.cpu_affinity), _no_garbage_collection():
             for done in range(total):
                 rounds = len(range(done, settings.rounds, total))
-                with open_calls() as calls, open_yardsticks() as yardsticks:
-                    turns = []
+                with open_calls() as calls:
+                    turns = [_Turn(yardstick(), own, clocks or Clocks.of_machine(1), threads=1)]
                     for name, call in calls.items():
                         record = records.setdefault(name, _Record())
                         turns.append(_Turn(call, record, clocks or Clocks.of_machine(threads), threads))
-                    for kind, call in yardsticks.items():
-                        record = own.setdefault(kind, _Record(per_round=YARDSTICK_PER_ROUND))
-                        turns.append(_Turn(call, record, clocks or Clocks.of_machine(1), threads=1))
                     _run_opening(turns, rounds, settings, order, partial(_scaled, report, done, total))
-                    # Or they stay in memory while the next ones are opened.
-                    del turns, calls, yardsticks, call
+                    del turns, calls, call  # or they stay in memory while the next ones are opened
     except KeyboardInterrupt:
         interrupted = True
         if not any(record.samples for record in records.values()):
@@ -151,7 +132,7 @@ def measure_openings(
     told = _evidence(before, host.state(), threads)
     return Measurement(
         latencies={name: record.latency(threads, told) for name, record in records.items() if record.samples},
-        yardsticks=tuple(Yardstick(*kind, record.latency(1, told)) for kind, record in own.items() if record.samples),
+        yardstick=own.latency(1, told) if own.samples else None,
         interrupted=interrupted,
     )
 
@@ -274,10 +255,10 @@ def is_steady(times: list[int], fewest: int) -> bool:
 
 
 def yardstick() -> Call:
-    """Return a workload of one to two milliseconds: it streams weights, and it calculates.
+    """Return a workload of one to two milliseconds that never changes: it streams weights, and it calculates.
 
-    Of sixty mixtures of seven small workloads this one felt other load most as a network does. It calls no BLAS, whose
-    number of threads nobody here controls.
+    Of thirty mixtures of seven small workloads this one felt other load most as a network does. It calls no BLAS, whose
+    number of threads nobody here controls. Its place in memory is new each time.
     """
     rng = np.random.default_rng(0)
     weights = rng.standard_normal((12, 1 << 18), np.float32)

@@ -14,14 +14,13 @@ from coordatt_deploy import host
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.cold_start import cold_start
 from coordatt_deploy.errors import MissingDependencyError, UsageError
-from coordatt_deploy.latency import ColdStart, Latency, Measurement, ProfileSettings, Yardstick
+from coordatt_deploy.latency import ColdStart, Latency, Measurement, ProfileSettings
 from coordatt_deploy.profile import Call, measure_openings, pinned
 from coordatt_deploy.profile_document import ArtifactLatency, Profile, Skipped
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.runtimes import Runner, runtime
 from coordatt_deploy.specs import Artifact, Format, Origin, to_json
 from coordatt_deploy.tensors import encode
-from coordatt_deploy.yardsticks import open_yardsticks
 
 # An evaluator's time says nothing about the artifact: three samples show what it costs to wait for it, and are judged
 # unusable as a latency.
@@ -59,7 +58,7 @@ def profile_bundle(
     measured = [artifact for artifact in openable if kinds[artifact.path][1] is not Origin.EVALUATED]
     cold = _cold_starts(bundle, measured, settings, inputs, stages)
     results: list[ArtifactLatency] = []
-    yardsticks: dict[int, tuple[Yardstick, ...]] = {}
+    yardsticks: dict[int, Latency] = {}
     interrupted = False
     try:
         for threads in settings.threads if measured else ():
@@ -68,7 +67,8 @@ def profile_bundle(
                 if latency := measurement.latencies.get(artifact.path):
                     own = cold.get(artifact.path) if threads == settings.threads[0] else None
                     results.append(ArtifactLatency.of(artifact, *kinds[artifact.path], latency, own))
-            yardsticks[threads] = measurement.yardsticks
+            if measurement.yardstick:
+                yardsticks[threads] = measurement.yardstick
             if measurement.interrupted:
                 raise KeyboardInterrupt
         rest = [artifact for artifact in openable if artifact not in measured]
@@ -145,15 +145,8 @@ def _turns(
                 calls[artifact.path] = partial(runner.infer, _feeds(runner, inputs))
             yield calls
 
-    formats = tuple(kind for kind in Format if any(artifact.format is kind for artifact in artifacts))
     with stages.stage(f"latency, {threads} thread{'s' if threads > 1 else ''}", 100) as step:
-        return measure_openings(
-            open_calls,
-            settings,
-            open_yardsticks=partial(open_yardsticks, formats),
-            threads=threads,
-            on_progress=_percents(step),
-        )
+        return measure_openings(open_calls, settings, threads=threads, on_progress=_percents(step))
 
 
 def _percents(step: Callable[[], None]) -> Callable[[float], None]:

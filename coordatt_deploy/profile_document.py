@@ -4,7 +4,7 @@ Reading it back takes the raw samples and the host; every derived figure is deri
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.host import Host
-from coordatt_deploy.latency import ColdStart, Latency, Yardstick, YardstickKind
+from coordatt_deploy.latency import ColdStart, Latency
 from coordatt_deploy.specs import SCHEMA_VERSION, Artifact, Format, Origin, Precision, TargetCpu, to_json
 from coordatt_deploy.statistics import Evidence, median_ratio
 
@@ -63,7 +63,7 @@ class Profile:
 
     host: Host
     results: tuple[ArtifactLatency, ...]
-    yardsticks: Mapping[int, tuple[Yardstick, ...]] = field(default_factory=dict)
+    yardsticks: Mapping[int, Latency] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     skipped: tuple[Skipped, ...] = ()
     interrupted: bool = False
@@ -77,11 +77,7 @@ def profile_document(profile: Profile) -> dict[str, Any]:
         "settings": to_json(profile.settings),
         "results": [_result(item) for item in profile.results],
         "ratios": ratios(profile.results),
-        "yardsticks": [
-            {"threads": threads, "kind": item.kind.value, "software": item.software, **_samples(item.latency)}
-            for threads, items in profile.yardsticks.items()
-            for item in items
-        ],
+        "yardsticks": [{"threads": threads, **_samples(item)} for threads, item in profile.yardsticks.items()],
         "skipped": to_json(profile.skipped),
         "interrupted": profile.interrupted,
     }
@@ -160,19 +156,11 @@ def parse_profile(document: Mapping[str, Any]) -> Profile:
     return Profile(
         host=Host.from_json(document["host"]),
         results=tuple(_parse_result(item) for item in document["results"]),
-        yardsticks=_parse_yardsticks(document["yardsticks"]),
+        yardsticks={item["threads"]: _parse_latency(item, threads=1) for item in document["yardsticks"]},
         settings=document["settings"],
         skipped=tuple(Skipped(**item) for item in document["skipped"]),
         interrupted=document["interrupted"],
     )
-
-
-def _parse_yardsticks(items: Sequence[Mapping[str, Any]]) -> dict[int, tuple[Yardstick, ...]]:
-    found: dict[int, tuple[Yardstick, ...]] = {}
-    for item in items:
-        own = Yardstick(YardstickKind(item["kind"]), item["software"], _parse_latency(item, threads=1))
-        found[item["threads"]] = (*found.get(item["threads"], ()), own)
-    return found
 
 
 def _parse_result(item: Mapping[str, Any]) -> ArtifactLatency:

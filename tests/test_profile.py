@@ -57,7 +57,7 @@ def test_every_artifact_gets_its_samples(machine):
 
     assert ["a", "b"] == list(result.latencies)
     assert (3, 10) == result.latencies["a"].rounds.shape
-    assert (3, 20) == result.yardsticks[0].latency.rounds.shape
+    assert (3, 20) == result.yardstick.rounds.shape
     assert 5.0 == pytest.approx(result.latencies["a"].median_ms, abs=1e-5)
     assert 8.0 == pytest.approx(result.latencies["b"].median_ms, abs=1e-5)
     assert not result.interrupted
@@ -156,7 +156,7 @@ def test_short_calls_get_more_samples(machine):
 
     assert 0.1 == pytest.approx(sum(result.latencies["a"].samples_ns) / 1e9, rel=0.01)
     assert (2, 10) == result.latencies["b"].rounds.shape
-    assert (2, 20) == result.yardsticks[0].latency.rounds.shape
+    assert (2, 20) == result.yardstick.rounds.shape
 
 
 def test_openings_share_the_rounds(machine):

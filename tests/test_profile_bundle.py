@@ -120,8 +120,6 @@ def test_every_artifact_is_profiled(write_bundle):
     assert ["onnx/net_1.onnx", "onnx/net_15.onnx"] == [document["ratios"][0]["a"], document["ratios"][0]["b"]]
     assert document["host"]["before"]["uptime_ms"] == profile.host.before.uptime_ms
     assert profile == parse_profile(json.loads(json.dumps(document, allow_nan=False)))
-    kinds = [(item["kind"], item["software"].split()[0]) for item in document["yardsticks"]]
-    assert [("numpy", "numpy"), ("network", "onnxruntime")] == kinds
     assert [["cold start", 2, 2], ["latency, 1 thread", 100, 100]] == recorder.stages
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from coordatt_deploy import host
 from coordatt_deploy.errors import UsageError
-from coordatt_deploy.latency import ColdStart, Latency, ProfileSettings, Yardstick, YardstickKind
+from coordatt_deploy.latency import ColdStart, Latency, ProfileSettings
 from coordatt_deploy.profile_document import (
     ArtifactLatency,
     Profile,
@@ -49,13 +49,7 @@ def profile():
             result("onnx/a.onnx", 3.0, threads=2),
             result("coreml/c.mlpackage", 500.0, origin=Origin.EVALUATED),
         ),
-        yardsticks={
-            1: (
-                Yardstick(YardstickKind.NUMPY, "numpy 2.3.5", latency(1.5)),
-                Yardstick(YardstickKind.NETWORK, "onnxruntime 1.31.1, network 1", latency(1.2)),
-            ),
-            2: (Yardstick(YardstickKind.NUMPY, "numpy 2.3.5", latency(1.6)),),
-        },
+        yardsticks={1: latency(1.5), 2: latency(1.6)},
         settings=to_json(ProfileSettings()),
         skipped=(Skipped("tflite/d.tflite", "no runtime"),),
         interrupted=True,
