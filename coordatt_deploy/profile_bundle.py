@@ -1,4 +1,4 @@
-"""Profile a bundle: every artifact first in a process of its own, then all of them in turns."""
+"""Profile a bundle: every artifact first in a process of its own, then all of them in turns. Compare two in one run."""
 
 import dataclasses
 import random
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from coordatt_deploy import host
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.cold_start import cold_start
+from coordatt_deploy.compare import PairComparison, compare_latencies
 from coordatt_deploy.errors import MissingDependencyError, UsageError
 from coordatt_deploy.latency import ColdStart, Latency, Measurement, ProfileSettings
 from coordatt_deploy.profile import Call, measure_openings, pinned
@@ -134,19 +135,70 @@ def _turns(
     threads: int,
     stages: Stages,
 ) -> Measurement:
+    entries = {artifact.path: (bundle, artifact, inputs) for artifact in artifacts}
+    return _take_turns(entries, settings, threads, stages)
+
+
+def _take_turns(
+    entries: Mapping[str, tuple[Bundle, Artifact, Feeds]], settings: ProfileSettings, threads: int, stages: Stages
+) -> Measurement:
     order = random.Random(settings.seed)  # noqa: S311  (an order, not a secret)
 
     @contextmanager
     def open_calls() -> Iterator[Mapping[str, Call]]:
         with ExitStack() as stack:
             calls = {}
-            for artifact in order.sample(artifacts, len(artifacts)):
+            for name, (bundle, artifact, inputs) in order.sample(list(entries.items()), len(entries)):
                 runner = stack.enter_context(_open(bundle, artifact, threads))
-                calls[artifact.path] = partial(runner.infer, _feeds(runner, inputs))
+                calls[name] = partial(runner.infer, _feeds(runner, inputs))
             yield calls
 
     with stages.stage(f"latency, {threads} thread{'s' if threads > 1 else ''}", 100) as step:
         return measure_openings(open_calls, settings, threads=threads, on_progress=_percents(step))
+
+
+def compare_bundles(
+    a: Bundle,
+    b: Bundle,
+    settings: ProfileSettings,
+    stages: Stages | None = None,
+    *,
+    formats: Sequence[Format] = tuple(Format),
+) -> tuple[PairComparison, ...]:
+    """Measure the artifacts of two bundles in one run, and compare those of *b* with their counterparts in *a*.
+
+    Taking turns is what tells a tenth apart on a busy machine, where two profiles would be inconclusive. Counterparts
+    have the same format, precision, recipe and target CPU; each bundle feeds its own first golden input. The paths of
+    the result are those of *b*. Ctrl-C compares what was measured.
+
+    Raises:
+        UsageError: There are no counterparts that a runtime measures here.
+        MissingDependencyError: No runtime for a bundle is installed.
+    """
+    stages = stages or Stages()
+    sides = []
+    for bundle in (a, b):
+        inputs = {name: values[0] for name, values in bundle.golden("inputs").items()}
+        artifacts = [item for item in _openable(bundle, formats)[0] if _kind(bundle, item)[1] is not Origin.EVALUATED]
+        sides.append({_role(artifact): (bundle, artifact, inputs) for artifact in artifacts})
+    roles = [role for role in sides[1] if role in sides[0]]
+    if not roles:
+        raise UsageError(f"{a.root} and {b.root} have no artifact of the same kind that can be measured here")
+    found = []
+    for threads in settings.threads:
+        entries = {f"{side} {role}": sides[side][role] for role in roles for side in (0, 1)}
+        measurement = _take_turns(entries, settings, threads, stages)
+        for role in roles:
+            pair = [measurement.latencies.get(f"{side} {role}") for side in (0, 1)]
+            if pair[0] and pair[1]:
+                found.append(PairComparison(sides[1][role][1].path, threads, compare_latencies(pair[0], pair[1])))
+        if measurement.interrupted:
+            break
+    return tuple(found)
+
+
+def _role(artifact: Artifact) -> tuple[str, str, str | None, str | None]:
+    return artifact.format, artifact.precision, artifact.recipe, artifact.target_cpu
 
 
 def _percents(step: Callable[[], None]) -> Callable[[float], None]:

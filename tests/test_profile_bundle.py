@@ -9,9 +9,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from coordatt_deploy import runtimes
 from coordatt_deploy.bundle import Manifest, finish, open_bundle, save_golden, sha256, writing
+from coordatt_deploy.compare import Outcome
 from coordatt_deploy.errors import MissingDependencyError, UsageError
 from coordatt_deploy.latency import ProfileSettings
-from coordatt_deploy.profile_bundle import profile_bundle
+from coordatt_deploy.profile_bundle import compare_bundles, profile_bundle
 from coordatt_deploy.profile_document import parse_profile, profile_document
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.runtimes import onnxruntime
@@ -41,8 +42,8 @@ def save_convolution(path, kernel):
 def write_bundle(tmp_path):
     """Write a bundle with an artifact for each (format, kernel size); all files are ONNX inside."""
 
-    def write(*kinds):
-        with writing(tmp_path / "net", SPEC.source_sha256) as staging:
+    def write(*kinds, name="net"):
+        with writing(tmp_path / name, SPEC.source_sha256) as staging:
             artifacts = []
             for kind, kernel in kinds:
                 path = staging / kind / f"net_{kernel}.{kind}"
@@ -59,7 +60,7 @@ def write_bundle(tmp_path):
             (staging / "golden").mkdir()
             save_golden(staging / "golden/inputs.npz", {"image": [np.ones((1, 3, 32, 48), np.float32)] * 2})
             finish(staging, Manifest(SPEC, (IMAGE,), (LOGITS,), tuple(artifacts)))
-        return open_bundle(tmp_path / "net")
+        return open_bundle(tmp_path / name)
 
     return write
 
@@ -212,3 +213,32 @@ def test_interruption_before_any_sample_is_an_interruption(write_bundle, monkeyp
 
     with pytest.raises(KeyboardInterrupt):
         profile_bundle(bundle, SHORT)
+
+
+@pytest.mark.usefixtures("evaluator")
+def test_two_bundles_are_compared_in_one_run(write_bundle):
+    """
+    A convolution of 15 x 15 is slower than one of 3 x 3, whatever else this machine does meanwhile; what only an
+    evaluator runs is left out.
+    """
+    before = write_bundle((Format.ONNX, 3), (Format.COREML, 3), name="before")
+    after = write_bundle((Format.ONNX, 15), (Format.COREML, 3), name="after")
+    settings = ProfileSettings(samples=100, openings=5, min_seconds=0.0)
+
+    (slower,) = compare_bundles(before, after, settings)
+    (faster,) = compare_bundles(after, before, settings)
+
+    assert ("onnx/net_15.onnx", Outcome.SLOWER) == (slower.path, slower.comparison.outcome)
+    assert ("onnx/net_3.onnx", Outcome.FASTER) == (faster.path, faster.comparison.outcome)
+
+
+@pytest.mark.usefixtures("evaluator")
+def test_bundles_without_counterparts_are_refused(write_bundle):
+    """
+    Nothing in common is a mistake, not an empty answer.
+    """
+    before = write_bundle((Format.ONNX, 3), name="before")
+    after = write_bundle((Format.COREML, 3), name="after")
+
+    with pytest.raises(UsageError, match="no artifact of the same kind"):
+        compare_bundles(before, after, SHORT)
