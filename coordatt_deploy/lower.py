@@ -14,15 +14,17 @@ from numpy.typing import NDArray
 from torch import fx
 
 from coordatt_deploy.activations import HardActivation
-from coordatt_deploy.calls import argument, kind
-from coordatt_deploy.capture import Feeds, Graph, run
+from coordatt_deploy.calls import argument, kind, same_size, sizes
+from coordatt_deploy.capture import Feeds, Graph, aten, run
 from coordatt_deploy.errors import ConversionError
-from coordatt_deploy.forms import BLOCK, FORMS, Form, Writer, write_hard
+from coordatt_deploy.forms import FORMS, Form
 from coordatt_deploy.layers import restore
+from coordatt_deploy.pointwise import Spelling, write_hard
 from coordatt_deploy.recognise import AttentionBlock, NearMiss, Recognition, find_attention
 from coordatt_deploy.rewriter import Placed, Rewriter
 from coordatt_deploy.specs import Format, TargetCpu
-from coordatt_deploy.strips import CONVOLUTIONS
+from coordatt_deploy.strips import CONVOLUTIONS, DIRECTIONS, LAYOUT, WHOLE, pooled_axes, pooled_letters
+from coordatt_deploy.writer import Writer
 
 
 class Target(enum.StrEnum):
@@ -44,14 +46,19 @@ def target_of(file_format: Format, cpu: TargetCpu | None = None) -> Target:
     return Target.TFLITE if file_format is Format.TFLITE else Target.COREML
 
 
-# Static sizes; with dynamic ones every target takes the means, whose kernels do not depend on the size.
+# In order of preference; the last serves every block and every size.
 PREFERRED: Final = {
-    Target.ONNX_ARM64: Form.CHANNELS_LAST,
-    Target.ONNX_X86_64: Form.BLOCKED,
-    Target.TFLITE: Form.MEANS,
-    Target.COREML: Form.MEANS,
+    Target.ONNX_ARM64: (Form.CHANNELS_LAST, Form.MEANS),
+    Target.ONNX_X86_64: (Form.BLOCKED, Form.MEANS),
+    Target.TFLITE: (Form.MEANS,),
+    Target.COREML: (Form.PAIRED, Form.MEANS),
 }
-SPELLS_OUT: Final = frozenset({Target.TFLITE})
+SPELLINGS: Final = {
+    Target.ONNX_ARM64: Spelling.OPERATOR,
+    Target.ONNX_X86_64: Spelling.OPERATOR,
+    Target.TFLITE: Spelling.SCALED,
+    Target.COREML: Spelling.PRODUCT,
+}
 # Relative to a layer's greatest value, both graphs run in float64. Forms that rescale a weight round it to float32 once
 # more (2^-24 = 6e-8); a few such roundings in a row stay far below, a wrong form far above.
 TOLERANCE: Final = 1e-5
@@ -128,8 +135,10 @@ def lower(graph: Graph, target: Target) -> tuple[Graph, LoweringReport]:
     inside = {name for block in found.blocks for name in (block.output, *block.inner)}
     loose = [item for item in found.activations if item.output not in inside]
     rewritten = [_write_activation(rewriter, item, target) for item in loose]
+    if target is Target.COREML:
+        rewritten += [_pool_flat(rewriter, node) for node in list(rewriter.module.graph.nodes)]
     counts = {name: sum(item.kind == name for item in loose) for name in ("hardswish", "hardsigmoid")}
-    if not any(rewritten) and all(block.form is Form.UNCHANGED for block in blocks):
+    if not any(rewritten) and not blocks:
         return graph, LoweringReport(target, blocks, found.near_misses, counts, 0.0, _remark(found))
     lowered = rewriter.finish()
     errors = lowering_error(graph, lowered)
@@ -188,36 +197,31 @@ def _write_block(
     norms = [name for name in block.inner if kind(rewriter.nodes[name]) == "batch_norm"]
     if norms:
         raise ConversionError(f"{block.name} still holds a BatchNorm ({', '.join(norms)}); fold the graph first")
-    form, declined = _form(rewriter.graph, block, target)
-    if form is not Form.UNCHANGED:
-        writer = Writer(rewriter, block, hard, spell_out=target in SPELLS_OUT)
-        with rewriter.before(writer.output, rewriter.nodes[block.output]):
-            FORMS[form](writer)
+    writer = Writer(rewriter, block, hard, SPELLINGS[target])
+    declined: list[str] = []
+    for form in PREFERRED[target]:
+        reason = FORMS[form].declines(writer)
+        if reason is None:
+            with rewriter.before(writer.output, writer.output):
+                FORMS[form].write(writer)
+            break
+        declined.append(f"{form}: {reason}")
     return LoweredBlock(
-        block.name, block.kind, block.channels, block.squeezed, block.height, block.width, form, declined
-    )
-
-
-def _form(graph: Graph, block: AttentionBlock, target: Target) -> tuple[Form, str | None]:
-    preferred = PREFERRED[target]
-    if preferred is Form.BLOCKED:
-        if graph.dynamic is not None:
-            return Form.MEANS, "strip kernels and Resize gates cannot follow a dynamic size"
-        if block.channels % BLOCK:
-            return Form.MEANS, f"{block.channels} channels are no whole number of blocks of {BLOCK}"
-    elif block.kind == "squeeze_excite":
-        return Form.UNCHANGED, f"a gate per channel is already what {target} is fastest with"
-    return preferred, None
+        block.name, block.kind, block.channels, block.squeezed, block.height, block.width, form,
+        "; ".join(declined) or None,
+    )  # fmt: skip
 
 
 def _write_activation(rewriter: Rewriter, found: HardActivation, target: Target) -> bool:
     """Write a hard activation outside of blocks as the target wants it; whether anything changed."""
     node, value = rewriter.nodes[found.output], rewriter.nodes[found.source]
-    spell_out = target in SPELLS_OUT and found.kind == "hardswish" and _takes_scale(rewriter, node)
-    if not found.inner and not spell_out:
+    spelling = SPELLINGS[target]
+    if spelling is Spelling.SCALED and not _takes_scale(rewriter, node):
+        spelling = Spelling.OPERATOR
+    if not found.inner and (spelling is Spelling.OPERATOR or found.kind != "hardswish"):
         return False
     with rewriter.before(node, node):
-        result, factor = write_hard(rewriter, found.kind, value, spell_out=spell_out)
+        result, factor = write_hard(rewriter, found.kind, value, spelling)
     for user in [*node.users] if factor != 1.0 else []:
         with rewriter.before(user, user):
             _scale_weight(rewriter, user, 1 / factor)
@@ -225,7 +229,25 @@ def _write_activation(rewriter: Rewriter, found: HardActivation, target: Target)
     rewriter.put(found.output, axes, [Placed(result, axes, factor)])
     for name in found.inner:
         rewriter.fuse(name, found.output)
-    node.replace_all_uses_with(result)
+    rewriter.replace(node, result)
+    return True
+
+
+def _pool_flat(rewriter: Rewriter, node: fx.Node) -> bool:
+    """Let a global pool that is flattened at once give (N, C) itself; whether *node* was such a flattening."""
+    pool = node.args[0] if kind(node) in LAYOUT and node.args else None
+    if not isinstance(pool, fx.Node) or not pool.args or not isinstance(pool.args[0], fx.Node) or len(pool.users) > 1:
+        return False
+    pooled = pooled_axes(pool, pool.args[0])
+    if pooled is None or DIRECTIONS[pooled[0]] != WHOLE or not pooled[1] or node.meta["val"].ndim != 2:
+        return False
+    if not all(map(same_size, sizes(node), sizes(pool.args[0])[:2])):
+        return False
+    with rewriter.before(node, pool):
+        flat = rewriter.call(aten.mean.dim, pool.args[0], [2, 3])
+    for old, axes in ((pool, pooled_letters(pool, (2, 3))), (node, "NC")):
+        rewriter.put(old.name, axes, [Placed(flat, "NC")])
+    rewriter.replace(node, flat)
     return True
 
 

@@ -92,6 +92,11 @@ class Rewriter:
         tensor = weight(self.module, node)
         return node.meta["val"] if tensor is None else self.mode.from_tensor(tensor)
 
+    def replace(self, old: fx.Node, new: fx.Node) -> None:
+        """Give the users of *old* the value of *new*; whoever looks the old name up from now on finds *new*."""
+        old.replace_all_uses_with(new)
+        self.nodes[old.name] = new
+
     def weight(self, node: Any) -> torch.Tensor | None:
         """Return the tensor behind a ``get_attr`` node."""
         return weight(self.module, node)
