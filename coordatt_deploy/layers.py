@@ -216,6 +216,12 @@ def _unsqueeze(
     tensor: NDArray[np.float64], layer: Layer, axes: tuple[int, ...], channels: tuple[int, int] | None
 ) -> NDArray[np.float64]:
     """Give *tensor* the rank of the layer's value; only axes of size 1 come or go."""
+    if tensor.ndim > len(axes):
+        ones = [axis for axis in range(1, tensor.ndim) if tensor.shape[axis] == 1]
+        surplus = tensor.ndim - len(axes)
+        if len(ones) < surplus:
+            raise ValueError(f"{layer.layer_id}: a tensor of shape {tensor.shape} cannot stand for {layer.shape}")
+        return np.squeeze(tensor, tuple(ones[-surplus:]))
     sizes = [layer.shape[axis] for axis in axes]
     if len(layer.parts) > 1:
         sizes[axes.index(layer.axis)] = None  # it holds a stretch of this axis only
@@ -246,7 +252,9 @@ def place(layer: Layer, value: NDArray[Any], shapes: Mapping[str, tuple[int, ...
         shape = shapes[part.tensor]
         length = value.shape[layer.axis]
         if len(layer.parts) > 1:
-            length = shape[axes.index(layer.axis)] if position < len(layer.parts) - 1 else length - start
+            whole = length - start
+            of_tensor = shape[axes.index(layer.axis)] if len(shape) == rank else math.prod(shape) * length // value.size
+            length = of_tensor if position < len(layer.parts) - 1 else whole
         piece = np.take(np.asarray(value, np.float64), range(start, start + length), axis=layer.axis)
         start += length
         factor = np.asarray(part.factor, dtype=np.float64)
@@ -258,5 +266,5 @@ def place(layer: Layer, value: NDArray[Any], shapes: Mapping[str, tuple[int, ...
             axis = axes.index(1)
             after = int(np.prod(shape)) * (last - first) // moved.size - last
             moved = np.pad(moved, [(first, after) if at == axis else (0, 0) for at in range(rank)])
-        tensors[part.tensor] = moved.reshape(shape)
+        tensors[part.tensor] = tensors.get(part.tensor, 0.0) + moved.reshape(shape)  # parts may share a tensor
     return tensors
