@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from coordatt_deploy.errors import UsageError, nearest
+from coordatt_deploy.layers import LayerMap
 from coordatt_deploy.specs import SCHEMA_VERSION, Format, Precision, member, to_json
 
 
@@ -248,3 +249,20 @@ def precision_of(recipe: Recipe, base: Precision) -> Precision:
     if recipe.mode in {Mode.STATIC, Mode.DYNAMIC}:
         return Precision.INT8
     return Precision.FP16 if recipe.weights == "fp16" else base
+
+
+def tensors_of(layer_ids: tuple[str, ...], layers: LayerMap) -> set[str]:
+    """Return the tensors that hold the layers.
+
+    Raises:
+        UsageError: The map has no such layer, or the artifact does not hold it.
+    """
+    known = {layer.layer_id for layer in layers.layers}
+    found: set[str] = set()
+    for layer_id in layer_ids:
+        if layer_id not in known:
+            raise UsageError(f"the recipe keeps {layer_id} in float, but the model has no such layer")
+        layer = layers.resolved(layer_id)
+        if layer is not None:
+            found |= {part.tensor for part in layer.parts}
+    return found

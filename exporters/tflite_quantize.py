@@ -25,7 +25,7 @@ from coordatt_deploy.exporters import Exported, ExportRequest
 from coordatt_deploy.exporters.tflite import pack
 from coordatt_deploy.layers import LayerMap
 from coordatt_deploy.ranges import Range, input_range, measure
-from coordatt_deploy.recipes import IoType, Mode, Recipe, checked
+from coordatt_deploy.recipes import IoType, Mode, Recipe, checked, tensors_of
 from coordatt_deploy.specs import Format, TensorSpec
 from coordatt_deploy.tensors import axes_to
 
@@ -121,23 +121,6 @@ def _kept_in_float(recipe: Recipe, layers: LayerMap, model: Any) -> list[str]:
     tensors = tensors_of(recipe.float_layers, layers) & made
     # The quantizer searches the pattern in the names of an operator's outputs, each with a semicolon behind it.
     return [f"^{_escaped(name)};?$" for name in sorted(tensors)]
-
-
-def tensors_of(layer_ids: tuple[str, ...], layers: LayerMap) -> set[str]:
-    """Return the tensors that hold the layers.
-
-    Raises:
-        UsageError: The map has no such layer, or the artifact does not hold it.
-    """
-    known = {layer.layer_id for layer in layers.layers}
-    found: set[str] = set()
-    for layer_id in layer_ids:
-        if layer_id not in known:
-            raise UsageError(f"the recipe keeps {layer_id} in float, but the model has no such layer")
-        layer = layers.resolved(layer_id)
-        if layer is not None:
-            found |= {part.tensor for part in layer.parts}
-    return found
 
 
 def _escaped(name: str) -> str:

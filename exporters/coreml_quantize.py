@@ -1,0 +1,189 @@
+"""Compress a Core ML ML Program through coremltools.optimize: int8 weights, palettes, and int8 activations.
+
+coremltools measures activations by running the model, which needs a Mac. Its graph passes only want the ranges, so
+they get those that this project measured on the saved program, with the ML Program evaluator or Core ML itself. Each
+convolution, linear layer, sum and pool then stands between a pair of ``quantize`` and ``dequantize`` (iOS 17). Names of
+tensors survive, hence the layer map does.
+"""
+
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from coordatt_deploy.coremltools_quietly import coremltools as ct
+from coordatt_deploy.coremltools_quietly import proto
+from coordatt_deploy.errors import ConversionError, UsageError
+from coordatt_deploy.exporters import Exported, ExportRequest
+from coordatt_deploy.exporters.coreml import DATE_KEY, MODEL_FOLDER, write_package
+from coordatt_deploy.ranges import Range
+from coordatt_deploy.recipes import Mode, Recipe, checked, tensors_of
+from coordatt_deploy.specs import Format
+
+# Weights up to this size stay as they are: coremltools' own threshold; small ones save nothing and cost most accuracy.
+FEW_WEIGHTS: Final = 2048
+IOS_17: Final = 8  # specification version: the first with quantize and dequantize
+QUANTIZED: Final = frozenset({"conv", "linear", "add", "avg_pool", "max_pool"})
+
+
+def activations(source: Path, exported: Exported) -> tuple[str, ...]:  # noqa: ARG001
+    """Return the names of the tensors whose ranges ``quantize`` needs."""
+    with _opened(source) as model:
+        block = _block(model.get_spec())
+        made = {output.name for operation in block.operations for output in operation.outputs}
+        constants = {output.name for operation in block.operations if _is_constant(operation)
+                     for output in operation.outputs}  # fmt: skip
+        outputs = {spec.name for spec in exported.outputs}
+        return tuple(sorted(made - constants - outputs))
+
+
+def quantize(
+    source: Path, exported: Exported, recipe: Recipe, ranges: Mapping[str, Range] | None, request: ExportRequest
+) -> Exported:
+    """Quantize the package at *source*; see ``Quantizer.quantize``.
+
+    Raises:
+        UsageError: Core ML cannot express the recipe, it needs calibration data, or it names unknown layers.
+        ConversionError: coremltools refused the package.
+    """
+    recipe = checked(recipe, Format.COREML)
+    if recipe.needs_calibration and ranges is None:
+        raise UsageError(f"{recipe.name} needs calibration data: give --calibration-data with a folder of images")
+    kept = tensors_of(recipe.float_layers, exported.layers)
+    with _opened(source) as model, _silent():
+        ct.converters.mil.mil.Builder.name_count.clear()
+        try:
+            if ranges is not None and recipe.mode is Mode.STATIC:
+                model = _with_activations(model, ranges, kept)
+            model = _with_weights(model, recipe, kept)
+        except Exception as error:
+            raise ConversionError(f"coremltools cannot apply {recipe.name}: {error}") from error
+        _write(model, recipe, request)
+    return exported
+
+
+def _with_activations(model: Any, ranges: Mapping[str, Range], kept: set[str]) -> Any:
+    """Insert quantize and dequantize, as ``linear_quantize_activations`` does, with the ranges given."""
+    from coremltools.converters.mil.frontend.milproto.load import load
+    from coremltools.converters.mil.mil.passes.graph_pass import PassOption
+    from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
+    from coremltools.models.utils import _apply_graph_pass
+
+    config = _config(ct.optimize.coreml.OpLinearQuantizerConfig(mode="linear", dtype="int8"), kept)
+    statistics = {name: {"rmin": bounds.low, "rmax": bounds.high} for name, bounds in ranges.items()}
+    passes = []
+    for name in ("compression::insert_prefix_quantize_dequantize_pair",
+                 "compression::insert_suffix_quantize_dequantize_pair"):  # fmt: skip
+        graph_pass = PASS_REGISTRY[name]
+        graph_pass.set_options([PassOption("config", config), PassOption("activation_stats", statistics)])
+        passes.append(graph_pass)
+    passes.append(PASS_REGISTRY["common::dequantize_quantize_pair_elimination"])
+    return _apply_graph_pass(model, passes, spec_version=IOS_17, pymil_load_func=load, skip_model_load=True)
+
+
+def _with_weights(model: Any, recipe: Recipe, kept: set[str]) -> Any:
+    optimize = ct.optimize.coreml
+    if recipe.mode is Mode.PALETTIZED:
+        chosen = optimize.OpPalettizerConfig(mode="kmeans", nbits=int(recipe.weights), weight_threshold=FEW_WEIGHTS)
+        return optimize.palettize_weights(model, _config(chosen, _weights_of(model, kept)))
+    chosen = optimize.OpLinearQuantizerConfig(mode="linear_symmetric", dtype="int8", weight_threshold=FEW_WEIGHTS)
+    return optimize.linear_quantize_weights(model, _config(chosen, _weights_of(model, kept)))
+
+
+def _config(chosen: Any, kept: set[str]) -> Any:
+    return ct.optimize.coreml.OptimizationConfig(
+        global_config=chosen, op_name_configs=dict.fromkeys(sorted(kept)) or None
+    )
+
+
+def _weights_of(model: Any, kept: set[str]) -> set[str]:
+    """Names of the constants that the operations which make the tensors *kept* read."""
+    block = _block(model.get_spec())
+    constants = {output.name for operation in block.operations if _is_constant(operation)
+                 for output in operation.outputs}  # fmt: skip
+    return {
+        binding.name
+        for operation in block.operations
+        if kept & {output.name for output in operation.outputs}
+        for argument in operation.inputs.values()
+        for binding in argument.arguments
+        if binding.name in constants
+    }
+
+
+def _is_constant(operation: Any) -> bool:
+    return operation.type == "const" or operation.type.startswith("constexpr_")
+
+
+def _block(spec: Any) -> Any:
+    function = spec.mlProgram.functions[spec.description.defaultFunctionName or "main"]
+    return function.block_specializations[function.opset]
+
+
+@contextmanager
+def _opened(source: Path) -> Iterator[Any]:
+    """Open a copy: coremltools' package reader rewrites the manifest of what it opens."""
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "float.mlpackage"
+        shutil.copytree(source, copy)
+        file = copy / "Data" / MODEL_FOLDER / "model.mlmodel"
+        spec = proto.Model_pb2.Model.FromString(file.read_bytes())
+        _name_relu6(_block(spec))
+        file.write_bytes(spec.SerializeToString(deterministic=True))
+        yield ct.models.MLModel(str(copy), skip_model_load=True)
+
+
+def _name_relu6(block: Any) -> None:
+    """Call a clip to [0, 6] what it is: only then does coremltools take it with the convolution before it.
+
+    Else the convolution's own output is quantized, over a range of which the clip throws most away.
+    """
+    constants = {operation.outputs[0].name: operation for operation in block.operations if operation.type == "const"}
+    for operation in block.operations:
+        if operation.type == "clip":
+            bounds = [_scalar(constants.get(operation.inputs[name].arguments[0].name)) for name in ("alpha", "beta")]
+            if bounds == [0.0, 6.0]:
+                operation.type = "relu6"
+                del operation.inputs["alpha"], operation.inputs["beta"]
+
+
+def _scalar(constant: Any) -> float | None:
+    if constant is None:
+        return None
+    value = constant.attributes["val"].immediateValue.tensor
+    if value.WhichOneof("value") == "floats":
+        return float(value.floats.values[0])
+    if value.WhichOneof("value") == "bytes" and len(value.bytes.values) == 2:
+        return float(np.frombuffer(value.bytes.values, np.float16)[0])
+    return None
+
+
+def _write(model: Any, recipe: Recipe, request: ExportRequest) -> None:
+    spec = model.get_spec()
+    described = spec.description.metadata
+    described.userDefined.pop(DATE_KEY, None)
+    described.userDefined["recipe"] = recipe.name
+    described.userDefined["float_layers"] = json.dumps(list(recipe.float_layers))
+    described.shortDescription = f"{described.shortDescription}, {recipe.name}"
+    with tempfile.TemporaryDirectory() as scratch:
+        saved = Path(scratch) / "saved.mlpackage"
+        model.save(str(saved))
+        stored = saved / "Data" / MODEL_FOLDER / "weights" / "weight.bin"
+        weights = stored.read_bytes() if stored.exists() else None
+    write_package(request.path, spec.SerializeToString(deterministic=True), weights)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
