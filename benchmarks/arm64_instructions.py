@@ -22,10 +22,10 @@ import onnxruntime
 import torch
 from torch import nn
 
-from coordatt_deploy.capture import capture
 from coordatt_deploy.exporters import ExportRequest, exporter
-from coordatt_deploy.fold import fold_batchnorms
-from coordatt_deploy.lower import lower, target_of
+from coordatt_deploy.graph.capture import capture
+from coordatt_deploy.graph.fold import fold_batchnorms
+from coordatt_deploy.graph.lower import lower, target_of
 from coordatt_deploy.models import create_model
 from coordatt_deploy.quiet import captured
 from coordatt_deploy.runtimes import litert

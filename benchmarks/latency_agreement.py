@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from coordatt_deploy import statistics
-from coordatt_deploy.cold_start import made_up
-from coordatt_deploy.latency import Latency, ProfileSettings
-from coordatt_deploy.profile import Call, measure, measure_openings
+from coordatt_deploy.profile import statistics
+from coordatt_deploy.profile.cold_start import made_up
+from coordatt_deploy.profile.latency import Latency, ProfileSettings
+from coordatt_deploy.profile.rounds import Call, measure, measure_openings
 from coordatt_deploy.runtimes import litert
 from coordatt_deploy.specs import Artifact, Format, Precision, TensorSpec
 

@@ -29,15 +29,15 @@ from ai_edge_litert import schema_py_generated as schema
 from onnx import numpy_helper
 
 from coordatt_deploy.bundle import Bundle, open_bundle
-from coordatt_deploy.capture import weight
 from coordatt_deploy.errors import DeployError
-from coordatt_deploy.layer_parity import ArtifactLayers
-from coordatt_deploy.layer_reference import ReferenceLayers
+from coordatt_deploy.graph.capture import weight
+from coordatt_deploy.graph.layer_reference import ReferenceLayers
+from coordatt_deploy.graph.reference import load_graph
 from coordatt_deploy.layers import LayerMap
-from coordatt_deploy.localise import choose_cases, localise
-from coordatt_deploy.parity import TOLERANCES
+from coordatt_deploy.parity.layer_parity import ArtifactLayers
+from coordatt_deploy.parity.localise import choose_cases, localise
+from coordatt_deploy.parity.outputs import TOLERANCES
 from coordatt_deploy.quiet import captured
-from coordatt_deploy.reference import load_graph
 from coordatt_deploy.runtimes.mlprogram import block_of, read_model
 from coordatt_deploy.specs import Artifact, Format, Precision
 

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from coordatt_deploy.latency import Latency, ProfileSettings
-from coordatt_deploy.profile import Call, measure_openings
+from coordatt_deploy.profile.latency import Latency, ProfileSettings
+from coordatt_deploy.profile.rounds import Call, measure_openings
 
 
 def open_onnx(path: Path) -> Call:

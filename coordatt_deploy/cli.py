@@ -57,7 +57,7 @@ class BoundsType(click.ParamType[Any]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse."""
-        from coordatt_deploy.sizes import parse_dynamic_size
+        from coordatt_deploy.intake.sizes import parse_dynamic_size
 
         try:
             return parse_dynamic_size(str(value))
@@ -187,7 +187,7 @@ def _plan(**options: Any) -> Any:
 
 def _intake(**options: Any) -> dict[str, Any]:
     """Gather what the options say of the model beside its name, weights and size."""
-    from coordatt_deploy.preprocessing import checked, parse_numbers, read_preprocessing
+    from coordatt_deploy.intake.preprocessing import checked, parse_numbers, read_preprocessing
 
     values = read_preprocessing(options["preprocessing"]) if options["preprocessing"] else {}
     for key in ("mean", "std", "input_range"):
@@ -222,7 +222,7 @@ def build(as_json: bool, **options: Any) -> None:
         coordatt-deploy build --model mobilenetv2_ca_100 --checkpoint mbv2_ca.pth --output-dir ca_100
     """
     from coordatt_deploy import pipeline
-    from coordatt_deploy.proving import check_parity
+    from coordatt_deploy.parity.proving import check_parity
     from coordatt_deploy.report import screen
 
     with screen.bars() as stages:
@@ -309,10 +309,10 @@ def parity(
         coordatt-deploy parity mobilenetv2_ca_035.digits --target qemu-arm64
     """
     from coordatt_deploy.bundle import open_bundle
-    from coordatt_deploy.proving import check_parity
+    from coordatt_deploy.parity.proving import check_parity
+    from coordatt_deploy.parity.tolerances import BUILT_IN, read_tolerances
     from coordatt_deploy.report import screen
     from coordatt_deploy.reporting import write_summaries
-    from coordatt_deploy.tolerances import BUILT_IN, read_tolerances
 
     if outputs_only and (show_layers or files["save_failing"]):
         raise UsageError("--outputs-only judges no layer; leave it out, or --layers and --save-failing")
@@ -379,7 +379,7 @@ def profile(bundle: Path, formats: tuple[Format, ...], target: str | None, as_js
     """
     from coordatt_deploy import pipeline
     from coordatt_deploy.bundle import open_bundle
-    from coordatt_deploy.latency import ProfileSettings
+    from coordatt_deploy.profile.latency import ProfileSettings
     from coordatt_deploy.report import screen
 
     chosen = {key: value for key, value in settings.items() if value is not None}
@@ -421,7 +421,7 @@ def report(bundle: Path, output: Path | None, as_json: bool) -> None:
         coordatt-deploy report mobilenetv2_ca_035.digits
     """
     from coordatt_deploy.bundle import open_bundle
-    from coordatt_deploy.proving import logged
+    from coordatt_deploy.parity.proving import logged
     from coordatt_deploy.reporting import write_page
 
     opened = open_bundle(bundle)
@@ -451,7 +451,7 @@ def inspect(subject: str, model_args: dict[str, Any] | None, input_size: tuple[i
         coordatt-deploy inspect mobilenetv2_ca_035.digits
     """
     from coordatt_deploy.bundle import open_bundle
-    from coordatt_deploy.inspection import (
+    from coordatt_deploy.inspection.artifacts import (
         BundleInspection,
         Inspection,
         inspect_artifact,
@@ -459,8 +459,8 @@ def inspect(subject: str, model_args: dict[str, Any] | None, input_size: tuple[i
         is_artifact,
         is_bundle,
     )
-    from coordatt_deploy.inspection_tables import show_inspection
-    from coordatt_deploy.proving import logged
+    from coordatt_deploy.inspection.tables import show_inspection
+    from coordatt_deploy.parity.proving import logged
     from coordatt_deploy.quiet import set_environment
     from coordatt_deploy.report import screen
 
@@ -473,12 +473,12 @@ def inspect(subject: str, model_args: dict[str, Any] | None, input_size: tuple[i
         elif is_artifact(path):
             found = inspect_artifact(path)
         else:
+            from coordatt_deploy.intake.sizes import check_size
             from coordatt_deploy.pipeline import need
-            from coordatt_deploy.sizes import check_size
 
             need("torch", "onnx")
-            from coordatt_deploy.intake import Request, resolve
-            from coordatt_deploy.model_inspection import inspect_source
+            from coordatt_deploy.inspection.models import inspect_source
+            from coordatt_deploy.intake.request import Request, resolve
 
             size = None if input_size is None else check_size(input_size)
             source = resolve(Request(model=subject, model_args=model_args, input_size=size))

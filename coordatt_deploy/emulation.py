@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from coordatt_deploy import targets
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.errors import DeployError, UsageError
-from coordatt_deploy.localise import choose_cases
+from coordatt_deploy.parity.localise import choose_cases
+from coordatt_deploy.parity.proving import Trial, check_artifact, golden_trial
+from coordatt_deploy.parity.tolerances import Tolerances
+from coordatt_deploy.parity.verdicts import ArtifactParity, ParityReport
 from coordatt_deploy.progress import Stages
-from coordatt_deploy.proving import Trial, check_artifact, golden_trial
 from coordatt_deploy.specs import SCHEMA_VERSION, Artifact, Format, to_json
 from coordatt_deploy.targets.qemu_arm64 import guest
 from coordatt_deploy.tensors import encode
-from coordatt_deploy.tolerances import Tolerances
-from coordatt_deploy.verdicts import ArtifactParity, ParityReport
 
 CASES = 6  # a network of 224 pixels takes 5 to 8 s per inference under QEMU
 

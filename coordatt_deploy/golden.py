@@ -16,7 +16,7 @@ from PIL import Image
 from torch import nn
 
 from coordatt_deploy.bundle import GoldenCase, save_golden
-from coordatt_deploy.capture import Graph, prepare, tensor_outputs
+from coordatt_deploy.graph.capture import Graph, prepare, tensor_outputs
 from coordatt_deploy.images import preprocess
 from coordatt_deploy.specs import Preprocessing, TensorSpec
 

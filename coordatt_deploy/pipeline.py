@@ -27,15 +27,15 @@ from coordatt_deploy.bundle import (
 )
 from coordatt_deploy.errors import MissingDependencyError, UsageError
 from coordatt_deploy.exporters import PRECISIONS
-from coordatt_deploy.latency import ProfileSettings
-from coordatt_deploy.profile_bundle import profile_bundle
-from coordatt_deploy.profile_document import profile_document
+from coordatt_deploy.intake.sizes import formats_for_dynamic
+from coordatt_deploy.parity.proving import logged
+from coordatt_deploy.parity.verdicts import ParityReport
+from coordatt_deploy.profile.artifacts import profile_bundle
+from coordatt_deploy.profile.document import profile_document
+from coordatt_deploy.profile.latency import ProfileSettings
 from coordatt_deploy.progress import Stages
-from coordatt_deploy.proving import logged
 from coordatt_deploy.quiet import captured, log_folder, set_environment
-from coordatt_deploy.sizes import formats_for_dynamic
 from coordatt_deploy.specs import Artifact, Format, ModelSpec, Precision, TargetCpu, TensorSpec, to_json
-from coordatt_deploy.verdicts import ParityReport
 
 DEFAULT_MODEL: Final = "mobilenetv2_ca_035.digits"
 TOOLS: Final = (
@@ -121,11 +121,11 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
     need("torch", "onnx")
     import torch
 
-    from coordatt_deploy.fold import fold_batchnorms
     from coordatt_deploy.golden import golden_inputs, write_golden
-    from coordatt_deploy.intake import Request, resolve
-    from coordatt_deploy.reference import save_graph
-    from coordatt_deploy.source import capture_source, reference_module
+    from coordatt_deploy.graph.fold import fold_batchnorms
+    from coordatt_deploy.graph.reference import save_graph
+    from coordatt_deploy.intake.request import Request, resolve
+    from coordatt_deploy.intake.source import capture_source, reference_module
 
     torch.set_num_threads(1)  # the converters work beside it
     for kind in dict.fromkeys(kind for kind, _, _ in jobs):
@@ -250,8 +250,8 @@ def _convert(job: _Job) -> tuple[Artifact, dict[str, Any]]:
         import torch
 
         from coordatt_deploy.exporters import ExportRequest, exporter
-        from coordatt_deploy.lower import lower, target_of
-        from coordatt_deploy.reference import load_graph
+        from coordatt_deploy.graph.lower import lower, target_of
+        from coordatt_deploy.graph.reference import load_graph
 
         torch.set_num_threads(1)
         graph, report = lower(load_graph(job.graph_folder), target_of(job.kind, job.target_cpu))

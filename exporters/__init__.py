@@ -13,7 +13,7 @@ from coordatt_deploy.layers import LayerMap
 from coordatt_deploy.specs import Format, ModelSpec, Precision, TargetCpu, TensorSpec
 
 if TYPE_CHECKING:
-    from coordatt_deploy.capture import Graph
+    from coordatt_deploy.graph.capture import Graph
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,11 @@ import torch
 from torch import fx
 
 from coordatt_deploy import __version__
-from coordatt_deploy.capture import Graph, is_tensor, origin_key, program, provenance
 from coordatt_deploy.coremltools_quietly import coremltools as ct
 from coordatt_deploy.coremltools_quietly import mil_types
 from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.exporters import Exported, ExportRequest
+from coordatt_deploy.graph.capture import Graph, is_tensor, origin_key, program, provenance
 from coordatt_deploy.layers import LayerMap, Part
 from coordatt_deploy.specs import ModelSpec, Precision, TensorSpec, metadata
 

@@ -22,8 +22,8 @@ from coordatt_deploy.coremltools_quietly import proto
 from coordatt_deploy.errors import ConversionError, UsageError
 from coordatt_deploy.exporters import Exported, ExportRequest
 from coordatt_deploy.exporters.coreml import DATE_KEY, MODEL_FOLDER, write_package
-from coordatt_deploy.ranges import Range
-from coordatt_deploy.recipes import Mode, Recipe, checked, tensors_of
+from coordatt_deploy.quantization.ranges import Range
+from coordatt_deploy.quantization.recipes import Mode, Recipe, checked, tensors_of
 from coordatt_deploy.specs import Format
 
 # Weights up to this size stay as they are: coremltools' own threshold; small ones save nothing and cost most accuracy.
@@ -32,7 +32,7 @@ IOS_17: Final = 8  # specification version: the first with quantize and dequanti
 QUANTIZED: Final = frozenset({"conv", "linear", "add", "avg_pool", "max_pool"})
 
 
-def activations(source: Path, exported: Exported) -> tuple[str, ...]:  # noqa: ARG001
+def activations(source: Path, exported: Exported) -> tuple[str, ...]:
     """Return the names of the tensors whose ranges ``quantize`` needs."""
     with _opened(source) as model:
         block = _block(model.get_spec())
@@ -118,7 +118,7 @@ def _weights_of(model: Any, kept: set[str]) -> set[str]:
 
 
 def _is_constant(operation: Any) -> bool:
-    return operation.type == "const" or operation.type.startswith("constexpr_")
+    return bool(operation.type == "const" or operation.type.startswith("constexpr_"))
 
 
 def _block(spec: Any) -> Any:

@@ -14,9 +14,9 @@ import onnxsim
 import torch
 
 from coordatt_deploy import __version__
-from coordatt_deploy.capture import Graph, origin_key, program, provenance
 from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.exporters import Exported, ExportRequest
+from coordatt_deploy.graph.capture import Graph, origin_key, program, provenance
 from coordatt_deploy.layers import LayerMap, Part
 from coordatt_deploy.specs import TensorSpec, metadata
 

@@ -1,4 +1,4 @@
-"""Quantize a float ONNX file: QDQ through onnxruntime.quantization for static recipes, DequantizeLinear for weights only.
+"""Quantize a float ONNX file: QDQ through onnxruntime.quantization, or weights alone with DequantizeLinear.
 
 QDQ writes QuantizeLinear and DequantizeLinear around float operators, which ONNX Runtime fuses into integer ones. The
 ranges are measured by this project on the float file. Weights are per channel.
@@ -24,12 +24,12 @@ from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-from coordatt_deploy.calibration import CalibrationSet
 from coordatt_deploy.errors import ConversionError, UsageError
 from coordatt_deploy.exporters import Exported, ExportRequest
 from coordatt_deploy.layers import LayerMap, Part
-from coordatt_deploy.ranges import Range, input_range, measure
-from coordatt_deploy.recipes import IoType, Mode, Recipe, checked, tensors_of
+from coordatt_deploy.quantization.calibration import CalibrationSet
+from coordatt_deploy.quantization.ranges import Range, input_range, measure
+from coordatt_deploy.quantization.recipes import IoType, Mode, Recipe, checked, tensors_of
 from coordatt_deploy.specs import Format, TargetCpu, TensorSpec
 
 # Operators with an integer kernel in ONNX Runtime's CPU provider, and those that only move data.
@@ -67,7 +67,7 @@ def quantize(
     elif calibration is None:
         raise UsageError(f"{recipe.name} needs calibration data: give --calibration-data with a folder of images")
     else:
-        ranges = _measure(source, model, exported, recipe, calibration)
+        ranges = _measure(model, exported, recipe, calibration)
         before = onnx.ModelProto()
         before.CopyFrom(model)
         model = _static(model, ranges, kept, reduce_range=reduces_range(request.target_cpu))
@@ -100,9 +100,7 @@ def _clipped(model: onnx.ModelProto, values: set[str], layers: LayerMap) -> dict
     }
 
 
-def _static(
-    model: onnx.ModelProto, ranges: dict[str, Range], kept: set[str], *, reduce_range: bool
-) -> onnx.ModelProto:
+def _static(model: onnx.ModelProto, ranges: dict[str, Range], kept: set[str], *, reduce_range: bool) -> onnx.ModelProto:
     data = {
         name: TensorData(lowest=np.float32(bounds.low), highest=np.float32(bounds.high))
         for name, bounds in ranges.items()
@@ -132,7 +130,7 @@ def _static(
 
 
 def _measure(
-    source: Path, model: onnx.ModelProto, exported: Exported, recipe: Recipe, calibration: CalibrationSet
+    model: onnx.ModelProto, exported: Exported, recipe: Recipe, calibration: CalibrationSet
 ) -> dict[str, Range]:
     """Run the float file on the calibration data and measure every float value in it."""
     shown = onnx.ModelProto()
@@ -212,9 +210,7 @@ def _open_end(model: onnx.ModelProto, spec: TensorSpec) -> TensorSpec:
     for value in [*graph.input, *graph.output]:
         if value.name == spec.name:
             value.type.tensor_type.elem_type = onnx.TensorProto.INT8
-    return replace(
-        spec, dtype="int8", scale=float(constants[node.input[1]]), zero_point=int(constants[node.input[2]])
-    )
+    return replace(spec, dtype="int8", scale=float(constants[node.input[1]]), zero_point=int(constants[node.input[2]]))
 
 
 @contextmanager

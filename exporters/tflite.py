@@ -26,10 +26,10 @@ import litert_torch
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from coordatt_deploy.capture import Graph, is_call
 from coordatt_deploy.errors import ConversionError, UsageError
 from coordatt_deploy.exporters import Exported, ExportRequest
 from coordatt_deploy.exporters.tflite_layers import MARK, NODE_NAMES, PREFIX, Found, feeds_for, find
+from coordatt_deploy.graph.capture import Graph, is_call
 from coordatt_deploy.specs import Precision, TensorSpec, metadata
 from coordatt_deploy.tensors import axes_to
 

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
-from coordatt_deploy.capture import Graph, is_tensor, operator_name, run
+from coordatt_deploy.graph.capture import Graph, is_tensor, operator_name, run
 from coordatt_deploy.layers import Part
 
 # Both sides compute in float32 or better; rounding stays a thousand times below this, another layer's value far above.

@@ -19,13 +19,13 @@ from ai_edge_quantizer import qtyping, quantizer, recipe_manager
 from ai_edge_quantizer.algorithm_manager import AlgorithmName
 from numpy.typing import NDArray
 
-from coordatt_deploy.calibration import CalibrationSet
 from coordatt_deploy.errors import ConversionError, UsageError
 from coordatt_deploy.exporters import Exported, ExportRequest
 from coordatt_deploy.exporters.tflite import pack
 from coordatt_deploy.layers import LayerMap
-from coordatt_deploy.ranges import Range, input_range, measure
-from coordatt_deploy.recipes import IoType, Mode, Recipe, checked, tensors_of
+from coordatt_deploy.quantization.calibration import CalibrationSet
+from coordatt_deploy.quantization.ranges import Range, input_range, measure
+from coordatt_deploy.quantization.recipes import IoType, Mode, Recipe, checked, tensors_of
 from coordatt_deploy.specs import Format, TensorSpec
 from coordatt_deploy.tensors import axes_to
 

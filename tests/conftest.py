@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from coordatt_deploy.capture import capture
-from coordatt_deploy.fold import fold_batchnorms
+from coordatt_deploy.graph.capture import capture
+from coordatt_deploy.graph.fold import fold_batchnorms
 from coordatt_deploy.models.coordatt import CoordAtt
 
 

@@ -9,13 +9,13 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
-from coordatt_deploy.bake import bake, fold_normalisation
-from coordatt_deploy.capture import capture, run
 from coordatt_deploy.errors import ConversionError, UsageError
-from coordatt_deploy.fold import fold_batchnorms
+from coordatt_deploy.graph.capture import capture, run
+from coordatt_deploy.graph.fold import fold_batchnorms
 from coordatt_deploy.images import preprocess
-from coordatt_deploy.intake import Request, resolve
-from coordatt_deploy.source import Source, capture_source, reference_module
+from coordatt_deploy.intake.bake import bake, fold_normalisation
+from coordatt_deploy.intake.request import Request, resolve
+from coordatt_deploy.intake.source import Source, capture_source, reference_module
 from coordatt_deploy.specs import ModelSpec, Preprocessing
 
 IMAGENET = Preprocessing((12, 16))

@@ -3,8 +3,8 @@ import pytest
 import torch
 from torch import nn
 
-from coordatt_deploy.capture import DynamicSize, capture, program, provenance, run, weights_sha256
 from coordatt_deploy.errors import UsageError
+from coordatt_deploy.graph.capture import DynamicSize, capture, program, provenance, run, weights_sha256
 
 
 def _feeds(height=32, width=48):

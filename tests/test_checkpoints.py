@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from coordatt_deploy.checkpoint_fit import fit, head_classes
-from coordatt_deploy.checkpoints import Checkpoint, read_checkpoint
 from coordatt_deploy.errors import UsageError
+from coordatt_deploy.intake.checkpoint_fit import fit, head_classes
+from coordatt_deploy.intake.checkpoints import Checkpoint, read_checkpoint
 from coordatt_deploy.models import create_model
 
 

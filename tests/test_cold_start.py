@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from coordatt_deploy.cold_start import cold_start, made_up
 from coordatt_deploy.errors import BundleError, MissingDependencyError
+from coordatt_deploy.profile.cold_start import cold_start, made_up
 from coordatt_deploy.specs import Artifact, Format, Precision, TensorSpec, to_json
 
 MEGABYTE = 1 << 20
@@ -58,7 +58,7 @@ def test_a_cold_start_is_measured_in_a_process_of_its_own(tmp_path):
     save_net(tmp_path / "onnx/net.onnx")
     script = (
         "import sys, json, pathlib\n"
-        "from coordatt_deploy.cold_start import cold_start\n"
+        "from coordatt_deploy.profile.cold_start import cold_start\n"
         "from coordatt_deploy.specs import Artifact, to_json\n"
         "order = json.load(sys.stdin)\n"
         "cold = cold_start(pathlib.Path(order['root']), Artifact.from_json(order['artifact']), size=(32, 48))\n"

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordatt_deploy import host
-from coordatt_deploy.compare import Design, Outcome, compare_latencies, compare_profiles
-from coordatt_deploy.latency import Latency, ProfileSettings
-from coordatt_deploy.profile_document import ArtifactLatency, Profile
+from coordatt_deploy.profile.compare import Design, Outcome, compare_latencies, compare_profiles
+from coordatt_deploy.profile.document import ArtifactLatency, Profile
+from coordatt_deploy.profile.latency import Latency, ProfileSettings
 from coordatt_deploy.specs import Format, Origin, Precision
 
 SETTINGS = ProfileSettings()

@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import nn
 
-from coordatt_deploy.capture import DynamicSize, capture, run
 from coordatt_deploy.coremltools_quietly import coremltools as ct
 from coordatt_deploy.errors import BundleError, ConversionError, UsageError
 from coordatt_deploy.exporters import Exporter, ExportRequest, coreml, exporter
-from coordatt_deploy.fold import fold_batchnorms
+from coordatt_deploy.graph.capture import DynamicSize, capture, run
+from coordatt_deploy.graph.fold import fold_batchnorms
 from coordatt_deploy.layers import restore
 from coordatt_deploy.models.coordatt import CoordAtt
 from coordatt_deploy.runtimes import Runtime, runtime
@@ -202,7 +202,7 @@ def test_another_process_gives_the_same_bytes(tmp_path):
     """
     script = (
         "import sys; from pathlib import Path; import torch; from torch import nn\n"
-        "from coordatt_deploy.capture import capture\n"
+        "from coordatt_deploy.graph.capture import capture\n"
         "from coordatt_deploy.exporters import ExportRequest, coreml\n"
         "from coordatt_deploy.specs import ModelSpec, Precision, Preprocessing\n"
         "torch.manual_seed(0)\n"

@@ -4,13 +4,13 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from coordatt_deploy.capture import DynamicSize, capture
-from coordatt_deploy.counting import Work, count
-from coordatt_deploy.fold import fold_batchnorms
-from coordatt_deploy.intake import Request, resolve
+from coordatt_deploy.graph.capture import DynamicSize, capture
+from coordatt_deploy.graph.counting import Work, count
+from coordatt_deploy.graph.fold import fold_batchnorms
+from coordatt_deploy.intake.request import Request, resolve
+from coordatt_deploy.intake.source import capture_source
 from coordatt_deploy.models import create_model, model_card
 from coordatt_deploy.models.counting import count_parameters
-from coordatt_deploy.source import capture_source
 
 
 def _counted(module, *shape):

@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from coordatt_deploy.capture import capture, run
 from coordatt_deploy.errors import ConversionError
-from coordatt_deploy.fold import fold_batchnorms
+from coordatt_deploy.graph.capture import capture, run
+from coordatt_deploy.graph.fold import fold_batchnorms
 
 
 def _random_norm(channels, epsilon, generator):
@@ -67,7 +67,7 @@ def test_folding_with_the_wrong_epsilon_shows(tiny_graph, monkeypatch):
     """
     The report's error is measured: a wrong formula makes it large.
     """
-    import coordatt_deploy.fold as fold
+    import coordatt_deploy.graph.fold as fold
 
     monkeypatch.setattr(fold.torch, "rsqrt", lambda value: (value + 1e-2).rsqrt())
     _, report = fold_batchnorms(tiny_graph)

@@ -10,20 +10,20 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from coordatt_deploy.artifact_attention import find_blocks
-from coordatt_deploy.artifact_graph import FileGraph, Node, Tensor, macs, parameters, read_artifact
 from coordatt_deploy.bundle import Manifest, finish, open_bundle, sha256, size_bytes, writing
-from coordatt_deploy.delegates import GPU_TAKES, WHOLE, gpu, neural_engine
 from coordatt_deploy.errors import BundleError, UsageError
 from coordatt_deploy.exporters import ExportRequest, exporter
-from coordatt_deploy.fold import fold_batchnorms
-from coordatt_deploy.inspection import Block, inspect_artifact, inspect_bundle, is_artifact, is_bundle
-from coordatt_deploy.inspection_tables import show_inspection
-from coordatt_deploy.intake import Request, resolve
-from coordatt_deploy.lower import lower, target_of
-from coordatt_deploy.model_inspection import inspect_graph, inspect_source
-from coordatt_deploy.reference import save_graph
-from coordatt_deploy.source import capture_source
+from coordatt_deploy.graph.fold import fold_batchnorms
+from coordatt_deploy.graph.lower import lower, target_of
+from coordatt_deploy.graph.reference import save_graph
+from coordatt_deploy.inspection.artifact_attention import find_blocks
+from coordatt_deploy.inspection.artifact_graph import FileGraph, Node, Tensor, macs, parameters, read_artifact
+from coordatt_deploy.inspection.artifacts import Block, inspect_artifact, inspect_bundle, is_artifact, is_bundle
+from coordatt_deploy.inspection.delegates import GPU_TAKES, WHOLE, gpu, neural_engine
+from coordatt_deploy.inspection.models import inspect_graph, inspect_source
+from coordatt_deploy.inspection.tables import show_inspection
+from coordatt_deploy.intake.request import Request, resolve
+from coordatt_deploy.intake.source import capture_source
 from coordatt_deploy.specs import Artifact, Format, Precision, TargetCpu, to_json
 
 ZOO = Path(__file__).parent / "zoo"

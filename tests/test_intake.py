@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from coordatt_deploy.capture import DynamicSize, capture, run
 from coordatt_deploy.errors import MissingDependencyError, UsageError
-from coordatt_deploy.factories import attention_warning
-from coordatt_deploy.intake import Request, resolve
-from coordatt_deploy.ports import output_names
-from coordatt_deploy.preprocessing import parse_numbers, read_preprocessing
-from coordatt_deploy.source import capture_source, reference_module
+from coordatt_deploy.graph.capture import DynamicSize, capture, run
+from coordatt_deploy.intake.factories import attention_warning
+from coordatt_deploy.intake.ports import output_names
+from coordatt_deploy.intake.preprocessing import parse_numbers, read_preprocessing
+from coordatt_deploy.intake.request import Request, resolve
+from coordatt_deploy.intake.source import capture_source, reference_module
 from coordatt_deploy.specs import Preprocessing
 
 ZOO = Path(__file__).parent / "zoo"
@@ -187,7 +187,7 @@ def test_what_the_users_code_prints_stays_off_the_screen():
     """
     The factory prints; stdout belongs to results.
     """
-    code = f"from coordatt_deploy.intake import *; resolve(Request({str(ZOO / 'trouble.py')!r} + ':plain'))"
+    code = f"from coordatt_deploy.intake.request import *; resolve(Request({str(ZOO / 'trouble.py')!r} + ':plain'))"
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from coordatt_deploy.layer_parity import UNIT_ROUNDOFF, ArtifactLayers, LayerJudge, LayerRow, Tally
 from coordatt_deploy.layers import Layer, LayerMap, Part
-from coordatt_deploy.parity import TOLERANCES
+from coordatt_deploy.parity.layer_parity import UNIT_ROUNDOFF, ArtifactLayers, LayerJudge, LayerRow, Tally
+from coordatt_deploy.parity.outputs import TOLERANCES
 from coordatt_deploy.specs import Format, Precision
 
 TOLERANCE = TOLERANCES[Format.ONNX, Precision.FP32]

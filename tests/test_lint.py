@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F  # as the users of the examples write it
 from torch import nn
 
-from coordatt_deploy.capture import DynamicSize, capture
-from coordatt_deploy.intake import Request, resolve
-from coordatt_deploy.lint import RULES, lint
+from coordatt_deploy.graph.capture import DynamicSize, capture
+from coordatt_deploy.inspection.lint import RULES, lint
+from coordatt_deploy.intake.request import Request, resolve
+from coordatt_deploy.intake.source import capture_source
 from coordatt_deploy.models.coordatt import CoordAtt
-from coordatt_deploy.source import capture_source
 
 ZOO = Path(__file__).parent / "zoo"
 

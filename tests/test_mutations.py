@@ -4,8 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from coordatt_deploy.capture import DynamicSize, capture, run
 from coordatt_deploy.errors import UsageError
+from coordatt_deploy.graph.capture import DynamicSize, capture, run
 
 
 def _net(inplace):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from coordatt_deploy.parity import TOLERANCES, allowance, judge, sqnr_db, top1_agreement
+from coordatt_deploy.parity.outputs import TOLERANCES, allowance, judge, sqnr_db, top1_agreement
 from coordatt_deploy.specs import to_json
 
 RNG = np.random.default_rng(0)

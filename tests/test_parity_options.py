@@ -9,11 +9,11 @@ from PIL import Image
 
 from coordatt_deploy.bundle import Manifest
 from coordatt_deploy.errors import BundleError, UsageError
-from coordatt_deploy.parity import TOLERANCES, judge
-from coordatt_deploy.parity_inputs import read_inputs
+from coordatt_deploy.parity.inputs import read_inputs
+from coordatt_deploy.parity.outputs import TOLERANCES, judge
+from coordatt_deploy.parity.tolerances import read_tolerances
 from coordatt_deploy.runtimes import provenance
 from coordatt_deploy.specs import Artifact, Format, ModelSpec, Precision, Preprocessing, TensorSpec
-from coordatt_deploy.tolerances import read_tolerances
 
 ONNX = Format.ONNX, Precision.FP32
 SPEC = ModelSpec("net", Preprocessing((8, 6), (0.5,) * 3, (0.5,) * 3), source_sha256="ab" * 32)

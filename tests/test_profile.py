@@ -7,11 +7,11 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from coordatt_deploy import profile
 from coordatt_deploy.errors import UsageError
-from coordatt_deploy.latency import Latency, ProfileSettings
-from coordatt_deploy.profile import Clocks, lost_time, measure, measure_openings
-from coordatt_deploy.statistics import Evidence, Level
+from coordatt_deploy.profile import rounds as profile
+from coordatt_deploy.profile.latency import Latency, ProfileSettings
+from coordatt_deploy.profile.rounds import Clocks, lost_time, measure, measure_openings
+from coordatt_deploy.profile.statistics import Evidence, Level
 
 MS = 1_000_000
 SHORT = ProfileSettings(warmups=6, samples=30, openings=1, min_seconds=0.0)

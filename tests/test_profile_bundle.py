@@ -9,11 +9,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from coordatt_deploy import runtimes
 from coordatt_deploy.bundle import Manifest, finish, open_bundle, save_golden, sha256, writing
-from coordatt_deploy.compare import Outcome
 from coordatt_deploy.errors import MissingDependencyError, UsageError
-from coordatt_deploy.latency import ProfileSettings
-from coordatt_deploy.profile_bundle import compare_bundles, profile_bundle
-from coordatt_deploy.profile_document import parse_profile, profile_document
+from coordatt_deploy.profile.artifacts import compare_bundles, profile_bundle
+from coordatt_deploy.profile.compare import Outcome
+from coordatt_deploy.profile.document import parse_profile, profile_document
+from coordatt_deploy.profile.latency import ProfileSettings
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.runtimes import onnxruntime
 from coordatt_deploy.specs import Artifact, Format, ModelSpec, Origin, Precision, Preprocessing, TensorSpec
@@ -209,7 +209,7 @@ def test_interruption_before_any_sample_is_an_interruption(write_bundle, monkeyp
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("coordatt_deploy.profile_bundle.cold_start", interrupted)
+    monkeypatch.setattr("coordatt_deploy.profile.artifacts.cold_start", interrupted)
 
     with pytest.raises(KeyboardInterrupt):
         profile_bundle(bundle, SHORT)

@@ -6,8 +6,7 @@ import pytest
 
 from coordatt_deploy import host
 from coordatt_deploy.errors import UsageError
-from coordatt_deploy.latency import ColdStart, Latency, ProfileSettings
-from coordatt_deploy.profile_document import (
+from coordatt_deploy.profile.document import (
     ArtifactLatency,
     Profile,
     Skipped,
@@ -15,8 +14,9 @@ from coordatt_deploy.profile_document import (
     parse_profile,
     profile_document,
 )
+from coordatt_deploy.profile.latency import ColdStart, Latency, ProfileSettings
+from coordatt_deploy.profile.statistics import Evidence
 from coordatt_deploy.specs import Format, Origin, Precision, TargetCpu, to_json
-from coordatt_deploy.statistics import Evidence
 
 RNG = np.random.default_rng(0)
 KEYS = [

@@ -13,10 +13,10 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from coordatt_deploy.capture import capture
 from coordatt_deploy.errors import BundleError, ConversionError, MissingDependencyError, UsageError
 from coordatt_deploy.exporters import ExportRequest, exporter
-from coordatt_deploy.fold import fold_batchnorms
+from coordatt_deploy.graph.capture import capture
+from coordatt_deploy.graph.fold import fold_batchnorms
 from coordatt_deploy.models import counting, create_model
 from coordatt_deploy.runtimes import runtime
 from coordatt_deploy.specs import Artifact, Format, ModelSpec, Origin, Precision, Preprocessing, TensorSpec

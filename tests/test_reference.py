@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from coordatt_deploy.capture import DynamicSize, capture, program, run
 from coordatt_deploy.errors import BundleError
-from coordatt_deploy.fold import fold_batchnorms
-from coordatt_deploy.reference import load_graph, save_graph
+from coordatt_deploy.graph.capture import DynamicSize, capture, program, run
+from coordatt_deploy.graph.fold import fold_batchnorms
+from coordatt_deploy.graph.reference import load_graph, save_graph
 
 FEEDS = {"image": np.random.default_rng(0).standard_normal((1, 3, 32, 48)).astype(np.float32)}
 

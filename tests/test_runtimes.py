@@ -12,10 +12,10 @@ from ai_edge_quantizer import quantizer, recipe
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from coordatt_deploy.capture import capture
 from coordatt_deploy.errors import BundleError, UsageError
 from coordatt_deploy.exporters import ExportRequest
 from coordatt_deploy.exporters.tflite import export
+from coordatt_deploy.graph.capture import capture
 from coordatt_deploy.runtimes import checks, litert, onnxruntime, runtime
 from coordatt_deploy.runtimes.tflite_file import read_metadata
 from coordatt_deploy.specs import Artifact, Format, ModelSpec, Origin, Precision, Preprocessing, TensorSpec

@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from coordatt_deploy.errors import BundleError
-from coordatt_deploy.saturation import WeightRange, saturation_risk, weight_range
+from coordatt_deploy.quantization.saturation import WeightRange, saturation_risk, weight_range
 
 WIDE = WeightRange(tensors=3, wide=2, greatest=127)
 SEVEN_BITS = WeightRange(tensors=3, wide=0, greatest=64)

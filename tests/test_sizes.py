@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordatt_deploy.errors import UsageError
-from coordatt_deploy.sizes import (
+from coordatt_deploy.intake.sizes import (
     fixed_sizes,
     formats_for_dynamic,
     parse_dynamic_size,

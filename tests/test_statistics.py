@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordatt_deploy import statistics
-from coordatt_deploy.statistics import Evidence, Level, judge
+from coordatt_deploy.profile import statistics
+from coordatt_deploy.profile.statistics import Evidence, Level, judge
 
 RNG = np.random.default_rng(7)
 MS = 1e6

@@ -10,12 +10,12 @@ import torch
 from ai_edge_litert import schema_py_generated as schema
 from torch import nn
 
-from coordatt_deploy.capture import DynamicSize, capture, run
 from coordatt_deploy.errors import ConversionError, UsageError
 from coordatt_deploy.exporters import ExportRequest
 from coordatt_deploy.exporters.tflite import export
 from coordatt_deploy.exporters.tflite_layers import axes_between
-from coordatt_deploy.fold import fold_batchnorms
+from coordatt_deploy.graph.capture import DynamicSize, capture, run
+from coordatt_deploy.graph.fold import fold_batchnorms
 from coordatt_deploy.layers import restore
 from coordatt_deploy.models import create_model
 from coordatt_deploy.models.coordatt import CoordAtt
@@ -289,7 +289,7 @@ def test_another_process_gives_the_same_bytes(tmp_path):
     """
     script = (
         "import sys, torch; from pathlib import Path\n"
-        "from coordatt_deploy.capture import capture\n"
+        "from coordatt_deploy.graph.capture import capture\n"
         "from coordatt_deploy.exporters import ExportRequest\n"
         "from coordatt_deploy.exporters.tflite import export\n"
         "from coordatt_deploy.models.coordatt import CoordAtt\n"

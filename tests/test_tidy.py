@@ -5,8 +5,8 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
 
-from coordatt_deploy.capture import DynamicSize, capture, run
-from coordatt_deploy.fold import fold_batchnorms
+from coordatt_deploy.graph.capture import DynamicSize, capture, run
+from coordatt_deploy.graph.fold import fold_batchnorms
 
 
 def _operators(graph):

@@ -12,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from coordatt_deploy.bundle import Bundle
-from coordatt_deploy.layer_parity import LayerRow
+from coordatt_deploy.parity.layer_parity import LayerRow
+from coordatt_deploy.parity.verdicts import ArtifactParity, ParityReport
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.specs import Artifact
-from coordatt_deploy.verdicts import ArtifactParity, ParityReport
 
 WIDTH_WHEN_PIPED = 160
 FAMILIES = {"x86_64": "x86_64", "AMD64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}  # platform.machine() to ours

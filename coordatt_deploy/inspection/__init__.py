@@ -1,0 +1,1 @@
+"""What models and files are made of, and what will trouble them on a phone."""

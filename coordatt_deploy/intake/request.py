@@ -1,0 +1,291 @@
+"""From what the user names to a module with its weights, and what is known of it.
+
+    mobilenetv2_ca_100            a backbone of this package
+    package.module:factory        a function or class of the user's, imported as Python imports it
+    path/to/file.py:factory       the same from a file
+    path/to/program.pt2           a program that torch.export.save wrote
+    timm:NAME                     a model of timm, which the user installs
+
+Importing the user's code runs it, and the reader of ``.pt2`` files can be made to run what is pickled in them: name
+only code and programs that you trust. A checkpoint is different: nothing in it is ever run (``checkpoints``).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from PIL import Image
+from torch import nn
+
+from coordatt_deploy.errors import UsageError, nearest
+from coordatt_deploy.graph.capture import check_weights, tensor_outputs, trial, weights_sha256
+from coordatt_deploy.images import find_images, load_image
+from coordatt_deploy.intake.checkpoint_fit import fit, head_classes
+from coordatt_deploy.intake.checkpoints import read_checkpoint
+from coordatt_deploy.intake.factories import Built, build_factory, build_timm
+from coordatt_deploy.intake.ports import input_names, output_names
+from coordatt_deploy.intake.preprocessing import resolve_preprocessing
+from coordatt_deploy.intake.programs import build_program
+from coordatt_deploy.intake.sizes import Bounds, check_size, size_within
+from coordatt_deploy.intake.source import Source, at_size
+from coordatt_deploy.models import create_model, list_models, model_card
+from coordatt_deploy.models.digits import read_split
+from coordatt_deploy.specs import ModelSpec, Preprocessing
+
+SMALLEST: Final = (
+    32  # pixels: the total stride of the package's backbones; below it the last feature map would be empty
+)
+USUAL_SIZE: Final = (224, 224)
+GOLDEN_COUNT: Final = 16  # of the user's own images; each costs a float64 run, and sixteen are as many as the digits
+
+Images = tuple[tuple[str, Image.Image, int | None], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user says of the model; everything but ``model`` may be left out.
+
+    Attributes:
+        model: One of the forms at the top of this module.
+        checkpoint: Weights of the user's own.
+        checkpoint_key: The entry of the checkpoint that holds the state dict; None to find it.
+        model_args: Keyword arguments of the factory (or of timm).
+        input_size: (H, W) of the images.
+        dynamic: Bounds of a dynamic height and width.
+        inputs: Shape of each input by name, batch first, where they are not all images.
+        num_classes: Number of logits.
+        preprocessing: Keys of ``specs.Preprocessing`` that differ from the model's own.
+        labels: Class names in the order of the logits.
+        golden: Folder of images for the golden inputs.
+        name: What the model is called in file names; None for what it is called in the code.
+    """
+
+    model: str
+    checkpoint: Path | None = None
+    checkpoint_key: str | None = None
+    model_args: Mapping[str, Any] | None = None
+    input_size: tuple[int, int] | None = None
+    dynamic: Bounds | None = None
+    inputs: Mapping[str, tuple[int, ...]] | None = None
+    num_classes: int | None = None
+    preprocessing: Mapping[str, Any] | None = None
+    labels: tuple[str, ...] | None = None
+    golden: Path | None = None
+    name: str | None = None
+
+
+def resolve(request: Request) -> Source:
+    """Build what the user named, load the weights, and try it once at every size that it has to take.
+
+    Raises:
+        UsageError: Anything about the model, its code, its weights or its input that cannot be shipped.
+        MissingDependencyError: timm is not installed.
+    """
+    built = _build(request)
+    notes = list(built.notes)
+    module = built.module
+    state = None
+    if request.checkpoint is not None and built.registry is None:
+        state = read_checkpoint(request.checkpoint, key=request.checkpoint_key)
+        notes += fit(module, state)
+    notes += _to_evaluation(module, built)
+    check_weights(module)
+
+    size = _size(request, built)
+    preprocessing = resolve_preprocessing(built.preprocessing or Preprocessing(size=size), size, request.preprocessing)
+    if built.preprocessing is None and not request.preprocessing:
+        notes.append("preprocessing is assumed to be ImageNet's (RGB, 0 to 1, its mean and std); say otherwise with"
+                     " --mean --std --input-range --colour, or --preprocessing FILE")  # fmt: skip
+    names = input_names(module, built.inputs)
+    example = _example(names, size, request.inputs, built)
+    returned = trial(module, example)
+    outputs, dropped = output_names(returned)
+    if dropped:
+        notes.append(f"outputs that are no tensors are left out: {', '.join(dropped)}")
+    source = Source(
+        module=module,
+        spec=ModelSpec(
+            name=request.name or built.name,
+            preprocessing=preprocessing,
+            labels=_labels(request, built, tensor_outputs(returned)),
+            attention=built.attention,
+            source_sha256=weights_sha256(module),
+        ),
+        example=example,
+        images=_images(request.golden) if request.golden else golden_images(built.knows_digits),
+        inputs=names,
+        outputs=outputs,
+        notes=tuple(notes),
+        dynamic=request.dynamic,
+    )
+    _try_unseen(source)
+    return source
+
+
+def _build(request: Request) -> Built:
+    model = request.model
+    if model in list_models():
+        return _build_registered(request)
+    if model.startswith("timm:"):
+        return build_timm(model.removeprefix("timm:"), request.model_args or {}, request.num_classes)
+    path = Path(model)
+    if path.suffix == ".pt2":
+        _no_arguments(request, "a saved program is already built")
+        return build_program(path, request.input_size)
+    if path.suffix in {".pth", ".pt", ".ckpt", ".safetensors", ".tar"}:
+        raise UsageError(
+            f"{model} is a file of weights; name the network with --model and give it as --checkpoint {model}"
+        )
+    if path.suffix in {".onnx", ".tflite", ".mlpackage"}:
+        raise UsageError(f"{model} is an artifact already; export starts from a torch model (inspect takes artifacts)")
+    if ":" in model or path.suffix == ".py":
+        return build_factory(model, request.model_args or {}, request.num_classes)
+    try:
+        model_card(model)
+    except UsageError as error:
+        raise UsageError(
+            f"{error}; code of your own is named as package.module:factory or path/to/file.py:factory"
+        ) from None
+    raise AssertionError(model)
+
+
+def _no_arguments(request: Request, why: str) -> None:
+    for option, value in (("--model-args", request.model_args), ("num_classes", request.num_classes)):
+        if value:
+            raise UsageError(f"{option} means nothing for {request.model}: {why}; leave it out")
+
+
+def _build_registered(request: Request) -> Built:
+    """Build one of the package's own models; the checkpoint says how many classes it has."""
+    card = model_card(request.model)
+    arguments = dict(request.model_args or {})
+    checkpoint = None
+    if request.checkpoint is not None:
+        checkpoint = read_checkpoint(request.checkpoint, key=request.checkpoint_key)
+    classes = request.num_classes or arguments.pop("num_classes", None)
+    classes = classes or (None if checkpoint is None else head_classes(checkpoint.state))
+    reduction = arguments.pop("reduction", None)
+    if arguments:
+        raise UsageError(
+            f"{request.model} takes no argument {next(iter(arguments))!r}; it takes num_classes, reduction"
+        )
+    keeps = checkpoint is None and classes in (None, card.num_classes) and reduction is None
+    module = create_model(request.model, num_classes=classes, reduction=reduction, pretrained=None if keeps else False)
+    notes = () if checkpoint is None else fit(module, checkpoint)
+    return Built(
+        module=module,
+        name=request.model,
+        notes=notes,
+        input_size=card.input_size,
+        preprocessing=card.preprocessing,
+        labels=card.labels if keeps else None,
+        attention=card.attention,
+        inputs=("image",),
+        registry=card.name,
+        knows_digits=card.trained and keeps,
+    )
+
+
+def _to_evaluation(module: nn.Module, built: Built) -> list[str]:
+    """Set the module to evaluation; fresh modules of torch are in training mode, so that alone is no mistake."""
+    notes: list[str] = []
+    if built.is_program:  # its mode is in its operators; ``build_program`` has looked
+        for layer in module.modules():
+            layer.training = False
+        return notes
+    if module.training:
+        module.eval()
+        notes.append("the model came in training mode and was set to evaluation with eval()")
+    left = [name or "the model" for name, layer in module.named_modules() if layer.training]
+    if left:
+        raise UsageError(
+            f"{', '.join(left[:5])} stay{'s' if len(left) == 1 else ''} in training mode after model.eval();"
+            " its train() is overridden: let it follow its argument"
+        )
+    return notes
+
+
+def _size(request: Request, built: Built) -> tuple[int, int]:
+    """The (H, W) to capture with: the user's, the model's own, or the usual one, within the dynamic bounds if any."""
+    size = request.input_size or built.input_size or USUAL_SIZE
+    check_size(size, SMALLEST if built.registry else 1)
+    if request.dynamic is None:
+        return size
+    low, high, step = request.dynamic
+    if request.input_size is not None and any(not low <= side <= high or side % step for side in size):
+        raise UsageError(
+            f"--input-size {size[0]}x{size[1]} does not lie within --dynamic-size {low}:{high}:{step};"
+            " leave it out, or widen the range"
+        )
+    if built.registry:
+        check_size((low, high), SMALLEST)
+    return size_within(request.dynamic, size)
+
+
+def _example(
+    names: tuple[str, ...], size: tuple[int, int], shapes: Mapping[str, tuple[int, ...]] | None, built: Built
+) -> tuple[torch.Tensor, ...]:
+    """One tensor per input: of the user's shape, of the saved program's, or an image."""
+    given = dict(shapes or {})
+    for name in given:
+        if name not in names:
+            raise UsageError(f"the model has no input {name!r}; {nearest(name, names)}")
+    generator = torch.Generator().manual_seed(0)
+    channels = _image_channels(built.module)
+    example = []
+    for index, name in enumerate(names):
+        usual = built.shapes[index] if built.shapes else (1, channels if index == 0 else 3, *size)
+        example.append(torch.randn(given.get(name, usual), generator=generator))
+    return tuple(example)
+
+
+def _image_channels(module: nn.Module) -> int:
+    """What the first convolution takes, where the module can be looked into."""
+    first = next((layer for layer in module.modules() if isinstance(layer, nn.Conv2d)), None)
+    return 3 if first is None else first.in_channels
+
+
+def _labels(request: Request, built: Built, outputs: list[torch.Tensor]) -> tuple[str, ...] | None:
+    """Class names, if there are any and there is an output that they name."""
+    labels = request.labels or built.labels
+    classes = {int(output.shape[1]) for output in outputs if output.ndim == 2}
+    if request.labels and len(request.labels) not in classes:
+        have = ", ".join(map(str, sorted(classes))) or "none"
+        raise UsageError(f"{len(request.labels)} labels were given, but the model's outputs have {have} classes")
+    return labels
+
+
+def _images(folder: Path) -> Images:
+    paths = find_images(folder)
+    chosen = [paths[round(index * (len(paths) - 1) / (GOLDEN_COUNT - 1))] for index in range(GOLDEN_COUNT)]
+    return tuple(
+        (f"{index:02d}_{path.stem}", load_image(path), None) for index, path in enumerate(dict.fromkeys(chosen))
+    )
+
+
+def golden_images(labelled: bool) -> Images:
+    """Return the packaged golden digits; their classes only where the model knows digits."""
+    split = read_split("golden")
+    return tuple(
+        (f"digit_{label}_{index:02d}", image, int(label) if labelled else None)
+        for index, (label, image) in enumerate(zip(split.labels, split.images(), strict=True))
+    )
+
+
+def _try_unseen(source: Source) -> None:
+    """Refuse a dynamic size that the user's own module does not take: torch.export does not always notice."""
+    for size in source.unseen_sizes():
+        trial(source.module, at_size(source.example, size))
+
+
+def load_model(
+    name: str,
+    *,
+    checkpoint: Path | None = None,
+    input_size: tuple[int, int] | None = None,
+    num_classes: int | None = None,
+) -> Source:
+    """Build the model called *name*; the short form of ``resolve``."""
+    return resolve(Request(name, checkpoint=checkpoint, input_size=input_size, num_classes=num_classes))

@@ -1,0 +1,333 @@
+"""The judge, layer by layer: which layer of an artifact is wrong, and which only inherit. NumPy only.
+
+Each layer is judged twice. *Accumulated*: the artifact ran from its own input. *Local*: its piece was fed with the
+reference's values, so only its own fault shows; once more it is *probed* with noise around them, because a dead
+channel or a bound that no image reaches hides a fault. In float, with u the unit roundoff of the storage type,
+
+    allowed(case) = multiple * max(rounding(case), median of rounding over the cases, u * max |reference|)
+
+where rounding is torch's own error in the artifact's precision at that layer. The last term is a floor for layers that
+torch happens to round exactly (a ReLU, a concatenation).
+"""
+
+import math
+import statistics
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordatt_deploy.layers import LayerMap
+from coordatt_deploy.parity.outputs import Tolerance
+from coordatt_deploy.specs import Artifact, Precision, to_json
+
+WEIGHTED: Final = frozenset({"conv2d", "convolution", "linear", "addmm"})
+UNIT_ROUNDOFF: Final = {Precision.FP32: 2.0**-24, Precision.FP16: 2.0**-11}
+
+
+@dataclass(frozen=True, slots=True)
+class CaseError:
+    """One layer in one case: its greatest error, torch's own rounding there, u * max |reference|, max |reference|."""
+
+    error: float
+    rounding: float
+    floor: float
+    scale: float
+
+
+@dataclass(slots=True)
+class Tally:
+    """Error of one layer over the golden cases.
+
+    Attributes:
+        multiple: Of the tolerance.
+        nonfinite: Values that are NaN or infinite.
+    """
+
+    multiple: float
+    signal: float = 0.0
+    noise: float = 0.0
+    nonfinite: int = 0
+    cases: list[CaseError] = field(default_factory=list)
+
+    def add(self, value: NDArray[Any], reference: NDArray[np.float64], rounding: float, unit_roundoff: float) -> None:
+        """Count one case."""
+        bad = int(np.count_nonzero(~np.isfinite(value)))
+        error = np.abs(np.asarray(value, np.float64) - reference)
+        self.nonfinite += bad
+        self.signal += float(np.sum(np.square(reference)))
+        self.noise += math.inf if bad else float(np.sum(np.square(error)))
+        worst = math.inf if bad else (float(error.max()) if error.size else 0.0)
+        scale = float(np.max(np.abs(reference))) if reference.size else 0.0
+        self.cases.append(CaseError(worst, rounding, unit_roundoff * scale, scale))
+
+    @property
+    def max_abs_error(self) -> float:
+        """Greatest over all cases."""
+        return max((case.error for case in self.cases), default=0.0)
+
+    @property
+    def excess(self) -> float:
+        """Greatest error over its allowance; above 1 is beyond tolerance."""
+        return self._worst()[0]
+
+    @property
+    def allowed(self) -> float:
+        """What was allowed in that case."""
+        return self._worst()[1]
+
+    @property
+    def detectable(self) -> float | None:
+        """Smallest relative change of the value that would be beyond tolerance in some case; None where it is 0."""
+        shares = [allowed / case.scale for case, allowed in self._allowed() if case.scale > 0]
+        return min(shares, default=None)
+
+    def _allowed(self) -> list[tuple[CaseError, float]]:
+        # The median over the cases is a floor: a case may round to nearly nothing by luck.
+        usual = statistics.median(case.rounding for case in self.cases) if self.cases else 0.0
+        allowed = [self.multiple * max(case.rounding, usual, case.floor) for case in self.cases]
+        # where torch itself overflows, no tolerance can be derived
+        return [(case, value if math.isfinite(value) else 0.0) for case, value in zip(self.cases, allowed, strict=True)]
+
+    def _worst(self) -> tuple[float, float]:
+        worst = (0.0, 0.0)
+        for case, allowed in self._allowed():
+            excess = 0.0 if case.error == 0.0 else (case.error / allowed if allowed > 0 else math.inf)
+            worst = max(worst, (excess, allowed))
+        return worst
+
+    @property
+    def sqnr_db(self) -> float:
+        """Signal to noise over all cases, in dB; infinite where nothing differs."""
+        if not self.cases or not math.isfinite(self.noise):
+            return math.nan
+        if self.noise == 0.0:
+            return math.inf
+        return 10 * math.log10(self.signal / self.noise) if self.signal > 0 else -math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """One layer of one artifact.
+
+    Attributes:
+        accumulated: None where the artifact has no such value.
+        local: None where its piece could not be run on its own.
+        probed: The same on stirred values; None where they were not tried.
+        misfit: What is wrong with the tensor itself, where it cannot be compared at all.
+        seen_through: The layer at which it is judged, if not itself.
+        note: Why it is absent, what it was fused with.
+    """
+
+    layer_id: str
+    operator: str
+    accumulated: Tally | None
+    local: Tally | None
+    seen_through: str | None
+    note: str | None
+    limit_db: float | None = None
+    probed: Tally | None = None
+    misfit: str | None = None
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether the layer itself is within tolerance; None where nothing of it can be seen."""
+        if self.misfit:
+            return False
+        judged = self.local or self.accumulated
+        if judged is None:
+            return None
+        return self._within(judged) and (self.probed is None or self._within(self.probed))
+
+    @property
+    def evidence(self) -> Tally | None:
+        """What shows best that the layer is not right: its own error, that on stirred values, or the accumulated."""
+        for tally in (self.local, self.probed):
+            if tally is not None and not self._within(tally):
+                return tally
+        return self.accumulated
+
+    @property
+    def inherits(self) -> bool:
+        """Whether it is right with right inputs, but off in the whole artifact."""
+        return bool(self.local and self.passed and self.accumulated and not self._within(self.accumulated))
+
+    def _within(self, tally: Tally) -> bool:
+        if tally.nonfinite:
+            return False
+        if self.limit_db is not None:
+            return tally.sqnr_db >= self.limit_db
+        return tally.excess <= 1.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of ``parity.json``."""
+        whole, alone = self.accumulated, self.local
+        return {
+            "layer_id": self.layer_id,
+            "operator": self.operator,
+            "sqnr_db": to_json(whole.sqnr_db) if whole else None,
+            "max_abs_error": to_json(whole.max_abs_error) if whole else None,
+            "local_sqnr_db": to_json(alone.sqnr_db) if alone else None,
+            "local_max_abs_error": to_json(alone.max_abs_error) if alone else None,
+            "local_allowed": to_json(alone.allowed) if alone else None,
+            "probe_max_abs_error": to_json(self.probed.max_abs_error) if self.probed else None,
+            "probe_allowed": to_json(self.probed.allowed) if self.probed else None,
+            "exact": bool(whole and whole.max_abs_error == 0.0),
+            "nonfinite": (whole.nonfinite if whole else 0) + (alone.nonfinite if alone else 0),
+            "passed": self.passed,
+            "inherits": self.inherits,
+            "seen_through": self.seen_through,
+            "note": self.misfit or self.note,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactLayers:
+    """Every layer of one artifact, in execution order.
+
+    Attributes:
+        marked_difference: Greatest difference of the outputs between the final file and the one whose inner tensors
+            were kept; a runtime may fuse differently then.
+        problem: Why nothing could be judged.
+    """
+
+    artifact: Artifact | None
+    name: str
+    rows: tuple[LayerRow, ...] = ()
+    marked_difference: float | None = None
+    problem: str | None = None
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether every layer that can be seen is within tolerance; None where nothing could be judged."""
+        return None if self.problem else self.first_diverging_layer is None
+
+    @property
+    def first_diverging_layer(self) -> str | None:
+        """Return the first layer beyond tolerance: NaN and infinity first, then local error, then accumulated."""
+        row = self._first()
+        return None if row is None else row.layer_id
+
+    def _first(self) -> LayerRow | None:
+        misfit = [row for row in self.rows if row.misfit]
+        makes_nan = [row for row in self.rows if row.local and row.local.nonfinite]
+        has_nan = [row for row in self.rows if row.accumulated and row.accumulated.nonfinite]
+        wrong = [row for row in self.rows if row.passed is False]
+        drifted = [row for row in self.rows if row.accumulated is not None and not row._within(row.accumulated)]
+        for group in (misfit, makes_nan, wrong, has_nan, drifted):
+            if group:
+                return group[0]
+        return None
+
+    @property
+    def smallest_weight_change(self) -> float | None:
+        """Relative change of a layer's weights that is beyond tolerance, at the median of the layers with weights.
+
+        All weights of a layer times 1 + d change what it gives by d of it, its bias aside; so d is what is allowed over
+        the greatest value, in the case where that is least.
+        """
+        changes = []
+        for row in self.rows:
+            if row.operator in WEIGHTED and row.limit_db is None:
+                found = [t.detectable for t in (row.local, row.probed) if t is not None and t.detectable is not None]
+                changes += [min(found)] if found else []
+        return statistics.median(changes) if changes else None
+
+    def sentence(self) -> str:
+        """Say in one sentence what was found."""
+        if self.problem:
+            return f"{self.name}: layers not judged: {self.problem}"
+        row = self._first()
+        if row is None:
+            return f"{self.name}: all layers within tolerance"
+        if row.misfit:
+            return f"{self.name}: first beyond tolerance at {row.layer_id}: {row.misfit}"
+        tally = row.evidence
+        assert tally is not None  # noqa: S101 - _first chose it for its tally
+        if tally.nonfinite:
+            evidence = f"{tally.nonfinite} values are NaN or infinite"
+        elif row.limit_db is not None:
+            evidence = f"SQNR {tally.sqnr_db:.1f} dB, {row.limit_db:.0f} dB needed"
+        else:
+            evidence = f"error {tally.max_abs_error:.3g}, {tally.allowed:.3g} allowed, SQNR {tally.sqnr_db:.1f} dB"
+        later = [
+            item for item in self.rows[self.rows.index(row) + 1 :] if item.passed is False and item.seen_through is None
+        ]
+        others = [item for item in later if item.layer_id != row.seen_through]
+        if row.passed is not False:
+            tail = "; no layer is wrong on its own, the error accumulates"
+        elif others:
+            tail = f"; {len(others)} more wrong on their own, next {others[0].layer_id}"
+        else:
+            tail = "; layers after it only inherit"
+        if tally is row.probed:
+            evidence += ", on values that the inputs do not reach"
+        through = f" (seen through {row.seen_through})" if row.seen_through else ""
+        return f"{self.name}: first beyond tolerance at {row.layer_id}{through} ({evidence}){tail}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``parity.json`` holds of it."""
+        return {
+            "first_diverging_layer": self.first_diverging_layer,
+            "layers_passed": self.passed,
+            "layers_problem": self.problem,
+            "marked_difference": to_json(self.marked_difference),
+            "smallest_weight_change": to_json(self.smallest_weight_change),
+            "summary": self.sentence(),
+            "layers": [row.to_json() for row in self.rows],
+        }
+
+
+@dataclass(slots=True)
+class LayerJudge:
+    """Collects one artifact's layers case by case.
+
+    Attributes:
+        layers: The artifact's map.
+        tolerance: Its multiple is applied at every layer.
+        precision: Storage type that the rounding was taken in.
+        limit_db: For integer artifacts: the SQNR that each layer must reach instead.
+    """
+
+    layers: LayerMap
+    tolerance: Tolerance
+    precision: Precision
+    limit_db: float | None = None
+    whole: dict[str, Tally] = field(default_factory=dict)
+    alone: dict[str, Tally] = field(default_factory=dict)
+    probed: dict[str, Tally] = field(default_factory=dict)
+    misfits: dict[str, str] = field(default_factory=dict)
+
+    def add(
+        self,
+        tallies: dict[str, Tally],
+        layer_id: str,
+        value: NDArray[Any],
+        reference: NDArray[np.float64],
+        rounding: float,
+    ) -> None:
+        """Count one case of one layer that the artifact has a tensor for, in one of the three tallies."""
+        tally = tallies.setdefault(layer_id, Tally(self.tolerance.multiple))
+        tally.add(value, reference, rounding, UNIT_ROUNDOFF[self.precision])
+
+    def rows(self) -> tuple[LayerRow, ...]:
+        """Return one row per layer of the captured graph."""
+        rows = []
+        for layer in self.layers.layers:
+            holder = self.layers.resolved(layer.layer_id)
+            at = holder.layer_id if holder is not None else layer.layer_id
+            rows.append(
+                LayerRow(
+                    layer.layer_id,
+                    layer.operator,
+                    self.whole.get(at),
+                    self.alone.get(at),
+                    None if at == layer.layer_id else at,
+                    layer.absent or layer.note,
+                    self.limit_db,
+                    self.probed.get(at),
+                    self.misfits.get(at),
+                )
+            )
+        return tuple(rows)

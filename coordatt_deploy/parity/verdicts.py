@@ -1,0 +1,95 @@
+"""The verdicts on a bundle's artifacts, outputs and layers together, and the document ``parity.json``."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from coordatt_deploy.parity.layer_parity import ArtifactLayers
+from coordatt_deploy.parity.outputs import OutputParity, Tolerance
+from coordatt_deploy.specs import SCHEMA_VERSION, Artifact, Origin, to_json
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactParity:
+    """The verdict on one artifact.
+
+    Attributes:
+        passed: None where the artifact could not be run here.
+        outputs: One verdict per output.
+        tolerance: What was applied.
+        problem: Why it failed or was not run; None where it passed.
+        layers: Every layer's verdict; None where layers were not asked for.
+    """
+
+    artifact: Artifact
+    runtime: str
+    origin: Origin | None
+    passed: bool | None
+    outputs: tuple[OutputParity, ...] = ()
+    tolerance: Tolerance | None = None
+    problem: str | None = None
+    layers: ArtifactLayers | None = None
+
+    def worst(self) -> OutputParity | None:
+        """Return the output with the most error over its allowance."""
+        if not self.outputs:
+            return None
+        return max(self.outputs, key=lambda o: math.inf if o.nonfinite else o.max_abs_error / (o.allowed or 1e-300))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of ``parity.json``."""
+        worst = self.worst()
+        return {
+            "path": self.artifact.path,
+            "sha256": self.artifact.sha256,
+            "format": self.artifact.format.value,
+            "precision": self.artifact.precision.value,
+            "recipe": self.artifact.recipe,
+            "target_cpu": to_json(self.artifact.target_cpu),
+            "runtime": self.runtime,
+            "origin": to_json(self.origin),
+            "passed": self.passed,
+            "problem": self.problem,
+            "max_abs_error": to_json(worst.max_abs_error) if worst else None,
+            "allowed": to_json(worst.allowed) if worst else None,
+            "sqnr_db": to_json(worst.sqnr_db) if worst else None,
+            "exact": bool(worst and worst.max_abs_error == 0.0),
+            "nonfinite": worst.nonfinite if worst else 0,
+            "cosine": to_json(worst.cosine) if worst else None,
+            "top1_agreement": worst.top1_agreement if worst else None,
+            "tolerance": to_json(self.tolerance),
+            "outputs": to_json(self.outputs),
+        } | (self.layers.to_json() if self.layers is not None else {"first_diverging_layer": None})
+
+
+@dataclass(frozen=True, slots=True)
+class ParityReport:
+    """The verdicts on a bundle's artifacts.
+
+    Attributes:
+        skipped: Path and reason of each artifact that the target cannot run.
+        target: Where it was run; None for this machine.
+        graphs: The folded and the lowered torch graphs, layer by layer; empty where they were not asked for.
+    """
+
+    artifacts: tuple[ArtifactParity, ...]
+    skipped: tuple[tuple[str, str], ...] = ()
+    target: str | None = None
+    graphs: tuple[ArtifactLayers, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether every artifact was run and passed."""
+        ran = bool(self.artifacts) and all(item.passed is True for item in self.artifacts)
+        return ran and all(item.passed is not False for item in self.graphs)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document ``parity.json``."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "passed": self.passed,
+            "target": self.target,
+            "artifacts": [item.to_json() for item in self.artifacts],
+            "graphs": [{"name": item.name} | item.to_json() for item in self.graphs],
+            "skipped": [{"path": path, "reason": reason} for path, reason in self.skipped],
+        }

@@ -1,0 +1,1 @@
+"""Latency: the clock, rounds over artifacts, statistics, verdicts, comparisons."""
