@@ -380,7 +380,7 @@ def profile(bundle: Path, formats: tuple[Format, ...], target: str | None, as_js
     from coordatt_deploy import pipeline
     from coordatt_deploy.bundle import open_bundle
     from coordatt_deploy.profile.latency import ProfileSettings
-    from coordatt_deploy.report import screen
+    from coordatt_deploy.report import costs, screen
 
     chosen = {key: value for key, value in settings.items() if value is not None}
     if target is not None:
@@ -394,7 +394,7 @@ def profile(bundle: Path, formats: tuple[Format, ...], target: str | None, as_js
         if as_json:
             click.echo(json.dumps(counted, indent=2, allow_nan=False))
         else:
-            screen.show_instructions(opened, counted)
+            costs.show_instructions(opened, counted)
         return
     given = ProfileSettings(**chosen)
     with screen.bars() as stages:
@@ -403,7 +403,7 @@ def profile(bundle: Path, formats: tuple[Format, ...], target: str | None, as_js
     if as_json:
         click.echo(json.dumps(document, indent=2, allow_nan=False))
     else:
-        screen.show_profile(opened, document)
+        costs.show_profile(opened, document)
 
 
 @main.command()

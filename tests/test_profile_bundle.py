@@ -1,15 +1,19 @@
 import json
+import re
 import sys
 from types import ModuleType
 
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
-from coordatt_deploy import runtimes
-from coordatt_deploy.bundle import Manifest, finish, open_bundle, save_golden, sha256, writing
+from coordatt_deploy import host, runtimes
+from coordatt_deploy.bundle import GoldenCase, Manifest, finish, open_bundle, save_golden, sha256, writing
+from coordatt_deploy.cli import main
 from coordatt_deploy.errors import MissingDependencyError, UsageError
+from coordatt_deploy.profile import rounds
 from coordatt_deploy.profile.artifacts import compare_bundles, profile_bundle
 from coordatt_deploy.profile.compare import Outcome
 from coordatt_deploy.profile.document import parse_profile, profile_document
@@ -58,8 +62,11 @@ def write_bundle(tmp_path):
                     )
                 )  # fmt: skip
             (staging / "golden").mkdir()
-            save_golden(staging / "golden/inputs.npz", {"image": [np.ones((1, 3, 32, 48), np.float32)] * 2})
-            finish(staging, Manifest(SPEC, (IMAGE,), (LOGITS,), tuple(artifacts)))
+            save_golden(staging / "golden/inputs.npz", {"image": [np.ones(IMAGE.shape, np.float32)] * 2})
+            for file in ("outputs", "rounding_fp32", "rounding_fp16"):
+                save_golden(staging / f"golden/{file}.npz", {"logits": [np.zeros(LOGITS.shape)] * 2})
+            golden = (GoldenCase("one"), GoldenCase("two"))
+            finish(staging, Manifest(SPEC, (IMAGE,), (LOGITS,), tuple(artifacts), golden=golden))
         return open_bundle(tmp_path / name)
 
     return write
@@ -242,3 +249,113 @@ def test_bundles_without_counterparts_are_refused(write_bundle):
 
     with pytest.raises(UsageError, match="no artifact of the same kind"):
         compare_bundles(before, after, SHORT)
+
+
+# The command --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(write_bundle, tmp_path, monkeypatch):
+    """Run a command on a bundle of two networks; the cache for targets is empty."""
+    bundle = write_bundle((Format.ONNX, 1), (Format.ONNX, 15))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def run(*arguments):
+        name, *options = map(str, arguments)
+        return CliRunner().invoke(main, [name, str(bundle.root), *options])
+
+    return run
+
+
+BRIEF = ("--samples", 40, "--min-seconds", 0)
+
+
+def test_the_table_compares_with_the_fastest(command):
+    """
+    Each other artifact of the same run has the ratio of its median to the fastest, with its interval.
+    """
+    shown = command("profile", *BRIEF).stdout
+    document = json.loads(command("profile", *BRIEF, "--json").stdout)
+
+    (row,) = [line for line in shown.splitlines() if re.search(r"\d\.\d{3} \(\d+\.\d{3} … \d+\.\d{3}\)", line)]
+    assert float(re.search(r"(\d+\.\d{3}) \(", row)[1]) > 1
+    (ratio,) = document["ratios"]
+    assert ratio["ci95"][0] <= ratio["ratio"] <= ratio["ci95"][1] < 1
+
+
+def test_what_was_interrupted_says_so(command, monkeypatch):
+    """
+    Ctrl-C in the midst of the rounds: the samples so far are shown, written, and called incomplete.
+    """
+    original, taken = rounds._Turn.take, []
+
+    def take(turn):
+        taken.append(turn)
+        if len(taken) > 3:  # one round of the yardstick and the two networks
+            raise KeyboardInterrupt
+        original(turn)
+
+    monkeypatch.setattr(rounds._Turn, "take", take)
+
+    result = command("profile", *BRIEF)
+
+    assert 0 == result.exit_code
+    assert "interrupted: these are the samples taken until then" in result.stdout
+    assert "samples, 20 are the least" in result.stdout
+
+
+def test_what_was_not_measured_is_named(write_bundle, monkeypatch):
+    """
+    An artifact whose runtime is missing stands below the table, with the line that installs it.
+    """
+    bundle = write_bundle((Format.ONNX, 1), (Format.TFLITE, 1))
+    monkeypatch.setitem(runtimes.RUNTIMES, Format.TFLITE, "no_such_runtime")
+
+    result = CliRunner().invoke(main, ["profile", str(bundle.root), *map(str, BRIEF)])
+
+    assert "tflite/net_1.tflite: not measured: " in result.stdout
+    assert "pip install" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["parity", "profile"])
+@pytest.mark.parametrize(
+    ("target", "code", "words"),
+    [
+        ("qemu-arm46", 2, "unknown target 'qemu-arm46'; did you mean qemu-arm64"),
+        ("qemu-arm64:cortex-a35", 2, "target qemu-arm64 has no cpu 'cortex-a35'; did you mean cortex-a"),
+        ("qemu-arm64:", 2, "has no cpu ''"),
+        ("qemu-arm64", 3, "is not built: there is no"),
+    ],
+)
+def test_targets_that_cannot_be_used(command, name, target, code, words):
+    """
+    A slip is answered with the nearest name, exit code 2; a box that is not built with the command that builds it, 3.
+    """
+    result = command(name, "--target", target)
+
+    assert code == result.exit_code
+    assert words in result.stderr
+    assert ("run: coordatt-deploy doctor --setup qemu-arm64" in result.stderr) == (code == 3)
+    assert "" == result.stdout
+
+
+@pytest.mark.parametrize("threads", ["99", "1,99"])
+def test_threads_beyond_the_machine_are_refused(command, threads):
+    """
+    With the number of cores that this process has.
+    """
+    result = command("profile", "--threads", threads)
+
+    assert 2 == result.exit_code
+    assert f"threads is {threads}, but this process has {host.available_cores()} core" in result.stderr
+
+
+@pytest.mark.parametrize("option", [("--threads", 1), ("--samples", 50), ("--min-seconds", 1), ("--cpu-affinity", 0)])
+def test_counting_takes_no_option_of_the_clock(command, option):
+    """
+    An option that would do nothing is refused.
+    """
+    result = command("profile", "--target", "qemu-arm64", *option)
+
+    assert 2 == result.exit_code
+    assert f"{option[0]} is for latency" in result.stderr

@@ -22,7 +22,7 @@ RNG = np.random.default_rng(0)
 KEYS = [
     *("path", "format", "precision", "target_cpu", "runtime", "origin", "threads"),
     *("median_ms", "p90_ms", "p95_ms", "p99_ms", "iqr_ms", "ci95_ms", "verdict", "reason"),
-    *("load_ms", "first_inference_ms", "peak_memory_bytes", "samples_ns", "warmups_ns"),
+    *("load_ms", "first_inference_ms", "peak_memory_bytes", "warning", "samples_ns", "warmups_ns"),
 ]
 
 

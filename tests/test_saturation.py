@@ -1,12 +1,25 @@
-"""The warning about int8 ONNX on x86 hosts whose sums saturate; the files are written by onnx itself."""
+"""The warning about int8 ONNX on x86 hosts whose sums saturate; files are written by onnx and ONNX Runtime."""
+
+import dataclasses
+import json
+from xml.etree import ElementTree
 
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+from coordatt_deploy import host
+from coordatt_deploy.bundle import GoldenCase, Manifest, finish, open_bundle, save_golden, sha256, writing
+from coordatt_deploy.cli import main
 from coordatt_deploy.errors import BundleError
-from coordatt_deploy.quantization.saturation import WeightRange, saturation_risk, weight_range
+from coordatt_deploy.layers import LayerMap
+from coordatt_deploy.parity.outputs import TOLERANCES, Tolerance
+from coordatt_deploy.quantization.saturation import WeightRange, saturation_risk, saturation_warning, weight_range
+from coordatt_deploy.runtimes import provenance, runtime
+from coordatt_deploy.specs import Artifact, Format, ModelSpec, Precision, Preprocessing, TensorSpec
 
 WIDE = WeightRange(tensors=3, wide=2, greatest=127)
 SEVEN_BITS = WeightRange(tensors=3, wide=0, greatest=64)
@@ -125,3 +138,154 @@ def test_weights_in_another_file_are_refused(tmp_path):
 
     with pytest.raises(BundleError, match="in another file"):
         weight_range(tmp_path / "model.onnx")
+
+
+# The warning in the reports: a real int8 file, on a machine that is described otherwise than this one -----------------
+
+AVX2 = dataclasses.replace(host.describe(), architecture="x86_64", cpu="a laptop of 2017", features=("avx", "avx2"))
+VNNI = dataclasses.replace(AVX2, features=("avx", "avx2", "avx512f", "avx512_vnni"))
+SPEC = ModelSpec("net", Preprocessing((8, 8)), source_sha256="0" * 64)
+IMAGE = TensorSpec("image", (1, 3, 8, 8), "float32", "NCHW")
+LOGITS = TensorSpec("logits", (1, 16, 8, 8), "float32", "NCHW")
+CASES = ("one", "two")
+
+
+class Images(CalibrationDataReader):
+    def __init__(self, images):
+        self.left = iter({"image": image} for image in images)
+
+    def get_next(self):
+        return next(self.left, None)
+
+
+def _save_float(path):
+    weights = np.random.default_rng(0).normal(size=(16, 3, 3, 3)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["image", "weights"], ["logits"], pads=[1, 1, 1, 1])],
+        "net",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, IMAGE.shape)],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, LOGITS.shape)],
+        [numpy_helper.from_array(weights, "weights")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    helper.set_model_props(model, {provenance.KEY: SPEC.source_sha256})
+    onnx.save(model, path)
+
+
+def _int8_bundle(folder, *, reduce_range):
+    """Write a bundle of a convolution, float and as ONNX Runtime's own quantizer makes it int8."""
+    images = [np.random.default_rng(seed).uniform(-1, 1, IMAGE.shape).astype(np.float32) for seed in (1, 2)]
+    with writing(folder, SPEC.source_sha256) as staging:
+        (staging / "onnx").mkdir()
+        (staging / "golden").mkdir()
+        paths = {kind: staging / f"onnx/net_{kind.value}.onnx" for kind in (Precision.FP32, Precision.INT8)}
+        _save_float(paths[Precision.FP32])
+        quantize_static(
+            paths[Precision.FP32], paths[Precision.INT8], Images(images), quant_format=QuantFormat.QDQ,
+            per_channel=True, reduce_range=reduce_range, weight_type=QuantType.QInt8,
+        )  # fmt: skip
+        layers = staging / "onnx/net.layers.json"
+        layers.write_text(LayerMap(()).dump())
+        artifacts = tuple(
+            Artifact(f"onnx/{path.name}", Format.ONNX, kind, None, None, path.stat().st_size, sha256(path),
+                     (IMAGE,), (LOGITS,), "onnx/net.layers.json")
+            for kind, path in paths.items()
+        )  # fmt: skip
+        with runtime(Format.ONNX).open_artifact(paths[Precision.FP32], artifacts[0]) as runner:
+            outputs = [runner.infer({"image": image})["logits"] for image in images]
+        values = {
+            "inputs": {"image": images},
+            "outputs": {"logits": [output.astype(np.float64) for output in outputs]},
+            "rounding_fp32": {"logits": outputs},
+            "rounding_fp16": {"logits": outputs},
+        }
+        for name, cases in values.items():
+            save_golden(staging / f"golden/{name}.npz", cases)
+        golden = tuple(GoldenCase(name) for name in CASES)
+        finish(staging, Manifest(SPEC, (IMAGE,), (LOGITS,), artifacts, golden=golden))
+    return open_bundle(folder)
+
+
+@pytest.fixture
+def on(monkeypatch):
+    """Run a command of this tool on a machine described by its features."""
+    tolerance = Tolerance(1.0, Precision.FP32, "eight bits", min_sqnr_db=20.0)
+    monkeypatch.setitem(TOLERANCES, (Format.ONNX, Precision.INT8), tolerance)
+    monkeypatch.setitem(TOLERANCES, (Format.ONNX, Precision.FP32), tolerance)
+
+    def run(machine, *arguments):
+        monkeypatch.setattr(host, "describe", lambda: machine)
+        done = CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    return run
+
+
+def test_every_parity_report_warns_where_int8_can_saturate(on, tmp_path):
+    """
+    Terminal, JSON, JUnit, Markdown and HTML name the target that settles it, for the int8 file only.
+    """
+    bundle = _int8_bundle(tmp_path / "net", reduce_range=False)
+    target, path = "--target qemu-arm64", "onnx/net_int8.onnx"
+
+    shown = on(AVX2, "parity", bundle.root, "--outputs-only", "--markdown", tmp_path / "summary.md")
+    document = json.loads(on(AVX2, "parity", bundle.root, "--outputs-only", "--json"))
+    on(AVX2, "report", bundle.root)
+
+    warnings = {item["path"]: item["warning"] for item in document["artifacts"]}
+    assert warnings["onnx/net_fp32.onnx"] is None
+    assert target in warnings[path]
+    assert document == json.loads((bundle.root / "reports/parity.json").read_text())
+    assert f"{path}: this x86 CPU has no VNNI" in " ".join(shown.split())
+    suites = ElementTree.parse(bundle.root / "reports/junit.xml").findall("testsuite")  # noqa: S314 - our own
+    said = {suite.get("name"): suite.findtext("testcase[@name='verdict']/system-out") for suite in suites}
+    assert {"onnx/net_fp32.onnx": None, path: warnings[path]} == said
+    assert "qemu-arm64" in (tmp_path / "summary.md").read_text()
+    assert 1 == (bundle.root / "reports/report.html").read_text().count(target)
+
+
+def test_profile_warns_as_well(on, tmp_path):
+    """
+    The figure is right, but it was the time of a computation that another CPU does not do.
+    """
+    bundle = _int8_bundle(tmp_path / "net", reduce_range=False)
+    command = ("profile", bundle.root, "--samples", 20, "--min-seconds", 0)
+
+    shown = on(AVX2, *command)
+    document = json.loads(on(AVX2, *command, "--json"))
+
+    assert [False, True] == [bool(item["warning"]) for item in document["results"]]
+    assert "--target qemu-arm64" in " ".join(shown.split())
+    assert document["host"]["cpu"] == AVX2.cpu
+
+
+@pytest.mark.parametrize(
+    ("machine", "reduce_range"),
+    [(VNNI, False), (AVX2, True), (dataclasses.replace(AVX2, architecture="aarch64", features=("asimd",)), False)],
+    ids=["vnni", "seven bits", "arm"],
+)
+def test_nothing_is_said_where_nothing_can_saturate(on, tmp_path, machine, reduce_range):
+    """
+    A CPU with VNNI, weights of seven bits, an ARM board.
+    """
+    bundle = _int8_bundle(tmp_path / "net", reduce_range=reduce_range)
+
+    document = json.loads(on(machine, "parity", bundle.root, "--outputs-only", "--json"))
+
+    assert [None, None] == [item["warning"] for item in document["artifacts"]]
+    assert "VNNI" not in on(machine, "parity", bundle.root, "--outputs-only")
+
+
+def test_a_file_that_cannot_be_read_is_said_to_be_unknown(tmp_path):
+    """
+    Weights elsewhere: not silently taken for safe.
+    """
+    onnx.save(
+        _model(w=np.full((64, 64), 100, np.int8)), tmp_path / "net.onnx", save_as_external_data=True, size_threshold=0
+    )
+    artifact = Artifact("net.onnx", Format.ONNX, Precision.INT8, None, None, 0, "", (IMAGE,), (LOGITS,), "")
+
+    assert "cannot be told" in saturation_warning(tmp_path / "net.onnx", artifact, AVX2)
+    assert saturation_warning(tmp_path / "net.onnx", artifact, VNNI) is None
+    assert saturation_warning(tmp_path / "none", dataclasses.replace(artifact, format=Format.TFLITE), AVX2) is None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coordatt_deploy import host
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.errors import DeployError, MissingDependencyError, UsageError
 from coordatt_deploy.parity.inputs import read_inputs
@@ -21,6 +22,7 @@ from coordatt_deploy.parity.outputs import TOLERANCES, judge
 from coordatt_deploy.parity.tolerances import Tolerances
 from coordatt_deploy.parity.verdicts import ArtifactParity, ParityReport
 from coordatt_deploy.progress import Stages
+from coordatt_deploy.quantization.saturation import saturation_warning
 from coordatt_deploy.quiet import captured, log_folder, set_environment
 from coordatt_deploy.runtimes import Runner, runtime
 from coordatt_deploy.runtimes.provenance import check_provenance
@@ -54,6 +56,7 @@ def check_parity(
     tolerances: Tolerances = TOLERANCES,
     inputs: Path | None = None,
     save_failing: Path | None = None,
+    machine: host.Host | None = None,
 ) -> ParityReport:
     """Run every artifact, judge it, and write ``reports/parity.json``.
 
@@ -67,6 +70,7 @@ def check_parity(
         tolerances: By format and precision.
         inputs: Other inputs than the golden ones; see ``parity_inputs``. Needs torch.
         save_failing: Where the first failing layer of each artifact goes.
+        machine: What this is run on, for the warning where int8 sums saturate; looked up by default.
 
     Raises:
         UsageError: The bundle has no such artifact, or the inputs do not fit.
@@ -84,12 +88,15 @@ def check_parity(
         bundle.layers(artifact)  # a map that is missing or damaged ends this here
         _check_provenance(bundle, artifact)
     trial = golden_trial(bundle) if inputs is None else _trial(bundle, inputs, stages)
+    here = machine or host.describe()
     verdicts = []
     graphs: tuple[ArtifactLayers, ...] = ()
     for artifact in chosen:
         with stages.stage(f"parity {Path(artifact.path).name}", len(trial.names)) as step:
             opener = partial(_open, bundle, artifact, threads)
-            verdicts.append(check_artifact(artifact, opener, trial, tolerances, step))
+            verdict = check_artifact(artifact, opener, trial, tolerances, step)
+        warning = None if verdict.passed is None else saturation_warning(bundle.path(artifact.path), artifact, here)
+        verdicts.append(replace(verdict, warning=warning))
     if layers and missing:
         verdicts = [replace(v, layers=ArtifactLayers(v.artifact, v.artifact.path, problem=missing)) for v in verdicts]
     elif layers:

@@ -19,6 +19,7 @@ class ArtifactParity:
         tolerance: What was applied.
         problem: Why it failed or was not run; None where it passed.
         layers: Every layer's verdict; None where layers were not asked for.
+        warning: Why its outputs on this machine may not be those of another; None where they are.
     """
 
     artifact: Artifact
@@ -29,6 +30,7 @@ class ArtifactParity:
     tolerance: Tolerance | None = None
     problem: str | None = None
     layers: ArtifactLayers | None = None
+    warning: str | None = None
 
     def worst(self) -> OutputParity | None:
         """Return the output with the most error over its allowance."""
@@ -50,6 +52,7 @@ class ArtifactParity:
             "origin": to_json(self.origin),
             "passed": self.passed,
             "problem": self.problem,
+            "warning": self.warning,
             "max_abs_error": to_json(worst.max_abs_error) if worst else None,
             "allowed": to_json(worst.allowed) if worst else None,
             "sqnr_db": to_json(worst.sqnr_db) if worst else None,

@@ -19,6 +19,7 @@ from coordatt_deploy.profile.document import ArtifactLatency, Profile, Skipped
 from coordatt_deploy.profile.latency import ColdStart, Latency, Measurement, ProfileSettings
 from coordatt_deploy.profile.rounds import Call, measure_openings, pinned
 from coordatt_deploy.progress import Stages
+from coordatt_deploy.quantization.saturation import saturation_warning
 from coordatt_deploy.runtimes import Runner, runtime
 from coordatt_deploy.specs import Artifact, Format, Origin, to_json
 from coordatt_deploy.tensors import encode
@@ -36,6 +37,7 @@ def profile_bundle(
     stages: Stages | None = None,
     *,
     formats: Sequence[Format] = tuple(Format),
+    machine: host.Host | None = None,
 ) -> Profile:
     """Measure the artifacts of *bundle* on this machine, with its first golden input.
 
@@ -46,16 +48,18 @@ def profile_bundle(
         settings: How long and with how many threads.
         stages: Shows the progress.
         formats: Only artifacts of these.
+        machine: What this is run on; looked up by default.
 
     Raises:
         UsageError: The bundle has no such artifact.
         MissingDependencyError: No runtime for any of them is installed. If one is, the others are skipped, with reason.
     """
     stages = stages or Stages()
-    before = host.state()
+    here, before = machine or host.describe(), host.state()
     inputs = {name: values[0] for name, values in bundle.golden("inputs").items()}
     openable, skipped = _openable(bundle, formats)
     kinds = {artifact.path: _kind(bundle, artifact) for artifact in openable}
+    warnings = {item.path: saturation_warning(bundle.path(item.path), item, here) for item in openable}
     measured = [artifact for artifact in openable if kinds[artifact.path][1] is not Origin.EVALUATED]
     cold = _cold_starts(bundle, measured, settings, inputs, stages)
     results: list[ArtifactLatency] = []
@@ -67,7 +71,8 @@ def profile_bundle(
             for artifact in measured:
                 if latency := measurement.latencies.get(artifact.path):
                     own = cold.get(artifact.path) if threads == settings.threads[0] else None
-                    results.append(ArtifactLatency.of(artifact, *kinds[artifact.path], latency, own))
+                    kind, warning = kinds[artifact.path], warnings[artifact.path]
+                    results.append(ArtifactLatency.of(artifact, *kind, latency, own, warning))
             if measurement.yardstick:
                 yardsticks[threads] = measurement.yardstick
             if measurement.interrupted:
@@ -78,7 +83,7 @@ def profile_bundle(
         if not results:
             raise
         interrupted = True
-    here = dataclasses.replace(host.describe(), before=before, after=host.state())
+    here = dataclasses.replace(here, before=before, after=host.state())
     return Profile(here, tuple(results), yardsticks, to_json(settings), tuple(skipped), interrupted)
 
 

@@ -19,7 +19,11 @@ from coordatt_deploy.specs import SCHEMA_VERSION, Artifact, Format, Origin, Prec
 
 @dataclass(frozen=True, slots=True)
 class ArtifactLatency:
-    """The latency of one artifact with one number of threads, and where it comes from."""
+    """The latency of one artifact with one number of threads, and where it comes from.
+
+    Attributes:
+        warning: Why its outputs on this machine may not be those of another; None where they are.
+    """
 
     path: str
     format: Format
@@ -29,15 +33,18 @@ class ArtifactLatency:
     origin: Origin
     latency: Latency
     cold: ColdStart | None = None
+    warning: str | None = None
 
     @classmethod
     def of(
-        cls, artifact: Artifact, runtime: str, origin: Origin, latency: Latency, cold: ColdStart | None = None
-    ) -> Self:
+        cls, artifact: Artifact, runtime: str, origin: Origin, latency: Latency, cold: ColdStart | None = None,
+        warning: str | None = None,
+    ) -> Self:  # fmt: skip
         """Put the description of *artifact* beside its latency."""
         return cls(
-            artifact.path, artifact.format, artifact.precision, artifact.target_cpu, runtime, origin, latency, cold
-        )
+            artifact.path, artifact.format, artifact.precision, artifact.target_cpu, runtime, origin, latency, cold,
+            warning,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +112,7 @@ def _result(item: ArtifactLatency) -> dict[str, Any]:
         "load_ms": cold and cold.load_ms,
         "first_inference_ms": cold and cold.first_inference_ms,
         "peak_memory_bytes": cold and cold.peak_memory_bytes,
+        "warning": item.warning,
         **_samples(latency),
     }
 
@@ -176,6 +184,7 @@ def _parse_result(item: Mapping[str, Any]) -> ArtifactLatency:
         origin=Origin(item["origin"]),
         latency=_parse_latency(item, item["threads"]),
         cold=cold,
+        warning=item.get("warning"),
     )
 
 

@@ -23,6 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordatt_deploy.errors import BundleError
+from coordatt_deploy.host import Host
+from coordatt_deploy.specs import Artifact, Format
 
 SEVEN_BITS: Final = 64
 X86: Final = frozenset(("x86_64", "amd64", "i386", "i686", "x86"))
@@ -60,13 +62,35 @@ def saturation_risk(weights: WeightRange, architecture: str, features: Collectio
         architecture: Of the host, as ``platform.machine()`` says it.
         features: Of its CPU, as ``coordatt_deploy.host`` lists them.
     """
-    if architecture.lower() not in X86 or not VNNI.isdisjoint(features) or weights.wide == 0:
+    if weights.wide == 0 or not can_saturate(architecture, features):
         return None
     return (
         f"this x86 CPU has no VNNI: sums of two 8-bit products saturate at 16 bits here, and {weights.wide} of"
         f" {weights.tensors} int8 weights use more than 7 bits (greatest {weights.greatest}, safe up to {SEVEN_BITS});"
-        " ARM64 and CPUs with VNNI do not saturate, so this verdict may be too bad: --target qemu-arm64 settles it"
+        " ARM64 and CPUs with VNNI do not saturate, so its outputs may be worse here than there;"
+        " coordatt-deploy parity BUNDLE --target qemu-arm64 settles it"
     )
+
+
+def saturation_warning(path: Path, artifact: Artifact, machine: Host) -> str | None:
+    """Why the results of the artifact at *path* on *machine* may differ from an ARM device's; None where they can't.
+
+    Args:
+        path: The artifact on disk; read only where the machine could saturate.
+        artifact: Its description.
+        machine: Where it is run.
+    """
+    if artifact.format is not Format.ONNX or not can_saturate(machine.architecture, machine.features):
+        return None
+    try:
+        return saturation_risk(weight_range(path), machine.architecture, machine.features)
+    except BundleError as error:
+        return f"this x86 CPU has no VNNI, and whether int8 sums saturate here cannot be told: {error}"
+
+
+def can_saturate(architecture: str, features: Collection[str]) -> bool:
+    """Whether ONNX Runtime's int8 kernels add in 16 bits on such a CPU."""
+    return architecture.lower() in X86 and VNNI.isdisjoint(features)
 
 
 def weight_range(path: Path) -> WeightRange:

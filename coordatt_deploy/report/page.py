@@ -164,9 +164,16 @@ def _card(artifact: Artifact, verdict: Document | None, timed: Document | None) 
     listed = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in facts)
     return (
         f'<article class="card"><h3 class="id">{name(file_name(artifact.path))}</h3>'
-        f'<span class="badge {kind}">{mark} {word}</span><p>{escape(sentence)}</p><dl class="facts">{listed}</dl>'
+        f'<span class="badge {kind}">{mark} {word}</span><p>{escape(sentence)}</p>{_warned(verdict, timed)}'
+        f'<dl class="facts">{listed}</dl>'
         "</article>"
     )
+
+
+def _warned(*documents: Document | None) -> str:
+    """Return what parity or profile warned of, once."""
+    texts = dict.fromkeys(document["warning"] for document in documents if document and document.get("warning"))
+    return "".join(f'<p class="small odd">{escape(str(text)[:1].upper() + str(text)[1:])}.</p>' for text in texts)
 
 
 def _sentence(verdict: Document) -> str:

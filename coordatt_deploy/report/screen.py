@@ -57,12 +57,14 @@ def bars() -> Iterator[Stages]:
             yield Stages(_Bars(progress))
 
 
-def _console() -> Console:
+def new_console() -> Console:
+    """Return stdout; wide where it is no terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=WIDTH_WHEN_PIPED)
 
 
-def _table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
+def new_table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
+    """Return an empty table; columns named in *right* are aligned there."""
     table = Table(title=Text(title), title_justify="left", title_style="bold", header_style="bold")
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
@@ -109,18 +111,18 @@ def _evidence(item: ArtifactParity) -> tuple[str, str, str]:
 
 def show_artifacts(bundle: Bundle) -> None:
     """What ``export`` wrote."""
-    table = _table(
+    table = new_table(
         str(bundle.root), "artifact", "format", "precision", "size", "layers mapped", right=("size", "layers mapped")
     )
     for artifact in bundle.manifest.artifacts:
         coverage = bundle.layers(artifact).coverage
         table.add_row(Text(artifact.path), artifact.format, artifact.precision, size(artifact.bytes), f"{coverage:.0%}")
-    _console().print(table)
+    new_console().print(table)
 
 
 def show_parity(bundle: Bundle, report: ParityReport, *, layers: bool = False) -> None:
     """The verdicts, and under them the reason of each tolerance and of each failure."""
-    table = _table(
+    table = new_table(
         f"Parity of {bundle.manifest.model.name} over {len(bundle.manifest.golden)} golden inputs",
         "artifact",
         "runtime",
@@ -133,7 +135,7 @@ def show_parity(bundle: Bundle, report: ParityReport, *, layers: bool = False) -
     )
     for item in report.artifacts:
         table.add_row(label(item.artifact), item.runtime or "–", item.origin or "–", *_evidence(item), _verdict(item))
-    console = _console()
+    console = new_console()
     console.print(table)
     _explain(console, report)
     if layers:
@@ -148,7 +150,9 @@ def _show_layers(console: Console, report: ParityReport) -> None:
     if not judged:
         return
     names = [label(item.artifact).plain if item.artifact else item.name for item in judged]
-    table = _table("SQNR in dB by layer: accumulated / local; = seen through a later layer, ∞ equal", "layer", *names)
+    table = new_table(
+        "SQNR in dB by layer: accumulated / local; = seen through a later layer, ∞ equal", "layer", *names
+    )
     for rows in zip(*(item.rows for item in judged), strict=True):
         table.add_row(Text(rows[0].layer_id), *(_layer_cell(row) for row in rows))
     console.print(table)
@@ -191,6 +195,9 @@ def _explain(console: Console, report: ParityReport) -> None:
             console.print(
                 Text(f"{item.artifact.path}: {item.problem}", style="red" if item.passed is False else "yellow")
             )
+    for item in report.artifacts:
+        if item.warning:
+            console.print(Text(f"{item.artifact.path}: {item.warning}", style="yellow"))
     for tolerance in dict.fromkeys(item.tolerance for item in report.artifacts if item.tolerance):
         if tolerance.min_sqnr_db is not None:
             console.print(Text(f"needed: {tolerance.min_sqnr_db:g} dB; {tolerance.reason}", style="dim"))
@@ -204,7 +211,7 @@ def _explain(console: Console, report: ParityReport) -> None:
 def show_build(bundle: Bundle, report: ParityReport, profile: Mapping[str, Any]) -> None:
     """One line per file: size, runtime, origin, parity, latency."""
     latency = {item["path"]: item for item in profile["results"]}
-    table = _table(
+    table = new_table(
         f"{bundle.manifest.model.name} → {bundle.root}",
         "artifact",
         "size",
@@ -229,10 +236,10 @@ def show_build(bundle: Bundle, report: ParityReport, profile: Mapping[str, Any])
             _verdict(item),
             median,
         )
-    console = _console()
+    console = new_console()
     console.print(table)
     _explain(console, report)
-    console.print(Text(_host_line(profile), style="dim"))
+    console.print(Text(host_line(profile), style="dim"))
 
 
 def _remark(result: Mapping[str, Any]) -> str:
@@ -242,7 +249,8 @@ def _remark(result: Mapping[str, Any]) -> str:
     return "" if verdict in (None, "stable") else f" ({verdict})"
 
 
-def _host_line(profile: Mapping[str, Any]) -> str:
+def host_line(profile: Mapping[str, Any]) -> str:
+    """Say what a profile was taken on, and what its figures do not say."""
     host = profile["host"]
     text = f"latency: one image on {host['cpu']}, {host['os']}; the evaluator's time says nothing about a phone"
     cpus = {item["target_cpu"] for item in profile["results"]} - {None, FAMILIES.get(host["architecture"])}
@@ -251,74 +259,9 @@ def _host_line(profile: Mapping[str, Any]) -> str:
     return text
 
 
-def show_profile(bundle: Bundle, document: Mapping[str, Any]) -> None:
-    """Latency per artifact and thread count."""
-    table = _table(
-        f"Latency of {bundle.manifest.model.name}",
-        "artifact",
-        "runtime",
-        "origin",
-        "threads",
-        "median",
-        "95 % interval",
-        "p90",
-        "p99",
-        "verdict",
-        right=("threads", "median", "95 % interval", "p90", "p99"),
-    )
-    labels = {artifact.path: label(artifact) for artifact in bundle.manifest.artifacts}
-    for item in document["results"]:
-        low, high = item["ci95_ms"] or (float("nan"), float("nan"))
-        table.add_row(
-            labels[item["path"]],
-            item["runtime"],
-            item["origin"],
-            str(item["threads"]),
-            f"{item['median_ms']:.3f} ms",
-            f"{low:.3f} … {high:.3f}",
-            f"{item['p90_ms']:.3f}",
-            f"{item['p99_ms']:.3f}",
-            item["verdict"],
-        )
-    console = _console()
-    console.print(table)
-    for item in document["results"]:
-        if item["verdict"] != "stable" and item["origin"] != "evaluated":
-            console.print(
-                Text(
-                    f"{labels[item['path']]}, threads {item['threads']}: {item['verdict']}: {item['reason']}",
-                    style="yellow",
-                )
-            )
-    console.print(Text(_host_line(document), style="dim"))
-
-
-def show_instructions(bundle: Bundle, document: Mapping[str, Any]) -> None:
-    """Guest instructions per artifact, with the classes that matter."""
-    labels = {artifact.path: label(artifact) for artifact in bundle.manifest.artifacts}
-    classes = [
-        name
-        for name in dict.fromkeys(name for item in document["results"] for name in item["classes"])
-        if any(item["classes"].get(name) for item in document["results"])
-    ]
-    title = (
-        f"Instructions per inference of {bundle.manifest.model.name} on {document['target']} (emulated), in millions"
-    )
-    table = _table(title, "artifact", "runtime", "all", *classes, "spread", right=("all", *classes, "spread"))
-    for item in document["results"]:
-        counts = [f"{item['classes'].get(name, 0) / 1e6:.1f}" for name in classes]
-        total = f"{item['instructions'] / 1e6:.1f}"
-        table.add_row(labels[item["path"]], item["runtime"], total, *counts, f"{item['spread']:.1e}")
-    console = _console()
-    console.print(table)
-    for item in document["skipped"]:
-        console.print(Text(f"{item['path']}: not run: {item['reason']}", style="yellow"))
-    console.print(Text("instructions are no latency: what one costs depends on the kernel and the chip", style="dim"))
-
-
 def show_models(cards: Sequence[Any]) -> None:
     """The backbones."""
-    table = _table(
+    table = new_table(
         "Backbones", "name", "parameters", "MACs", "attention", "trained", "input size", right=("parameters", "MACs")
     )
     for card in cards:
@@ -331,16 +274,16 @@ def show_models(cards: Sequence[Any]) -> None:
             "yes" if card.trained else "no",
             f"{height}x{width}",
         )
-    _console().print(table)
+    new_console().print(table)
 
 
 def show_doctor(findings: Any, targets: Sequence[Any] = ()) -> None:
     """What is here and what is missing."""
-    console = _console()
+    console = new_console()
     host = findings.host
     console.print(Text(f"{host.cpu}, {host.cores_available} of {host.cores} cores, {host.os}, Python {host.python}"))
     console.print(Text(f"CPU features: {', '.join(host.features) or 'none known'}"))
-    table = _table("Packages", "package", "version", "for", "to install")
+    table = new_table("Packages", "package", "version", "for", "to install")
     for part in findings.parts:
         table.add_row(part.name, part.version or Text("missing", style="yellow"), part.purpose, Text(part.remedy or ""))
     console.print(table)

@@ -40,7 +40,9 @@ def _suite(root: ElementTree.Element, item: Document) -> tuple[int, int, int]:
             ElementTree.SubElement(element, "system-out").text = printable(remark)
 
     # The verdict itself is a case: it stands where an artifact could not be run at all.
-    case("file", "verdict", item["passed"], str(item["problem"] or item.get("summary") or "within tolerance"))
+    warning = str(item.get("warning") or "")
+    text = str(item["problem"] or item.get("summary") or "within tolerance")
+    case("file", "verdict", item["passed"], "; ".join(filter(None, (text, warning))), warning)
     for output in item["outputs"]:
         found = f"worst error {output['max_abs_error']}, allowed {output['allowed']}, SQNR {output['sqnr_db']} dB"
         case("outputs", output["name"], output["passed"], found)
@@ -77,10 +79,9 @@ def markdown(parity: Document, model: str) -> str:
         first = "–" if not item["first_diverging_layer"] else cell(item["first_diverging_layer"])
         figures = (_figure(item["max_abs_error"]), _figure(item["allowed"]), decibels, _percent(item["top1_agreement"]))
         lines.append(f"| {cell(item['path'])} | {mark} | {' | '.join(figures)} | {first} |")
-    said = [item.get("problem") or "" for item in parity["artifacts"]]
-    for item, problem in zip(parity["artifacts"], said, strict=True):
-        if problem:
-            lines += ["", f"- {cell(item['path'])}: {cell(problem)}"]
+    for item in parity["artifacts"]:
+        for text in filter(None, (item.get("problem"), item.get("warning"))):
+            lines += ["", f"- {cell(item['path'])}: {cell(text)}"]
     return "\n".join(lines) + "\n"
 
 
