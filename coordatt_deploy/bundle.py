@@ -68,6 +68,7 @@ class Manifest:
         files: sha256 of every other file by its path relative to the bundle; reports are left out.
         fold: What BatchNorm folding did: layers, and the greatest relative error.
         lowering: By artifact, what lowering did: attention blocks with their forms, near misses, greatest error.
+        quantization: By artifact, how it was quantized: recipe, calibration data, what was done to the weights.
         tool_versions: Of everything that had a hand in it.
         command: The command line that made it.
         stages: What was done, with seconds.
@@ -82,6 +83,7 @@ class Manifest:
     files: tuple[tuple[str, str], ...] = ()
     fold: Mapping[str, Any] | None = None
     lowering: Mapping[str, Any] = field(default_factory=dict)
+    quantization: Mapping[str, Any] = field(default_factory=dict)
     tool_versions: tuple[tuple[str, str], ...] = ()
     command: str = ""
     stages: tuple[Stage, ...] = ()
@@ -119,6 +121,7 @@ class Manifest:
                 files=tuple(sorted(document["files"].items())),
                 fold=document.get("fold"),
                 lowering=document.get("lowering") or {},
+                quantization=document.get("quantization") or {},
                 tool_versions=tuple(sorted(document["tool_versions"].items())),
                 command=document["command"],
                 stages=tuple(Stage(**item) for item in document["stages"]),

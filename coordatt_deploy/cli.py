@@ -15,7 +15,7 @@ import click
 
 from coordatt_deploy import __version__
 from coordatt_deploy.errors import DeployError, UsageError
-from coordatt_deploy.specs import SCHEMA_VERSION, Format, Precision, TargetCpu, member, to_json
+from coordatt_deploy.specs import SCHEMA_VERSION, Format, Precision, RangeMethod, TargetCpu, member, to_json
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -105,6 +105,24 @@ def _json_object(context: click.Context, parameter: click.Parameter, value: str 
     return document
 
 
+def calibration_options(command: F) -> F:
+    """What int8 activations are measured on."""
+    options = (
+        click.option(
+            "--calibration-data",
+            "calibration",
+            help="What ranges are measured on: a folder of images, an .npz of preprocessed tensors, or digits."
+            "  [default: for the embedded model the digits that it was trained on]",
+        ),
+        click.option("--calibration-count", type=int, help="Images to use at most.  [default: 200]"),
+        click.option("--seed", type=int, default=0, help="Of the choice among more images.  [default: 0]"),
+        click.option(
+            "--ranges", type=MemberType(RangeMethod, "range method"), help="How a range follows from the values."
+        ),
+    )
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+
+
 def export_options(command: F) -> F:
     """What ``build`` and ``export`` share."""
     options = (
@@ -159,7 +177,7 @@ def export_options(command: F) -> F:
             "--output-dir", type=click.Path(path_type=Path), help="The bundle's folder; default: the model's name."
         ),
     )
-    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), calibration_options(command))
 
 
 @click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -181,8 +199,18 @@ def _plan(**options: Any) -> Any:
         target_cpus=options["target_cpus"] or (TargetCpu.ARM64,),
         input_size=options["input_size"],
         output_dir=options["output_dir"],
+        calibration=options["calibration"],
+        calibration_count=_count(options["calibration_count"]),
+        seed=options["seed"],
+        ranges=options["ranges"],
         command=command_line(sys.argv[1:]),
     )
+
+
+def _count(given: int | None) -> int:
+    from coordatt_deploy.quantization.calibration import COUNT
+
+    return COUNT if given is None else given
 
 
 def _intake(**options: Any) -> dict[str, Any]:
@@ -260,6 +288,74 @@ def export(as_json: bool, **options: Any) -> None:
         _print({"bundle": str(bundle.root), "artifacts": to_json(bundle.manifest.artifacts)})
     else:
         screen.show_artifacts(bundle)
+
+
+@main.command()
+@bundle_argument
+@click.option(
+    "--recipe",
+    "recipes",
+    multiple=True,
+    help="static_wi8_ai8, dynamic_wi8_afp32, weight_only_wi8, palettized_w6 and others, or a recipe file (.json);"
+    " repeatable.  [default: static_wi8_ai8]",
+)
+@click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    type=MemberType(Format, "format"),
+    help="Repeatable; default: every format of the bundle that can express the recipe.",
+)
+@click.option(
+    "--target-cpu",
+    "target_cpus",
+    multiple=True,
+    type=MemberType(TargetCpu, "target CPU"),
+    help="For ONNX; repeatable; default: those of the bundle's float files.",
+)
+@calibration_options
+@json_option
+def quantize(bundle: Path, recipes: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Write int8 and other small artifacts into BUNDLE, beside the float ones.
+
+    Static recipes measure activations on calibration data: images of the kind that the model will meet, through the
+    model's own preprocessing. They are looked at before use, and whatever is wrong with them is said.
+
+    \b
+    Example:
+        coordatt-deploy quantize mobilenetv2_ca_035.digits
+        coordatt-deploy quantize ca_100 --recipe static_wi8_ai8 --calibration-data photos --format tflite
+        coordatt-deploy quantize ca_100 --recipe dynamic_wi8_afp32 --recipe palettized_w6
+    """
+    from dataclasses import replace
+
+    from coordatt_deploy.bundle import open_bundle
+    from coordatt_deploy.pipeline import command_line
+    from coordatt_deploy.quantization.recipes import STATIC_INT8, load_recipe
+    from coordatt_deploy.report import screen
+    from coordatt_deploy.second_stage import QuantizePlan
+    from coordatt_deploy.second_stage import quantize as run
+
+    chosen = [load_recipe(name) for name in recipes or (STATIC_INT8,)]
+    if options["ranges"] is not None:
+        chosen = [replace(recipe, ranges=options["ranges"]) for recipe in chosen]
+    plan = QuantizePlan(
+        recipes=tuple(chosen),
+        formats=options["formats"],
+        target_cpus=options["target_cpus"],
+        calibration=options["calibration"],
+        count=_count(options["calibration_count"]),
+        seed=options["seed"],
+        command=command_line(sys.argv[1:]),
+    )
+    with screen.bars() as stages:
+        written = run(open_bundle(bundle), plan, stages)
+    if as_json:
+        manifest = written.manifest
+        _print({"bundle": str(written.root), "artifacts": to_json(manifest.artifacts),
+                "quantization": to_json(manifest.quantization)})  # fmt: skip
+    else:
+        screen.show_artifacts(written)
 
 
 @main.command()
@@ -473,8 +569,8 @@ def inspect(subject: str, model_args: dict[str, Any] | None, input_size: tuple[i
         elif is_artifact(path):
             found = inspect_artifact(path)
         else:
+            from coordatt_deploy.exporters import need
             from coordatt_deploy.intake.sizes import check_size
-            from coordatt_deploy.pipeline import need
 
             need("torch", "onnx")
             from coordatt_deploy.inspection.models import inspect_source

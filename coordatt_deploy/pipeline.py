@@ -1,14 +1,13 @@
 """The order of the stages: the only module that knows all of them. It owns no numerics."""
 
 import json
-import multiprocessing
-import os
 import platform
 import shlex
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from concurrent.futures import Future, as_completed
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -21,12 +20,10 @@ from coordatt_deploy.bundle import (
     check_target,
     finish,
     open_bundle,
-    sha256,
-    size_bytes,
     writing,
 )
-from coordatt_deploy.errors import MissingDependencyError, UsageError
-from coordatt_deploy.exporters import PRECISIONS
+from coordatt_deploy.errors import UsageError
+from coordatt_deploy.exporters import PRECISIONS, need_converters
 from coordatt_deploy.intake.sizes import formats_for_dynamic
 from coordatt_deploy.parity.proving import logged
 from coordatt_deploy.parity.verdicts import ParityReport
@@ -34,8 +31,12 @@ from coordatt_deploy.profile.artifacts import profile_bundle
 from coordatt_deploy.profile.document import profile_document
 from coordatt_deploy.profile.latency import ProfileSettings
 from coordatt_deploy.progress import Stages
-from coordatt_deploy.quiet import captured, log_folder, set_environment
-from coordatt_deploy.specs import Artifact, Format, ModelSpec, Precision, TargetCpu, TensorSpec, to_json
+from coordatt_deploy.quantization.calibration import COUNT
+from coordatt_deploy.quantization.recipes import Recipe, needs_preparing, recipe_of
+from coordatt_deploy.quiet import captured, set_environment
+from coordatt_deploy.second_stage import QuantizePlan, calibration_of, collect, plan_jobs, submit, with_artifacts
+from coordatt_deploy.specs import Artifact, Format, ModelSpec, Precision, RangeMethod, TargetCpu, TensorSpec, to_json
+from coordatt_deploy.workers import job_log, workers
 
 DEFAULT_MODEL: Final = "mobilenetv2_ca_035.digits"
 TOOLS: Final = (
@@ -52,7 +53,12 @@ class ExportPlan:
         model: What ``intake.Request`` takes: a name, ``file.py:factory``, a ``.pt2``, ``timm:NAME``.
         checkpoint: Weights of the user's own; None for the model's.
         formats: Which to write; empty for all that can be.
-        precisions: None for every float precision of each format.
+        precisions: None for every float precision of each format; int8, and fp16 where the exporter does not write it,
+            come from the second stage.
+        calibration: See ``second_stage.QuantizePlan``, as for the next three.
+        calibration_count: Images to use at most.
+        seed: Of the choice among more images.
+        ranges: How activation ranges are found; None for the recipe's own way.
         target_cpus: CPU families whose fastest form is written, where forms differ (ONNX).
         input_size: (H, W); None for the model's own.
         dynamic: Smallest and largest height and width, and the step; None for a static size.
@@ -68,30 +74,60 @@ class ExportPlan:
     target_cpus: tuple[TargetCpu, ...] = (TargetCpu.ARM64,)
     input_size: tuple[int, int] | None = None
     dynamic: tuple[int, int, int] | None = None
+    calibration: str | None = None
+    calibration_count: int = COUNT
+    seed: int = 0
+    ranges: RangeMethod | None = None
     intake: Mapping[str, Any] = field(default_factory=dict)
     output_dir: Path | None = None
     command: str = ""
 
     def jobs(self) -> tuple[tuple[Format, Precision, TargetCpu | None], ...]:
-        """Return the artifacts to write.
+        """Return the float artifacts to write.
 
         Raises:
             UsageError: A format does not have one of the precisions, or cannot have a dynamic size.
         """
+        wanted: list[tuple[Format, Precision, TargetCpu | None]] = []
+        for kind, precision in self._asked():
+            if precision in PRECISIONS[kind]:
+                cpus = tuple(dict.fromkeys(self.target_cpus)) if kind is Format.ONNX else (None,)
+                wanted.extend((kind, precision, cpu) for cpu in cpus)
+        return tuple(wanted)
+
+    def recipes(self) -> tuple[tuple[Format, Recipe], ...]:
+        """Return what the second stage writes.
+
+        Raises:
+            UsageError: As for ``jobs``.
+        """
+        wanted = []
+        for kind, precision in self._asked():
+            recipe = None if precision in PRECISIONS[kind] else recipe_of(precision, kind)
+            if recipe is not None:
+                wanted.append((kind, recipe if self.ranges is None else replace(recipe, ranges=self.ranges)))
+        return tuple(wanted)
+
+    def _asked(self) -> tuple[tuple[Format, Precision], ...]:
         formats = self.formats or tuple(Format)
         if self.dynamic is not None:
             formats, _ = formats_for_dynamic(self.dynamic, formats, asked=bool(self.formats))
         if self.precisions and not self.formats:  # all formats that have one of them
-            formats = tuple(kind for kind in formats if set(self.precisions) & set(PRECISIONS[kind]))
-        wanted: list[tuple[Format, Precision, TargetCpu | None]] = []
+            formats = tuple(kind for kind in formats if set(self.precisions) & set(_precisions(kind)))
+        asked = []
         for kind in dict.fromkeys(formats):
             for precision in dict.fromkeys(self.precisions or PRECISIONS[kind]):
-                if precision not in PRECISIONS[kind]:
-                    has = ", ".join(PRECISIONS[kind])
-                    raise UsageError(f"{kind} has no precision {precision} here; it has: {has}")
-                cpus = tuple(dict.fromkeys(self.target_cpus)) if kind is Format.ONNX else (None,)
-                wanted.extend((kind, precision, cpu) for cpu in cpus)
-        return tuple(wanted)
+                if precision not in _precisions(kind):
+                    raise UsageError(
+                        f"{kind} has no precision {precision} here; it has: {', '.join(_precisions(kind))}"
+                    )
+                asked.append((kind, precision))
+        return tuple(asked)
+
+
+def _precisions(kind: Format) -> tuple[Precision, ...]:
+    """Every precision of a format: the exporter's own, and those that a recipe stands for."""
+    return tuple(item for item in Precision if item in PRECISIONS[kind] or recipe_of(item, kind) is not None)
 
 
 _Conversion = Future[tuple[Artifact, dict[str, Any]]]
@@ -117,8 +153,8 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
         ConversionError: A converter refused the model.
     """
     set_environment()
-    jobs = plan.jobs()
-    need("torch", "onnx")
+    jobs, pairs = plan.jobs(), plan.recipes()
+    need_converters(*(kind for kind, _, _ in jobs), *(kind for kind, _ in pairs))
     import torch
 
     from coordatt_deploy.golden import golden_inputs, write_golden
@@ -128,8 +164,6 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
     from coordatt_deploy.intake.source import capture_source, reference_module
 
     torch.set_num_threads(1)  # the converters work beside it
-    for kind in dict.fromkeys(kind for kind, _, _ in jobs):
-        need(_CONVERTERS[kind], kind)
     with stages.stage("load model"):
         request = Request(
             model=plan.model,
@@ -143,31 +177,34 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
     check_target(target, source.spec.source_sha256)
     with stages.stage("capture"):
         graph = capture_source(source)
+    outputs = tuple(_output_spec(node, name) for node, name in _returned(graph))
+    bare = Manifest(model=source.spec, inputs=graph.inputs, outputs=outputs)
+    with stages.stage("calibration data"):
+        second = _second_stage(plan)
+        data = calibration_of(second, bare)
     with stages.stage("fold BatchNorm"):
         folded, fold_report = fold_batchnorms(graph)
     with writing(target, source.spec.source_sha256) as staging, tempfile.TemporaryDirectory() as scratch:
         save_graph(folded, Path(scratch))
         _fresh(staging / "reference")
         save_graph(graph, staging / "reference")
-        with ProcessPoolExecutor(
-            max_workers=min(len(jobs), os.cpu_count() or 1),
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_begin_worker,
-        ) as pool:
+        with workers(len(jobs) + len(pairs)) as pool:
             futures = [pool.submit(_convert, job) for job in _jobs(jobs, source.spec, Path(scratch), staging)]
-            try:
-                unseen = source.unseen_sizes()
-                golden = golden_inputs(graph.inputs, source.spec.preprocessing, source.images, unseen)
-                with stages.stage("reference in float64", len(golden.cases)) as step:
-                    exact, remark = reference_module(source, graph)
-                    write_golden(staging, golden, graph, exact, step)
-                converted = _collect(futures, stages)
-            except BaseException:
-                _stop(pool, futures)
-                raise
-        outputs = tuple(_output_spec(node, name) for node, name in _returned(graph))
-        artifacts = tuple(artifact for artifact, _ in converted)
-        written = {artifact.path for artifact in artifacts}
+            # What prepares its own weights needs none of the float artifacts; the rest starts from them.
+            prepared, others = (
+                [pair for pair in pairs if needs_preparing(pair[1]) is wanted] for wanted in (True, False)
+            )
+            quantizing = submit(plan_jobs(second, prepared, bare, staging, data), pool)
+            unseen = source.unseen_sizes()
+            golden = golden_inputs(graph.inputs, source.spec.preprocessing, source.images, unseen)
+            with stages.stage("reference in float64", len(golden.cases)) as step:
+                exact, remark = reference_module(source, graph)
+                write_golden(staging, golden, graph, exact, step)
+            converted = _collect(futures, stages)
+            floats = replace(bare, artifacts=tuple(artifact for artifact, _ in converted))
+            quantizing += submit(plan_jobs(second, others, floats, staging, data), pool)
+            quantized = collect(quantizing, stages)
+        written = {artifact.path for artifact in floats.artifacts}
         earlier = _earlier(staging)
         kept = tuple(item for item in earlier.artifacts if item.path not in written) if earlier else ()
         lowering = dict(earlier.lowering) if earlier else {}
@@ -176,8 +213,9 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
             model=source.spec,
             inputs=graph.inputs,
             outputs=outputs,
-            artifacts=kept + artifacts,
+            artifacts=kept + floats.artifacts,
             lowering=lowering,
+            quantization=earlier.quantization if earlier else {},
             golden=golden.cases,
             fold={
                 "folded": len(fold_report.folded),
@@ -186,11 +224,21 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
             },
             tool_versions=tool_versions(),
             command=plan.command,
-            stages=tuple(stages.taken),
             notes=tuple(filter(None, [*source.notes, remark, *_remarks(plan, converted)])),
         )
-        finish(staging, manifest)
+        finish(staging, with_artifacts(manifest, quantized, stages))
     return open_bundle(target, verify=False)
+
+
+def _second_stage(plan: ExportPlan) -> QuantizePlan:
+    return QuantizePlan(
+        recipes=tuple(dict.fromkeys(recipe for _, recipe in plan.recipes())),
+        target_cpus=plan.target_cpus,
+        calibration=plan.calibration,
+        count=plan.calibration_count,
+        seed=plan.seed,
+        command=plan.command,
+    )
 
 
 def _remarks(plan: ExportPlan, converted: Sequence[tuple[Artifact, dict[str, Any]]]) -> Iterator[str]:
@@ -206,23 +254,6 @@ def _remarks(plan: ExportPlan, converted: Sequence[tuple[Artifact, dict[str, Any
             yield f"{artifact.format}: {report['remark']}"
 
 
-_CONVERTERS: Final = {Format.ONNX: "onnx", Format.TFLITE: "litert_torch", Format.COREML: "coremltools"}
-
-
-def need(package: str, extra: str) -> None:
-    """Refuse to go on without *package*.
-
-    Raises:
-        MissingDependencyError: It is not installed; the text holds the line that installs it.
-    """
-    from importlib.util import find_spec
-
-    if find_spec(package) is None:
-        raise MissingDependencyError(
-            f"this needs {package}, which is not installed; run: pip install 'coordatt-deploy[{extra}]'"
-        )
-
-
 def _jobs(
     wanted: Sequence[tuple[Format, Precision, TargetCpu | None]], spec: ModelSpec, graph_folder: Path, staging: Path
 ) -> list[_Job]:
@@ -232,16 +263,10 @@ def _jobs(
     for kind, precision, cpu in order:
         path = staging / artifact_name(spec.name, kind, precision, cpu)
         path.parent.mkdir(exist_ok=True)
-        log = log_folder() / f"export-{path.stem}-{os.getpid()}.log"
-        jobs.append(_Job(kind, precision, cpu, spec, graph_folder, path, log))
+        if path.is_dir():  # a package of an earlier export
+            shutil.rmtree(path)
+        jobs.append(_Job(kind, precision, cpu, spec, graph_folder, path, job_log("export", path)))
     return jobs
-
-
-def _begin_worker() -> None:
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends its workers
-    set_environment()
 
 
 def _convert(job: _Job) -> tuple[Artifact, dict[str, Any]]:
@@ -257,23 +282,8 @@ def _convert(job: _Job) -> tuple[Artifact, dict[str, Any]]:
         graph, report = lower(load_graph(job.graph_folder), target_of(job.kind, job.target_cpu))
         request = ExportRequest(job.spec, job.precision, job.path, job.target_cpu)
         exported = exporter(job.kind).export(graph, request)
-    folder = job.path.parent.parent
-    layers = job.path.with_name(f"{job.path.stem}.layers.json")
-    layers.write_text(exported.layers.dump(), encoding="utf-8")
     job.log.unlink(missing_ok=True)
-    artifact = Artifact(
-        path=job.path.relative_to(folder).as_posix(),
-        format=job.kind,
-        precision=job.precision,
-        recipe=None,
-        target_cpu=job.target_cpu,
-        bytes=size_bytes(job.path),
-        sha256=sha256(job.path),
-        inputs=exported.inputs,
-        outputs=exported.outputs,
-        layers=layers.relative_to(folder).as_posix(),
-    )
-    return artifact, to_json(report)
+    return exported.described(request, job.path.parent.parent), to_json(report)
 
 
 def _collect(futures: Sequence[_Conversion], stages: Stages) -> list[tuple[Artifact, dict[str, Any]]]:
@@ -283,13 +293,6 @@ def _collect(futures: Sequence[_Conversion], stages: Stages) -> list[tuple[Artif
             step()
     converted = [future.result() for future in futures]
     return sorted(converted, key=lambda item: (list(Format).index(item[0].format), item[0].path))
-
-
-def _stop(pool: ProcessPoolExecutor, futures: Sequence[_Conversion]) -> None:
-    for future in futures:
-        future.cancel()
-    for process in list((pool._processes or {}).values()):
-        process.terminate()
 
 
 def _fresh(folder: Path) -> None:

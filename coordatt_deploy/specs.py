@@ -42,6 +42,14 @@ class TargetCpu(enum.StrEnum):
     X86_64 = "x86_64"
 
 
+class RangeMethod(enum.StrEnum):
+    """How the range of an activation follows from its values on the calibration data."""
+
+    MIN_MAX = "minmax"
+    PERCENTILE = "percentile"
+    MSE = "mse"
+
+
 class Origin(enum.StrEnum):
     """How a figure came about: on the real runtime here, under QEMU, or by evaluating a saved ML Program."""
 

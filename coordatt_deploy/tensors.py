@@ -1,5 +1,7 @@
 """Feeds and results between the reference's layout (NCHW, float) and an artifact's own (NHWC, int8, …)."""
 
+import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -37,3 +39,14 @@ def decode(value: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
     if spec.scale is not None and spec.zero_point is not None:
         floats = (floats - spec.zero_point) * spec.scale
     return np.transpose(floats, np.argsort(axes_to(spec.layout, value.ndim)))
+
+
+def weights_sha256(state: Mapping[str, NDArray[Any]]) -> str:
+    """Return the hash of all weights by name, shape, dtype and bytes; counters of training steps are left out."""
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        if not name.endswith("num_batches_tracked"):
+            array = np.ascontiguousarray(value)
+            digest.update(f"{name} {array.dtype} {value.shape}\n".encode())
+            digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -19,10 +19,10 @@ import numpy as np
 
 from coordatt_deploy.coremltools_quietly import coremltools as ct
 from coordatt_deploy.coremltools_quietly import proto
-from coordatt_deploy.errors import ConversionError, UsageError
+from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.exporters import Exported, ExportRequest
 from coordatt_deploy.exporters.coreml import DATE_KEY, MODEL_FOLDER, write_package
-from coordatt_deploy.quantization.ranges import Range
+from coordatt_deploy.quantization.ranges import Range, needed
 from coordatt_deploy.quantization.recipes import Mode, Recipe, checked, tensors_of
 from coordatt_deploy.specs import Format
 
@@ -49,18 +49,16 @@ def quantize(
     """Quantize the package at *source*; see ``Quantizer.quantize``.
 
     Raises:
-        UsageError: Core ML cannot express the recipe, it needs calibration data, or it names unknown layers.
+        UsageError: Core ML cannot express the recipe, it needs ranges, or it names unknown layers.
         ConversionError: coremltools refused the package.
     """
     recipe = checked(recipe, Format.COREML)
-    if recipe.needs_calibration and ranges is None:
-        raise UsageError(f"{recipe.name} needs calibration data: give --calibration-data with a folder of images")
     kept = tensors_of(recipe.float_layers, exported.layers)
     with _opened(source) as model, _silent():
         ct.converters.mil.mil.Builder.name_count.clear()
         try:
-            if ranges is not None and recipe.mode is Mode.STATIC:
-                model = _with_activations(model, ranges, kept)
+            if recipe.mode is Mode.STATIC:
+                model = _with_activations(model, needed(ranges, recipe), kept)
             model = _with_weights(model, recipe, kept)
         except Exception as error:
             raise ConversionError(f"coremltools cannot apply {recipe.name}: {error}") from error

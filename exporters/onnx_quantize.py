@@ -3,57 +3,55 @@
 QDQ writes QuantizeLinear and DequantizeLinear around float operators, which ONNX Runtime fuses into integer ones. The
 ranges are measured by this project on the float file. Weights are per channel.
 
-On x86 without VNNI, ONNX Runtime adds pairs of 8-bit products in 16 bits, where sums saturate. Weights of seven bits
-cannot reach that limit, so files in the x86-64 form have them (``reduce_range``); nobody knows which x86 CPU will open
-them. ARM64 adds in 32 bits and gets all eight bits.
+The x86-64 form gets weights of seven bits (``reduce_range``); ``recipes.weight_levels`` says why.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import onnx
-import onnxruntime as ort
-from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-from coordatt_deploy.errors import ConversionError, UsageError
+from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.exporters import Exported, ExportRequest
 from coordatt_deploy.layers import LayerMap, Part
-from coordatt_deploy.quantization.calibration import CalibrationSet
-from coordatt_deploy.quantization.ranges import Range, input_range, measure
-from coordatt_deploy.quantization.recipes import IoType, Mode, Recipe, checked, tensors_of
-from coordatt_deploy.specs import Format, TargetCpu, TensorSpec
+from coordatt_deploy.quantization.ranges import Range, needed
+from coordatt_deploy.quantization.recipes import IoType, Mode, Recipe, checked, tensors_of, weight_levels
+from coordatt_deploy.specs import Format, TensorSpec
 
 # Operators with an integer kernel in ONNX Runtime's CPU provider, and those that only move data.
 INTEGER: Final = (
     "Conv", "Gemm", "MatMul", "Add", "Mul", "Sigmoid", "Clip", "Relu", "LeakyRelu", "AveragePool", "GlobalAveragePool",
     "MaxPool", "Resize", "Concat", "Split", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Pad",
 )  # fmt: skip
-LEVELS: Final = {True: 64, False: 127}
 FEW_WEIGHTS: Final = 1024  # as in TFLite: such weights stay in float where activations do
 SUFFIX: Final = "_DequantizeLinear_Output"
 
 
-def reduces_range(target_cpu: TargetCpu | None) -> bool:
-    """Whether a file for this CPU family gets weights of seven bits; the reason stands at the top of this module."""
-    return target_cpu is TargetCpu.X86_64
+def activations(source: Path, exported: Exported) -> tuple[str, ...]:
+    """Return the names of the tensors whose ranges ``quantize`` needs: every float value that a node makes."""
+    model = onnx.shape_inference.infer_shapes(onnx.load(str(source)))
+    types = {value.name: value.type.tensor_type.elem_type for value in [*model.graph.value_info, *model.graph.output]}
+    made = (name for node in model.graph.node for name in node.output)
+    outputs = {spec.name for spec in exported.outputs}
+    return tuple(name for name in made if types.get(name) == onnx.TensorProto.FLOAT or name in outputs)
 
 
 def quantize(
-    source: Path, exported: Exported, recipe: Recipe, calibration: CalibrationSet | None, request: ExportRequest
+    source: Path, exported: Exported, recipe: Recipe, ranges: Mapping[str, Range] | None, request: ExportRequest
 ) -> Exported:
     """Quantize the float ONNX file at *source*; see ``Quantizer.quantize``.
 
     Raises:
-        UsageError: ONNX cannot express the recipe, it needs calibration data, or it names unknown layers.
+        UsageError: ONNX cannot express the recipe, it needs ranges, or it names unknown layers.
         ConversionError: onnxruntime.quantization refused the file.
     """
     recipe = checked(recipe, Format.ONNX)
@@ -64,13 +62,11 @@ def quantize(
     if recipe.mode is Mode.WEIGHT_ONLY:
         _weights_only(model, kept)
         places: dict[str, Part | None] = {value: Part(value) for value in _values(model)}
-    elif calibration is None:
-        raise UsageError(f"{recipe.name} needs calibration data: give --calibration-data with a folder of images")
     else:
-        ranges = _measure(model, exported, recipe, calibration)
         before = onnx.ModelProto()
         before.CopyFrom(model)
-        model = _static(model, ranges, kept, reduce_range=reduces_range(request.target_cpu))
+        reduce_range = weight_levels(Format.ONNX, request.target_cpu) < 127
+        model = _static(model, needed(ranges, recipe), kept, reduce_range=reduce_range)
         if recipe.io is IoType.INT8:
             inputs, outputs = _open_ends(model, inputs), _open_ends(model, outputs)
         values = _values(model)
@@ -100,7 +96,9 @@ def _clipped(model: onnx.ModelProto, values: set[str], layers: LayerMap) -> dict
     }
 
 
-def _static(model: onnx.ModelProto, ranges: dict[str, Range], kept: set[str], *, reduce_range: bool) -> onnx.ModelProto:
+def _static(
+    model: onnx.ModelProto, ranges: Mapping[str, Range], kept: set[str], *, reduce_range: bool
+) -> onnx.ModelProto:
     data = {
         name: TensorData(lowest=np.float32(bounds.low), highest=np.float32(bounds.high))
         for name, bounds in ranges.items()
@@ -127,32 +125,6 @@ def _static(model: onnx.ModelProto, ranges: dict[str, Range], kept: set[str], *,
     quantized: onnx.ModelProto = engine.model.model
     quantized.producer_name, quantized.producer_version = model.producer_name, model.producer_version
     return quantized
-
-
-def _measure(
-    model: onnx.ModelProto, exported: Exported, recipe: Recipe, calibration: CalibrationSet
-) -> dict[str, Range]:
-    """Run the float file on the calibration data and measure every float value in it."""
-    shown = onnx.ModelProto()
-    shown.CopyFrom(model)
-    outputs = {value.name for value in shown.graph.output}
-    inner = [name for node in shown.graph.node for name in node.output if name and name not in outputs]
-    shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    # Fused operators would hide what lies between them, and the range of a value before its clip is not needed.
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(shown.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    names = [value.name for value in session.get_outputs() if value.type == "tensor(float)"]
-    batch = exported.inputs[0].shape[0] or 1
-
-    def passes() -> Iterator[dict[str, NDArray[Any]]]:
-        for feeds in calibration.feeds(batch):
-            yield dict(zip(names, session.run(names, feeds), strict=True))
-
-    ranges = measure(passes, recipe.ranges)
-    return ranges | {spec.name: input_range(calibration.arrays[spec.name]) for spec in exported.inputs}
 
 
 def _weights_only(model: onnx.ModelProto, kept: set[str]) -> None:

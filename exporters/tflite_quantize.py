@@ -6,7 +6,7 @@ Names of tensors survive, hence the layer map does.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,23 +14,18 @@ from typing import Any, Final
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from ai_edge_quantizer import qtyping, quantizer, recipe_manager
 from ai_edge_quantizer.algorithm_manager import AlgorithmName
-from numpy.typing import NDArray
 
-from coordatt_deploy.errors import ConversionError, UsageError
+from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.exporters import Exported, ExportRequest
 from coordatt_deploy.exporters.tflite import pack
 from coordatt_deploy.layers import LayerMap
-from coordatt_deploy.quantization.calibration import CalibrationSet
-from coordatt_deploy.quantization.ranges import Range, input_range, measure
+from coordatt_deploy.quantization.ranges import Range, needed
 from coordatt_deploy.quantization.recipes import IoType, Mode, Recipe, checked, tensors_of
 from coordatt_deploy.specs import Format, TensorSpec
-from coordatt_deploy.tensors import axes_to
 
 ALL: Final = qtyping.TFLOperationName.ALL_SUPPORTED
-SIGNATURE: Final = "serving_default"
 # Weights this small stay in float where activations do: 4 kB each, and the first layers, which they belong to, are the
 # ones that rounding hurts most.
 FEW_WEIGHTS: Final = 1024
@@ -39,34 +34,41 @@ FEW_WEIGHTS: Final = 1024
 NOT_DYNAMIC: Final = (qtyping.TFLOperationName.DEPTHWISE_CONV_2D,)
 
 
+def activations(source: Path, exported: Exported) -> tuple[str, ...]:  # noqa: ARG001 - the file knows
+    """Return the names of the tensors whose ranges ``quantize`` needs: all that an operator makes."""
+    subgraph = schema.ModelT.InitFromPackedBuf(source.read_bytes(), 0).subgraphs[0]
+    made = (subgraph.tensors[int(index)] for operation in subgraph.operators for index in operation.outputs)
+    return tuple(tensor.name.decode() for tensor in made if tensor.type == schema.TensorType.FLOAT32)
+
+
 def quantize(
-    source: Path, exported: Exported, recipe: Recipe, calibration: CalibrationSet | None, request: ExportRequest
+    source: Path, exported: Exported, recipe: Recipe, ranges: Mapping[str, Range] | None, request: ExportRequest
 ) -> Exported:
     """Quantize the float TFLite file at *source*; see ``Quantizer.quantize``.
 
     Raises:
-        UsageError: TFLite cannot express the recipe, it needs calibration data, or it names unknown layers.
+        UsageError: TFLite cannot express the recipe, it needs ranges, or it names unknown layers.
         ConversionError: ai-edge-quantizer refused the file.
     """
     recipe = checked(recipe, Format.TFLITE)
-    if recipe.needs_calibration and calibration is None:
-        raise UsageError(f"{recipe.name} needs calibration data: give --calibration-data with a folder of images")
     content = source.read_bytes()
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     manager = _manager(recipe, _kept_in_float(recipe, exported.layers, model))
-    result: dict[str, dict[str, NDArray[Any]]] | None = None
-    if recipe.needs_calibration and calibration is not None:
-        ranges = _measure(content, model, exported, recipe, calibration)
-        result = {name: {"min": np.array([r.low]), "max": np.array([r.high])} for name, r in ranges.items()}
+    statistics = None
+    if recipe.needs_calibration:
+        statistics = {
+            name: {"min": np.array([bounds.low]), "max": np.array([bounds.high])}
+            for name, bounds in needed(ranges, recipe).items()
+        }
     try:
         with _silent():
             engine = quantizer.Quantizer(content, manager.get_quantization_recipe())
-            written = engine.quantize(result, enable_progress_bar=False, enable_progress_report=False).quantized_model
+            result = engine.quantize(statistics, enable_progress_bar=False, enable_progress_report=False)
     except Exception as error:  # it raises plain ValueErrors and KeyErrors
         raise ConversionError(f"ai-edge-quantizer cannot apply {recipe.name}: {error}") from error
-    if written is None:
+    if result.quantized_model is None:
         raise ConversionError(f"ai-edge-quantizer gave no file for {recipe.name}; report the model to the project")
-    quantized = _in_one_piece(bytes(written))
+    quantized = _in_one_piece(bytes(result.quantized_model))
     inputs, outputs = _interface(quantized, exported)
     request.path.write_bytes(pack(quantized))
     return Exported(inputs, outputs, exported.layers)
@@ -125,39 +127,6 @@ def _kept_in_float(recipe: Recipe, layers: LayerMap, model: Any) -> list[str]:
 
 def _escaped(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "_/:;" else f"\\{letter}" for letter in name)
-
-
-def _measure(
-    content: bytes, model: Any, exported: Exported, recipe: Recipe, calibration: CalibrationSet
-) -> dict[str, Range]:
-    """Run the float file on the calibration data and measure every tensor that an operator makes, and the inputs."""
-    interpreter = Interpreter(
-        model_content=content,
-        num_threads=1,
-        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-        experimental_preserve_all_tensors=True,
-    )
-    interpreter.allocate_tensors()
-    runner = interpreter.get_signature_runner(SIGNATURE)
-    subgraph = model.subgraphs[0]
-    indices = sorted({int(i) for operation in subgraph.operators for i in operation.outputs} | set(subgraph.inputs))
-    names = {int(i): subgraph.tensors[i].name.decode() for i in indices if subgraph.tensors[i].type == 0}
-    batch = exported.inputs[0].shape[0] or 1
-
-    def passes() -> Iterator[dict[str, NDArray[Any]]]:
-        for feeds in calibration.feeds(batch):
-            runner(**{spec.name: _moved(feeds[spec.name], spec) for spec in exported.inputs})
-            yield {name: interpreter.get_tensor(index) for index, name in names.items()}
-
-    ranges = measure(passes, recipe.ranges)
-    tensors = {entry.name.decode(): names[int(entry.tensorIndex)] for entry in model.signatureDefs[0].inputs}
-    for spec in exported.inputs:
-        ranges[tensors[spec.name]] = input_range(calibration.arrays[spec.name])
-    return ranges
-
-
-def _moved(value: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
-    return np.ascontiguousarray(np.transpose(value, axes_to(spec.layout, value.ndim)))
 
 
 def _interface(model: Any, exported: Exported) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

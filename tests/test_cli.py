@@ -206,9 +206,9 @@ def test_a_missing_converter_is_exit_3_with_the_line_that_installs_it(run, tmp_p
     """
     What is missing is said before work begins.
     """
-    import coordatt_deploy.pipeline as pipeline
+    from coordatt_deploy import exporters
 
-    monkeypatch.setitem(pipeline._CONVERTERS, pipeline.Format.COREML, "coremltools_of_another_planet")
+    monkeypatch.setitem(exporters.CONVERTERS, exporters.Format.COREML, "coremltools_of_another_planet")
 
     result = run("export", "--format", "coreml", "--output-dir", "out")
 

@@ -6,7 +6,6 @@ its reference, in a form that runs no code when it is read (a list of ATen calls
 """
 
 import copy
-import hashlib
 import math
 import operator
 import os
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from torch import fx, nn
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, free_unbacked_symbols
 
+from coordatt_deploy import tensors
 from coordatt_deploy.errors import ConversionError, UsageError
 from coordatt_deploy.graph.mutations import exchange, functional
 from coordatt_deploy.graph.tidy import compute_constants, read_sizes_late
@@ -173,14 +173,8 @@ def check_weights(module: nn.Module) -> None:
 
 
 def weights_sha256(module: nn.Module) -> str:
-    """Return the hash of all weights by name, shape, dtype and bytes; counters of training steps are left out."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        if not name.endswith("num_batches_tracked"):
-            array = tensor.detach().contiguous().numpy()
-            digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-            digest.update(array.tobytes())
-    return digest.hexdigest()
+    """Return the hash of all weights; see ``tensors.weights_sha256``."""
+    return tensors.weights_sha256({name: tensor.detach().numpy() for name, tensor in module.state_dict().items()})
 
 
 def _export(

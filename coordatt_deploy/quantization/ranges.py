@@ -15,7 +15,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from coordatt_deploy.quantization.recipes import RangeMethod
+from coordatt_deploy.errors import UsageError
+from coordatt_deploy.quantization.recipes import Recipe
+from coordatt_deploy.specs import RangeMethod
 
 BINS: Final = 2048
 TAIL: Final = 1e-5
@@ -34,6 +36,17 @@ class Range:
     def __post_init__(self) -> None:
         object.__setattr__(self, "low", min(float(self.low), 0.0))
         object.__setattr__(self, "high", max(float(self.high), 0.0))
+
+
+def needed(ranges: Mapping[str, Range] | None, recipe: Recipe) -> Mapping[str, Range]:
+    """Return the *ranges* of a static recipe.
+
+    Raises:
+        UsageError: There are none.
+    """
+    if ranges is None:
+        raise UsageError(f"{recipe.name} needs calibration data: give --calibration-data with a folder of images")
+    return ranges
 
 
 def measure(passes: Callable[[], Iterable[Tensors]], method: RangeMethod, steps: int = 255) -> dict[str, Range]:

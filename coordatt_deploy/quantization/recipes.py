@@ -21,7 +21,7 @@ from typing import Any, Final, Self
 
 from coordatt_deploy.errors import UsageError, nearest
 from coordatt_deploy.layers import LayerMap
-from coordatt_deploy.specs import SCHEMA_VERSION, Format, Precision, member, to_json
+from coordatt_deploy.specs import SCHEMA_VERSION, Format, Precision, RangeMethod, TargetCpu, member, to_json
 
 
 class Mode(enum.StrEnum):
@@ -31,14 +31,6 @@ class Mode(enum.StrEnum):
     DYNAMIC = "dynamic"
     WEIGHT_ONLY = "weight_only"
     PALETTIZED = "palettized"
-
-
-class RangeMethod(enum.StrEnum):
-    """How the range of an activation follows from its values on the calibration data."""
-
-    MIN_MAX = "minmax"
-    PERCENTILE = "percentile"
-    MSE = "mse"
 
 
 class IoType(enum.StrEnum):
@@ -151,6 +143,13 @@ IO_TYPES: Final[Mapping[Format, tuple[IoType, ...]]] = {
     Format.COREML: (IoType.FP32,),
 }
 
+# The float artifact that a recipe starts from. Core ML computes in float16 wherever a phone has the choice.
+BASE: Final[Mapping[Format, Precision]] = {
+    Format.ONNX: Precision.FP32,
+    Format.TFLITE: Precision.FP32,
+    Format.COREML: Precision.FP16,
+}
+
 _PATTERN: Final = re.compile(
     r"(?P<mode>static|dynamic|weight_only)_w(?P<weights>i8|fp16)(_a(?P<activations>i8|i16|fp32))?(_io(?P<io>i8|fp32))?"
 )
@@ -239,6 +238,11 @@ def recipe_of(precision: Precision, kind: Format) -> Recipe | None:
     return None
 
 
+def needs_preparing(recipe: Recipe) -> bool:
+    """Whether the recipe changes weights before they are quantized, so that no float artifact that exists will do."""
+    return recipe.needs_calibration and (recipe.equalise or recipe.adjust)
+
+
 def precision_of(recipe: Recipe, base: Precision) -> Precision:
     """Return what an artifact of this recipe computes in.
 
@@ -249,6 +253,15 @@ def precision_of(recipe: Recipe, base: Precision) -> Precision:
     if recipe.mode in {Mode.STATIC, Mode.DYNAMIC}:
         return Precision.INT8
     return Precision.FP16 if recipe.weights == "fp16" else base
+
+
+def weight_levels(kind: Format, target_cpu: TargetCpu | None) -> int:
+    """Return the greatest level of an int8 weight: 127, or 64 where products of two bytes are added in 16 bits.
+
+    That is ONNX Runtime on x86 without VNNI (``saturation``), and nobody knows which x86 CPU will open a file in the
+    x86-64 form. ARM64 adds in 32 bits and gets all eight bits.
+    """
+    return 64 if kind is Format.ONNX and target_cpu is TargetCpu.X86_64 else 127
 
 
 def tensors_of(layer_ids: tuple[str, ...], layers: LayerMap) -> set[str]:

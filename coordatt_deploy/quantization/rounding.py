@@ -25,8 +25,8 @@ from coordatt_deploy.graph.calls import argument, kind, pair
 from coordatt_deploy.graph.capture import Graph, weight
 from coordatt_deploy.graph.rewriter import Rewriter
 from coordatt_deploy.quantization.calibration import CalibrationSet
-from coordatt_deploy.quantization.recipes import RangeMethod
 from coordatt_deploy.quantization.simulate import WEIGHTED, Grid, Values, apply, grid_of, last_uses, sqnr_db, stored
+from coordatt_deploy.specs import RangeMethod
 
 LEVELS: Final = 127
 PULL: Final = 1.0

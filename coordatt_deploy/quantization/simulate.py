@@ -17,7 +17,7 @@ from torch import fx
 from coordatt_deploy.graph.calls import kind
 from coordatt_deploy.graph.capture import Graph, is_tensor
 from coordatt_deploy.quantization.ranges import Range, of_values
-from coordatt_deploy.quantization.recipes import RangeMethod
+from coordatt_deploy.specs import RangeMethod
 
 Values = list[torch.Tensor]
 

@@ -1,0 +1,144 @@
+"""One quantized artifact, from the captured graph or from a float artifact that exists: prepare, measure, write.
+
+    prepare    fold, even out the channels, lower for the runtime, round the weights; export that as a float artifact
+    measure    run the float artifact on the calibration data and choose the range of every activation
+    write      let the format's own quantizer put integers in their place
+
+The steps are apart because a search over recipes repeats only the last two.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordatt_deploy.errors import ConversionError, UsageError
+from coordatt_deploy.exporters import Exported, ExportRequest, exporter, quantizer
+from coordatt_deploy.graph.capture import Graph
+from coordatt_deploy.graph.fold import fold_batchnorms
+from coordatt_deploy.graph.lower import lower, target_of
+from coordatt_deploy.quantization.calibration import CalibrationSet
+from coordatt_deploy.quantization.equalise import equalise
+from coordatt_deploy.quantization.ranges import Range, input_range, measure
+from coordatt_deploy.quantization.recipes import BASE, Recipe, precision_of, weight_levels
+from coordatt_deploy.quantization.rounding import round_weights
+from coordatt_deploy.runtimes import runtime
+from coordatt_deploy.specs import Artifact, Format, ModelSpec, TargetCpu, to_json
+from coordatt_deploy.tensors import encode
+
+SUFFIXES: Final = {Format.ONNX: ".onnx", Format.TFLITE: ".tflite", Format.COREML: ".mlpackage"}
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A float artifact ready to be quantized.
+
+    Attributes:
+        path: Of the file.
+        artifact: Its description.
+        exported: Its inputs, outputs and layer map.
+        preparing: What was done to the weights, for the manifest.
+        lowering: What lowering did; None for an artifact that existed.
+    """
+
+    path: Path
+    artifact: Artifact
+    exported: Exported
+    preparing: Mapping[str, Any] = field(default_factory=dict)
+    lowering: Mapping[str, Any] | None = None
+
+
+def existing(path: Path, artifact: Artifact, exported: Exported) -> Prepared:
+    """Take a float artifact as it is."""
+    return Prepared(path, artifact, exported)
+
+
+def prepare(
+    graph: Graph,
+    recipe: Recipe,
+    kind: Format,
+    spec: ModelSpec,
+    folder: Path,
+    *,
+    target_cpu: TargetCpu | None = None,
+    data: CalibrationSet | None = None,
+) -> Prepared:
+    """Export *graph* as the float artifact that *recipe* starts from.
+
+    Args:
+        graph: As it was captured; it is left alone.
+        recipe: Says what is done to the weights.
+        kind: Format.
+        spec: For the artifact's metadata.
+        folder: An empty one; the artifact is written there.
+        target_cpu: Whose form the artifact has (ONNX).
+        data: Calibration data; not used by recipes that need none.
+
+    Raises:
+        UsageError: The recipe needs calibration data and there is none.
+        ConversionError: A converter refused the graph.
+    """
+    folded = fold_batchnorms(graph)[0]
+    preparing: dict[str, Any] = {}
+    if recipe.needs_calibration and data is None:
+        raise UsageError(f"{recipe.name} needs calibration data: give --calibration-data with a folder of images")
+    if data is not None and recipe.needs_calibration and recipe.equalise:
+        folded, evened = equalise(folded, data)
+        preparing["equalise"] = to_json(evened)
+    lowered, report = lower(folded, target_of(kind, target_cpu))
+    if data is not None and recipe.needs_calibration and recipe.adjust:
+        lowered, rounded = round_weights(
+            lowered,
+            data,
+            method=recipe.ranges,
+            levels=weight_levels(kind, target_cpu),
+            float_layers=frozenset(recipe.float_layers),
+        )
+        preparing["rounding"] = to_json(rounded)
+    request = ExportRequest(spec, BASE[kind], folder / f"float{SUFFIXES[kind]}", target_cpu)
+    exported = exporter(kind).export(lowered, request)
+    return Prepared(request.path, exported.described(request, folder), exported, preparing, to_json(report))
+
+
+def measure_ranges(prepared: Prepared, recipe: Recipe, data: CalibrationSet | None) -> dict[str, Range] | None:
+    """Run the float artifact on *data* and return the range of every activation; None where the recipe asks for none.
+
+    Raises:
+        UsageError: The recipe needs calibration data and there is none.
+        ConversionError: The float artifact gives NaN or infinity on the data.
+    """
+    if not recipe.needs_calibration:
+        return None
+    if data is None:
+        raise UsageError(f"{recipe.name} needs calibration data: give --calibration-data with a folder of images")
+    kind, inputs = prepared.artifact.format, prepared.artifact.inputs
+    wanted = quantizer(kind).activations(prepared.path, prepared.exported)
+    with runtime(kind).open_artifact(prepared.path, prepared.artifact, tensors=wanted) as runner:
+
+        def passes() -> Iterator[dict[str, NDArray[Any]]]:
+            for feeds in data.feeds(inputs[0].shape[0] or 1):
+                values = runner.infer({spec.name: encode(feeds[spec.name], spec) for spec in inputs})
+                yield {name: values[name] for name in wanted}
+
+        ranges = measure(passes, recipe.ranges)
+    for name, found in ranges.items():
+        if not np.isfinite([found.low, found.high]).all():
+            raise ConversionError(f"the float {kind} artifact gives NaN or infinity at {name} on the calibration data")
+    return ranges | {spec.name: input_range(data.arrays[spec.name]) for spec in inputs}
+
+
+def write(
+    prepared: Prepared, recipe: Recipe, ranges: Mapping[str, Range] | None, path: Path, spec: ModelSpec
+) -> tuple[Exported, ExportRequest]:
+    """Write the quantized artifact to *path*.
+
+    Raises:
+        UsageError: The format cannot express the recipe, or it names unknown layers.
+        ConversionError: The format's quantizer refused the file.
+    """
+    artifact = prepared.artifact
+    request = ExportRequest(spec, precision_of(recipe, artifact.precision), path, artifact.target_cpu)
+    return quantizer(artifact.format).quantize(prepared.path, prepared.exported, recipe, ranges, request), request
