@@ -10,7 +10,7 @@ reference value of a layer follows from the tensors of an artifact by
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -267,4 +267,29 @@ def place(layer: Layer, value: NDArray[Any], shapes: Mapping[str, tuple[int, ...
             after = int(np.prod(shape)) * (last - first) // moved.size - last
             moved = np.pad(moved, [(first, after) if at == axis else (0, 0) for at in range(rank)])
         tensors[part.tensor] = tensors.get(part.tensor, 0.0) + moved.reshape(shape)  # parts may share a tensor
+    return tensors
+
+
+def place_all(
+    layers: Sequence[Layer], values: Mapping[str, NDArray[Any]], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, NDArray[np.float64]]:
+    """Return every tensor that an artifact holds where each of *layers* has the value given for it.
+
+    Layers may share a tensor, each with channels of its own.
+
+    Args:
+        layers: Layers with parts.
+        values: By layer id, in the captured graph's own layout.
+        shapes: Of all their tensors.
+    """
+    tensors: dict[str, NDArray[np.float64]] = {}
+    for layer in layers:
+        value, own = values[layer.layer_id], {part.tensor: shapes[part.tensor] for part in layer.parts}
+        placed = place(layer, value, own)
+        if any(part.channels is not None for part in layer.parts):  # the other channels are another layer's
+            held = place(layer, np.ones_like(value, dtype=np.float64), own)
+            placed = {
+                name: np.where(held[name] != 0, tensor, tensors.get(name, 0.0)) for name, tensor in placed.items()
+            }
+        tensors |= placed
     return tensors

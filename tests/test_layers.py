@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordatt_deploy.errors import BundleError
-from coordatt_deploy.layers import Layer, LayerMap, Part, restore
+from coordatt_deploy.layers import Layer, LayerMap, Part, place_all, restore
 
 VALUE = np.random.default_rng(0).standard_normal((1, 6, 4, 5))
 
@@ -118,3 +118,18 @@ def test_a_layer_is_present_or_seen_through_or_absent():
         Layer("x", "relu", (1,))
     with pytest.raises(ValueError, match="give parts"):
         Layer("x", "relu", (1,), (Part("t"),), absent="but here it is")
+
+
+def test_layers_that_share_a_tensor_leave_each_other_room():
+    """
+    The whole first and a half of it later, or two halves: each value is found again, whatever the order.
+    """
+    parts = (Part("t", channels=(0, 2)), Part("t", channels=(2, 4)))
+    strips = np.arange(1.0, 9.0).reshape(1, 2, 4)  # two strips, one behind the other
+    both = Layer("both", "mul", (1, 2, 4), parts, axis=2)
+    halves = [Layer(f"half{at}", "getitem", (1, 2, 2), (part,)) for at, part in zip((0, 2), parts, strict=True)]
+    values = {"both": strips, "half0": strips[..., :2], "half2": strips[..., 2:]}
+
+    for layers in ([both, *halves], [both, halves[1]], halves, halves[::-1]):
+        tensors = place_all(layers, values, {"t": (1, 4, 2)})
+        assert np.array_equal(strips, restore(both, tensors))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.graph.capture import Graph
 from coordatt_deploy.graph.layer_reference import GraphPieces, ReferenceLayers
-from coordatt_deploy.layers import Layer, place, restore
+from coordatt_deploy.layers import Layer, place_all, restore
 from coordatt_deploy.parity.layer_parity import UNIT_ROUNDOFF, ArtifactLayers, LayerJudge, Tally
 from coordatt_deploy.parity.outputs import Tolerance
 from coordatt_deploy.runtimes import runtime
@@ -126,11 +126,11 @@ class _Run:
         if judge.misfits:
             return False
         shapes = {name: np.shape(whole[name]) for name in self.tensors}
-        made = pieces(_given(self.present, exact.values, shapes))
+        made = pieces(place_all(self.present, exact.values, shapes))
         _count(judge, self.present, made, exact.values, reference.local(feeds, basis, exact, self.cuts), judge.alone)
         if self.probing and number < PROBES:
             probe = reference.probe(feeds, exact, self.stirred, seed=number)
-            made = pieces(_given(self.present, probe.given, shapes))
+            made = pieces(place_all(self.present, probe.given, shapes))
             rounding = reference.probed(feeds, basis, probe, self.cuts)
             own = [layer for layer in self.present if layer.layer_id in self.stirred]
             _count(judge, own, made, probe.made, rounding, judge.probed)
@@ -147,15 +147,6 @@ def _own_tensors(present: Sequence[Layer]) -> frozenset[str]:
             found.append(layer.layer_id)
         taken |= tensors
     return frozenset(found)
-
-
-def _given(
-    present: Sequence[Layer], values: Mapping[str, NDArray[np.float64]], shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, NDArray[Any]]:
-    given: dict[str, NDArray[Any]] = {}
-    for layer in present:
-        given |= place(layer, values[layer.layer_id], {part.tensor: shapes[part.tensor] for part in layer.parts})
-    return given
 
 
 def _count(
