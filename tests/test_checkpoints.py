@@ -2,6 +2,7 @@ import argparse
 import os
 import pathlib
 import pickle
+import warnings
 from collections import OrderedDict
 
 import numpy as np
@@ -293,6 +294,8 @@ def test_a_pickled_module_is_refused_with_the_remedy(tmp_path):
         (b"\x1c\x00\x00\x00TFL3 and so on", "a TFLite model"),
         (b"PK\x03\x04 but nothing more", "is truncated"),
         (bytes(range(200, 256)) * 9, "no file of torch or safetensors"),
+        (b"abc", "no file of torch or safetensors"),
+        (pickle.dumps({"net": [1, 2]}), "no file of torch or safetensors"),
     ],
 )
 def test_what_is_no_checkpoint_is_recognised(start, expected, tmp_path):
@@ -302,7 +305,8 @@ def test_what_is_no_checkpoint_is_recognised(start, expected, tmp_path):
     path = tmp_path / "weights.pth"
     path.write_bytes(start)
 
-    with pytest.raises(UsageError, match=expected):
+    with warnings.catch_warnings(), pytest.raises(UsageError, match=expected):
+        warnings.simplefilter("error")  # what torch says beside it is not for the user
         read_checkpoint(path)
 
 

@@ -10,6 +10,7 @@ import pathlib
 import pickle
 import pickletools
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -165,7 +166,8 @@ def _load(path: Path) -> Any:
         except (SafetensorError, OSError, ValueError) as error:
             raise UsageError(_damaged(path, error)) from error
     try:
-        with torch.serialization.safe_globals(_HARMLESS):
+        with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch speaks of pickle protocols; our error says what to do
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the bytes lead it to
         raise UsageError(_why_unreadable(path, error)) from error
@@ -236,7 +238,7 @@ def _damaged(path: Path, error: Exception) -> str:
     if cut or _GLOBAL.search(text):
         return _truncated(path)
     size = f"{path.stat().st_size:,} bytes"
-    if isinstance(error, pickle.UnpicklingError | RuntimeError | SafetensorError):
+    if isinstance(error, pickle.UnpicklingError | RuntimeError | SafetensorError | IndexError | KeyError):
         log = write_log(error, "checkpoint")
         return (
             f"checkpoint {path.name} ({size}) is no file of torch or safetensors, or is damaged; details are in {log}"
