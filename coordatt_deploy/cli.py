@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -17,6 +17,7 @@ from coordatt_deploy import __version__
 from coordatt_deploy.errors import DeployError, UsageError
 from coordatt_deploy.specs import SCHEMA_VERSION, Format, Precision, RangeMethod, TargetCpu, member, to_json
 
+INTERRUPTED: Final = 130  # as shells say it: no check failed
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -30,6 +31,9 @@ class Cli(click.Group):
         except DeployError as error:
             click.secho(f"Error: {error}", fg="red", err=True)
             ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.secho("\nInterrupted; nothing was left half written", fg="red", err=True)
+            ctx.exit(INTERRUPTED)
         except OSError as error:
             what = f" ({error.filename})" if error.filename else ""
             click.secho(f"Error: {error.strerror or error}{what}; nothing was left half written", fg="red", err=True)

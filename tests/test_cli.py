@@ -1,8 +1,10 @@
 """The command line as a user meets it: one line for every mistake, the promised exit code, nothing half written."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -215,3 +217,28 @@ def test_a_missing_converter_is_exit_3_with_the_line_that_installs_it(run, tmp_p
     assert 3 == result.exit_code
     assert "pip install 'coordatt-deploy[coreml]'" in result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupted_export_leaves_nothing_behind(tmp_path):
+    """
+    Ctrl-C while converters work: no half bundle, no folder beside it, and another exit code than a failed check.
+    """
+    command = [sys.executable, "-m", "coordatt_deploy", "export", "--format", "onnx", "--output-dir", "net"]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    deadline = time.monotonic() + 120
+    while not any(tmp_path.iterdir()) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    began = list(tmp_path.iterdir())
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+
+    assert began
+    assert 130 == process.returncode, said
+    assert "nothing was left half written" in said
+    assert [] == list(tmp_path.iterdir())
