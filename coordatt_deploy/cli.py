@@ -508,6 +508,53 @@ def profile(bundle: Path, formats: tuple[Format, ...], target: str | None, as_js
 
 @main.command()
 @bundle_argument
+@click.option(
+    "--dataset",
+    required=True,
+    help="A folder with a folder of images for each class; digits (packaged, held out); or digits:all.",
+)
+@click.option("--format", "formats", multiple=True, type=MemberType(Format, "format"), help="Only these.")
+@click.option(
+    "--labels-by",
+    help="How folders name classes: name (a label of the bundle), index (its number), or order (sorted, as in"
+    " torchvision).  [default: what fits]",
+)
+@click.option("--limit", type=int, help="Only so many images, drawn at random.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of that draw.")
+@click.option("--workers", type=int, help="Processes.  [default: one per core]")
+@click.option("--max-drop", type=float, help="Percentage points of top-1 that an artifact may lose; else exit code 1.")
+@click.option("--target", help="Run on another machine's kernels: qemu-arm64, or qemu-arm64:CPU.")
+@json_option
+def evaluate(bundle: Path, formats: tuple[Format, ...], labels_by: str | None, as_json: bool, **options: Any) -> None:
+    """Measure the artifacts' accuracy on labelled images.
+
+    Top-1 and top-5 of the float64 reference and of every artifact, and a 95 % interval of the difference between the
+    two. Without torch, the bundle's float32 artifact takes the reference's place. Images that cannot be read are named
+    and counted. Writes reports/evaluate.json.
+
+    \b
+    Example:
+        coordatt-deploy evaluate mobilenetv2_ca_035.digits --dataset digits
+        coordatt-deploy evaluate my_net --dataset photos/validation --limit 2000 --max-drop 0.5
+    """
+    from coordatt_deploy.bundle import open_bundle
+    from coordatt_deploy.evaluation.dataset import LabelsBy
+    from coordatt_deploy.evaluation.evaluating import EvaluationPlan, evaluate_bundle
+    from coordatt_deploy.report import accuracy, screen
+
+    way = None if labels_by is None else member(LabelsBy, labels_by, "--labels-by")
+    plan = EvaluationPlan(formats=formats or tuple(Format), labels_by=way, **options)
+    with screen.bars() as stages:
+        evaluation = evaluate_bundle(open_bundle(bundle), plan, stages)
+    if as_json:
+        _print(evaluation.to_json())
+    else:
+        accuracy.show(evaluation)
+    sys.exit(evaluation.exit_code)
+
+
+@main.command()
+@bundle_argument
 @click.option("--output", type=click.Path(path_type=Path), help="The file.  [default: BUNDLE/reports/report.html]")
 @json_option
 def report(bundle: Path, output: Path | None, as_json: bool) -> None:
@@ -521,7 +568,7 @@ def report(bundle: Path, output: Path | None, as_json: bool) -> None:
         coordatt-deploy report mobilenetv2_ca_035.digits
     """
     from coordatt_deploy.bundle import open_bundle
-    from coordatt_deploy.parity.proving import logged
+    from coordatt_deploy.quiet import logged
     from coordatt_deploy.reporting import write_page
 
     opened = open_bundle(bundle)
@@ -560,8 +607,7 @@ def inspect(subject: str, model_args: dict[str, Any] | None, input_size: tuple[i
         is_bundle,
     )
     from coordatt_deploy.inspection.tables import show_inspection
-    from coordatt_deploy.parity.proving import logged
-    from coordatt_deploy.quiet import set_environment
+    from coordatt_deploy.quiet import logged, set_environment
     from coordatt_deploy.report import screen
 
     path = Path(subject)

@@ -25,7 +25,6 @@ from coordatt_deploy.bundle import (
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.exporters import PRECISIONS, need_converters
 from coordatt_deploy.intake.sizes import formats_for_dynamic
-from coordatt_deploy.parity.proving import logged
 from coordatt_deploy.parity.verdicts import ParityReport
 from coordatt_deploy.profile.artifacts import profile_bundle
 from coordatt_deploy.profile.document import profile_document
@@ -33,7 +32,7 @@ from coordatt_deploy.profile.latency import ProfileSettings
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.calibration import COUNT
 from coordatt_deploy.quantization.recipes import Recipe, needs_preparing, recipe_of
-from coordatt_deploy.quiet import captured, set_environment
+from coordatt_deploy.quiet import captured, logged, set_environment
 from coordatt_deploy.second_stage import QuantizePlan, calibration_of, collect, plan_jobs, submit, with_artifacts
 from coordatt_deploy.specs import Artifact, Format, ModelSpec, Precision, RangeMethod, TargetCpu, TensorSpec, to_json
 from coordatt_deploy.workers import job_log, workers

@@ -57,3 +57,12 @@ def captured(log: Path) -> Iterator[None]:
             for descriptor, number in zip(saved, (1, 2), strict=True):
                 os.dup2(descriptor, number)
                 os.close(descriptor)
+
+
+@contextmanager
+def logged(name: str) -> Iterator[None]:
+    """Keep what runtimes print in a log, which is removed when nothing went wrong."""
+    log = log_folder() / f"{name}-{os.getpid()}.log"
+    with captured(log):
+        yield
+    log.unlink(missing_ok=True)

@@ -44,7 +44,8 @@ def write_page(bundle: Bundle, target: Path | None = None, *, now: datetime | No
         operators[artifact.path] = (found.names, found.remark)
     moment = (now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC")
     made = f"Written by coordatt-deploy {__version__} on {moment}."
-    text = page(Contents(bundle.manifest, bundle.root.resolve().name, parity, profile, operators, made))
+    accuracy = read_report(bundle, "evaluate.json")
+    text = page(Contents(bundle.manifest, bundle.root.resolve().name, parity, profile, operators, made, accuracy))
     return bundle.write_report(PAGE, text) if target is None else write_text(target, text)
 
 

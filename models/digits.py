@@ -10,16 +10,19 @@ https://doi.org/10.24432/C50P49). Three splits are packaged, at 8x8, in 8-bit gr
 
 Users meet them as 96x96 images (``render``). Upsampling is Pillow's bilinear rule, the same that preprocessing applies
 to an image of another size, so an 8x8 original and its rendering give the same tensor, bit for bit. Reading them
-takes NumPy and Pillow; neither torch nor scikit-learn is needed.
+takes NumPy and Pillow; neither torch nor scikit-learn is needed, but for ``read_all``.
 """
 
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from coordatt_deploy.errors import MissingDependencyError
 
 SplitName = Literal["golden", "held_out", "calibration"]
 
@@ -92,6 +95,26 @@ def read_split(name: SplitName, *, folder: Path = DATA_DIR) -> DigitSplit:
             labels=arrays["labels"].astype(np.int64),
             indices=arrays["indices"].astype(np.int64),
         )
+
+
+def read_all() -> DigitSplit:
+    """Return all 1,797 digits of scikit-learn, their 17 grey levels spread over 8 bits.
+
+    Raises:
+        MissingDependencyError: scikit-learn is not installed.
+    """
+    try:
+        # By name: everything else here is for boards, which have no scikit-learn.
+        source = import_module("sklearn.datasets").load_digits()
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"all 1,797 digits come with {error.name}, which is not installed; run: pip install 'coordatt-deploy[all]'"
+        ) from error
+    return DigitSplit(
+        pixels=np.rint(source.images * (255 / 16)).astype(np.uint8),
+        labels=source.target.astype(np.int64),
+        indices=np.arange(len(source.target)),
+    )
 
 
 def write_split(name: SplitName, split: DigitSplit, *, folder: Path = DATA_DIR) -> Path:

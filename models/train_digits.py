@@ -30,14 +30,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save
-from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import update_bn
 
 from coordatt_deploy.images import preprocess
-from coordatt_deploy.models.digits import DigitSplit, first_of_each, write_split
+from coordatt_deploy.models.digits import DigitSplit, first_of_each, read_all, write_split
 from coordatt_deploy.models.factory import create_model
 from coordatt_deploy.models.registry import model_card
 from coordatt_deploy.specs import SCHEMA_VERSION
@@ -81,16 +80,6 @@ class Settings:
     max_shear: float = 0.1
     waviness: float = 0.06
     threads: int = 1
-
-
-def read_source() -> DigitSplit:
-    """Return all 1,797 digits of scikit-learn, their 17 grey levels spread over 8 bits."""
-    source = load_digits()
-    return DigitSplit(
-        pixels=np.rint(source.images * (255 / 16)).astype(np.uint8),
-        labels=source.target.astype(np.int64),
-        indices=np.arange(len(source.target)),
-    )
 
 
 def split_source(source: DigitSplit, seed: int) -> tuple[DigitSplit, DigitSplit]:
@@ -230,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console = Console(stderr=True)
     torch.set_num_threads(settings.threads)
 
-    source = read_source()
+    source = read_all()
     train_split, held_out = split_source(source, settings.seed)
     calibration = train_split.take(first_of_each(train_split.labels, CALIBRATION_PER_DIGIT))
     splits = {"train": train_split, "held_out": held_out}

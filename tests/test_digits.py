@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from coordatt_deploy import models
 from coordatt_deploy.images import preprocess
 from coordatt_deploy.models import train_digits
-from coordatt_deploy.models.digits import LABELS, DigitSplit, read_split, render, write_split
+from coordatt_deploy.models.digits import LABELS, DigitSplit, read_all, read_split, render, write_split
 
 NAME = "mobilenetv2_ca_035.digits"
 REQUIRED_ACCURACY = 0.985
@@ -85,7 +85,7 @@ def test_training_reproduces_the_packaged_splits():
     The training script, with the recipe's seed, holds out the packaged images and calibrates on training images alone.
     """
     recipe = models.model_card(NAME).recipe()
-    train, held_out = train_digits.split_source(train_digits.read_source(), recipe["settings"]["seed"])
+    train, held_out = train_digits.split_source(read_all(), recipe["settings"]["seed"])
 
     np.testing.assert_array_equal(held_out.indices, read_split("held_out").indices)
     assert set(read_split("calibration").indices) <= set(train.indices)

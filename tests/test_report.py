@@ -36,7 +36,9 @@ def artifact(path: str, kind: Format = Format.ONNX) -> Artifact:
 def manifest(name: str, *artifacts: Artifact) -> Manifest:
     spec = ModelSpec(name, Preprocessing((8, 8)), attention="coordatt", source_sha256="cd" * 32)
     fold = {"folded": 3, "max_relative_error": 2e-8, "layers": []}
-    return Manifest(spec, (), (), artifacts, (GoldenCase("noise"),), (), fold, {}, (("torch", "2.13.0"),), "deploy me")
+    versions = (("torch", "2.13.0"),)
+    golden = (GoldenCase("noise"),)
+    return Manifest(spec, (), (), artifacts, golden, fold=fold, tool_versions=versions, command="deploy me")
 
 
 def row(layer: str, db: float | None = 130.0, *, passed: bool | None = True, **more: Any) -> dict[str, Any]:

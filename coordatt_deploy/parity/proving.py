@@ -1,9 +1,7 @@
 """Parity of a bundle: run every artifact, hand what it gives to the judges, write ``reports/parity.json``."""
 
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -23,7 +21,7 @@ from coordatt_deploy.parity.tolerances import Tolerances
 from coordatt_deploy.parity.verdicts import ArtifactParity, ParityReport
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.saturation import saturation_warning
-from coordatt_deploy.quiet import captured, log_folder, set_environment
+from coordatt_deploy.quiet import logged, set_environment
 from coordatt_deploy.runtimes import Runner, runtime
 from coordatt_deploy.runtimes.provenance import check_provenance
 from coordatt_deploy.specs import Artifact, Format, Precision
@@ -295,12 +293,3 @@ def _with_layers(verdict: ArtifactParity, layers: ArtifactLayers) -> ArtifactPar
         return replace(verdict, layers=layers)
     problem = "; ".join(filter(None, [verdict.problem, layers.sentence().partition(": ")[2]]))
     return replace(verdict, layers=layers, passed=False, problem=problem)
-
-
-@contextmanager
-def logged(name: str) -> Iterator[None]:
-    """Keep what runtimes print in a log, which is removed when nothing went wrong."""
-    log = log_folder() / f"{name}-{os.getpid()}.log"
-    with captured(log):
-        yield
-    log.unlink(missing_ok=True)

@@ -40,6 +40,7 @@ class Contents:
         profile: ``reports/profile.json``; None where nothing was timed.
         operators: By artifact path: how many of each operator, and a remark.
         made: When and by which version, for the foot of the page.
+        accuracy: ``reports/evaluate.json``; None where accuracy was not measured.
     """
 
     manifest: Manifest
@@ -48,6 +49,7 @@ class Contents:
     profile: Document | None
     operators: Mapping[str, tuple[Mapping[str, int], str | None]] = field(default_factory=dict)
     made: str = ""
+    accuracy: Document | None = None
 
 
 def page(contents: Contents) -> str:
@@ -81,6 +83,8 @@ def _sections(contents: Contents) -> Iterable[str]:
     if contents.parity is not None:
         yield _depth(contents.parity)
         yield _outputs(contents.parity)
+    if contents.accuracy is not None:
+        yield _accuracy(contents.accuracy)
     if contents.profile is not None:
         yield _latency(contents.profile, start=100)
     yield _sizes(contents)
@@ -271,6 +275,37 @@ def _outputs(parity: Document) -> str:
     heads = ("file", "output"), ("worst error", "allowed", "SQNR", "cosine", "top-1 agreement", "beyond")
     notes = "".join(f'<p class="small soft">{escape(text)}</p>' for text in [*allowed, *drift])
     return f"<section><h2>Output errors</h2>{_table('Output errors', *heads, rows)}{notes}</section>"
+
+
+def _accuracy(document: Document) -> str:
+    dataset, subjects = document["dataset"], document["subjects"]
+    rows = []
+    for item in subjects:
+        low, high = item["interval_points"] or (None, None)
+        compared = item["difference_points"] is not None
+        cells = (
+            number(item["top1"], ".2%"), number(item["top5"], ".2%"), number(item["difference_points"], "+.2f"),
+            f"{low:+.2f} … {high:+.2f}" if compared else "–",
+            f"{item['lost']:,} / {item['gained']:,}" if compared else "–", number(item["agreement"], ".2%"),
+            decibel(item["sqnr_db"], item["exact"]),
+        )  # fmt: skip
+        rows.append(_row((file_name(item["name"]), item["runtime"] or "–"), cells, bad=item["passed"] is False))
+    texts = [f"{file_name(item['name'])}: {text}" for item in subjects for text in (item["problem"], item["warning"])
+             if text]  # fmt: skip
+    texts += document["notes"]
+    if dataset["unreadable"]:
+        names = ", ".join(str(item["image"]) for item in dataset["unreadable"][:5])
+        texts.append(f"{len(dataset['unreadable'])} images could not be read and are in no figure: {names}")
+    allowed = document["max_drop_points"]
+    limit = "" if allowed is None else f" At most {allowed:g} points may be lost."
+    heads = ("file", "runtime"), ("top-1", "top-5", "difference", "95 % interval", "lost / gained", "agreement", "SQNR")
+    notes = "".join(f'<p class="small soft">{escape(str(text))}.</p>' for text in texts)
+    return (
+        "<section><h2>Accuracy on labelled images</h2>"
+        f'<p class="small">{dataset["images"]:,} images of {escape(str(dataset["source"]))} in {dataset["classes"]}'
+        " classes. The difference is in percentage points of top-1 to the first row; lost are the images that only the"
+        f" first row gets right.{limit}</p>{_table('Accuracy', *heads, rows)}{notes}</section>"
+    )
 
 
 def _latency(profile: Document, start: int) -> str:

@@ -1,0 +1,81 @@
+"""Accuracy on the terminal."""
+
+from rich.text import Text
+
+from coordatt_deploy.evaluation.verdicts import Accuracy, Evaluation
+from coordatt_deploy.report import screen
+
+NAMED = 5  # unreadable images that the table lists
+
+
+def show(evaluation: Evaluation) -> None:
+    """One line per subject, and under them what to know of the images."""
+    top5 = any(item.correct_top5 is not None for item in evaluation.subjects)
+    figures = ["top-1", *(["top-5"] if top5 else []), "difference", "95 % interval", "lost/gained", "agreement", "SQNR"]
+    columns = ["subject", "runtime", *figures, *(["drop"] if evaluation.max_drop is not None else [])]
+    dataset = evaluation.dataset
+    title = f"Accuracy on {evaluation.images:,} images of {dataset.source}, {evaluation.classes} classes"
+    if evaluation.target is not None:
+        title += f", on {evaluation.target}"
+    table = screen.new_table(title, *columns, right=figures)
+    for item in evaluation.subjects:
+        name = screen.label(item.artifact) if item.artifact else Text(item.name)
+        cells = _cells(item, evaluation.images, top5=top5)
+        verdict = [_verdict(item)] if evaluation.max_drop is not None else []
+        table.add_row(name, item.runtime or "–", *cells, *verdict)
+    console = screen.new_console()
+    console.print(table)
+    for text, style in _remarks(evaluation):
+        console.print(Text(text, style=style))
+
+
+def _cells(item: Accuracy, images: int, *, top5: bool) -> list[str]:
+    if item.correct is None:
+        return ["–"] * (6 + top5)
+    cells = [f"{item.correct / images:.2%}"]
+    if top5:
+        cells.append("–" if item.correct_top5 is None else f"{item.correct_top5 / images:.2%}")
+    pair = item.difference
+    if pair is None:
+        return [*cells, "–", "–", "–", "–", "–"]
+    low, high = pair.interval_points
+    sqnr = "–" if item.sqnr_db is None else f"{item.sqnr_db:.1f} dB"
+    return [*cells, f"{pair.points:+.2f}", f"{low:+.2f} … {high:+.2f}", f"{pair.lost}/{pair.gained}",
+            f"{item.agreement:.2%}", sqnr]  # fmt: skip
+
+
+def _verdict(item: Accuracy) -> Text:
+    if item.passed is None:
+        return Text("not run" if item.missing else "–", style="yellow" if item.missing else "")
+    return Text("within", style="green") if item.passed else Text("BEYOND", style="bold red")
+
+
+def _remarks(evaluation: Evaluation) -> list[tuple[str, str]]:
+    remarks = [(f"{item.name}: {item.problem}", "yellow" if item.missing else "red")
+               for item in evaluation.subjects if item.problem]  # fmt: skip
+    remarks += [(f"{path}: not run: {reason}", "yellow") for path, reason in evaluation.skipped]
+    remarks += [(f"{item.name}: {item.warning}", "yellow") for item in evaluation.subjects if item.warning]
+    remarks += [(f"{item.name}: NaN or infinity in the logits of {item.nonfinite} images", "red")
+                for item in evaluation.subjects if item.nonfinite]  # fmt: skip
+    if evaluation.unreadable:
+        count = len(evaluation.unreadable)
+        remarks.append((f"{count} images could not be read and were left out of every figure:", "yellow"))
+        remarks += [(f"  {name}: {reason}", "yellow") for name, reason in evaluation.unreadable[:NAMED]]
+        if count > NAMED:
+            remarks.append((f"  and {count - NAMED} more, named in reports/evaluate.json", "yellow"))
+    remarks += [(note, "yellow") for note in evaluation.notes]
+    if evaluation.max_drop is not None:
+        remarks += [(text, "bold red") for text in _beyond(evaluation)]
+    baseline = evaluation.subjects[0].name
+    points = f"difference: percentage points of top-1 to {baseline}; lost: images that only {baseline} gets right"
+    remarks.append((f"{points}; interval: Tango's, for paired proportions", "dim"))
+    return remarks
+
+
+def _beyond(evaluation: Evaluation) -> list[str]:
+    texts = []
+    for item in evaluation.subjects:
+        if item.passed is False and item.difference is not None:
+            pair = item.difference
+            texts.append(f"{item.name}: {-pair.points:.2f} points lost, {evaluation.max_drop:g} allowed")
+    return texts
