@@ -123,7 +123,9 @@ def _double_one_weight_coreml(path, rng):
     kernel = kernels[rng.integers(len(kernels))]
     file = next(path.rglob("weight.bin"))
     content = file.read_bytes()
-    values = kernel.reshape(-1).copy()
+    # the evaluator holds float16 weights in float32; the file does not
+    stored = next(dtype for dtype in (np.float32, np.float16) if kernel.astype(dtype).tobytes() in content)
+    values = kernel.astype(stored).reshape(-1)
     start = content.index(values.tobytes())
     values[_usual(values)] *= 2
     file.write_bytes(content[:start] + values.tobytes() + content[start + values.nbytes :])
