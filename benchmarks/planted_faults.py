@@ -34,8 +34,8 @@ from coordatt_deploy.graph.capture import weight
 from coordatt_deploy.graph.layer_reference import ReferenceLayers
 from coordatt_deploy.graph.reference import load_graph
 from coordatt_deploy.layers import LayerMap
+from coordatt_deploy.parity.inputs import choose_cases, localise
 from coordatt_deploy.parity.layer_parity import ArtifactLayers
-from coordatt_deploy.parity.localise import choose_cases, localise
 from coordatt_deploy.parity.outputs import TOLERANCES
 from coordatt_deploy.quiet import captured
 from coordatt_deploy.runtimes.mlprogram import block_of, read_model

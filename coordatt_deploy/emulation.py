@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from coordatt_deploy import targets
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.errors import DeployError, UsageError
-from coordatt_deploy.parity.localise import choose_cases
+from coordatt_deploy.parity.inputs import choose_cases
 from coordatt_deploy.parity.proving import Trial, check_artifact, golden_trial
 from coordatt_deploy.parity.tolerances import Tolerances
 from coordatt_deploy.parity.verdicts import ArtifactParity, ParityReport

@@ -242,3 +242,31 @@ def test_an_interrupted_export_leaves_nothing_behind(tmp_path):
     assert 130 == process.returncode, said
     assert "nothing was left half written" in said
     assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("doctor",), 0),
+        (("models",), 0),
+        (("export",), 3),
+        *(((command, "nothing-here"), 2) for command in ("parity", "profile", "report")),
+        (("parity", "nothing-here", "--target", "qemu-arm64"), 2),
+    ],
+)
+def test_a_board_needs_neither_torch_nor_a_converter(arguments, expected, tmp_path):
+    """
+    With none of them to import, each command does its work or says in one line what it needs.
+    """
+    script = (
+        "import sys\n"
+        "for name in ('torch', 'onnx', 'onnxscript', 'coremltools', 'litert_torch', 'safetensors', 'sklearn'):\n"
+        "    sys.modules[name] = None\n"
+        "from coordatt_deploy.cli import main\n"
+        f"main({list(arguments)!r})"
+    )
+    result = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+
+    assert expected == result.returncode, result.stderr
+    assert "Traceback" not in result.stderr
+    assert expected == 0 or result.stderr.startswith("Error: ")

@@ -124,3 +124,14 @@ def _check(where: str, value: NDArray[Any], spec: TensorSpec, preprocessing: Pre
             f"{where} lies between {found[0]:.4g} and {found[1]:.4g}; preprocessed images of this model lie between"
             f" {low:.4g} and {high:.4g}: scale and normalise the pixels first, or give the folder of images itself"
         )
+
+
+def choose_cases(names: Sequence[str], most: int = 6) -> list[int]:
+    """Choose golden cases for the layers: a few images, and tensors that no image gives.
+
+    Two of the made-up tensors are always among them; a dead channel behind every image wakes up for noise.
+    """
+    wanted = [index for index, name in enumerate(names) if name.startswith(("noise", "checkerboard"))]
+    others = [index for index in range(len(names)) if index not in wanted]
+    stride = max(1, len(others) // max(1, most - len(wanted)))
+    return sorted([*wanted, *others[::stride][: max(1, most - len(wanted))]])

@@ -167,14 +167,3 @@ def _count(
             judge.misfits.setdefault(layer.layer_id, f"its tensor does not fit the layer map ({error})")
             continue
         judge.add(tallies, layer.layer_id, value, reference, rounding[layer.layer_id])
-
-
-def choose_cases(names: Sequence[str], most: int = 6) -> list[int]:
-    """Choose golden cases for the layers: a few images, and tensors that no image gives.
-
-    Two of the made-up tensors are always among them; a dead channel behind every image wakes up for noise.
-    """
-    wanted = [index for index, name in enumerate(names) if name.startswith(("noise", "checkerboard"))]
-    others = [index for index in range(len(names)) if index not in wanted]
-    stride = max(1, len(others) // max(1, most - len(wanted)))
-    return sorted([*wanted, *others[::stride][: max(1, most - len(wanted))]])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from coordatt_deploy import host
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.errors import DeployError, MissingDependencyError, UsageError
-from coordatt_deploy.parity.inputs import read_inputs
+from coordatt_deploy.parity.inputs import choose_cases, read_inputs
 from coordatt_deploy.parity.layer_parity import ArtifactLayers
 from coordatt_deploy.parity.outputs import TOLERANCES, judge
 from coordatt_deploy.parity.tolerances import Tolerances
@@ -209,7 +209,6 @@ def _by_layer(bundle: Bundle, trial: Trial, stages: Stages) -> "tuple[ReferenceL
 
     from coordatt_deploy.graph.layer_reference import ReferenceLayers
     from coordatt_deploy.graph.reference import load_graph
-    from coordatt_deploy.parity.localise import choose_cases
 
     torch.set_num_threads(1)
     with stages.stage("reference by layer"):
