@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from coordatt_deploy import pipeline
+from coordatt_deploy.parity.proving import check_parity
 from coordatt_deploy.pipeline import ExportPlan
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.specs import Format
@@ -34,7 +35,7 @@ def test_a_users_model_is_exported_in_tuned_form_and_proven(model, size, dynamic
     plan = ExportPlan(f"{ZOO / model}", input_size=size, dynamic=dynamic, formats=formats, output_dir=tmp_path / "net")
 
     bundle = pipeline.export(plan, Stages())
-    report = pipeline.check_parity(bundle, Stages())
+    report = check_parity(bundle, Stages())
 
     assert set(formats) == {item.artifact.format for item in report.artifacts}
     assert [] == [(item.artifact.path, item.problem) for item in report.artifacts if not item.passed]
