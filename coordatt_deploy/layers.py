@@ -166,7 +166,7 @@ def _compose(first: Part, then: Part | None) -> Part | None:
     if then is None:
         return None
     axes = first.axes if then.axes is None else (
-        then.axes if first.axes is None else tuple(first.axes[axis] for axis in then.axes)
+        then.axes if first.axes is None else tuple(first.axes[axis] for axis in _without_surplus(then.axes, first.axes))
     )  # fmt: skip
     factor: float | tuple[float, ...]
     if isinstance(first.factor, tuple) or isinstance(then.factor, tuple):
@@ -178,6 +178,11 @@ def _compose(first: Part, then: Part | None) -> Part | None:
         start = then.channels[0] + first.channels[0]
         channels = (start, start + first.channels[1] - first.channels[0])
     return Part(then.tensor, axes, factor, channels)
+
+
+def _without_surplus(axes: tuple[int, ...], of_value: tuple[int, ...]) -> tuple[int, ...]:
+    """The order of the axes that the value has; those beyond are of size 1, stand last, and are left out."""
+    return tuple(axis for axis in axes if axis < len(of_value))
 
 
 def restore(layer: Layer, tensors: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:

@@ -133,3 +133,15 @@ def test_layers_that_share_a_tensor_leave_each_other_room():
     for layers in ([both, *halves], [both, halves[1]], halves, halves[::-1]):
         tensors = place_all(layers, values, {"t": (1, 4, 2)})
         assert np.array_equal(strips, restore(both, tensors))
+
+
+def test_a_sequence_may_lie_in_an_image_that_is_turned():
+    """
+    A value (N, C, positions) lies in a tensor (N, C, positions, 1), of which a later stage makes channels-last.
+    """
+    value = VALUE[:, :, :, 0]  # (1, 6, 4)
+    first = LayerMap((_layer(Part("wide", (0, 1, 2)), shape=value.shape),))
+
+    (layer,) = first.carried({"wide": Part("last", (0, 2, 3, 1))}).layers
+
+    assert np.array_equal(value, restore(layer, {"last": value.transpose(0, 2, 1)[:, :, None]}))

@@ -24,6 +24,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, f
 from coordatt_deploy import tensors
 from coordatt_deploy.errors import ConversionError, UsageError
 from coordatt_deploy.graph.mutations import exchange, functional
+from coordatt_deploy.graph.summing import in_sequence
 from coordatt_deploy.graph.tidy import compute_constants, read_sizes_late
 from coordatt_deploy.layers import Layer, LayerMap, Part
 from coordatt_deploy.quiet import captured, log_folder
@@ -387,6 +388,7 @@ class _Recorder(fx.Interpreter):
     """Runs a graph in one type and keeps the values of the nodes asked for.
 
     Tensors that the graph makes itself, or casts, come in the type of the capture and are brought to that of the run.
+    Means in float32 are summed as phones sum (``summing``).
     """
 
     def __init__(
@@ -404,6 +406,8 @@ class _Recorder(fx.Interpreter):
         value = super().run_node(n)
         if isinstance(value, torch.Tensor) and value.is_floating_point():
             value = value.to(self.dtype)
+            if is_tensor(n) and n.args and isinstance(n.args[0], fx.Node):
+                value = in_sequence(n, operator_name(n), self.env[n.args[0]], value)
         if self.after is not None and isinstance(value, torch.Tensor) and value.is_floating_point():
             value = self.after(value)
         if n.name in self.nodes:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import fx
 
 from coordatt_deploy.graph.capture import Feeds, Graph, operator_name, prepare
+from coordatt_deploy.graph.summing import in_sequence
 from coordatt_deploy.specs import Precision
 
 Values = dict[str, NDArray[np.float64]]
@@ -201,6 +202,8 @@ class _Restarting(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         if isinstance(value, torch.Tensor) and value.is_floating_point():
+            if n.op == "call_function" and n.args and isinstance(n.args[0], fx.Node):
+                value = in_sequence(n, operator_name(n), self.env[n.args[0]], value)
             value = value if self.after is None else self.after(value)
             if n.name in self.nodes:
                 self.kept[n.name] = value.numpy()

@@ -111,6 +111,7 @@ class _Run:
         self.tensors = tuple(dict.fromkeys(part.tensor for layer in self.present for part in layer.parts))
         self.cuts = frozenset(layer.layer_id for layer in self.present)
         self.stirred = _own_tensors(self.present)
+        self.makers = _makers(self.present)
 
     def case(
         self,
@@ -127,7 +128,10 @@ class _Run:
             return False
         shapes = {name: np.shape(whole[name]) for name in self.tensors}
         made = pieces(place_all(self.present, exact.values, shapes))
-        _count(judge, self.present, made, exact.values, reference.local(feeds, basis, exact, self.cuts), judge.alone)
+        local = reference.local(feeds, basis, exact, self.cuts)
+        # What is seen at a view is the rounding of the layer that made its tensor; the view itself rounds nothing.
+        local |= {view: max(local[item] for item in (view, *made_by)) for view, made_by in self.makers.items()}
+        _count(judge, self.present, made, exact.values, local, judge.alone)
         if self.probing and number < PROBES:
             probe = reference.probe(feeds, exact, self.stirred, seed=number)
             made = pieces(place_all(self.present, probe.given, shapes))
@@ -147,6 +151,19 @@ def _own_tensors(present: Sequence[Layer]) -> frozenset[str]:
             found.append(layer.layer_id)
         taken |= tensors
     return frozenset(found)
+
+
+def _makers(present: Sequence[Layer]) -> dict[str, tuple[str, ...]]:
+    """Return, for each layer that is a view of earlier layers' tensors, those layers."""
+    holders: dict[str, list[str]] = {}
+    found = {}
+    for layer in present:
+        shared = [holder for part in layer.parts for holder in holders.get(part.tensor, ())]
+        if shared:
+            found[layer.layer_id] = tuple(dict.fromkeys(shared))
+        for part in layer.parts:
+            holders.setdefault(part.tensor, []).append(layer.layer_id)
+    return found
 
 
 def _count(

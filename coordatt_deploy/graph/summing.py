@@ -1,0 +1,53 @@
+"""Means as phones take them: one element after another in float32.
+
+torch sums in 32 lanes and in a tree, so its own rounding of a mean over n elements hardly grows with n. TFLite's and
+ONNX Runtime's kernels add one after another, which costs up to n roundings: over a 32x32 map 20 times as much as
+torch's order was measured. What a correct file may differ by must be measured in the order that files compute in.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+_POOLS = frozenset({"adaptive_avg_pool2d", "avg_pool2d"})
+
+
+def in_sequence(node: fx.Node, operator: str, source: Any, result: torch.Tensor) -> torch.Tensor:
+    """Return *result* with its sums taken one after another, where *node* is a mean; else *result* itself.
+
+    Args:
+        node: The call.
+        operator: Its name, e.g. ``mean``.
+        source: What it takes first.
+        result: What torch made of it.
+    """
+    if not isinstance(source, torch.Tensor) or source.dtype != torch.float32 or result.dtype != torch.float32:
+        return result
+    axes = _averaged(node, operator, source, result)
+    if not axes:
+        return result
+    count = math.prod(source.shape[axis] for axis in axes)
+    last = torch.movedim(source, axes, tuple(range(-len(axes), 0))).reshape(-1, count)
+    sums = np.add.accumulate(last.numpy(), axis=1, dtype=np.float32)[:, -1]
+    return torch.from_numpy(sums / np.float32(count)).reshape(result.shape)
+
+
+def _averaged(node: fx.Node, operator: str, source: torch.Tensor, result: torch.Tensor) -> tuple[int, ...]:
+    """The axes of *source* that the call averages completely; none where it does anything else."""
+    if operator == "mean":
+        given = node.args[1] if len(node.args) > 1 else None
+        axes = given if isinstance(given, list | tuple) else range(source.ndim) if given is None else [given]
+        return tuple(sorted(int(axis) % source.ndim for axis in axes))  # type: ignore[call-overload]
+    if operator not in _POOLS or source.ndim != 4 or result.ndim != 4:
+        return ()
+    axes = tuple(axis for axis in (2, 3) if result.shape[axis] == 1 < source.shape[axis])
+    if any(result.shape[axis] != source.shape[axis] for axis in (2, 3) if axis not in axes):
+        return ()
+    if operator == "avg_pool2d":
+        window: Any = node.args[1]
+        if list(window) != [source.shape[axis] if axis in axes else 1 for axis in (2, 3)] or len(node.args) > 3:
+            return ()
+    return axes
