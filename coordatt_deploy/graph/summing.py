@@ -38,9 +38,9 @@ def in_sequence(node: fx.Node, operator: str, source: Any, result: torch.Tensor)
 def _averaged(node: fx.Node, operator: str, source: torch.Tensor, result: torch.Tensor) -> tuple[int, ...]:
     """The axes of *source* that the call averages completely; none where it does anything else."""
     if operator == "mean":
-        given = node.args[1] if len(node.args) > 1 else None
-        axes = given if isinstance(given, list | tuple) else range(source.ndim) if given is None else [given]
-        return tuple(sorted(int(axis) % source.ndim for axis in axes))  # type: ignore[call-overload]
+        given: Any = node.args[1] if len(node.args) > 1 else None
+        listed = given if isinstance(given, list | tuple) else range(source.ndim) if given is None else [given]
+        return tuple(sorted(int(axis) % source.ndim for axis in listed))
     if operator not in _POOLS or source.ndim != 4 or result.ndim != 4:
         return ()
     axes = tuple(axis for axis in (2, 3) if result.shape[axis] == 1 < source.shape[axis])
