@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from coordatt_deploy.errors import BundleError, UsageError
 from coordatt_deploy.layers import LayerMap
-from coordatt_deploy.specs import SCHEMA_VERSION, Artifact, Format, ModelSpec, TensorSpec, to_json
+from coordatt_deploy.specs import SCHEMA_VERSION, Artifact, Format, ModelSpec, TensorSpec, from_json, to_json
 
 MANIFEST: Final = "manifest.json"
 REPORTS: Final = "reports"
@@ -105,7 +105,7 @@ class Manifest:
             BundleError: No JSON, another schema, or a missing or misshapen entry.
         """
         try:
-            document = json.loads(text)
+            document = from_json(text)
             version = document.get("schema_version")
             if version != SCHEMA_VERSION:
                 raise BundleError(

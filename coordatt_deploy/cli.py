@@ -15,7 +15,7 @@ import click
 
 from coordatt_deploy import __version__
 from coordatt_deploy.errors import DeployError, UsageError
-from coordatt_deploy.specs import SCHEMA_VERSION, Format, Precision, RangeMethod, TargetCpu, member, to_json
+from coordatt_deploy.specs import SCHEMA_VERSION, Format, Precision, RangeMethod, TargetCpu, from_json, member, to_json
 
 INTERRUPTED: Final = 130  # as shells say it: no check failed
 F = TypeVar("F", bound=Callable[..., Any])
@@ -101,7 +101,7 @@ def _json_object(context: click.Context, parameter: click.Parameter, value: str 
     if value is None:
         return None
     try:
-        document = json.loads(value)
+        document = from_json(value)
     except ValueError as error:
         raise click.BadParameter(f"{value!r} is no JSON ({error})", context, parameter) from None
     if not isinstance(document, dict):

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordatt_deploy.errors import BundleError
-from coordatt_deploy.specs import SCHEMA_VERSION, to_json
+from coordatt_deploy.specs import SCHEMA_VERSION, from_json, to_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ class LayerMap:
             BundleError: It is missing, no JSON, or of another schema.
         """
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = from_json(path.read_text(encoding="utf-8"))
             if document["schema_version"] != SCHEMA_VERSION:
                 raise BundleError(f"{path.name}: schema_version is {document['schema_version']}, expected 1")
             return cls(tuple(Layer.from_json(item) for item in document["layers"]))

@@ -1,6 +1,5 @@
 """Write reports of a bundle from the documents that ``parity`` and ``profile`` left in it."""
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +11,7 @@ from coordatt_deploy.errors import BundleError, DeployError, UsageError
 from coordatt_deploy.report.page import Contents, page
 from coordatt_deploy.report.summaries import junit, markdown
 from coordatt_deploy.runtimes.operators import count_operators
-from coordatt_deploy.specs import SCHEMA_VERSION
+from coordatt_deploy.specs import SCHEMA_VERSION, from_json
 
 PAGE: Final = "report.html"
 
@@ -60,7 +59,7 @@ def read_report(bundle: Bundle, name: str) -> Mapping[str, Any] | None:
         return None
     again = f"write it again with: coordatt-deploy {path.stem} {bundle.root}"
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BundleError(f"reports/{name} cannot be read ({error}); {again}") from None
     found = document.get("schema_version") if isinstance(document, dict) else None

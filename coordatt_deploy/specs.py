@@ -6,6 +6,7 @@ Shapes are batch first. Sizes are (height, width) in pixels, bytes are bytes, ti
 
 import dataclasses
 import enum
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -236,6 +237,18 @@ def to_json(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def from_json(text: str) -> Any:
+    """Parse a JSON text that may come from anybody.
+
+    Raises:
+        ValueError: It is no JSON, or is nested deeper than any document of ours.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def metadata(spec: ModelSpec, target_cpu: TargetCpu | None = None) -> dict[str, Any]:

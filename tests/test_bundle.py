@@ -84,7 +84,7 @@ def test_reports_are_not_covered(bundle):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"schema_version": 2}', '{"schema_version": "1"}', '{"schema_version": 1}']
+    "text", ["", "{", "[]", "[" * 100_000, '{"schema_version": 2}', '{"schema_version": "1"}', '{"schema_version": 1}']
 )
 def test_a_damaged_or_foreign_manifest_is_refused(bundle, text):
     """

@@ -21,7 +21,7 @@ from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.graph.capture import DynamicSize, Graph, attach, is_call, weight
 from coordatt_deploy.layers import Layer, LayerMap
-from coordatt_deploy.specs import SCHEMA_VERSION, TensorSpec, to_json
+from coordatt_deploy.specs import SCHEMA_VERSION, TensorSpec, from_json, to_json
 
 # Python's own functions that torch.export leaves in a graph: picking from a tuple, and arithmetic on sizes.
 PLAIN: Final[Mapping[str, Callable[..., Any]]] = {
@@ -70,7 +70,7 @@ def load_graph(folder: Path) -> Graph:
         BundleError: A file is missing or damaged, or a call is not one that a captured graph makes.
     """
     try:
-        document = json.loads((folder / "graph.json").read_text(encoding="utf-8"))
+        document = from_json((folder / "graph.json").read_text(encoding="utf-8"))
         weights = load_file(folder / "weights.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
         raise BundleError(f"{folder.name} holds no captured graph: {error}") from error

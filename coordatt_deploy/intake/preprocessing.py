@@ -7,7 +7,6 @@ The keys are those of ``specs.Preprocessing``; a bundle's manifest holds the sam
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from coordatt_deploy.errors import UsageError, nearest
-from coordatt_deploy.specs import Preprocessing
+from coordatt_deploy.specs import Preprocessing, from_json
 
 _NUMBERS: Final = {"mean": 3, "std": 3, "input_range": 2, "size": 2}
 _WORDS: Final = {"colour": str.upper, "resize": str.lower, "crop": str.lower}
@@ -28,7 +27,7 @@ def read_preprocessing(path: Path) -> dict[str, Any]:
         UsageError: It is missing, no JSON object, has an unknown key (the nearest is named) or a value of another kind.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = from_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist; expected a JSON file of preprocessing") from None
     except (OSError, ValueError) as error:

@@ -10,7 +10,6 @@ min_sqnr_db = 18.0                    # instead of a multiple
 min_top1_agreement = 0.95
 """
 
-import json
 import math
 import tomllib
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from typing import Any, Final
 
 from coordatt_deploy.errors import UsageError, nearest
 from coordatt_deploy.parity.outputs import TOLERANCES, Tolerance
-from coordatt_deploy.specs import Format, Precision, member
+from coordatt_deploy.specs import Format, Precision, from_json, member
 
 KEYS: Final = ("multiple", "min_sqnr_db", "min_top1_agreement")
 Tolerances = Mapping[tuple[Format, Precision], Tolerance]
@@ -60,7 +59,7 @@ def read_tolerances(path: Path, table: Tolerances = BUILT_IN) -> Tolerances:
 def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
-        document = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
+        document = from_json(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
     except FileNotFoundError:
         raise UsageError(f"there is no tolerance file {path}") from None
     except (OSError, ValueError) as error:  # both parsers raise kinds of ValueError

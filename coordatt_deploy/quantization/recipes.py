@@ -21,7 +21,7 @@ from typing import Any, Final, Self
 
 from coordatt_deploy.errors import UsageError, nearest
 from coordatt_deploy.layers import LayerMap
-from coordatt_deploy.specs import SCHEMA_VERSION, Format, Precision, RangeMethod, TargetCpu, member, to_json
+from coordatt_deploy.specs import SCHEMA_VERSION, Format, Precision, RangeMethod, TargetCpu, from_json, member, to_json
 
 
 class Mode(enum.StrEnum):
@@ -197,7 +197,7 @@ def load_recipe(text: str) -> Recipe:
     if path.suffix != ".json":
         return parse(text)
     try:
-        return Recipe.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return Recipe.from_json(from_json(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise UsageError(f"cannot read the recipe file {path}: {error.strerror}") from error
     except ValueError as error:

@@ -9,7 +9,6 @@ float32), and its result is rounded to fp16, where what is too large becomes inf
 coremltools' own package reader rewrites the manifest of whatever it opens, so it is not used here.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -24,6 +23,7 @@ from coordatt_deploy.coremltools_quietly import load_mil, mil_types, proto
 from coordatt_deploy.errors import BundleError, DeployError
 from coordatt_deploy.runtimes.mlprogram_ops import MOVES, OPERATORS
 from coordatt_deploy.runtimes.mlprogram_windows import UnsupportedFormError
+from coordatt_deploy.specs import from_json
 
 Array = NDArray[Any]
 
@@ -237,7 +237,7 @@ def read_model(path: Path) -> tuple[Any, Path]:
         BundleError: The package is missing or damaged.
     """
     try:
-        manifest = json.loads((path / "Manifest.json").read_text(encoding="utf-8"))
+        manifest = from_json((path / "Manifest.json").read_text(encoding="utf-8"))
         entry = PurePosixPath(manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"])
         if entry.is_absolute() or ".." in entry.parts:
             raise BundleError(f"{path.name}: its manifest names a file outside the package ({entry})")
