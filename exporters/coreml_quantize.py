@@ -22,6 +22,7 @@ from coordatt_deploy.coremltools_quietly import proto
 from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.exporters import Exported, ExportRequest
 from coordatt_deploy.exporters.coreml import DATE_KEY, MODEL_FOLDER, write_package
+from coordatt_deploy.layers import LayerMap, Part
 from coordatt_deploy.quantization.ranges import Range, needed
 from coordatt_deploy.quantization.recipes import Mode, Recipe, checked, tensors_of
 from coordatt_deploy.specs import Format
@@ -63,7 +64,43 @@ def quantize(
         except Exception as error:
             raise ConversionError(f"coremltools cannot apply {recipe.name}: {error}") from error
         _write(model, recipe, request)
-    return exported
+        layers = _with_factors(exported.layers, _rescaled(_block(model.get_spec())))
+    return Exported(exported.inputs, exported.outputs, layers)
+
+
+def _rescaled(block: Any) -> dict[str, float]:
+    """Return the tensors that are another multiple of the layer's value than before, with the factor between.
+
+    So that int8 sums stay int8, coremltools lets the first ``dequantize`` before an ``add`` give whole steps, not
+    floats, changes the second to match, and takes the factor back in the ``quantize`` behind.
+    """
+    constants = {operation.outputs[0].name: operation for operation in block.operations if operation.type == "const"}
+    made_by = {output.name: operation for operation in block.operations for output in operation.outputs}
+
+    def scale(operation: Any) -> float | None:
+        return _scalar(constants.get(operation.inputs["scale"].arguments[0].name))
+
+    found: dict[str, float] = {}
+    for operation in block.operations:
+        if operation.type != "add":
+            continue
+        after = made_by.get(operation.inputs["x"].arguments[0].name)
+        if after is None or after.type != "dequantize":
+            continue
+        before = made_by.get(after.inputs["input"].arguments[0].name)
+        if before is None or before.type != "quantize":
+            continue
+        given, stored = scale(after), scale(before)
+        if given and stored:  # what was stored may itself be a sum of whole steps
+            factor = given / stored * found.get(before.inputs["input"].arguments[0].name, 1.0)
+            if factor != 1.0:
+                found[operation.outputs[0].name] = factor
+    return found
+
+
+def _with_factors(layers: LayerMap, factors: Mapping[str, float]) -> LayerMap:
+    tensors = {part.tensor for layer in layers.layers for part in layer.parts}
+    return layers.carried({name: Part(name, factor=factors.get(name, 1.0)) for name in tensors})
 
 
 def _with_activations(model: Any, ranges: Mapping[str, Range], kept: set[str]) -> Any:
