@@ -1,0 +1,1 @@
+"""Faults planted into real files, to see whether the parity report names the layer."""

@@ -1,0 +1,190 @@
+"""Plant faults into copies of a bundle's artifacts, and see what the parity report says."""
+
+import copy
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from benchmarks.faults.coreml_file import CoremlFile
+from benchmarks.faults.files import Array, EditedFile, Op
+from benchmarks.faults.onnx_file import OnnxFile
+from benchmarks.faults.planters import FAULTS, Place, Planter
+from benchmarks.faults.tflite_file import TfliteFile
+from coordatt_deploy.bundle import Bundle, open_bundle
+from coordatt_deploy.errors import DeployError
+from coordatt_deploy.graph.capture import weight
+from coordatt_deploy.graph.layer_reference import ReferenceLayers
+from coordatt_deploy.graph.reference import load_graph
+from coordatt_deploy.layers import LayerMap
+from coordatt_deploy.parity.inputs import choose_cases
+from coordatt_deploy.parity.layer_parity import ArtifactLayers
+from coordatt_deploy.parity.localise import localise
+from coordatt_deploy.parity.outputs import TOLERANCES, tolerance_of
+from coordatt_deploy.quiet import captured
+from coordatt_deploy.specs import Artifact, Format
+
+FILES: Final[Mapping[Format, type[EditedFile]]] = {
+    Format.ONNX: OnnxFile,
+    Format.TFLITE: TfliteFile,
+    Format.COREML: CoremlFile,
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one planted fault.
+
+    Attributes:
+        planted: The layers that may be named; empty where the file has no place for the fault.
+        detected: Some layer is beyond tolerance.
+        named: The first one is among *planted*.
+        said: The report's sentence.
+    """
+
+    fault: str
+    seed: int
+    planted: tuple[str, ...]
+    detected: bool
+    named: bool
+    said: str
+
+    @property
+    def missed(self) -> bool:
+        """Whether it was planted and not named."""
+        return bool(self.planted) and not (self.detected and self.named)
+
+
+class Bench:
+    """One bundle, its reference run once, faults planted into copies of its artifacts."""
+
+    def __init__(self, root: Path, cases: int = 2) -> None:
+        torch.set_num_threads(1)
+        self.bundle = open_bundle(root)
+        self.reference = _Remembered(load_graph(root / "reference"))
+        inputs, golden = self.bundle.golden("inputs"), self.bundle.manifest.golden
+        chosen = choose_cases([case.name for case in golden])
+        images = [i for i in chosen if golden[i].image][:1]
+        noise = [i for i in chosen if golden[i].name.startswith("noise")][:1]
+        picked = list(dict.fromkeys([*images, *noise, *chosen]))[:cases]
+        real = choose_cases([case.name for case in golden], [case.image is not None for case in golden])
+        self.cases, self.images = (
+            [{name: values[index] for name, values in inputs.items()} for index in indices]
+            for indices in (picked, real)
+        )
+
+    def judge(self, bundle: Bundle, artifact: Artifact) -> ArtifactLayers:
+        """Judge every layer of *artifact*, as it lies in *bundle*."""
+        tolerance = tolerance_of(artifact, TOLERANCES)
+        cases = self.images if tolerance.on_images else self.cases
+        return localise(bundle, artifact, cases, self.reference, tolerance)
+
+    def plant(self, artifact: Artifact, fault: str | Planter, seed: int) -> Outcome:
+        """Edit a copy of *artifact* and judge it; the same fault and seed give the same edit."""
+        planter = FAULTS[fault] if isinstance(fault, str) else fault
+        fault = fault if isinstance(fault, str) else fault.__name__
+        with tempfile.TemporaryDirectory() as folder:
+            bundle = Bundle(Path(folder), self.bundle.manifest)
+            for relative in (artifact.path, artifact.layers):
+                source, target = self.bundle.path(relative), Path(folder) / relative
+                target.parent.mkdir(exist_ok=True)
+                (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
+            layers = bundle.layers(artifact)
+            file = FILES[artifact.format](bundle.path(artifact.path))
+            before = [copy.copy(op) for op in file.ops]
+            random = np.random.default_rng([seed, *fault.encode()])
+            planted = planter(Place(file, layers, artifact, self.norms, random))
+            if not planted:
+                return Outcome(fault, seed, (), False, False, "no place")
+            file.save()
+            expected = expected_layers(before, planted, layers)
+            with captured(Path(folder) / "log"):
+                try:
+                    found = self.judge(bundle, artifact)
+                except DeployError as error:
+                    return Outcome(fault, seed, expected, True, False, f"cannot be run: {error}")
+        first = found.first_diverging_layer
+        return Outcome(fault, seed, expected, found.passed is not True, first in expected, found.sentence())
+
+    def scaled(self, artifact: Artifact, change: float, seed: int) -> Outcome:
+        """Plant a fault that multiplies all weights of a layer by 1 + *change*."""
+
+        def scale(place: Place) -> Sequence[Op]:
+            op, weights, _ = next(place.weighted())
+            place.file.put(op, (weights * (1 + change)).astype(weights.dtype), None)
+            return [op]
+
+        return self.plant(artifact, scale, seed)
+
+    @cached_property
+    def norms(self) -> Mapping[str, tuple[Array, Array]]:
+        """Running variance and shift of every BatchNorm of the captured graph, by layer id."""
+        graph, found = self.reference.graph, {}
+        nodes = {node.name: node for node in graph.module.graph.nodes}
+        for layer, name in self.reference.nodes.items():
+            node = nodes[name]
+            if node.target is torch.ops.aten.batch_norm.default:
+                shift, variance = weight(graph.module, node.args[2]), weight(graph.module, node.args[4])
+                if shift is not None and variance is not None:
+                    found[layer] = (variance.numpy(), shift.numpy())
+        return found
+
+
+class _Remembered(ReferenceLayers):
+    """Values of the reference, computed once: the same inputs come again with each fault."""
+
+    def __init__(self, graph: Any) -> None:
+        super().__init__(graph)
+        self.values: dict[Any, Any] = {}
+
+    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
+        if key not in self.values:
+            self.values[key] = make()
+        return self.values[key]
+
+    def reference(self, feeds: Any) -> Any:
+        return self._once(("exact", id(feeds)), lambda: super(_Remembered, self).reference(feeds))
+
+    def rounding(self, storage: Any, cases: Any, cuts: frozenset[str]) -> Any:
+        key = ("rounding", storage, id(cases), cuts)
+        return self._once(key, lambda: super(_Remembered, self).rounding(storage, cases, cuts))
+
+    def accumulated(self, feeds: Any, rounding: Any, reference: Any) -> Any:
+        key = ("whole", id(feeds), id(rounding))
+        return self._once(key, lambda: super(_Remembered, self).accumulated(feeds, rounding, reference))
+
+    def local(self, feeds: Any, rounding: Any, reference: Any) -> Any:
+        key = ("local", id(feeds), id(rounding))
+        return self._once(key, lambda: super(_Remembered, self).local(feeds, rounding, reference))
+
+    def probe(self, feeds: Any, reference: Any, stirred: frozenset[str], seed: int) -> Any:
+        key = ("probe", id(feeds), stirred, seed)
+        return self._once(key, lambda: super(_Remembered, self).probe(feeds, reference, stirred, seed))
+
+    def probed(self, feeds: Any, rounding: Any, probe: Any) -> Any:
+        key = ("probed", id(feeds), id(rounding), id(probe))
+        return self._once(key, lambda: super(_Remembered, self).probed(feeds, rounding, probe))
+
+
+def expected_layers(ops: Sequence[Op], planted: Sequence[Op], layers: LayerMap) -> tuple[str, ...]:
+    """Return the layers whose value comes out of the planted operators, or out of the next that the map knows."""
+    mapped: dict[str, list[str]] = {}
+    for layer in layers.layers:
+        holder = layers.resolved(layer.layer_id)
+        for part in holder.parts if holder is not None else ():
+            mapped.setdefault(part.tensor, []).append(layer.layer_id)
+    found: list[str] = []
+    open_ends = [name for op in planted for name in op.outputs]
+    while open_ends:
+        name = open_ends.pop()
+        if name in mapped:
+            found += mapped[name]
+        else:
+            open_ends += [output for op in ops if name in op.inputs for output in op.outputs]
+    return tuple(dict.fromkeys(found))
