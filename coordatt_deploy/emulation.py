@@ -7,13 +7,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
-
 from coordatt_deploy import targets
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.errors import DeployError, UsageError
 from coordatt_deploy.parity.inputs import choose_cases
-from coordatt_deploy.parity.proving import Trial, check_artifact, golden_trial
+from coordatt_deploy.parity.proving import check_artifact, golden_trial
 from coordatt_deploy.parity.tolerances import Tolerances
 from coordatt_deploy.parity.verdicts import ArtifactParity, ParityReport
 from coordatt_deploy.progress import Stages
@@ -57,13 +55,9 @@ def check_parity_on(
     name = targets.parse(target)
     able, unable = _split(bundle, targets.target(name.name), formats)
     whole = golden_trial(bundle)
-    chosen = choose_cases(whole.names, CASES)
-    trial = Trial(
-        tuple(whole.names[index] for index in chosen),
-        _pick(whole.inputs, chosen),
-        _pick(whole.outputs, chosen),
-        {kind: _pick(values, chosen) for kind, values in whole.rounding.items()},
-    )
+    images = [index for index, real in enumerate(whole.images) if real]
+    chosen = sorted({*choose_cases(whole.names, most=CASES), *images[:CASES]})  # the latter are for integers alone
+    trial = whole.chosen(chosen)
     verdicts: list[ArtifactParity] = []
     with stages.stage(f"start {name}"):
         machine = guest(name.cpu)
@@ -140,10 +134,6 @@ def statuses() -> tuple[targets.TargetStatus, ...]:
         except DeployError:
             continue
     return tuple(found)
-
-
-def _pick(values: Any, chosen: Sequence[int]) -> dict[str, list[NDArray[Any]]]:
-    return {name: [arrays[index] for index in chosen] for name, arrays in values.items()}
 
 
 def _file(name: targets.TargetName) -> str:

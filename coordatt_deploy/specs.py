@@ -36,6 +36,19 @@ class Precision(enum.StrEnum):
     INT8 = "int8"
 
 
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """What values are rounded to between two operators; computing is in float32.
+
+    Attributes:
+        values: Type that activations are stored in.
+        weight_bits: Of the integers that weights are stored as, one step per output channel; None: as the values.
+    """
+
+    values: Precision
+    weight_bits: int | None = None
+
+
 class TargetCpu(enum.StrEnum):
     """The CPU family whose fastest form an artifact is written in."""
 

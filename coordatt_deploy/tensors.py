@@ -35,10 +35,15 @@ def encode(value: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
 
 def decode(value: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
     """Undo ``encode``: float64, in the reference's layout."""
+    return np.transpose(dequantized(value, spec), np.argsort(axes_to(spec.layout, value.ndim)))
+
+
+def dequantized(value: NDArray[Any], spec: TensorSpec) -> NDArray[np.float64]:
+    """Return the floats that *value* stands for, in the layout that it has."""
     floats = value.astype(np.float64)
     if spec.scale is not None and spec.zero_point is not None:
         floats = (floats - spec.zero_point) * spec.scale
-    return np.transpose(floats, np.argsort(axes_to(spec.layout, value.ndim)))
+    return floats
 
 
 def weights_sha256(state: Mapping[str, NDArray[Any]]) -> str:

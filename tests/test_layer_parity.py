@@ -3,19 +3,26 @@
 import numpy as np
 import pytest
 
+from coordatt_deploy.graph.layer_rounding import RoundingError
 from coordatt_deploy.layers import Layer, LayerMap, Part
-from coordatt_deploy.parity.layer_parity import UNIT_ROUNDOFF, ArtifactLayers, LayerJudge, LayerRow, Tally
+from coordatt_deploy.parity.layer_parity import UNIT_ROUNDOFF, ArtifactLayers, LayerJudge, LayerRow
 from coordatt_deploy.parity.outputs import TOLERANCES
+from coordatt_deploy.parity.tallies import CUT_OFF, Tally
 from coordatt_deploy.specs import Format, Precision
 
 TOLERANCE = TOLERANCES[Format.ONNX, Precision.FP32]
 REFERENCE = np.linspace(-1.0, 1.0, 24).reshape(1, 2, 3, 4)
 ROUNDING = 1e-7
+UNIT = UNIT_ROUNDOFF[Precision.FP32]
+
+
+def rounding(greatest=ROUNDING, noise=(1e-14, 1e-14), step=0.0):
+    return RoundingError(greatest, np.array(noise), step)
 
 
 def tally(error, *, reference=REFERENCE):
-    made = Tally(TOLERANCE.multiple)
-    made.add(reference + error, reference, ROUNDING, UNIT_ROUNDOFF[Precision.FP32])
+    made = Tally(TOLERANCE.multiple, UNIT)
+    made.add(reference + error, reference, rounding())
     return made
 
 
@@ -97,8 +104,8 @@ def test_nothing_is_allowed_where_torch_itself_overflows():
     """
     A rounding error that is not finite gives no tolerance.
     """
-    made = Tally(TOLERANCE.multiple)
-    made.add(REFERENCE + 1e-9, REFERENCE, np.inf, UNIT_ROUNDOFF[Precision.FP32])
+    made = Tally(TOLERANCE.multiple, UNIT)
+    made.add(REFERENCE + 1e-9, REFERENCE, rounding(np.inf))
 
     assert np.inf == made.excess
 
@@ -122,9 +129,9 @@ def test_fused_layer_is_judged_where_it_is_seen():
         Layer("act", "relu6", (1, 2, 3, 4), (Part("t"),)),
         Layer("gone", "cat", (1, 2, 3, 4), absent="lowered away"),
     ))  # fmt: skip
-    judge = LayerJudge(layers, TOLERANCE, Precision.FP32)
+    judge = LayerJudge(layers, TOLERANCE)
     for tallies in (judge.whole, judge.alone):
-        judge.add(tallies, "act", REFERENCE + 0.1, REFERENCE, ROUNDING)
+        judge.add(tallies, "act", REFERENCE + 0.1, REFERENCE, rounding())
     rows = judge.rows()
 
     assert [False, False, None] == [item.passed for item in rows]
@@ -154,3 +161,59 @@ def test_smallest_weight_change():
     expected = TOLERANCE.multiple * ROUNDING / 1.0
     assert expected == pytest.approx(ArtifactLayers(None, "net", (layer,)).smallest_weight_change)
     assert ArtifactLayers(None, "net", ()).smallest_weight_change is None
+
+
+STEP = 0.02
+NOISE = STEP**2 / 12
+GRID = np.random.default_rng(0).uniform(-2.0, 2.0, (1, 4, 40, 40))
+
+
+def on_grid(value, *, reference=GRID, **masks):
+    made = Tally(5.0, 0.0, on_grid=True)
+    made.add(value, reference, rounding(STEP / 2, [NOISE] * 4, STEP), **masks)
+    return made
+
+
+def test_noise_of_a_grid_passes():
+    """
+    Rounding to the grid, and three times as much of it, is within five times what rounding costs.
+    """
+    assert on_grid(np.round(GRID / STEP) * STEP).excess == pytest.approx(1 / 5, rel=0.05)
+    assert on_grid(np.round(GRID / (3 * STEP)) * 3 * STEP).excess < 1
+
+
+def test_one_wrong_channel_of_a_grid_is_seen():
+    """
+    A channel that is off by two steps everywhere is named, though no value of it is far off.
+    """
+    wrong = np.round(GRID / STEP) * STEP
+    wrong[:, 2] += 2 * STEP
+    found = on_grid(wrong)
+
+    assert found.excess > 1
+    assert found.evidence().startswith("channel 2 is off by 7.")
+    assert found.max_steps == pytest.approx(2.5, abs=0.01)
+
+
+def test_values_beyond_the_grid_do_not_count_while_they_are_few():
+    """
+    What calibration left out may be cut off: a few values, not one in ten; inherited ones may be any number.
+    """
+    top = np.quantile(GRID, 1 - CUT_OFF / 2)
+    few, many = (np.minimum(GRID, limit) for limit in (top, np.quantile(GRID, 0.9)))
+    few[GRID > top] -= 1.0
+
+    assert on_grid(few).excess > 1
+    assert on_grid(few, cut_off=top < GRID).excess == 0
+    assert on_grid(many, cut_off=many < GRID).excess > 1
+    assert on_grid(many, inherited=many < GRID).excess == 0
+
+
+def test_nan_on_a_grid():
+    """
+    It is counted, and passes no allowance.
+    """
+    wrong = GRID.copy()
+    wrong[0, 0, 0, 0] = np.nan
+
+    assert (1, np.inf) == (on_grid(wrong).nonfinite, on_grid(wrong).excess)

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,7 +27,11 @@ def test_the_reference_itself_passes(tolerance):
     assert (0.0, float("inf"), 1.0) == (verdict.max_abs_error, verdict.sqnr_db, verdict.top1_agreement)
 
 
-@EVERY
+FLOAT = [pytest.param(t, id=f"{f}-{p}") for (f, p), t in TOLERANCES.items() if t.min_sqnr_db is None]
+INTEGER = [pytest.param(t, id=f"{f}-{p}") for (f, p), t in TOLERANCES.items() if t.min_sqnr_db is not None]
+
+
+@pytest.mark.parametrize("tolerance", FLOAT)
 def test_within_and_beyond_what_is_allowed(tolerance):
     """
     Just inside passes, just outside fails with the place and the allowance.
@@ -42,6 +47,27 @@ def test_within_and_beyond_what_is_allowed(tolerance):
         assert (3, (0, 7)) == (verdict.worst_case, verdict.worst_index)
     assert "1 of 60 elements differ" in verdict.sentence()
     assert "at (0, 7) of golden case 3" in verdict.sentence()
+
+
+@pytest.mark.parametrize("tolerance", INTEGER)
+def test_decibels_and_classes_judge_integers(tolerance):
+    """
+    Noise just below what is asked for passes, just above fails, and the sentence says how much was needed.
+    """
+    noise = [RNG.standard_normal(value.shape) for value in REFERENCE]
+    quiet = -sqnr_db([r + n for r, n in zip(REFERENCE, noise, strict=True)], REFERENCE)
+    for spare, passed in ((1.0, True), (-1.0, False)):
+        gain = 10 ** (-(tolerance.min_sqnr_db + spare + quiet) / 20)
+        candidate = [r + gain * n for r, n in zip(REFERENCE, noise, strict=True)]
+        verdict = judge("logits", candidate, REFERENCE, ROUNDING, replace(tolerance, min_top1_agreement=None))
+        assert (passed, tolerance.min_sqnr_db + spare) == (verdict.passed, pytest.approx(verdict.sqnr_db))
+    assert f"{tolerance.min_sqnr_db:g} dB needed" in verdict.sentence()
+    turned = [np.roll(value, 1, axis=1) for value in REFERENCE]
+    verdict = judge(
+        "logits", turned, REFERENCE, ROUNDING, replace(tolerance, min_sqnr_db=-99.0, min_top1_agreement=0.9)
+    )
+    assert not verdict.passed
+    assert "top-1 agreement 0.0%, 90% needed" in verdict.sentence()
 
 
 @EVERY

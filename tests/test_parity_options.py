@@ -10,7 +10,7 @@ from PIL import Image
 from coordatt_deploy.bundle import Manifest
 from coordatt_deploy.errors import BundleError, UsageError
 from coordatt_deploy.parity.inputs import read_inputs
-from coordatt_deploy.parity.outputs import TOLERANCES, judge
+from coordatt_deploy.parity.outputs import TOLERANCES, judge, tolerance_of
 from coordatt_deploy.parity.tolerances import read_tolerances
 from coordatt_deploy.runtimes import provenance
 from coordatt_deploy.specs import Artifact, Format, ModelSpec, Precision, Preprocessing, TensorSpec
@@ -54,8 +54,8 @@ def test_tolerance_as_json(tmp_path):
     [
         ("[onnx.fp32]\nmultipel = 3", "unknown key 'multipel'; did you mean multiple"),
         ("[onx.fp32]\nmultiple = 3", "unknown format 'onx'; did you mean onnx"),
-        ("[onnx.fp23]\nmultiple = 3", "'fp23'; did you mean fp32"),
-        ("[onnx.fp16]\nmultiple = 3", "no precision fp16 here; known: fp32"),
+        ("[onnx.fp23]\nmultiple = 3", "no precision or recipe 'fp23'; did you mean fp32"),
+        ("[tflite.static_wi8_ai9]\nmultiple = 3", "'static_wi8_ai9'; did you mean static_wi8_ai8"),
         ("[onnx.fp32]\nmultiple = '3'", "multiple is '3', expected a number"),
         ("[onnx.fp32]\nmultiple = true", "expected a number"),
         ("[onnx.fp32]\nmultiple = nan", "expected a number"),
@@ -75,6 +75,30 @@ def test_slips_in_a_tolerance_file(tmp_path, text, answer):
     with pytest.raises(UsageError) as caught:
         read_tolerances(written(tmp_path, text))
     assert answer in str(caught.value)
+
+
+def test_tolerance_of_a_recipe(tmp_path):
+    """
+    Layers keep a multiple beside the decibels that outputs must reach; suffixes of the recipe's name change nothing.
+    """
+    text = "[tflite.static_wi8_ai8]\nmultiple = 7\nmin_sqnr_db = 18"
+    found = read_tolerances(written(tmp_path, text))
+    names = "static_wi8_ai8", "static_wi8_ai8_iofp32", "static_wi8_ai8_ioi8_float3"
+    artifacts = [Artifact("net", Format.TFLITE, Precision.INT8, name, None, 1, "", (), (), "") for name in names]
+
+    assert {(7.0, 18.0, None)} == {
+        (item.multiple, item.min_sqnr_db, item.layer_sqnr_db)
+        for item in (tolerance_of(artifact, found) for artifact in artifacts)
+    }
+
+
+def test_unknown_recipe():
+    """
+    It is said, not guessed.
+    """
+    artifact = Artifact("net", Format.ONNX, Precision.INT8, "ternary", None, 1, "", (), (), "")
+    with pytest.raises(BundleError, match="of the recipe ternary"):
+        tolerance_of(artifact, TOLERANCES)
 
 
 def test_missing_tolerance_file(tmp_path):

@@ -1,7 +1,7 @@
 """What every layer of the captured graph should give, and what rounding alone makes of it."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
+from coordatt_deploy.graph.calls import argument
 from coordatt_deploy.graph.capture import Feeds, Graph, operator_name, prepare
-from coordatt_deploy.graph.summing import in_sequence
-from coordatt_deploy.specs import Precision
+from coordatt_deploy.graph.layer_rounding import WEIGHTED, Rounder, Rounding, RoundingError, compare
+from coordatt_deploy.specs import Precision, Storage
 
 Values = dict[str, NDArray[np.float64]]
 
@@ -24,16 +25,6 @@ STIRRED: Final = frozenset({
 })  # fmt: skip
 READS_BOUNDS: Final = frozenset({"relu6", "relu", "hardtanh", "clamp", "hardswish", "hardsigmoid", "add", "sigmoid"})
 BEYOND: Final = 4.0  # standard deviation that takes many values past 6 and below -3
-
-
-def _half(value: torch.Tensor) -> torch.Tensor:
-    return value.half().float()
-
-
-STORAGE: Final[Mapping[Precision, Callable[[torch.Tensor], torch.Tensor] | None]] = {
-    Precision.FP32: None,
-    Precision.FP16: _half,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +48,6 @@ class ReferenceLayers:
         self.nodes = {layer.layer_id: layer.parts[0].tensor for layer in graph.layers.layers if layer.parts}
         self._double: fx.GraphModule | None = None
         self._exact = prepare(graph, nodes=frozenset(self.nodes.values()))
-        self._rounded = {
-            precision: prepare(graph, dtype=torch.float32, nodes=frozenset(self.nodes.values()), after=after)
-            for precision, after in STORAGE.items()
-        }
 
     def reference(self, feeds: Feeds) -> LayerReference:
         """Return every layer's value in float64."""
@@ -76,37 +63,52 @@ class ReferenceLayers:
         (node,) = [item for item in self.graph.module.graph.nodes if item.name == self.nodes[layer_id]]
         return tuple(layer_of[item.name] for item in node.all_input_nodes if item.name in layer_of)
 
-    def accumulated(self, feeds: Feeds, precision: Precision, reference: LayerReference) -> dict[str, float]:
-        """Return the greatest error of each layer when torch itself computes in *precision* from the input on."""
-        found = self._rounded[precision](feeds)
-        return {layer: _greatest(found[node], reference.values[layer]) for layer, node in self.nodes.items()}
+    def mixes(self, layer_id: str) -> bool:
+        """Whether each channel of a layer comes out of several channels."""
+        (node,) = [item for item in self.graph.module.graph.nodes if item.name == self.nodes[layer_id]]
+        if operator_name(node) not in WEIGHTED:
+            return False
+        weights = argument(node, WEIGHTED[operator_name(node)], "weight")
+        return not (isinstance(weights, fx.Node) and weights.meta["val"].ndim > 1 and weights.meta["val"].shape[1] == 1)
 
-    def local(
-        self, feeds: Feeds, precision: Precision, reference: LayerReference, cuts: frozenset[str]
-    ) -> dict[str, float]:
-        """Return the greatest error of each layer when torch computes in *precision* from the reference at the *cuts*.
+    def rounding(self, storage: Storage, cases: Sequence[Feeds], cuts: frozenset[str]) -> Rounding:
+        """Say how torch is to round, to be compared with an artifact of that *storage*.
 
         Args:
-            feeds: The inputs.
-            precision: fp32, or fp16 for float16 storage.
-            reference: Of these inputs.
-            cuts: Layers whose readers get the reference's value: those that the artifact has a tensor for.
+            storage: Of the artifact.
+            cases: What it will be judged on: where values are stored as integers, their grids follow from these.
+            cuts: Layers that the artifact has a tensor for.
         """
-        return self._rounding(feeds, precision, reference.values, reference.values, cuts)
+        ranges: dict[str, tuple[float, float]] = {}
+        for feeds in cases if storage.values is Precision.INT8 else ():
+            for layer, value in self.reference(feeds).values.items():
+                low, high = ranges.get(layer, (0.0, 0.0))
+                ranges[layer] = (min(low, float(value.min())), max(high, float(value.max())))
+        return Rounding(storage, frozenset(self.nodes[layer] for layer in cuts),
+                        {self.nodes[layer]: bounds for layer, bounds in ranges.items()})  # fmt: skip
 
-    def probed(self, feeds: Feeds, precision: Precision, probe: "Probe", cuts: frozenset[str]) -> dict[str, float]:
+    def accumulated(self, feeds: Feeds, rounding: Rounding, reference: LayerReference) -> dict[str, RoundingError]:
+        """Return the error of each layer when torch itself rounds from the input on."""
+        return self._errors(feeds, rounding, {}, reference.values)
+
+    def local(self, feeds: Feeds, rounding: Rounding, reference: LayerReference) -> dict[str, RoundingError]:
+        """Return the error of each layer when torch rounds, and goes on from the reference at the cuts."""
+        return self._errors(feeds, rounding, reference.values, reference.values)
+
+    def probed(self, feeds: Feeds, rounding: Rounding, probe: "Probe") -> dict[str, RoundingError]:
         """The same, for the values of *probe*."""
-        return self._rounding(feeds, precision, probe.given, probe.made, cuts)
+        return self._errors(feeds, rounding, probe.given, probe.made)
 
-    def _rounding(
-        self, feeds: Feeds, precision: Precision, given: Values, made: Values, cuts: frozenset[str]
-    ) -> dict[str, float]:
-        exact = {self.nodes[layer]: given[layer] for layer in cuts}
-        recorder = _Restarting(self.graph.module, exact, frozenset(self.nodes.values()), STORAGE[precision])
+    def _errors(self, feeds: Feeds, rounding: Rounding, given: Values, made: Values) -> dict[str, RoundingError]:
+        exact = {self.nodes[layer]: value for layer, value in given.items() if self.nodes[layer] in rounding.cuts}
+        rounder = Rounder(self.graph.module, rounding, exact, frozenset(self.nodes.values()))
         tensors = [torch.from_numpy(np.asarray(feeds[spec.name])).float() for spec in self.graph.inputs]
         with torch.no_grad():
-            recorder.run(*tensors)
-        return {layer: _greatest(recorder.kept[node], made[layer]) for layer, node in self.nodes.items()}
+            rounder.run(*tensors)
+        return {
+            layer: compare(rounder.kept[node], made[layer], rounder.steps.get(node, 0.0))
+            for layer, node in self.nodes.items()
+        }
 
     def probe(self, feeds: Feeds, reference: LayerReference, stirred: frozenset[str], seed: int) -> "Probe":
         """Make values that no image gives, and what every layer makes of them in float64.
@@ -185,36 +187,6 @@ class _Stirring(fx.Interpreter):
         return reference + width * noise
 
 
-class _Restarting(fx.Interpreter):
-    """Runs a graph in float32; after each cut its readers go on from the exact value."""
-
-    def __init__(
-        self,
-        module: fx.GraphModule,
-        exact: Mapping[str, NDArray[np.float64]],
-        nodes: frozenset[str],
-        after: Callable[[torch.Tensor], torch.Tensor] | None,
-    ) -> None:
-        super().__init__(module)
-        self.exact, self.nodes, self.after = exact, nodes, after
-        self.kept: dict[str, NDArray[Any]] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if isinstance(value, torch.Tensor) and value.is_floating_point():
-            if n.op == "call_function" and n.args and isinstance(n.args[0], fx.Node):
-                value = in_sequence(n, operator_name(n), self.env[n.args[0]], value)
-            value = value if self.after is None else self.after(value)
-            if n.name in self.nodes:
-                self.kept[n.name] = value.numpy()
-            if n.name in self.exact:
-                value = torch.from_numpy(np.asarray(self.exact[n.name])).float()
-                value = value if self.after is None else self.after(value)
-        elif n.name in self.nodes:
-            self.kept[n.name] = value.numpy()
-        return value
-
-
 class GraphPieces:
     """An edited graph cut apart at *tensors*, run in float64."""
 
@@ -244,7 +216,3 @@ class _Cut(fx.Interpreter):
         if n.name in self.nodes:
             self.made[n.name] = value.numpy()
         return torch.from_numpy(np.ascontiguousarray(self.values[n.name])) if n.name in self.values else value
-
-
-def _greatest(value: NDArray[Any], reference: NDArray[np.float64]) -> float:
-    return float(np.max(np.abs(np.asarray(value, np.float64) - reference))) if reference.size else 0.0

@@ -126,12 +126,19 @@ def _check(where: str, value: NDArray[Any], spec: TensorSpec, preprocessing: Pre
         )
 
 
-def choose_cases(names: Sequence[str], most: int = 6) -> list[int]:
+def choose_cases(names: Sequence[str], images: Sequence[bool] = (), most: int = 6) -> list[int]:
     """Choose golden cases for the layers: a few images, and tensors that no image gives.
 
     Two of the made-up tensors are always among them; a dead channel behind every image wakes up for noise.
+
+    Args:
+        names: Of the cases.
+        images: Which of them are real images; an integer grid is judged on those alone.
+        most: How many to choose.
     """
     wanted = [index for index, name in enumerate(names) if name.startswith(("noise", "checkerboard"))]
     others = [index for index in range(len(names)) if index not in wanted]
+    if any(images):
+        wanted, others = [], [index for index, real in enumerate(images) if real]
     stride = max(1, len(others) // max(1, most - len(wanted)))
     return sorted([*wanted, *others[::stride][: max(1, most - len(wanted))]])

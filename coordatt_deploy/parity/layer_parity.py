@@ -2,15 +2,9 @@
 
 Each layer is judged twice. *Accumulated*: the artifact ran from its own input. *Local*: its piece was fed with the
 reference's values, so only its own fault shows; once more it is *probed* with noise around them, because a dead
-channel or a bound that no image reaches hides a fault. In float, with u the unit roundoff of the storage type,
-
-    allowed(case) = multiple * max(rounding(case), median of rounding over the cases, u * max |reference|)
-
-where rounding is torch's own error in the artifact's precision at that layer. The last term is a floor for layers that
-torch happens to round exactly (a ReLU, a concatenation).
+channel or a bound that no image reaches hides a fault. ``tallies`` says what an error is allowed to be.
 """
 
-import math
 import statistics
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -20,91 +14,11 @@ from numpy.typing import NDArray
 
 from coordatt_deploy.layers import LayerMap
 from coordatt_deploy.parity.outputs import Tolerance
+from coordatt_deploy.parity.tallies import Rounded, Tally
 from coordatt_deploy.specs import Artifact, Precision, to_json
 
 WEIGHTED: Final = frozenset({"conv2d", "convolution", "linear", "addmm"})
 UNIT_ROUNDOFF: Final = {Precision.FP32: 2.0**-24, Precision.FP16: 2.0**-11}
-
-
-@dataclass(frozen=True, slots=True)
-class CaseError:
-    """One layer in one case: its greatest error, torch's own rounding there, u * max |reference|, max |reference|."""
-
-    error: float
-    rounding: float
-    floor: float
-    scale: float
-
-
-@dataclass(slots=True)
-class Tally:
-    """Error of one layer over the golden cases.
-
-    Attributes:
-        multiple: Of the tolerance.
-        nonfinite: Values that are NaN or infinite.
-    """
-
-    multiple: float
-    signal: float = 0.0
-    noise: float = 0.0
-    nonfinite: int = 0
-    cases: list[CaseError] = field(default_factory=list)
-
-    def add(self, value: NDArray[Any], reference: NDArray[np.float64], rounding: float, unit_roundoff: float) -> None:
-        """Count one case."""
-        bad = int(np.count_nonzero(~np.isfinite(value)))
-        error = np.abs(np.asarray(value, np.float64) - reference)
-        self.nonfinite += bad
-        self.signal += float(np.sum(np.square(reference)))
-        self.noise += math.inf if bad else float(np.sum(np.square(error)))
-        worst = math.inf if bad else (float(error.max()) if error.size else 0.0)
-        scale = float(np.max(np.abs(reference))) if reference.size else 0.0
-        self.cases.append(CaseError(worst, rounding, unit_roundoff * scale, scale))
-
-    @property
-    def max_abs_error(self) -> float:
-        """Greatest over all cases."""
-        return max((case.error for case in self.cases), default=0.0)
-
-    @property
-    def excess(self) -> float:
-        """Greatest error over its allowance; above 1 is beyond tolerance."""
-        return self._worst()[0]
-
-    @property
-    def allowed(self) -> float:
-        """What was allowed in that case."""
-        return self._worst()[1]
-
-    @property
-    def detectable(self) -> float | None:
-        """Smallest relative change of the value that would be beyond tolerance in some case; None where it is 0."""
-        shares = [allowed / case.scale for case, allowed in self._allowed() if case.scale > 0]
-        return min(shares, default=None)
-
-    def _allowed(self) -> list[tuple[CaseError, float]]:
-        # The median over the cases is a floor: a case may round to nearly nothing by luck.
-        usual = statistics.median(case.rounding for case in self.cases) if self.cases else 0.0
-        allowed = [self.multiple * max(case.rounding, usual, case.floor) for case in self.cases]
-        # where torch itself overflows, no tolerance can be derived
-        return [(case, value if math.isfinite(value) else 0.0) for case, value in zip(self.cases, allowed, strict=True)]
-
-    def _worst(self) -> tuple[float, float]:
-        worst = (0.0, 0.0)
-        for case, allowed in self._allowed():
-            excess = 0.0 if case.error == 0.0 else (case.error / allowed if allowed > 0 else math.inf)
-            worst = max(worst, (excess, allowed))
-        return worst
-
-    @property
-    def sqnr_db(self) -> float:
-        """Signal to noise over all cases, in dB; infinite where nothing differs."""
-        if not self.cases or not math.isfinite(self.noise):
-            return math.nan
-        if self.noise == 0.0:
-            return math.inf
-        return 10 * math.log10(self.signal / self.noise) if self.signal > 0 else -math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +62,17 @@ class LayerRow:
                 return tally
         return self.accumulated
 
+    def shown(self) -> str:
+        """Say what was found and what was allowed."""
+        if self.misfit:
+            return self.misfit
+        tally = self.evidence
+        if tally is None:
+            return "nothing of it can be seen"
+        if self.limit_db is not None and not tally.nonfinite:
+            return f"SQNR {tally.sqnr_db:.1f} dB, {self.limit_db:.0f} dB needed"
+        return tally.evidence() + (", on values that the inputs do not reach" if tally is self.probed else "")
+
     @property
     def inherits(self) -> bool:
         """Whether it is right with right inputs, but off in the whole artifact."""
@@ -171,11 +96,16 @@ class LayerRow:
             "local_sqnr_db": to_json(alone.sqnr_db) if alone else None,
             "local_max_abs_error": to_json(alone.max_abs_error) if alone else None,
             "local_allowed": to_json(alone.allowed) if alone else None,
+            "excess": to_json(whole.excess) if whole else None,
+            "local_excess": to_json(alone.excess) if alone else None,
+            "max_steps": to_json(whole.max_steps) if whole else None,
+            "local_max_steps": to_json(alone.max_steps) if alone else None,
             "probe_max_abs_error": to_json(self.probed.max_abs_error) if self.probed else None,
             "probe_allowed": to_json(self.probed.allowed) if self.probed else None,
             "exact": bool(whole and whole.max_abs_error == 0.0),
             "nonfinite": (whole.nonfinite if whole else 0) + (alone.nonfinite if alone else 0),
             "passed": self.passed,
+            "evidence": self.shown() if self.passed is False else None,
             "inherits": self.inherits,
             "seen_through": self.seen_through,
             "note": self.misfit or self.note,
@@ -243,14 +173,6 @@ class ArtifactLayers:
             return f"{self.name}: all layers within tolerance"
         if row.misfit:
             return f"{self.name}: first beyond tolerance at {row.layer_id}: {row.misfit}"
-        tally = row.evidence
-        assert tally is not None  # noqa: S101 - _first chose it for its tally
-        if tally.nonfinite:
-            evidence = f"{tally.nonfinite} values are NaN or infinite"
-        elif row.limit_db is not None:
-            evidence = f"SQNR {tally.sqnr_db:.1f} dB, {row.limit_db:.0f} dB needed"
-        else:
-            evidence = f"error {tally.max_abs_error:.3g}, {tally.allowed:.3g} allowed, SQNR {tally.sqnr_db:.1f} dB"
         later = [
             item for item in self.rows[self.rows.index(row) + 1 :] if item.passed is False and item.seen_through is None
         ]
@@ -261,10 +183,8 @@ class ArtifactLayers:
             tail = f"; {len(others)} more wrong on their own, next {others[0].layer_id}"
         else:
             tail = "; layers after it only inherit"
-        if tally is row.probed:
-            evidence += ", on values that the inputs do not reach"
         through = f" (seen through {row.seen_through})" if row.seen_through else ""
-        return f"{self.name}: first beyond tolerance at {row.layer_id}{through} ({evidence}){tail}"
+        return f"{self.name}: first beyond tolerance at {row.layer_id}{through} ({row.shown()}){tail}"
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``parity.json`` holds of it."""
@@ -286,13 +206,11 @@ class LayerJudge:
     Attributes:
         layers: The artifact's map.
         tolerance: Its multiple is applied at every layer.
-        precision: Storage type that the rounding was taken in.
-        limit_db: For integer artifacts: the SQNR that each layer must reach instead.
+        limit_db: The SQNR that each layer must reach instead; None where the multiple holds.
     """
 
     layers: LayerMap
     tolerance: Tolerance
-    precision: Precision
     limit_db: float | None = None
     whole: dict[str, Tally] = field(default_factory=dict)
     alone: dict[str, Tally] = field(default_factory=dict)
@@ -305,11 +223,16 @@ class LayerJudge:
         layer_id: str,
         value: NDArray[Any],
         reference: NDArray[np.float64],
-        rounding: float,
+        rounding: Rounded,
+        cut_off: NDArray[np.bool_] | None = None,
+        inherited: NDArray[np.bool_] | None = None,
     ) -> None:
         """Count one case of one layer that the artifact has a tensor for, in one of the three tallies."""
-        tally = tallies.setdefault(layer_id, Tally(self.tolerance.multiple))
-        tally.add(value, reference, rounding, UNIT_ROUNDOFF[self.precision])
+        if layer_id not in tallies:
+            storage = self.tolerance.storage
+            roundoff = UNIT_ROUNDOFF.get(storage.values, 0.0)
+            tallies[layer_id] = Tally(self.tolerance.multiple, roundoff, storage.weight_bits is not None)
+        tallies[layer_id].add(value, reference, rounding, cut_off, inherited)
 
     def rows(self) -> tuple[LayerRow, ...]:
         """Return one row per layer of the captured graph."""

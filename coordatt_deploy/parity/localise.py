@@ -1,6 +1,6 @@
 """Run an artifact layer by layer and hand what it gives to the judge."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.graph.capture import Graph
 from coordatt_deploy.graph.layer_reference import GraphPieces, ReferenceLayers
+from coordatt_deploy.graph.layer_rounding import RoundingError, loudest
 from coordatt_deploy.layers import Layer, place_all, restore
-from coordatt_deploy.parity.layer_parity import UNIT_ROUNDOFF, ArtifactLayers, LayerJudge, Tally
+from coordatt_deploy.parity.layer_parity import ArtifactLayers, LayerJudge
 from coordatt_deploy.parity.outputs import Tolerance
+from coordatt_deploy.parity.tallies import Tally
 from coordatt_deploy.runtimes import runtime
 from coordatt_deploy.runtimes.pieces import cutter
-from coordatt_deploy.specs import Artifact
-from coordatt_deploy.tensors import decode, encode
+from coordatt_deploy.specs import Artifact, Precision
+from coordatt_deploy.tensors import decode, dequantized, encode
 
 Cases = Sequence[Mapping[str, NDArray[Any]]]
 
@@ -30,7 +32,6 @@ def localise(
     reference: ReferenceLayers,
     tolerance: Tolerance,
     *,
-    limit_db: float | None = None,
     step: Callable[[], None] = lambda: None,
 ) -> ArtifactLayers:
     """Judge every layer of *artifact* on *cases*.
@@ -41,7 +42,6 @@ def localise(
         cases: Feeds in the reference's layout.
         reference: Of the captured graph.
         tolerance: Its multiple is applied at every layer.
-        limit_db: For integer artifacts: the SQNR that each layer must reach.
         step: Called once per case.
 
     Raises:
@@ -49,8 +49,8 @@ def localise(
         MissingDependencyError: The runtime, or what is needed to cut the format apart, is not installed.
     """
     layers = bundle.layers(artifact)
-    judge = LayerJudge(layers, tolerance, tolerance.basis, limit_db)
-    run = _Run(judge, reference, limit_db is None and artifact.precision in UNIT_ROUNDOFF)
+    judge = LayerJudge(layers, tolerance, tolerance.layer_sqnr_db)
+    run = _Run(judge, reference, cases)
     path, opened = bundle.path(artifact.path), runtime(artifact.format)
     difference = 0.0
     with (
@@ -64,6 +64,7 @@ def localise(
             for spec in artifact.outputs:
                 gap = np.abs(decode(whole[spec.name], spec) - decode(plain[spec.name], spec))
                 difference = max(difference, float(gap.max()) if gap.size else 0.0)
+                whole[spec.name] = dequantized(whole[spec.name], spec)
             if not run.case(number, feeds, whole, partial(pieces.infer, own)):
                 break
             step()
@@ -91,8 +92,8 @@ def localise_graph(
         tolerance: In multiples of torch-float32's rounding.
         step: Called once per case.
     """
-    judge = LayerJudge(graph.layers, tolerance, tolerance.basis)
-    run = _Run(judge, reference, probing=True)
+    judge = LayerJudge(graph.layers, tolerance)
+    run = _Run(judge, reference, cases)
     cut = GraphPieces(graph, run.tensors)
     for number, feeds in enumerate(cases):
         if not run.case(number, feeds, cut.infer(feeds, {}), partial(cut.infer, feeds)):
@@ -104,14 +105,18 @@ def localise_graph(
 class _Run:
     """Feeds one artifact's pieces with the reference, case by case, and counts what they make of it."""
 
-    def __init__(self, judge: LayerJudge, reference: ReferenceLayers, probing: bool) -> None:
+    def __init__(self, judge: LayerJudge, reference: ReferenceLayers, cases: Cases) -> None:
         self.judge, self.reference = judge, reference
-        self.probing = probing  # not on an integer grid: it ends where calibration ended
+        storage = judge.tolerance.storage
+        self.on_grid = storage.values is Precision.INT8
+        self.probing = not self.on_grid and judge.limit_db is None  # a grid ends where calibration ended
         self.present = [layer for layer in judge.layers.layers if layer.parts]
         self.tensors = tuple(dict.fromkeys(part.tensor for layer in self.present for part in layer.parts))
-        self.cuts = frozenset(layer.layer_id for layer in self.present)
+        cuts = frozenset(layer.layer_id for layer in self.present)
+        self.rounding = reference.rounding(storage, cases, cuts)
         self.stirred = _own_tensors(self.present)
         self.makers = _makers(self.present)
+        self.channelwise = _channelwise(reference, cuts) if self.on_grid else {}
 
     def case(
         self,
@@ -121,36 +126,82 @@ class _Run:
         pieces: Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]],
     ) -> bool:
         """Count one case; False where tensors do not fit the map, so that what follows cannot be fed."""
-        judge, reference, basis = self.judge, self.reference, self.judge.precision
+        judge, reference = self.judge, self.reference
         exact = reference.reference(feeds)
-        _count(judge, self.present, whole, exact.values, reference.accumulated(feeds, basis, exact), judge.whole)
+        self._count(self.present, whole, exact.values, reference.accumulated(feeds, self.rounding, exact), judge.whole)
         if judge.misfits:
             return False
         shapes = {name: np.shape(whole[name]) for name in self.tensors}
         made = pieces(place_all(self.present, exact.values, shapes))
-        local = reference.local(feeds, basis, exact, self.cuts)
+        local = reference.local(feeds, self.rounding, exact)
         # What is seen at a view is the rounding of the layer that made its tensor; the view itself rounds nothing.
-        local |= {view: max(local[item] for item in (view, *made_by)) for view, made_by in self.makers.items()}
-        _count(judge, self.present, made, exact.values, local, judge.alone)
+        local |= {view: loudest([local[item] for item in (view, *made_by)]) for view, made_by in self.makers.items()}
+        self._count(self.present, made, exact.values, local, judge.alone)
         if self.probing and number < PROBES:
             probe = reference.probe(feeds, exact, self.stirred, seed=number)
             made = pieces(place_all(self.present, probe.given, shapes))
-            rounding = reference.probed(feeds, basis, probe, self.cuts)
             own = [layer for layer in self.present if layer.layer_id in self.stirred]
-            _count(judge, own, made, probe.made, rounding, judge.probed)
+            self._count(own, made, probe.made, reference.probed(feeds, self.rounding, probe), judge.probed)
         return True
 
+    def _count(
+        self,
+        present: Sequence[Layer],
+        tensors: Mapping[str, NDArray[Any]],
+        expected: Mapping[str, NDArray[np.float64]],
+        rounding: Mapping[str, RoundingError],
+        tallies: dict[str, Tally],
+    ) -> None:
+        cut_off: dict[str, NDArray[np.bool_]] = {}
+        for layer in present:
+            try:
+                value = restore(layer, tensors)
+                reference = expected[layer.layer_id]
+                if value.shape != reference.shape:
+                    raise ValueError(f"shape {value.shape}, expected {reference.shape}")
+            except (ValueError, KeyError) as error:
+                self.judge.misfits.setdefault(layer.layer_id, f"its tensor does not fit the layer map ({error})")
+                continue
+            own = inherited = None
+            if self.on_grid:
+                own = _cut_off(layer, tensors, value, reference)
+                inherited = _spread([cut_off.get(source) for source in self.channelwise[layer.layer_id]], own.shape)
+                cut_off[layer.layer_id] = own | inherited
+            self.judge.add(tallies, layer.layer_id, value, reference, rounding[layer.layer_id], own, inherited)
 
-def _own_tensors(present: Sequence[Layer]) -> frozenset[str]:
-    """Return the layers that no earlier layer shares a tensor with; the others are views of those."""
-    taken: set[str] = set()
-    found = []
-    for layer in present:
-        tensors = {part.tensor for part in layer.parts}
-        if not tensors & taken:
-            found.append(layer.layer_id)
-        taken |= tensors
-    return frozenset(found)
+
+def _channelwise(reference: ReferenceLayers, cuts: frozenset[str]) -> dict[str, tuple[str, ...]]:
+    """Return, for each layer, those before it whose every channel goes into one channel of it alone."""
+
+    def before(layer: str) -> Iterator[str]:
+        for source in reference.sources(layer):
+            if source in cuts:
+                yield source
+            elif not reference.mixes(source):
+                yield from before(source)
+
+    return {layer: () if reference.mixes(layer) else tuple(before(layer)) for layer in reference.nodes}
+
+
+def _spread(sources: Sequence[NDArray[np.bool_] | None], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return the channels of which a source's grid cuts off some element: what is made of those is off as well."""
+    touched = np.zeros(shape, np.bool_)
+    for source in sources:
+        if source is not None and source.ndim == len(shape) > 1 and source.shape[:2] == shape[:2]:
+            channels = source.any(axis=tuple(range(2, source.ndim)))
+            touched |= channels.reshape(*channels.shape, *[1] * (len(shape) - 2))
+    return touched
+
+
+def _cut_off(
+    layer: Layer, tensors: Mapping[str, NDArray[Any]], value: NDArray[np.float64], reference: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Return the elements that lie at an end of the tensor's grid, with the reference beyond."""
+    at_top = {part.tensor: tensors[part.tensor] == tensors[part.tensor].max() for part in layer.parts}
+    at_bottom = {part.tensor: tensors[part.tensor] == tensors[part.tensor].min() for part in layer.parts}
+    high, low = restore(layer, at_top) != 0, restore(layer, at_bottom) != 0
+    found: NDArray[np.bool_] = (high & (reference > value)) | (low & (reference < value))
+    return found
 
 
 def _makers(present: Sequence[Layer]) -> dict[str, tuple[str, ...]]:
@@ -166,21 +217,13 @@ def _makers(present: Sequence[Layer]) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _count(
-    judge: LayerJudge,
-    present: Sequence[Layer],
-    tensors: Mapping[str, NDArray[Any]],
-    expected: Mapping[str, NDArray[np.float64]],
-    rounding: Mapping[str, float],
-    tallies: dict[str, Tally],
-) -> None:
+def _own_tensors(present: Sequence[Layer]) -> frozenset[str]:
+    """Return the layers that no earlier layer shares a tensor with; the others are views of those."""
+    taken: set[str] = set()
+    found = []
     for layer in present:
-        try:
-            value = restore(layer, tensors)
-            reference = expected[layer.layer_id]
-            if value.shape != reference.shape:
-                raise ValueError(f"shape {value.shape}, expected {reference.shape}")
-        except (ValueError, KeyError) as error:
-            judge.misfits.setdefault(layer.layer_id, f"its tensor does not fit the layer map ({error})")
-            continue
-        judge.add(tallies, layer.layer_id, value, reference, rounding[layer.layer_id])
+        tensors = {part.tensor for part in layer.parts}
+        if not tensors & taken:
+            found.append(layer.layer_id)
+        taken |= tensors
+    return frozenset(found)

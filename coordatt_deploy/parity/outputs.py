@@ -7,18 +7,20 @@ and how much rounding costs depends on the network and the input. So nobody choo
     rounding      = max |torch in the artifact's own precision - reference|
     allowed(case) = multiple * max(rounding(case), median of rounding over the cases)
 
-with the multiple, and its reason, in ``TOLERANCES``. NaN and infinity never pass.
+with the multiple, and its reason, in ``TOLERANCES``. NaN and infinity never pass. Where weights are integers the sum
+of their errors is no matter of rounding alone; outputs are then judged by SQNR and by the class that they name.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coordatt_deploy.specs import Format, Precision
+from coordatt_deploy.errors import BundleError
+from coordatt_deploy.specs import Artifact, Format, Precision, Storage
 
 Arrays = Sequence[NDArray[Any]]
 
@@ -28,12 +30,14 @@ class Tolerance:
     """How far an artifact may be from the reference, and why.
 
     Attributes:
-        multiple: Of the rounding error of torch in the precision named by *basis*, on the same inputs.
+        multiple: Of the error of torch rounding to *basis* (and to *weight_bits*) on the same inputs. Where weights are
+            integers it is judged at the layers only, in the root of the mean square of each channel.
         basis: ``fp32``: torch computing in float32. ``fp16``: torch rounding every value to float16 and computing in
-            float32, as runtimes with float16 storage do.
+            float32, as runtimes with float16 storage do. ``int8``: the same for grids of 256 values.
         reason: Shown beside every verdict.
-        min_sqnr_db: What outputs and layers must reach instead of staying within the multiple.
+        min_sqnr_db: What outputs must reach instead of staying within the multiple; in float, layers as well.
         min_top1_agreement: Share of the cases in which the first class must be the reference's; asked for besides.
+        weight_bits: Of weights that are stored as integers; None in float.
     """
 
     multiple: float
@@ -41,23 +45,79 @@ class Tolerance:
     reason: str
     min_sqnr_db: float | None = None
     min_top1_agreement: float | None = None
+    weight_bits: int | None = None
+
+    @property
+    def storage(self) -> Storage:
+        """What torch rounds to for comparison."""
+        return Storage(self.basis, self.weight_bits)
+
+    @property
+    def layer_sqnr_db(self) -> float | None:
+        """What layers must reach instead of staying within the multiple."""
+        return self.min_sqnr_db if self.weight_bits is None else None
+
+    @property
+    def on_images(self) -> bool:
+        """Whether real images alone can be judged: an integer grid ends where calibration ended."""
+        return self.basis is Precision.INT8
 
 
 _FP32_REASON: Final = (
     "another order of float32 sums: torch adds in 32 lanes, XNNPACK one after another; over 1,280 channels that was"
     " measured to cost up to 10 times torch's own rounding"
 )
-TOLERANCES: Final = {
-    (Format.ONNX, Precision.FP32): Tolerance(16.0, Precision.FP32, _FP32_REASON),
-    (Format.TFLITE, Precision.FP32): Tolerance(16.0, Precision.FP32, _FP32_REASON),
-    (Format.COREML, Precision.FP32): Tolerance(16.0, Precision.FP32, _FP32_REASON),
-    (Format.COREML, Precision.FP16): Tolerance(
-        6.0,
-        Precision.FP16,
-        "float16 storage at other places than torch's: fused operators round less often, split ones more often;"
-        " measured up to 3 times torch's own",
-    ),
+_FP16_REASON: Final = (
+    "float16 storage at other places than torch's: fused operators round less often, split ones more often;"
+    " measured up to 3 times torch's own"
+)
+_LAYERS_REASON: Final = (
+    "healthy files were measured up to 3.1 times what rounding to int8 costs torch in the worst channel of the worst"
+    " layer, and below 2 in nearly all"
+)
+
+
+def _static(least: float) -> Tolerance:
+    reason = f"{_LAYERS_REASON}; a network that was not trained, the hardest case, keeps {least:g} dB at the output"
+    return Tolerance(5.0, Precision.INT8, reason, least, 0.9, 8)
+
+
+def _weights(values: Precision, bits: int, least: float, what: str) -> Tolerance:
+    reason = f"{what}: at every layer what rounding the weights costs torch; at the output {least:g} dB were measured"
+    return Tolerance(5.0, values, reason, least, None if bits < 6 else 0.9, bits)
+
+
+FP32, FP16, INT8 = Precision.FP32, Precision.FP16, Precision.INT8
+# By format, and recipe or precision.
+TOLERANCES: Final[Mapping[tuple[Format, str], Tolerance]] = {
+    (Format.ONNX, "fp32"): Tolerance(16.0, FP32, _FP32_REASON),
+    (Format.TFLITE, "fp32"): Tolerance(16.0, FP32, _FP32_REASON),
+    (Format.COREML, "fp32"): Tolerance(16.0, FP32, _FP32_REASON),
+    (Format.COREML, "fp16"): Tolerance(6.0, FP16, _FP16_REASON),
+    **{(kind, "static_wi8_ai8"): _static(20.0) for kind in Format},
+    (Format.TFLITE, "dynamic_wi8_afp32"): _weights(INT8, 8, 25.0, "ranges that the runtime finds as it goes"),
+    (Format.TFLITE, "weight_only_wi8_afp32"): _weights(FP32, 8, 30.0, "int8 weights"),
+    (Format.TFLITE, "weight_only_wfp16_afp32"): _weights(FP32, 12, 50.0, "float16 weights"),
+    (Format.ONNX, "weight_only_wi8_afp32"): _weights(FP32, 8, 30.0, "int8 weights"),
+    (Format.COREML, "weight_only_wi8"): _weights(FP16, 8, 30.0, "int8 weights"),
+    (Format.COREML, "palettized_w8"): _weights(FP16, 8, 25.0, "a palette of 256 values"),
+    (Format.COREML, "palettized_w6"): _weights(FP16, 6, 15.0, "a palette of 64 values"),
+    (Format.COREML, "palettized_w4"): _weights(FP16, 4, 5.0, "a palette of 16 values"),
 }
+
+
+def tolerance_of(artifact: Artifact, table: Mapping[tuple[Format, str], Tolerance]) -> Tolerance:
+    """Return what holds for *artifact*: by its recipe, whatever its suffixes say of inputs and layers left in float.
+
+    Raises:
+        BundleError: Of a recipe that this version does not know.
+    """
+    name = artifact.recipe or artifact.precision.value
+    known = [label for kind, label in table if kind is artifact.format and name.startswith(label)]
+    label = max(known, key=len, default=artifact.precision.value)
+    if (artifact.format, label) not in table:
+        raise BundleError(f"{artifact.path} is of the recipe {name}, for which this version has no tolerance")
+    return table[artifact.format, label]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +128,8 @@ class OutputParity:
         name: Of the output.
         passed: Every case within what is allowed, and nothing that is NaN or infinite.
         max_abs_error: Greatest over all cases; NaN where a value is NaN.
-        allowed: What was allowed in the worst case, which is the one with the greatest error over allowance.
+        allowed: What was allowed in the worst case, which is the one with the greatest error over allowance; NaN where
+            decibels are asked for.
         worst_case: Index of that case.
         worst_index: Where in that case's array the greatest error is.
         mismatched: Elements beyond what is allowed, over all cases.
@@ -77,6 +138,8 @@ class OutputParity:
         cosine: Of candidate and reference over all cases.
         top1_agreement: Share of the cases with the same greatest element; None for an output without classes.
         nonfinite: How many values of the candidate are NaN or infinite.
+        min_sqnr_db: What was asked for; None where each element had to be within what is allowed.
+        min_top1_agreement: The same; None where the classes do not matter.
     """
 
     name: str
@@ -91,15 +154,23 @@ class OutputParity:
     cosine: float
     top1_agreement: float | None
     nonfinite: int
+    min_sqnr_db: float | None = None
+    min_top1_agreement: float | None = None
 
     def sentence(self) -> str:
         """Say what was found, in one line."""
         if self.nonfinite:
             return f"{self.name}: {self.nonfinite} of {self.elements} values are NaN or infinite"
+        if self.min_top1_agreement is not None and (self.top1_agreement or 0.0) < self.min_top1_agreement:
+            agrees = f"; top-1 agreement {self.top1_agreement:.1%}, {self.min_top1_agreement:.0%} needed"
+        else:
+            agrees = ""
+        if self.min_sqnr_db is not None:
+            return f"{self.name}: SQNR {self.sqnr_db:.1f} dB, {self.min_sqnr_db:g} dB needed{agrees}"
         return (
             f"{self.name}: {self.mismatched} of {self.elements} elements differ; greatest difference "
             f"{self.max_abs_error:.3g} ({self.allowed:.3g} allowed) at {self.worst_index} of golden case "
-            f"{self.worst_case}, SQNR {self.sqnr_db:.1f} dB"
+            f"{self.worst_case}, SQNR {self.sqnr_db:.1f} dB{agrees}"
         )
 
 
@@ -131,21 +202,24 @@ def judge(name: str, candidate: Arrays, reference: Arrays, rounding: Arrays, tol
     worst = int(np.argmax(np.nan_to_num(ratios, nan=math.inf)))
     flat = int(np.argmax(np.nan_to_num(errors[worst], nan=math.inf)))
     decibels, agreement = sqnr_db(candidate, reference), top1_agreement(candidate, reference)
+    by_element = tolerance.min_sqnr_db is None
     within = not any(beyond) if tolerance.min_sqnr_db is None else decibels >= tolerance.min_sqnr_db
     agrees = tolerance.min_top1_agreement is None or agreement is None or agreement >= tolerance.min_top1_agreement
     return OutputParity(
         name=name,
         passed=within and agrees and not nonfinite,
         max_abs_error=max((_worst(error) for error in errors), key=lambda e: math.inf if math.isnan(e) else e),
-        allowed=allowed[worst],
+        allowed=allowed[worst] if by_element else math.nan,
         worst_case=worst,
         worst_index=tuple(int(i) for i in np.unravel_index(flat, errors[worst].shape)),
-        mismatched=sum(beyond),
+        mismatched=sum(beyond) if by_element else 0,
         elements=sum(item.size for item in reference),
         sqnr_db=decibels,
         cosine=cosine(candidate, reference),
         top1_agreement=agreement,
         nonfinite=nonfinite,
+        min_sqnr_db=tolerance.min_sqnr_db,
+        min_top1_agreement=tolerance.min_top1_agreement,
     )
 
 

@@ -16,7 +16,7 @@ from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.errors import DeployError, MissingDependencyError, UsageError
 from coordatt_deploy.parity.inputs import choose_cases, read_inputs
 from coordatt_deploy.parity.layer_parity import ArtifactLayers
-from coordatt_deploy.parity.outputs import TOLERANCES, judge
+from coordatt_deploy.parity.outputs import TOLERANCES, Tolerance, judge, tolerance_of
 from coordatt_deploy.parity.tolerances import Tolerances
 from coordatt_deploy.parity.verdicts import ArtifactParity, ParityReport
 from coordatt_deploy.progress import Stages
@@ -35,12 +35,37 @@ Values = Mapping[str, Sequence[NDArray[Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What artifacts are run on, and what they should give. One array per case, by tensor."""
+    """What artifacts are run on, and what they should give. One array per case, by tensor.
+
+    Attributes:
+        images: Which of the cases are real images; the others are tensors that no photograph gives.
+    """
 
     names: tuple[str, ...]
     inputs: Values
     outputs: Values
     rounding: Mapping[Precision, Values]
+    images: tuple[bool, ...]
+
+    def chosen(self, cases: Sequence[int]) -> "Trial":
+        """Return the cases at these places."""
+        rounding = {kind: _at(values, cases) for kind, values in self.rounding.items()}
+        names = tuple(self.names[index] for index in cases)
+        images = tuple(self.images[index] for index in cases)
+        return Trial(names, _at(self.inputs, cases), _at(self.outputs, cases), rounding, images)
+
+    def fit_for(self, tolerance: Tolerance) -> "Trial":
+        """Return the cases that an artifact with *tolerance* can be judged on."""
+        real = [index for index, image in enumerate(self.images) if image]
+        return self.chosen(real) if tolerance.on_images and real else self
+
+    def feeds(self, cases: Sequence[int]) -> list[Mapping[str, NDArray[Any]]]:
+        """Return the inputs of the cases at these places, one mapping each."""
+        return [{name: values[index] for name, values in self.inputs.items()} for index in cases]
+
+
+def _at(values: Values, cases: Sequence[int]) -> dict[str, list[NDArray[Any]]]:
+    return {name: [arrays[index] for index in cases] for name, arrays in values.items()}
 
 
 def check_parity(
@@ -98,10 +123,10 @@ def check_parity(
     if layers and missing:
         verdicts = [replace(v, layers=ArtifactLayers(v.artifact, v.artifact.path, problem=missing)) for v in verdicts]
     elif layers:
-        reference, cases = _by_layer(bundle, trial, stages)
+        reference = _by_layer(bundle, stages)
         if need_layers:
-            graphs = _check_graphs(chosen, cases, reference, tolerances, stages)
-        verdicts = _check_layers(bundle, verdicts, cases, reference, stages, save_failing)
+            graphs = _check_graphs(chosen, trial, reference, tolerances, stages)
+        verdicts = _check_layers(bundle, verdicts, trial, reference, stages, save_failing)
     report = ParityReport(tuple(verdicts), graphs=graphs)
     bundle.write_report("parity.json", json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")
     return report
@@ -136,6 +161,7 @@ def golden_trial(bundle: Bundle) -> Trial:
         bundle.golden("inputs"),
         bundle.golden("outputs"),
         {kind: bundle.golden(f"rounding_{kind.value}") for kind in (Precision.FP32, Precision.FP16)},
+        tuple(case.image is not None for case in bundle.manifest.golden),
     )
 
 
@@ -163,7 +189,7 @@ def _trial(bundle: Bundle, source: Path, stages: Stages) -> Trial:
                     found[kind].setdefault(name, []).append(value)
             step()
     rounding = {kind: values for kind, values in found.items() if kind is not None}
-    return Trial(cases.names, cases.feeds, found[None], rounding)
+    return Trial(cases.names, cases.feeds, found[None], rounding, (True,) * len(cases.names))
 
 
 def check_artifact(
@@ -174,7 +200,8 @@ def check_artifact(
     step: Callable[[], None],
 ) -> ArtifactParity:
     """Run one artifact, wherever *open_runner* opens it, and judge its outputs."""
-    tolerance = tolerances[artifact.format, artifact.precision]
+    tolerance = tolerance_of(artifact, tolerances)
+    trial = trial.fit_for(tolerance)
     name, origin = "", None
     try:
         with logged(f"parity-{Path(artifact.path).stem}"):
@@ -187,7 +214,8 @@ def check_artifact(
                     for spec in runner.outputs:
                         results.setdefault(spec.name, []).append(decode(given[spec.name], spec))
                     step()
-        basis = trial.rounding[tolerance.basis]
+        # an integer artifact's outputs are judged by SQNR: what float32 costs is only shown beside it
+        basis = trial.rounding.get(tolerance.basis, trial.rounding[Precision.FP32])
         outputs = tuple(judge(o, results[o], trial.outputs[o], basis[o], tolerance) for o in trial.outputs)
     except MissingDependencyError as error:
         return ArtifactParity(artifact, name, origin, None, problem=f"not run: {error}")
@@ -203,8 +231,8 @@ def check_artifact(
 Feeds = Sequence[Mapping[str, NDArray[Any]]]
 
 
-def _by_layer(bundle: Bundle, trial: Trial, stages: Stages) -> "tuple[ReferenceLayers, Feeds]":
-    """Return the reference by layer, and the cases that layers are judged on."""
+def _by_layer(bundle: Bundle, stages: Stages) -> "ReferenceLayers":
+    """Return the reference by layer."""
     import torch
 
     from coordatt_deploy.graph.layer_reference import ReferenceLayers
@@ -212,13 +240,16 @@ def _by_layer(bundle: Bundle, trial: Trial, stages: Stages) -> "tuple[ReferenceL
 
     torch.set_num_threads(1)
     with stages.stage("reference by layer"):
-        reference = ReferenceLayers(load_graph(bundle.path("reference")))
-    chosen = choose_cases(trial.names)
-    return reference, [{name: values[index] for name, values in trial.inputs.items()} for index in chosen]
+        return ReferenceLayers(load_graph(bundle.path("reference")))
+
+
+def _cases(trial: Trial, tolerance: Tolerance) -> Feeds:
+    """Return the cases that layers are judged on."""
+    return trial.feeds(choose_cases(trial.names, trial.images if tolerance.on_images else ()))
 
 
 def _check_graphs(
-    artifacts: Sequence[Artifact], cases: Feeds, reference: "ReferenceLayers", tolerances: Tolerances, stages: Stages
+    artifacts: Sequence[Artifact], trial: Trial, reference: "ReferenceLayers", tolerances: Tolerances, stages: Stages
 ) -> tuple[ArtifactLayers, ...]:
     """Judge the torch graphs between the captured one and the files: folded, and lowered for each kind of runtime."""
     from coordatt_deploy.graph.fold import fold_batchnorms
@@ -226,6 +257,7 @@ def _check_graphs(
     from coordatt_deploy.parity.localise import localise_graph
 
     tolerance = tolerances[Format.ONNX, Precision.FP32]
+    cases = _cases(trial, tolerance)
     with stages.stage("fold and lower again"):
         folded = fold_batchnorms(reference.graph)[0]
         targets = dict.fromkeys(target_of(item.format, item.target_cpu) for item in artifacts)
@@ -240,7 +272,7 @@ def _check_graphs(
 def _check_layers(
     bundle: Bundle,
     verdicts: Sequence[ArtifactParity],
-    cases: Feeds,
+    trial: Trial,
     reference: "ReferenceLayers",
     stages: Stages,
     save_failing: Path | None,
@@ -253,6 +285,7 @@ def _check_layers(
         if verdict.passed is None or verdict.tolerance is None:
             judged.append(verdict)
             continue
+        cases = _cases(trial, verdict.tolerance)
         found = _judge_layers(bundle, verdict, cases, reference, stages)
         judged.append(found)
         if save_failing is not None and found.layers is not None and found.layers.passed is False:
@@ -275,9 +308,7 @@ def _judge_layers(
     with stages.stage(f"layers {Path(artifact.path).name}", len(cases)) as step:
         try:
             with logged(f"layers-{Path(artifact.path).stem}"):
-                layers = localise(
-                    bundle, artifact, cases, reference, tolerance, limit_db=tolerance.min_sqnr_db, step=step
-                )
+                layers = localise(bundle, artifact, cases, reference, tolerance, step=step)
         except MissingDependencyError as error:
             return replace(verdict, layers=ArtifactLayers(artifact, artifact.path, problem=str(error)))
         except DeployError as error:

@@ -5,8 +5,9 @@ reason = "phones of the lab"          # optional; shown beside the verdicts
 [onnx.fp32]
 multiple = 32.0                       # of torch's own rounding error, at the outputs and at every layer
 
-[tflite.int8]
-min_sqnr_db = 18.0                    # instead of a multiple
+[tflite.static_wi8_ai8]               # a recipe's name, where weights are integers
+multiple = 8.0                        # of what rounding to integers costs torch, in every channel of every layer
+min_sqnr_db = 18.0                    # at the outputs; in float: at outputs and layers, instead of a multiple
 min_top1_agreement = 0.95
 """
 
@@ -19,10 +20,10 @@ from typing import Any, Final
 
 from coordatt_deploy.errors import UsageError, nearest
 from coordatt_deploy.parity.outputs import TOLERANCES, Tolerance
-from coordatt_deploy.specs import Format, Precision, from_json, member
+from coordatt_deploy.specs import Format, from_json
 
 KEYS: Final = ("multiple", "min_sqnr_db", "min_top1_agreement")
-Tolerances = Mapping[tuple[Format, Precision], Tolerance]
+Tolerances = Mapping[tuple[Format, str], Tolerance]
 BUILT_IN: Final[Tolerances] = TOLERANCES
 
 
@@ -47,12 +48,13 @@ def read_tolerances(path: Path, table: Tolerances = BUILT_IN) -> Tolerances:
                 f"{path.name}: {name} is {precisions!r}, expected a table for each precision: [{name}.fp32]"
             )
         for label, values in precisions.items():
-            precision = member(Precision, label, f"precision in {path.name}, [{name}.{label}]:")
             where = f"{path.name}, [{name}.{label}]"
-            if (kind, precision) not in table:
-                has = ", ".join(p.value for k, p in table if k is kind)
-                raise UsageError(f"{where}: {name} files have no precision {label} here; known: {has}")
-            changed[kind, precision] = _changed(table[kind, precision], values, where, reason)
+            if (kind, label) not in table:
+                labels = [str(other) for of, other in table if of is kind]
+                raise UsageError(
+                    f"{where}: {name} files have no precision or recipe {label!r}; {nearest(label, labels)}"
+                )
+            changed[kind, label] = _changed(table[kind, label], values, where, reason)
     return changed
 
 
@@ -77,17 +79,18 @@ def _changed(tolerance: Tolerance, values: Any, where: str, reason: str) -> Tole
             raise UsageError(f"{where}: unknown key {key!r}; {nearest(key, KEYS)}")
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise UsageError(f"{where}: {key} is {value!r}, expected a number")
-    if "multiple" in values and "min_sqnr_db" in values:
+    if "multiple" in values and "min_sqnr_db" in values and tolerance.weight_bits is None:
         raise UsageError(f"{where}: give multiple or min_sqnr_db; one takes the place of the other")
     if values.get("multiple", 1.0) <= 0:
         raise UsageError(f"{where}: multiple is {values['multiple']}, expected a number above 0")
     if not 0 <= values.get("min_top1_agreement", 0.0) <= 1:
         raise UsageError(f"{where}: min_top1_agreement is {values['min_top1_agreement']}, expected a share from 0 to 1")
     numbers = {key: float(value) for key, value in values.items()}
+    keeps = "multiple" not in numbers or tolerance.weight_bits is not None
     return replace(
         tolerance,
         reason=reason,
         multiple=numbers.get("multiple", tolerance.multiple),
-        min_sqnr_db=numbers.get("min_sqnr_db", None if "multiple" in numbers else tolerance.min_sqnr_db),
+        min_sqnr_db=numbers.get("min_sqnr_db", tolerance.min_sqnr_db if keeps else None),
         min_top1_agreement=numbers.get("min_top1_agreement", tolerance.min_top1_agreement),
     )

@@ -36,7 +36,17 @@ class ArtifactParity:
         """Return the output with the most error over its allowance."""
         if not self.outputs:
             return None
-        return max(self.outputs, key=lambda o: math.inf if o.nonfinite else o.max_abs_error / (o.allowed or 1e-300))
+
+        def excess(output: OutputParity) -> float:
+            if output.nonfinite:
+                return math.inf
+            return (
+                output.max_abs_error
+                if math.isnan(output.allowed)
+                else output.max_abs_error / (output.allowed or 1e-300)
+            )
+
+        return max(self.outputs, key=excess)
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry of ``parity.json``."""

@@ -156,8 +156,11 @@ def _card(artifact: Artifact, verdict: Document | None, timed: Document | None) 
     if verdict is not None:
         facts.append(("runtime", f"{verdict['runtime'] or '–'} ({WORDS.get(verdict['origin'], 'not run')})"))
         if verdict["max_abs_error"] is not None:
-            facts.append(("worst error", f"{verdict['max_abs_error']:.3g}, {verdict['allowed']:.3g} allowed"))
-            facts.append(("SQNR", decibel(verdict["sqnr_db"], verdict["exact"])))
+            bound = "" if verdict["allowed"] is None else f", {verdict['allowed']:.3g} allowed"
+            facts.append(("worst error", f"{verdict['max_abs_error']:.3g}{bound}"))
+            least = (verdict.get("tolerance") or {}).get("min_sqnr_db")
+            needed = "" if least is None else f", {least:g} dB needed"
+            facts.append(("SQNR", decibel(verdict["sqnr_db"], verdict["exact"]) + needed))
         if verdict["top1_agreement"] is not None:
             facts.append(("top-1 agreement", f"{verdict['top1_agreement']:.1%}"))
         if verdict.get("sha256") not in (None, artifact.sha256):
@@ -251,20 +254,17 @@ def _outputs(parity: Document) -> str:
             agreement = "–" if output["top1_agreement"] is None else f"{output['top1_agreement']:.1%}"
             cells = (
                 number(output["max_abs_error"]), number(output["allowed"]), decibel(output["sqnr_db"], False),
-                number(output["cosine"], ".9g"), agreement, f"{output['mismatched']:,} of {output['elements']:,}",
+                number(output["cosine"], ".9g"), agreement,
+                "–" if output["allowed"] is None else f"{output['mismatched']:,} of {output['elements']:,}",
             )  # fmt: skip
             rows.append(_row((file_name(item["path"]), output["name"]), cells, bad=output["passed"] is False))
     reasons: dict[str, list[str]] = {}
     for item in parity["artifacts"]:
         if tolerance := item.get("tolerance"):
-            text = (
-                f"{tolerance['multiple']:g} times the rounding error of torch in {tolerance['basis']} on the same"
-                f" inputs. Why: {tolerance['reason']}."
-            )
-            if tolerance.get("min_sqnr_db") is not None:
-                text = f"an SQNR of at least {tolerance['min_sqnr_db']:g} dB. Why: {tolerance['reason']}."
+            text = f"{_asked(tolerance)}. Why: {tolerance['reason']}."
             kinds = reasons.setdefault(text, [])
-            kinds += [item["format"]] if item["format"] not in kinds else []
+            kind = f"{item['format']} {item['recipe'] or item['precision']}"
+            kinds += [kind] if kind not in kinds else []
     allowed = [f"Allowed for {', '.join(kinds)}: {text}" for text, kinds in reasons.items()]
     drift = [
         f"{file_name(item['path'])}: keeping inner tensors for the layer table changed the outputs by up to"
@@ -275,6 +275,24 @@ def _outputs(parity: Document) -> str:
     heads = ("file", "output"), ("worst error", "allowed", "SQNR", "cosine", "top-1 agreement", "beyond")
     notes = "".join(f'<p class="small soft">{escape(text)}</p>' for text in [*allowed, *drift])
     return f"<section><h2>Output errors</h2>{_table('Output errors', *heads, rows)}{notes}</section>"
+
+
+def _asked(tolerance: Document) -> str:
+    asked = []
+    if tolerance.get("weight_bits") is not None:
+        asked.append(
+            f"at every layer, in each channel {tolerance['multiple']:g} times the noise of torch rounding weights to"
+            f" {tolerance['weight_bits']} bits and values to {tolerance['basis']} on the same inputs"
+        )
+    elif tolerance.get("min_sqnr_db") is None:
+        asked.append(
+            f"{tolerance['multiple']:g} times the rounding error of torch in {tolerance['basis']} on the same inputs"
+        )
+    if tolerance.get("min_sqnr_db") is not None:
+        asked.append(f"an SQNR of at least {tolerance['min_sqnr_db']:g} dB")
+    if tolerance.get("min_top1_agreement") is not None:
+        asked.append(f"the reference's class in {tolerance['min_top1_agreement']:.0%} of the images")
+    return "; ".join(asked)
 
 
 def _accuracy(document: Document) -> str:

@@ -21,6 +21,7 @@ from rich.text import Text
 
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.parity.layer_parity import LayerRow
+from coordatt_deploy.parity.outputs import Tolerance
 from coordatt_deploy.parity.verdicts import ArtifactParity, ParityReport
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.specs import Artifact
@@ -115,6 +116,8 @@ def _evidence(item: ArtifactParity) -> tuple[str, str, str]:
     if worst is None:
         return "–", "–", "–"
     agreement = "–" if worst.top1_agreement is None else f"{worst.top1_agreement:.1%}"
+    if item.tolerance is not None and item.tolerance.min_sqnr_db is not None:
+        return f"{worst.max_abs_error:.2g}", f"{worst.sqnr_db:.1f} of {item.tolerance.min_sqnr_db:g} dB", agreement
     return f"{worst.max_abs_error:.2g} of {worst.allowed:.2g}", f"{worst.sqnr_db:.1f} dB", agreement
 
 
@@ -200,7 +203,8 @@ def _explain(console: Console, report: ParityReport) -> None:
         if item.layers is not None and not item.layers.problem:
             console.print(Text(item.layers.sentence(), style="green" if item.layers.passed else "bold red"))
     for item in report.artifacts:
-        if item.problem:
+        said = item.layers.sentence().partition(": ")[2] if item.layers is not None and item.layers.rows else None
+        if item.problem and item.problem != said:
             console.print(
                 Text(f"{item.artifact.path}: {item.problem}", style="red" if item.passed is False else "yellow")
             )
@@ -208,13 +212,22 @@ def _explain(console: Console, report: ParityReport) -> None:
         if item.warning:
             console.print(Text(f"{item.artifact.path}: {item.warning}", style="yellow"))
     for tolerance in dict.fromkeys(item.tolerance for item in report.artifacts if item.tolerance):
-        if tolerance.min_sqnr_db is not None:
-            console.print(Text(f"needed: {tolerance.min_sqnr_db:g} dB; {tolerance.reason}", style="dim"))
-            continue
+        console.print(Text(f"{allowed(tolerance)}; {tolerance.reason}", style="dim"))
+
+
+def allowed(tolerance: Tolerance) -> str:
+    """``allowed: 16 × torch-float32's own rounding error``: what a tolerance asks for, without its reason."""
+    asked = []
+    if tolerance.weight_bits is not None:
+        asked.append(f"{tolerance.multiple:g} × the noise of torch rounding to integers, in every channel of a layer")
+    elif tolerance.min_sqnr_db is None:
         basis = {"fp32": "torch-float32's", "fp16": "float16 storage's"}[tolerance.basis.value]
-        console.print(
-            Text(f"allowed: {tolerance.multiple:g} × {basis} own rounding error; {tolerance.reason}", style="dim")
-        )
+        asked.append(f"{tolerance.multiple:g} × {basis} own rounding error")
+    if tolerance.min_sqnr_db is not None:
+        asked.append(f"at least {tolerance.min_sqnr_db:g} dB")
+    if tolerance.min_top1_agreement is not None:
+        asked.append(f"the same class in {tolerance.min_top1_agreement:.0%} of the images")
+    return f"allowed: {', '.join(asked)}"
 
 
 def show_build(bundle: Bundle, report: ParityReport, profile: Mapping[str, Any]) -> None:

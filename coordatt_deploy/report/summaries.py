@@ -44,10 +44,11 @@ def _suite(root: ElementTree.Element, item: Document) -> tuple[int, int, int]:
     text = str(item["problem"] or item.get("summary") or "within tolerance")
     case("file", "verdict", item["passed"], "; ".join(filter(None, (text, warning))), warning)
     for output in item["outputs"]:
-        found = f"worst error {output['max_abs_error']}, allowed {output['allowed']}, SQNR {output['sqnr_db']} dB"
+        bound = "" if output["allowed"] is None else f", allowed {output['allowed']}"
+        found = f"worst error {output['max_abs_error']}{bound}, SQNR {output['sqnr_db']} dB"
         case("outputs", output["name"], output["passed"], found)
     for row in item.get("layers", ()):
-        found = f"local error {row['local_max_abs_error']}, allowed {row['local_allowed']}"
+        found = row.get("evidence") or f"local error {row['local_max_abs_error']}, allowed {row['local_allowed']}"
         remark = "inherits the error of an earlier layer" if row["inherits"] else ""
         case("layers", row["layer_id"], row["passed"], str(row["note"]) if row["passed"] is None else found, remark)
     for position, key in enumerate(("tests", "failures", "skipped")):
