@@ -236,7 +236,7 @@ def test_an_interrupted_export_leaves_nothing_behind(tmp_path):
         time.sleep(0.05)
     began = list(tmp_path.iterdir())
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=240)
 
     assert began
     assert 130 == process.returncode, said
