@@ -67,7 +67,7 @@ def check_parity_on(
                 opener = partial(machine.open_artifact, bundle.path(artifact.path), artifact)
                 verdicts.append(check_artifact(artifact, opener, trial, tolerances, step))
     skipped = tuple((artifact.path, reason) for artifact, reason in unable)
-    report = ParityReport(tuple(verdicts), skipped, str(name))
+    report = ParityReport(tuple(verdicts), skipped, str(name), cases=trial.names)
     bundle.write_report(f"parity-{_file(name)}.json", json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")
     return report
 

@@ -139,6 +139,16 @@ def _usual(values):
 EDITS = {"onnx": _double_one_weight_onnx, "tflite": _double_one_weight_tflite, "coreml": _double_one_weight_coreml}
 
 
+def _with_a_doubled_weight(root, copy, kind, precision):
+    """Copy the bundle, double one weight of an artifact, and rewrite its hash: only running it can tell."""
+    shutil.copytree(root, copy)
+    document = json.loads((copy / "manifest.json").read_text())
+    entry = next(item for item in document["artifacts"] if (item["format"], item["precision"]) == (kind, precision))
+    EDITS[kind](copy / entry["path"], np.random.default_rng(0))
+    entry["sha256"] = sha256(copy / entry["path"])
+    (copy / "manifest.json").write_text(json.dumps(document))
+
+
 @pytest.mark.parametrize("artifact", ["onnx-fp32", "tflite-fp32", "coreml-fp32", "coreml-fp16"])
 def test_one_changed_weight_fails_parity_and_restoring_it_passes(bundle, tmp_path, artifact):
     """
@@ -146,12 +156,7 @@ def test_one_changed_weight_fails_parity_and_restoring_it_passes(bundle, tmp_pat
     """
     kind, precision = artifact.split("-")
     copy = tmp_path / "bundle"
-    shutil.copytree(bundle[0], copy)
-    document = json.loads((copy / "manifest.json").read_text())
-    entry = next(item for item in document["artifacts"] if (item["format"], item["precision"]) == (kind, precision))
-    EDITS[kind](copy / entry["path"], np.random.default_rng(0))
-    entry["sha256"] = sha256(copy / entry["path"])
-    (copy / "manifest.json").write_text(json.dumps(document))
+    _with_a_doubled_weight(bundle[0], copy, kind, precision)
 
     changed = CliRunner().invoke(main, ["parity", str(copy), "--format", kind, "--json"])
     verdicts = {item["precision"]: item for item in json.loads(changed.stdout)["artifacts"]}
@@ -161,6 +166,46 @@ def test_one_changed_weight_fails_parity_and_restoring_it_passes(bundle, tmp_pat
     assert verdicts[precision]["passed"] is False
     assert verdicts[precision]["first_diverging_layer"]
     assert restored.exit_code == 0
+
+
+def test_arm64_kernels_compute_the_same(bundle, tmp_path):
+    """
+    Under QEMU the float artifacts pass, with the CPU in their runtime's name; a changed weight fails there as well.
+    """
+    target = ("--target", "qemu-arm64:cortex-a76")
+    assert _command("doctor", "--setup", "qemu-arm64").returncode == 0
+    copy = tmp_path / "bundle"
+    _with_a_doubled_weight(bundle[0], copy, "tflite", "fp32")
+
+    whole = _command("parity", bundle[0], *target, "--json")
+    changed = _command("parity", copy, *target, "--format", "tflite", "--json")
+
+    document = json.loads(whole.stdout, parse_constant=pytest.fail)
+    assert (0, True, 1) == (whole.returncode, document["passed"], changed.returncode), whole.stderr + changed.stderr
+    assert {"onnx", "tflite"} == {item["format"] for item in document["artifacts"]}
+    assert {"coreml"} == {item["path"].partition("/")[0] for item in document["skipped"]}
+    for item in document["artifacts"]:
+        assert ("emulated", True) == (item["origin"], item["passed"])
+        assert item["runtime"].endswith("on qemu-arm64:cortex-a76")
+    assert json.loads(changed.stdout)["artifacts"][0]["passed"] is False
+
+
+def test_arm64_instructions_are_counted_per_artifact(bundle):
+    """
+    By class, with the ratio of each pair; int8's instructions are not used by float files.
+    """
+    result = _command("profile", bundle[0], "--target", "qemu-arm64", "--json")
+    document = json.loads(result.stdout, parse_constant=pytest.fail)
+    onnx_file, tflite_file = document["results"]
+    (ratio,) = document["ratios"]
+
+    assert (0, "schema_version") == (result.returncode, next(iter(document)))
+    for item in (onnx_file, tflite_file):
+        assert item["origin"] == "emulated"
+        assert item["instructions"] == sum(item["classes"].values())
+        assert item["classes"]["fmla"] > 0 == item["classes"]["sdot"] == item["classes"]["smmla"]
+    assert ratio["ratio"] == onnx_file["instructions"] / tflite_file["instructions"]
+    assert 2 == len(document["skipped"])
 
 
 def test_two_builds_give_the_same_bytes(bundle, tmp_path):

@@ -708,7 +708,7 @@ def test_instructions_are_counted_and_repeat(artifacts, kind):
     assert (first.classes["fmla"], 0, 0) == (second.classes["fmla"], first.classes["sdot"], first.classes["smmla"])
     assert first.total == sum(first.classes.values())
     assert len(first.per_inference) == 3
-    assert abs(first.total / second.total - 1) <= 1e-4
+    assert abs(first.total / second.total - 1) <= {"tflite": 1e-6, "onnx": 1e-4}[kind]
     assert first.spread <= 3e-3
     assert first.runtime.endswith("on qemu-arm64:neoverse-n1")
 

@@ -127,7 +127,7 @@ def check_parity(
         if need_layers:
             graphs = _check_graphs(chosen, trial, reference, tolerances, stages)
         verdicts = _check_layers(bundle, verdicts, trial, reference, stages, save_failing)
-    report = ParityReport(tuple(verdicts), graphs=graphs)
+    report = ParityReport(tuple(verdicts), graphs=graphs, cases=trial.names)
     bundle.write_report("parity.json", json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")
     return report
 

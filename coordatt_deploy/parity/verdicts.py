@@ -83,12 +83,14 @@ class ParityReport:
         skipped: Path and reason of each artifact that the target cannot run.
         target: Where it was run; None for this machine.
         graphs: The folded and the lowered torch graphs, layer by layer; empty where they were not asked for.
+        cases: Names of the inputs that outputs were judged on.
     """
 
     artifacts: tuple[ArtifactParity, ...]
     skipped: tuple[tuple[str, str], ...] = ()
     target: str | None = None
     graphs: tuple[ArtifactLayers, ...] = ()
+    cases: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -102,6 +104,7 @@ class ParityReport:
             "schema_version": SCHEMA_VERSION,
             "passed": self.passed,
             "target": self.target,
+            "cases": list(self.cases),
             "artifacts": [item.to_json() for item in self.artifacts],
             "graphs": [{"name": item.name} | item.to_json() for item in self.graphs],
             "skipped": [{"path": path, "reason": reason} for path, reason in self.skipped],

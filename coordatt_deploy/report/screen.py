@@ -135,7 +135,7 @@ def show_artifacts(bundle: Bundle) -> None:
 def show_parity(bundle: Bundle, report: ParityReport, *, layers: bool = False) -> None:
     """The verdicts, and under them the reason of each tolerance and of each failure."""
     table = new_table(
-        f"Parity of {bundle.manifest.model.name} over {len(bundle.manifest.golden)} golden inputs",
+        f"Parity of {bundle.manifest.model.name} over {len(report.cases)} inputs",
         "artifact",
         "runtime",
         "origin",

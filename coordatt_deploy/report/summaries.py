@@ -68,8 +68,9 @@ def _writable(code: int) -> bool:
 def markdown(parity: Document, model: str) -> str:
     """Return ``parity.json``'s document as Markdown for the summary of a CI run."""
     verdict = "all files compute the model's function" if parity["passed"] else "not all files passed"
+    where = f" on {cell(parity['target'])}" if parity.get("target") else ""
     lines = [
-        f"### Parity of {cell(model)}: {verdict}",
+        f"### Parity of {cell(model)}{where}: {verdict}",
         "",
         "| file | verdict | worst error | allowed | SQNR | top-1 agreement | first layer beyond tolerance |",
         "|---|---|--:|--:|--:|--:|---|",
