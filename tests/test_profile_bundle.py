@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import sys
 from types import ModuleType
@@ -8,6 +9,7 @@ import onnx
 import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
+from rich.console import Console
 
 from coordatt_deploy import host, runtimes
 from coordatt_deploy.bundle import GoldenCase, Manifest, finish, open_bundle, save_golden, sha256, writing
@@ -19,6 +21,7 @@ from coordatt_deploy.profile.compare import Outcome
 from coordatt_deploy.profile.document import parse_profile, profile_document
 from coordatt_deploy.profile.latency import ProfileSettings
 from coordatt_deploy.progress import Stages
+from coordatt_deploy.report import costs
 from coordatt_deploy.runtimes import onnxruntime
 from coordatt_deploy.specs import Artifact, Format, ModelSpec, Origin, Precision, Preprocessing, TensorSpec
 
@@ -281,6 +284,20 @@ def test_the_table_compares_with_the_fastest(command):
     assert float(re.search(r"(\d+\.\d{3}) \(", row)[1]) > 1
     (ratio,) = document["ratios"]
     assert ratio["ci95"][0] <= ratio["ratio"] <= ratio["ci95"][1] < 1
+    assert f"machine: {host.available_cores()} of {os.cpu_count()} cores; " in shown
+
+
+def test_a_narrow_terminal_shows_whole_words(command, monkeypatch):
+    """
+    At 80 columns nothing is broken in the midst of a figure; runtime and origin stand below.
+    """
+    monkeypatch.setattr(costs, "new_console", lambda: Console(width=80))
+
+    shown = command("profile", *BRIEF).stdout
+
+    assert max(map(len, shown.splitlines())) <= 80
+    assert re.search(r"│ onnx fp32 +│ +1 │ +\d+\.\d{3} │ \d+\.\d{3} … \d+\.\d{3} │ +(\d+\.\d\d)? │ \w+ +│", shown)
+    assert "measured with onnxruntime" in shown
 
 
 def test_what_was_interrupted_says_so(command, monkeypatch):

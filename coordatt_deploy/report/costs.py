@@ -1,40 +1,54 @@
 """What artifacts cost, on the terminal: latency on this machine, instructions on another."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
+from rich.console import Console
 from rich.text import Text
 
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.report.screen import host_line, label, new_console, new_table
 
 Document = Mapping[str, Any]
+WIDE: Final = 130  # columns that the whole table needs
 
 
 def show_profile(bundle: Bundle, document: Document) -> None:
-    """Latency per artifact and thread count, each against the fastest, with the reason of each doubt below."""
-    table = new_table(
-        f"Latency of {bundle.manifest.model.name}",
-        "artifact", "runtime", "origin", "threads", "median ms", "95 % interval", "p90", "p99", "× fastest",
-        "verdict", right=("threads", "median ms", "95 % interval", "p90", "p99", "× fastest"),
-    )  # fmt: skip
+    """Latency per artifact and thread count, each against the fastest, with the reason of each doubt below.
+
+    A narrow terminal shows no percentiles and says runtime and origin below the table.
+    """
+    console = new_console()
+    wide = console.width >= WIDE
+    left = ("artifact", "runtime", "origin") if wide else ("artifact",)
+    figures = ("threads", "median ms", "95 % interval", *(("p90", "p99") if wide else ()), "× fastest")
+    table = new_table(f"Latency of {bundle.manifest.model.name}", *left, *figures, "verdict", right=figures)
     labels = {artifact.path: label(artifact) for artifact in bundle.manifest.artifacts}
     for item in document["results"]:
         low, high = item["ci95_ms"]
-        table.add_row(
-            labels[item["path"]],
-            item["runtime"],
-            item["origin"],
-            str(item["threads"]),
-            f"{item['median_ms']:.3f}",
-            f"{low:.3f} … {high:.3f}",
-            f"{item['p90_ms']:.3f}",
-            f"{item['p99_ms']:.3f}",
-            _against_fastest(item, document),
-            item["verdict"],
-        )
-    console = new_console()
+        cells = {
+            "artifact": labels[item["path"]],
+            "runtime": item["runtime"],
+            "origin": item["origin"],
+            "threads": str(item["threads"]),
+            "median ms": f"{item['median_ms']:.3f}",
+            "95 % interval": f"{low:.3f} … {high:.3f}",
+            "p90": f"{item['p90_ms']:.3f}",
+            "p99": f"{item['p99_ms']:.3f}",
+            "× fastest": _against_fastest(item, document, with_interval=wide),
+            "verdict": item["verdict"],
+        }
+        table.add_row(*(cells[column] for column in (*left, *figures, "verdict")))
     console.print(table)
+    if not wide:
+        runtimes = dict.fromkeys(f"{item['origin']} with {item['runtime']}" for item in document["results"])
+        console.print(Text(f"{'; '.join(runtimes)}; {WIDE} columns show p90 and p99 as well", style="dim"))
+    _doubts(console, labels, document)
+    console.print(Text(f"{host_line(document)}\n{_machine(document['host'])}", style="dim"))
+
+
+def _doubts(console: Console, labels: Mapping[str, Text], document: Document) -> None:
+    """Say what is wrong with the figures."""
     for item in document["results"]:
         if item["verdict"] != "stable" and item["origin"] != "evaluated":
             text = f"{labels[item['path']]}, threads {item['threads']}: {item['verdict']}: {item['reason']}"
@@ -46,11 +60,26 @@ def show_profile(bundle: Bundle, document: Document) -> None:
         console.print(Text(f"{item['path']}: not measured: {item['reason']}", style="yellow"))
     if document["interrupted"]:
         console.print(Text("interrupted: these are the samples taken until then", style="yellow"))
-    console.print(Text(host_line(document), style="dim"))
 
 
-def _against_fastest(item: Document, document: Document) -> str:
-    """Return the ratio of medians with its 95 % interval; empty for the fastest, or one that took no turns."""
+def _machine(host: Document) -> str:
+    """Return what the machine was like: features, limits, and its state before and after."""
+    before, after = host["before"], host["after"]
+    told = [
+        f"{host['cores_available']} of {host['cores']} cores",
+        host["cpu_limit"] and f"limited to {host['cpu_limit']:g} cores",
+        host["memory_limit_bytes"] and f"limited to {host['memory_limit_bytes'] / 2**30:.1f} GiB",
+        before["load_average"] and f"load {before['load_average'][0]:.1f} → {after['load_average'][0]:.1f}",
+        before["governor"] and f"governor {before['governor']}",
+        before["frequency_mhz"] and f"{max(before['frequency_mhz']):.0f} → {max(after['frequency_mhz']):.0f} MHz",
+        before["temperature_c"] and f"{before['temperature_c']:.0f} → {after['temperature_c'] or 0:.0f} °C",
+        ", ".join(host["features"]),
+    ]
+    return f"machine: {'; '.join(filter(None, told))}"
+
+
+def _against_fastest(item: Document, document: Document, *, with_interval: bool) -> str:
+    """Return the ratio of medians; empty for the fastest, and for one that took no turns."""
     rivals = [
         other
         for other in document["results"]
@@ -62,7 +91,7 @@ def _against_fastest(item: Document, document: Document) -> str:
             value, (low, high) = ratio["ratio"], ratio["ci95"]
             if ratio["a"] == fastest:
                 value, low, high = 1 / value, 1 / high, 1 / low
-            return f"{value:.3f} ({low:.3f} … {high:.3f})"
+            return f"{value:.3f} ({low:.3f} … {high:.3f})" if with_interval else f"{value:.2f}"
     return ""
 
 
