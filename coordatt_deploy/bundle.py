@@ -67,6 +67,8 @@ class Manifest:
         golden: In the order of the golden files.
         files: sha256 of every other file by its path relative to the bundle; reports are left out.
         fold: What BatchNorm folding did: layers, and the greatest relative error.
+        bake: What became of the normalisation: ``intake.bake.BakeReport`` and the preprocessing that it replaces; None
+            where the app normalises.
         lowering: By artifact, what lowering did: attention blocks with their forms, near misses, greatest error.
         quantization: By artifact, how it was quantized: recipe, calibration data, what was done to the weights.
         tool_versions: Of everything that had a hand in it.
@@ -82,6 +84,7 @@ class Manifest:
     golden: tuple[GoldenCase, ...] = ()
     files: tuple[tuple[str, str], ...] = ()
     fold: Mapping[str, Any] | None = None
+    bake: Mapping[str, Any] | None = None
     lowering: Mapping[str, Any] = field(default_factory=dict)
     quantization: Mapping[str, Any] = field(default_factory=dict)
     tool_versions: tuple[tuple[str, str], ...] = ()
@@ -120,6 +123,7 @@ class Manifest:
                 golden=tuple(GoldenCase(**item) for item in document["golden"]),
                 files=tuple(sorted(document["files"].items())),
                 fold=document.get("fold"),
+                bake=document.get("bake"),
                 lowering=document.get("lowering") or {},
                 quantization=document.get("quantization") or {},
                 tool_versions=tuple(sorted(document["tool_versions"].items())),
@@ -315,6 +319,28 @@ def check_target(target: Path, source_sha256: str) -> Bundle | None:
             f" {existing.manifest.model.source_sha256[:12]}… here {source_sha256[:12]}…); name another --output-dir"
         )
     return existing
+
+
+def check_same(existing: Bundle | None, model: ModelSpec, inputs: tuple[TensorSpec, ...]) -> None:
+    """Refuse to put artifacts beside others that take other inputs or describe them in another way.
+
+    Raises:
+        UsageError: Sizes, preprocessing or labels differ; the text says which.
+    """
+    if existing is None:
+        return
+    old, new = to_json(existing.manifest.model), to_json(model)
+    differing = [key for key in ("preprocessing", "labels", "pixels") if old[key] != new[key]]
+    if "preprocessing" in differing:
+        pairs = ((key, old["preprocessing"][key], new["preprocessing"][key]) for key in new["preprocessing"])
+        differing = [f"{key} {there} there, {here} here" for key, there, here in pairs if there != here]
+    if not differing and existing.manifest.inputs != inputs:
+        differing = ["the input is dynamic in one and fixed in the other"]
+    if differing:
+        raise UsageError(
+            f"{existing.root} holds artifacts of the same weights that differ in what an app gives them"
+            f" ({'; '.join(differing)}); name another --output-dir"
+        )
 
 
 def _take_place(staging: Path, target: Path) -> None:

@@ -109,6 +109,19 @@ def _json_object(context: click.Context, parameter: click.Parameter, value: str 
     return document
 
 
+def _shapes(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> dict[str, tuple[int, ...]] | None:
+    shapes = {}
+    for value in values:
+        name, _, text = value.partition("=")
+        parts = text.lower().split("x")
+        if not name or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+            raise click.BadParameter(f"{value!r} is no shape; write NAME=1x3x224x224", context, parameter)
+        shapes[name] = tuple(int(part) for part in parts)
+    return shapes or None
+
+
 def calibration_options(command: F) -> F:
     """What int8 activations are measured on."""
     options = (
@@ -142,6 +155,7 @@ def export_options(command: F) -> F:
             type=click.Path(path_type=Path),
             help="Weights of your own: .safetensors, or a .pth that holds a state dict. No code in it is run.",
         ),
+        click.option("--checkpoint-key", help="The entry of the checkpoint that holds the weights.  [default: found]"),
         click.option(
             "--format", "formats", multiple=True, type=MemberType(Format, "format"), help="Repeatable; default: all."
         ),
@@ -166,6 +180,22 @@ def export_options(command: F) -> F:
             type=BoundsType(),
             help="Any size between two: 96:320, or 96:320:32 for multiples of 32. ONNX and Core ML.",
         ),
+        click.option(
+            "--input-shape",
+            "inputs",
+            multiple=True,
+            callback=_shapes,
+            help="Shape of an input that is no image, batch first: prior=1x8x20x20. Repeatable.",
+        ),
+        click.option("--labels", type=click.Path(path_type=Path), help="Class names: a line each, or a JSON list."),
+        click.option(
+            "--bake-preprocessing",
+            "bake",
+            is_flag=True,
+            help="Fold the normalisation into the first convolution: the file takes 8-bit pixels as they are (uint8 in"
+            " TFLite, an image in Core ML, 0 to 255 in ONNX).",
+        ),
+        click.option("--softmax", is_flag=True, help="With --bake-preprocessing: give probabilities, not logits."),
         click.option("--mean", help="Per channel, in units of --input-range: 0.485,0.456,0.406."),
         click.option("--std", help="Per channel, in units of --input-range: 0.229,0.224,0.225."),
         click.option("--input-range", help="What pixel values 0 and 255 become before normalising: 0,1."),
@@ -202,6 +232,8 @@ def _plan(**options: Any) -> Any:
         intake=_intake(**options),
         target_cpus=options["target_cpus"] or (TargetCpu.ARM64,),
         input_size=options["input_size"],
+        bake=options["bake"],
+        softmax=options["softmax"],
         output_dir=options["output_dir"],
         calibration=options["calibration"],
         calibration_count=_count(options["calibration_count"]),
@@ -219,14 +251,17 @@ def _count(given: int | None) -> int:
 
 def _intake(**options: Any) -> dict[str, Any]:
     """Gather what the options say of the model beside its name, weights and size."""
-    from coordatt_deploy.intake.preprocessing import checked, parse_numbers, read_preprocessing
+    from coordatt_deploy.intake.preprocessing import checked, parse_numbers, read_labels, read_preprocessing
 
     values = read_preprocessing(options["preprocessing"]) if options["preprocessing"] else {}
     for key in ("mean", "std", "input_range"):
         if options[key] is not None:
             values[key] = parse_numbers(options[key], f"--{key.replace('_', '-')}")
     values |= {key: options[key] for key in ("colour", "resize") if options[key] is not None}
-    given = {key: options[key] for key in ("model_args", "name", "golden") if options[key] is not None}
+    keys = ("model_args", "name", "golden", "checkpoint_key", "inputs")
+    given = {key: options[key] for key in keys if options[key] is not None}
+    if options["labels"] is not None:
+        given["labels"] = read_labels(options["labels"])
     return given | ({"preprocessing": checked(values)} if values else {})
 
 

@@ -5,9 +5,11 @@ checkerboard, because a wrong bias hides behind images and a wrong weight behind
 the capture never saw, neither of them square.
 """
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -18,7 +20,9 @@ from torch import nn
 from coordatt_deploy.bundle import GoldenCase, save_golden
 from coordatt_deploy.graph.capture import Graph, prepare, tensor_outputs
 from coordatt_deploy.images import preprocess
-from coordatt_deploy.specs import Preprocessing, TensorSpec
+from coordatt_deploy.specs import SCHEMA_VERSION, Preprocessing, TensorSpec
+
+SHOWN_OUTPUTS: Final = 10_000  # values; larger outputs are in outputs.npz alone
 
 Arrays = list[NDArray[np.float32]]
 
@@ -47,40 +51,45 @@ def golden_inputs(
         sizes: Further (H, W) for dynamic models.
     """
     cases, pictures, values = [], [], []
+    takes_images = len(inputs[0].shape) == 4 and inputs[0].shape[1] == 3
     for name, image, label in images:
-        path = f"golden/images/{name}.png"
-        cases.append(GoldenCase(name, path, label))
-        pictures.append((path, image))
+        path = f"golden/images/{name}.png" if takes_images else None
+        cases.append(GoldenCase(name, path, label) if path else GoldenCase(f"noise_{len(cases):02d}"))
+        pictures += [(path, image)] if path else []
         values.append(preprocess(image, preprocessing)[None])
     for name, image in _made_up(preprocessing.size):
         cases.append(GoldenCase(name))
         values.append(preprocess(image, preprocessing)[None])
     cases.append(GoldenCase("zeros"))
     values.append(np.zeros_like(values[0]))
-    for height, width in sizes:
-        cases.append(GoldenCase(f"noise_{height}x{width}"))
-        values.append(_noise((1, 3, height, width), seed=height))
+    for size in sizes:
+        cases.append(GoldenCase(f"noise_{size[0]}x{size[1]}"))
+        values.append(preprocess(_random_image(size), replace(preprocessing, size=size))[None])
     feeds: dict[str, Arrays] = {}
     for position, spec in enumerate(inputs):
         shape = tuple(size or 1 for size in spec.shape)
-        fits = position == 0 and len(shape) == 4 and shape[1] == 3
-        feeds[spec.name] = values if fits else [_noise(shape, seed=index) for index in range(len(cases))]
+        feeds[spec.name] = (
+            values if position == 0 and takes_images else [_noise(shape, seed=index) for index in range(len(cases))]
+        )
     return GoldenInputs(tuple(cases), feeds, tuple(pictures))
 
 
 def _made_up(size: tuple[int, int]) -> list[tuple[str, Image.Image]]:
     height, width = size
     rows, columns = np.mgrid[:height, :width]
-    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     checker = ((rows // 4 + columns // 4) % 2 * 255).astype(np.uint8)
     ramp = np.stack([rows * 255 // max(height - 1, 1), columns * 255 // max(width - 1, 1), 255 - checker // 2], axis=-1)
     return [
         ("black", Image.new("RGB", (width, height), 0)),
         ("white", Image.new("RGB", (width, height), (255, 255, 255))),
-        ("noise", Image.fromarray(pixels)),
+        ("noise", _random_image(size)),
         ("checkerboard", Image.fromarray(checker)),
         ("ramp", Image.fromarray(ramp.astype(np.uint8))),
     ]
+
+
+def _random_image(size: tuple[int, int]) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
 
 
 def _noise(shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
@@ -126,3 +135,38 @@ def write_golden(
         progress()
     for kind, arrays in results.items():
         save_golden(folder / "golden" / f"{kind}.npz", dict(arrays))
+    if golden.images:
+        text = json.dumps(_expected(golden, graph, results["outputs"]), indent=1, allow_nan=False)
+        (folder / "golden" / "images" / "expected.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _expected(golden: GoldenInputs, graph: Graph, outputs: dict[str, list[NDArray[np.float64]]]) -> dict[str, Any]:
+    """Return what an app's own test needs of each image: some places of the tensor, and the outputs."""
+    first = graph.inputs[0].name
+    images = []
+    for index, case in enumerate(golden.cases):
+        if case.image is None:
+            continue
+        tensor = golden.feeds[first][index]
+        rows, columns = (sorted({0, size // 3, size // 2, size - 1}) for size in tensor.shape[2:])
+        images.append({
+            "image": Path(case.image).name,
+            "label": case.label,
+            "tensor": {
+                "name": first,
+                "shape": list(tensor.shape),
+                "layout": "NCHW",
+                "mean": float(tensor.mean(dtype=np.float64)),
+                "places": [
+                    {"row": row, "column": column, "channels": [float(value) for value in tensor[0, :, row, column]]}
+                    for row in rows
+                    for column in columns
+                ],
+            },
+            "outputs": {
+                name: [float(value) for value in values[index].ravel()]
+                for name, values in outputs.items()
+                if values[index].size <= SHOWN_OUTPUTS and np.isfinite(values[index]).all()
+            },
+        })  # fmt: skip
+    return {"schema_version": SCHEMA_VERSION, "images": images}

@@ -17,6 +17,7 @@ from coordatt_deploy.bundle import (
     Bundle,
     Manifest,
     artifact_name,
+    check_same,
     check_target,
     finish,
     open_bundle,
@@ -61,6 +62,8 @@ class ExportPlan:
         target_cpus: CPU families whose fastest form is written, where forms differ (ONNX).
         input_size: (H, W); None for the model's own.
         dynamic: Smallest and largest height and width, and the step; None for a static size.
+        bake: Whether normalisation becomes part of the network, which then takes pixels.
+        softmax: Whether it then gives probabilities.
         intake: Further fields of ``intake.Request``, by name.
         output_dir: The bundle; None for the model's name in the current folder.
         command: The command line, for the manifest.
@@ -77,6 +80,8 @@ class ExportPlan:
     calibration_count: int = COUNT
     seed: int = 0
     ranges: RangeMethod | None = None
+    bake: bool = False
+    softmax: bool = False
     intake: Mapping[str, Any] = field(default_factory=dict)
     output_dir: Path | None = None
     command: str = ""
@@ -153,12 +158,15 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
     """
     set_environment()
     jobs, pairs = plan.jobs(), plan.recipes()
+    if plan.softmax and not plan.bake:
+        raise UsageError("--softmax is for apps that take the file as it is; give --bake-preprocessing as well")
     need_converters(*(kind for kind, _, _ in jobs), *(kind for kind, _ in pairs))
     import torch
 
     from coordatt_deploy.golden import golden_inputs, write_golden
     from coordatt_deploy.graph.fold import fold_batchnorms
     from coordatt_deploy.graph.reference import save_graph
+    from coordatt_deploy.intake.bake import bake, fold_normalisation
     from coordatt_deploy.intake.request import Request, resolve
     from coordatt_deploy.intake.source import capture_source, reference_module
 
@@ -172,10 +180,13 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
             **plan.intake,
         )
         source = resolve(request)
-    target = plan.output_dir or Path(source.spec.name)
-    check_target(target, source.spec.source_sha256)
     with stages.stage("capture"):
         graph = capture_source(source)
+    target = plan.output_dir or Path(f"{source.spec.name}_baked" if plan.bake else source.spec.name)
+    replaced = source.spec.preprocessing
+    if plan.bake:
+        source, graph = bake(source, graph, softmax=plan.softmax)
+    check_same(check_target(target, source.spec.source_sha256), source.spec, graph.inputs)
     outputs = tuple(_output_spec(node, name) for node, name in _returned(graph))
     bare = Manifest(model=source.spec, inputs=graph.inputs, outputs=outputs)
     with stages.stage("calibration data"):
@@ -183,6 +194,9 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
         data = calibration_of(second, bare)
     with stages.stage("fold BatchNorm"):
         folded, fold_report = fold_batchnorms(graph)
+        baked = None
+        if plan.bake:
+            folded, baked = fold_normalisation(folded)
     with writing(target, source.spec.source_sha256) as staging, tempfile.TemporaryDirectory() as scratch:
         save_graph(folded, Path(scratch))
         _fresh(staging / "reference")
@@ -221,9 +235,14 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
                 "max_relative_error": fold_report.max_relative_error,
                 "layers": to_json(fold_report.folded),
             },
+            bake=None if baked is None else to_json(baked) | {"preprocessing": to_json(replaced)},
             tool_versions=tool_versions(),
             command=plan.command,
-            notes=tuple(filter(None, [*source.notes, remark, *_remarks(plan, converted)])),
+            notes=tuple(
+                filter(
+                    None, [*source.notes, remark, None if baked is None else baked.remark, *_remarks(plan, converted)]
+                )
+            ),
         )
         finish(staging, with_artifacts(manifest, quantized, stages))
     return open_bundle(target, verify=False)
@@ -242,10 +261,17 @@ def _second_stage(plan: ExportPlan) -> QuantizePlan:
 
 def _remarks(plan: ExportPlan, converted: Sequence[tuple[Artifact, dict[str, Any]]]) -> Iterator[str]:
     """What the user should know of formats left out and of attention that was not found."""
+    from coordatt_deploy.intake.factories import attention_warning
+
     if plan.dynamic is not None and not plan.formats:
         _, text = formats_for_dynamic(plan.dynamic, tuple(Format), asked=False)
         if text is not None:
             yield text
+    blocks = max((len(report["blocks"]) for _, report in converted), default=0)
+    warning = attention_warning(plan.model, plan.intake.get("model_args"), blocks) if converted else None
+    if warning is not None:
+        yield warning
+        return
     seen: set[str] = set()
     for artifact, report in converted:
         if not report["blocks"] and report["remark"] not in seen:

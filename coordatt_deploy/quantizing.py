@@ -20,6 +20,7 @@ from coordatt_deploy.exporters import Exported, ExportRequest, exporter, quantiz
 from coordatt_deploy.graph.capture import Graph
 from coordatt_deploy.graph.fold import fold_batchnorms
 from coordatt_deploy.graph.lower import lower, target_of
+from coordatt_deploy.intake.bake import fold_normalisation, is_baked
 from coordatt_deploy.quantization.calibration import CalibrationSet
 from coordatt_deploy.quantization.equalise import equalise
 from coordatt_deploy.quantization.ranges import Range, input_range, measure
@@ -82,6 +83,8 @@ def prepare(
         ConversionError: A converter refused the graph.
     """
     folded = fold_batchnorms(graph)[0]
+    if is_baked(folded):
+        folded = fold_normalisation(folded)[0]
     preparing: dict[str, Any] = {}
     if recipe.needs_calibration and data is None:
         raise UsageError(f"{recipe.name} needs calibration data: give --calibration-data with a folder of images")

@@ -174,6 +174,7 @@ class ModelSpec:
         labels: Class names in the order of the logits; None where unknown.
         attention: Name of the attention block, e.g. ``coordatt``; None without.
         source_sha256: Hash of the weights (names, shapes and bytes) that everything was made from.
+        pixels: Whether normalisation is part of the network, so that it takes 8-bit RGB pixels as they are.
     """
 
     name: str
@@ -181,6 +182,7 @@ class ModelSpec:
     labels: tuple[str, ...] | None = None
     attention: str | None = None
     source_sha256: str = ""
+    pixels: bool = False
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:

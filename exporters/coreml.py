@@ -34,6 +34,8 @@ TARGET: Final = ct.target.iOS16
 
 COMPUTE: Final = {Precision.FP32: ct.precision.FLOAT32, Precision.FP16: ct.precision.FLOAT16}
 
+_ListVar: Final[Any] = ct.converters.mil.mil.var.ListVar
+
 MODEL_FOLDER: Final = "com.apple.CoreML"
 DATE_KEY: Final = "com.github.apple.coremltools.conversion_date"
 
@@ -50,8 +52,9 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
             convert_to="mlprogram",
             compute_precision=COMPUTE[request.precision],
             minimum_deployment_target=TARGET,
-            inputs=[ct.TensorType(spec.name, _shape(graph, spec), dtype=np.float32) for spec in graph.inputs],
+            inputs=[_input(graph, request.spec, index) for index in range(len(graph.inputs))],
             outputs=[ct.TensorType(name, dtype=np.float32) for name in graph.outputs],
+            classifier_config=_classes(graph, request.spec),
             skip_model_load=True,
         )
     except Exception as error:
@@ -67,7 +70,34 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
         weights = stored.read_bytes() if stored.exists() else None  # small constants are part of the specification
     write_package(Path(request.path), model.SerializeToString(deterministic=True), weights)
     inputs = tuple(TensorSpec(spec.name, spec.shape, "float32", spec.layout) for spec in graph.inputs)
-    return Exported(inputs, tuple(map(_output_spec, function.outputs)), layers)
+    if request.spec.pixels:
+        inputs = (_as_image(inputs[0]), *inputs[1:])
+    made = {var.name: var for operation in function.operations for var in operation.outputs}
+    return Exported(inputs, tuple(_output_spec(made[name]) for name in graph.outputs), layers)
+
+
+def _input(graph: Graph, model: ModelSpec, index: int) -> Any:
+    """Describe an input to coremltools: pixels as an image, everything else as an array."""
+    spec = graph.inputs[index]
+    if index == 0 and model.pixels:
+        return ct.ImageType(spec.name, _shape(graph, spec), color_layout=ct.colorlayout.RGB)
+    return ct.TensorType(spec.name, _shape(graph, spec), dtype=np.float32)
+
+
+def _classes(graph: Graph, model: ModelSpec) -> Any:
+    """Make a classifier of what takes images and has names for its only output: Vision shows such a one by itself."""
+    (node,) = (node for node in graph.module.graph.nodes if node.op == "output")
+    values = [value.meta["val"] for value in node.args[0]]
+    labels = model.labels
+    if not model.pixels or labels is None or len(values) != 1 or tuple(values[0].shape) != (1, len(labels)):
+        return None
+    return ct.ClassifierConfig(list(labels))
+
+
+def _as_image(spec: TensorSpec) -> TensorSpec:
+    """What an app hands over: rows of RGB pixels of 8 bits."""
+    batch, channels, height, width = spec.shape
+    return TensorSpec(spec.name, (batch, height, width, channels), "uint8", "NHWC")
 
 
 def _shape(graph: Graph, spec: TensorSpec) -> Any:
@@ -93,7 +123,8 @@ def _sizes(var: Any) -> tuple[int | None, ...]:
 
 def _layer_map(graph: Graph, function: Any, renamed: Mapping[str, str]) -> LayerMap:
     """Carry the graph's map to the tensors of the program, by name."""
-    shapes = {var.name: _sizes(var) for operation in function.operations for var in operation.outputs}
+    tensors = (operation.outputs for operation in function.operations if not _names_classes(operation))
+    shapes = {var.name: _sizes(var) for outputs in tensors for var in outputs}
     (output,) = (node for node in graph.module.graph.nodes if node.op == "output")
     outputs = {node.name: name for node, name in zip(output.args[0], graph.outputs, strict=True)}
     places: dict[str, Part | None] = {}
@@ -103,6 +134,11 @@ def _layer_map(graph: Graph, function: Any, renamed: Mapping[str, str]) -> Layer
             places[node.name] = None if found is None else Part(found)
     reasons = {name: _reason(graph, name, places) for name, part in places.items() if part is None}
     return graph.layers.carried(places, reasons)
+
+
+def _names_classes(operation: Any) -> bool:
+    """Whether it has no tensors: a classifier's last operator, and the list of names that it takes."""
+    return operation.op_type == "classify" or any(isinstance(var, _ListVar) for var in operation.outputs)
 
 
 def _candidates(node: fx.Node, renamed: Mapping[str, str], outputs: Mapping[str, str]) -> list[str]:
@@ -155,9 +191,20 @@ def _describe(model: Any, request: ExportRequest, graph: Graph) -> None:
     for key, value in values.items():
         description.userDefined[key] = value if isinstance(value, str) else json.dumps(value)
     for feature, tensor in zip(model.description.input, graph.inputs, strict=True):
-        feature.shortDescription = f"float32, {tensor.layout}, preprocessed as the key preprocessing says"
+        image = feature.type.WhichOneof("Type") == "imageType"
+        what = "RGB image, resized" if image else f"float32, {tensor.layout}, preprocessed"
+        feature.shortDescription = f"{what} as the key preprocessing says"
     for feature in model.description.output:
-        feature.shortDescription = "float32, one value per class, before softmax" if spec.labels else "float32"
+        feature.shortDescription = _of_output(feature, spec)
+
+
+def _of_output(feature: Any, spec: ModelSpec) -> str:
+    kind = feature.type.WhichOneof("Type")
+    if kind == "stringType":
+        return "the class of the greatest value"
+    if kind == "dictionaryType":
+        return "the value of each class"
+    return "float32, one value per class, before softmax" if spec.labels else "float32"
 
 
 def _summary(spec: ModelSpec, precision: Precision) -> str:

@@ -29,6 +29,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from coordatt_deploy.errors import ConversionError, UsageError
 from coordatt_deploy.exporters import Exported, ExportRequest
 from coordatt_deploy.exporters.tflite_layers import MARK, NODE_NAMES, PREFIX, Found, feeds_for, find
+from coordatt_deploy.exporters.tflite_pixels import take_pixels
 from coordatt_deploy.graph.capture import Graph, is_call
 from coordatt_deploy.specs import Precision, TensorSpec, metadata
 from coordatt_deploy.tensors import axes_to
@@ -73,12 +74,29 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
     again = _run(content, feeds[0], sources)
     if any(not np.array_equal(results[0][key], again[key], equal_nan=True) for key in sources):
         raise ConversionError("the renamed TFLite file computes other values; report the model to the project")
+    if request.spec.pixels:
+        inputs, content = _with_pixels(model, inputs, content)
     request.path.write_bytes(content)
     places = {
         node: None if part is None else replace(part, tensor=names[int(part.tensor)])
         for node, part in found.places.items()
     }
     return Exported(inputs, outputs, graph.layers.carried(places, found.reasons))
+
+
+def _with_pixels(model: Any, inputs: tuple[TensorSpec, ...], floats: bytes) -> tuple[tuple[TensorSpec, ...], bytes]:
+    """Let the first input take pixels, and prove on random ones that nothing else changed."""
+    image = inputs[0]
+    take_pixels(model, image.name)
+    content = pack(model)
+    random = np.random.default_rng(0)
+    feeds = {spec.name: random.standard_normal(spec.shape, np.float32) for spec in inputs[1:]}  # type: ignore[arg-type]
+    pixels = random.integers(0, 256, image.shape, np.uint8)  # type: ignore[arg-type]
+    _, old = _signature_run(floats, feeds | {image.name: pixels.astype(np.float32)})
+    _, new = _signature_run(content, feeds | {image.name: pixels})
+    if any(not np.array_equal(old[name], new[name], equal_nan=True) for name in old):
+        raise ConversionError("the TFLite file computes other values of pixels than of floats; report the model")
+    return (replace(image, dtype="uint8"), *inputs[1:]), content
 
 
 class _Call(nn.Module):
@@ -183,14 +201,18 @@ def _sources(model: Any, graph: Graph) -> dict[str, str]:
 
 def _run(content: bytes, feeds: Mapping[str, NDArray[Any]], tensors: Iterable[str]) -> dict[str, NDArray[Any]]:
     """Run a file with TFLite's built-in kernels, which keep the tensors that XNNPACK would not."""
+    interpreter, _ = _signature_run(content, feeds)
+    return {index: interpreter.get_tensor(int(index)) for index in tensors}
+
+
+def _signature_run(content: bytes, feeds: Mapping[str, NDArray[Any]]) -> tuple[Interpreter, dict[str, NDArray[Any]]]:
     interpreter = Interpreter(
         model_content=content,
         experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
         experimental_preserve_all_tensors=True,
     )
     interpreter.allocate_tensors()
-    interpreter.get_signature_runner()(**feeds)
-    return {index: interpreter.get_tensor(int(index)) for index in tensors}
+    return interpreter, interpreter.get_signature_runner()(**feeds)
 
 
 def _names(model: Any, graph: Graph, found: Found, sources: Mapping[str, str]) -> list[str]:

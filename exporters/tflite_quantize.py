@@ -20,6 +20,7 @@ from ai_edge_quantizer.algorithm_manager import AlgorithmName
 from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.exporters import Exported, ExportRequest
 from coordatt_deploy.exporters.tflite import pack
+from coordatt_deploy.exporters.tflite_pixels import give_floats, take_pixels
 from coordatt_deploy.layers import LayerMap
 from coordatt_deploy.quantization.ranges import Range, needed
 from coordatt_deploy.quantization.recipes import IoType, Mode, Recipe, checked, tensors_of
@@ -53,6 +54,11 @@ def quantize(
     recipe = checked(recipe, Format.TFLITE)
     content = source.read_bytes()
     model = schema.ModelT.InitFromPackedBuf(content, 0)
+    pixels = request.spec.pixels
+    if pixels:
+        give_floats(model, exported.inputs[0].name)
+        content = pack(model)
+        model = schema.ModelT.InitFromPackedBuf(content, 0)
     manager = _manager(recipe, _kept_in_float(recipe, exported.layers, model))
     statistics = None
     if recipe.needs_calibration:
@@ -60,6 +66,8 @@ def quantize(
             name: {"min": np.array([bounds.low]), "max": np.array([bounds.high])}
             for name, bounds in needed(ranges, recipe).items()
         }
+        if pixels:  # a step of 1: every pixel value is exact
+            statistics[exported.inputs[0].name] = {"min": np.array([0.0]), "max": np.array([255.0])}
     try:
         with _silent():
             engine = quantizer.Quantizer(content, manager.get_quantization_recipe())
@@ -69,6 +77,8 @@ def quantize(
     if result.quantized_model is None:
         raise ConversionError(f"ai-edge-quantizer gave no file for {recipe.name}; report the model to the project")
     quantized = _in_one_piece(bytes(result.quantized_model))
+    if pixels:
+        take_pixels(quantized, exported.inputs[0].name)
     inputs, outputs = _interface(quantized, exported)
     request.path.write_bytes(pack(quantized))
     return Exported(inputs, outputs, exported.layers)
@@ -136,7 +146,7 @@ def _interface(model: Any, exported: Exported) -> tuple[tuple[TensorSpec, ...], 
 
     def described(spec: TensorSpec) -> TensorSpec:
         tensor = found[spec.name]
-        if tensor.type == schema.TensorType.FLOAT32:
+        if tensor.type != schema.TensorType.INT8:
             return spec
         (scale,), (zero_point,) = tensor.quantization.scale, tensor.quantization.zeroPoint
         return replace(spec, dtype="int8", scale=float(scale), zero_point=int(zero_point))

@@ -226,7 +226,7 @@ def _operator_name(schema: Any, code: Any) -> str:
 
 
 def _read_coreml(path: Path) -> FileGraph:
-    from coordatt_deploy.runtimes.mlprogram import block_of, input_ports, read_model
+    from coordatt_deploy.runtimes.mlprogram import block_of, input_ports, output_names, read_model
 
     model, _ = read_model(path)
     block = block_of(model)
@@ -258,7 +258,7 @@ def _read_coreml(path: Path) -> FileGraph:
         nodes=tuple(nodes),
         tensors=tensors,
         inputs=tuple(_spec(port.name, tensors) for port in ports),
-        outputs=tuple(_spec(name, tensors) for name in block.outputs),
+        outputs=tuple(_spec(name, tensors) for name in output_names(model)),
         flexible=any(port.choices or any(low != high for low, high in port.ranges) for port in ports),
     )
 

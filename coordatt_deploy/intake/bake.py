@@ -27,6 +27,8 @@ from coordatt_deploy.specs import Preprocessing, to_json
 
 PIXELS: Final = (0.0, 255.0)
 PROBABILITIES: Final = "probabilities"
+SCALE: Final = "normalisation.scale"
+SHIFT: Final = "normalisation.shift"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,9 @@ def bake(source: Source, graph: Graph, *, softmax: bool = False) -> tuple[Source
     baked = replace(rewriter.finish(), outputs=outputs, example=(_pixels(source.example[0]), *source.example[1:]))
     now = replace(preprocessing, mean=(0.0,) * 3, std=(1.0,) * 3, colour="RGB", input_range=PIXELS)
     state = f"{source.spec.source_sha256} baked {to_json(preprocessing)} softmax {softmax}"
-    spec = replace(source.spec, preprocessing=now, source_sha256=hashlib.sha256(state.encode()).hexdigest())
+    spec = replace(
+        source.spec, preprocessing=now, pixels=True, source_sha256=hashlib.sha256(state.encode()).hexdigest()
+    )
     module = BakedModule(source.module, affine, softmax).eval()
     return replace(source, module=module, spec=spec, example=baked.example, outputs=outputs), baked
 
@@ -131,8 +135,8 @@ def _normalise(rewriter: Rewriter, image: fx.Node, affine: Affine) -> None:
     first = next(node for node in rewriter.module.graph.nodes if node.op not in ("placeholder", "get_attr"))
     with rewriter.before(first):
         value = rewriter.call(aten.flip.default, image, [1]) if affine.reverse else image
-        value = rewriter.call(aten.mul.Tensor, value, rewriter.constant("normalisation.scale", scale))
-        value = rewriter.call(aten.add.Tensor, value, rewriter.constant("normalisation.shift", shift))
+        value = rewriter.call(aten.mul.Tensor, value, rewriter.constant(SCALE, scale))
+        value = rewriter.call(aten.add.Tensor, value, rewriter.constant(SHIFT, shift))
     for user in users:
         if not str(user.target).startswith("aten.sym_size"):
             user.replace_input_with(image, value)
@@ -188,6 +192,11 @@ def fold_normalisation(graph: Graph) -> tuple[Graph, BakeReport]:
     )
 
 
+def is_baked(graph: Graph) -> bool:
+    """Whether ``bake`` wrote a normalisation into the graph that is not folded yet."""
+    return any(node.target == SCALE for node in graph.module.graph.nodes if node.op == "get_attr")
+
+
 def _baked(image: fx.Node) -> tuple[fx.Node | None, fx.Node, fx.Node]:
     """The operators that ``bake`` wrote behind the image: flip if any, product, sum."""
     readers = [node for node in image.users if not str(node.target).startswith("aten.sym_size")]
@@ -197,7 +206,7 @@ def _baked(image: fx.Node) -> tuple[fx.Node | None, fx.Node, fx.Node]:
     shift = next(iter(scale.users), scale)
     names = [str(node.args[1].target) if isinstance(node.args[1], fx.Node) else "" for node in (scale, shift)
              if len(node.args) > 1]  # fmt: skip
-    if names != ["normalisation.scale", "normalisation.shift"]:
+    if names != [SCALE, SHIFT]:
         raise ConversionError("the graph has no normalisation of its own to fold; bake it first")
     return flip, scale, shift
 

@@ -39,6 +39,37 @@ def read_preprocessing(path: Path) -> dict[str, Any]:
     return checked(document, path.name)
 
 
+def read_labels(path: Path) -> tuple[str, ...]:
+    """Read class names in the order of the logits: a JSON list, an object from number to name, or a line each.
+
+    Raises:
+        UsageError: It is missing, no text, or a name is missing or occurs twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UsageError(f"{path} does not exist; expected a file of class names") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path.name} is no text file: {error}") from None
+    try:
+        found = json.loads(text) if text.lstrip()[:1] in "[{" else [line.strip() for line in text.splitlines()]
+    except ValueError as error:
+        raise UsageError(f"{path.name} is no JSON text: {error}") from None
+    if isinstance(found, dict):
+        if set(found) != {str(index) for index in range(len(found))}:
+            raise UsageError(f'{path.name}: the keys must be the classes\' numbers from "0" on')
+        found = [found[str(index)] for index in range(len(found))]
+    while found and found[-1] == "":
+        found = found[:-1]
+    names = [item for item in found if isinstance(item, str) and item]
+    if not names or len(names) != len(found):
+        raise UsageError(f"{path.name}: expected a name for each class, found {found[:3]!r}…")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(f"{path.name}: {twice!r} occurs twice; each class needs a name of its own")
+    return tuple(names)
+
+
 def checked(values: Mapping[str, Any], where: str = "preprocessing") -> dict[str, Any]:
     """Return *values* in the types of ``specs.Preprocessing``.
 

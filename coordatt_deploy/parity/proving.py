@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from coordatt_deploy import host
 from coordatt_deploy.bundle import Bundle
-from coordatt_deploy.errors import DeployError, MissingDependencyError, UsageError
+from coordatt_deploy.errors import BundleError, DeployError, MissingDependencyError, UsageError
+from coordatt_deploy.parity.from_images import image_feeds
 from coordatt_deploy.parity.inputs import choose_cases, read_inputs
 from coordatt_deploy.parity.layer_parity import ArtifactLayers
 from coordatt_deploy.parity.outputs import TOLERANCES, Tolerance, judge, tolerance_of
@@ -117,7 +118,10 @@ def check_parity(
     for artifact in chosen:
         with stages.stage(f"parity {Path(artifact.path).name}", len(trial.names)) as step:
             opener = partial(_open, bundle, artifact, threads)
-            verdict = check_artifact(artifact, opener, trial, tolerances, step)
+            if inputs is None:
+                verdict = _check_golden(bundle, artifact, opener, trial, tolerances, step)
+            else:
+                verdict = check_artifact(artifact, opener, trial, tolerances, step)
         warning = None if verdict.passed is None else saturation_warning(bundle.path(artifact.path), artifact, here)
         verdicts.append(replace(verdict, warning=warning))
     if layers and missing:
@@ -148,6 +152,29 @@ def _check_provenance(bundle: Bundle, artifact: Artifact) -> None:
             check_provenance(bundle.path(artifact.path), artifact, bundle.manifest)
     except ModuleNotFoundError:
         return  # what cannot be opened here is not run here either
+
+
+def _check_golden(
+    bundle: Bundle,
+    artifact: Artifact,
+    open_runner: Callable[[], Runner],
+    trial: Trial,
+    tolerances: Tolerances,
+    step: Callable[[], None],
+) -> ArtifactParity:
+    """Judge an artifact on the golden inputs, fed from the images themselves where an app would."""
+    name = bundle.manifest.inputs[0].name
+    try:
+        with logged(f"images-{Path(artifact.path).stem}"):
+            feeds, images = image_feeds(bundle, artifact, trial.inputs[name])
+    except ModuleNotFoundError:
+        return check_artifact(artifact, open_runner, trial, tolerances, step)  # which says what is missing
+    except BundleError as error:
+        verdict = check_artifact(artifact, open_runner, trial, tolerances, step)
+        problem = "; ".join(filter(None, [verdict.problem, str(error)]))
+        return replace(verdict, passed=None if verdict.passed is None else False, problem=problem)
+    fed = replace(trial, inputs={**trial.inputs, name: feeds})
+    return replace(check_artifact(artifact, open_runner, fed, tolerances, step), images=images)
 
 
 def _open(bundle: Bundle, artifact: Artifact, threads: int) -> Runner:

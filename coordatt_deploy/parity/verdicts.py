@@ -19,6 +19,7 @@ class ArtifactParity:
         tolerance: What was applied.
         problem: Why it failed or was not run; None where it passed.
         layers: Every layer's verdict; None where layers were not asked for.
+        images: Golden images that were fed from their PNG files through the artifact's own description.
         warning: Why its outputs on this machine may not be those of another; None where they are.
     """
 
@@ -31,6 +32,7 @@ class ArtifactParity:
     problem: str | None = None
     layers: ArtifactLayers | None = None
     warning: str | None = None
+    images: int = 0
 
     def worst(self) -> OutputParity | None:
         """Return the output with the most error over its allowance."""
@@ -63,6 +65,7 @@ class ArtifactParity:
             "passed": self.passed,
             "problem": self.problem,
             "warning": self.warning,
+            "images_from_png": self.images,
             "max_abs_error": to_json(worst.max_abs_error) if worst else None,
             "allowed": to_json(worst.allowed) if worst else None,
             "sqnr_db": to_json(worst.sqnr_db) if worst else None,

@@ -4,6 +4,7 @@ Both give the same kind of runner, and each result says which it was: ``measured
 disk is never touched; Core ML gets a copy, because its package reader writes to what it opens.
 """
 
+import json
 import platform
 import shutil
 import sys
@@ -16,6 +17,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from coordatt_deploy import __version__
@@ -23,10 +25,22 @@ from coordatt_deploy.coremltools_quietly import coremltools as ct
 from coordatt_deploy.coremltools_quietly import proto
 from coordatt_deploy.errors import BundleError, UsageError
 from coordatt_deploy.runtimes import Runner
-from coordatt_deploy.runtimes.mlprogram import Port, Program, block_of, inner_ports, input_ports, load, read_model
+from coordatt_deploy.runtimes.mlprogram import (
+    Port,
+    Program,
+    block_of,
+    inner_ports,
+    input_ports,
+    load,
+    output_names,
+    read_model,
+)
 from coordatt_deploy.specs import Artifact, Origin, TensorSpec
 
 Arrays = dict[str, NDArray[Any]]
+
+PIXELS = "uint8"  # of an image input; no array input of Core ML has this type
+PROBABILITIES = "classLabel_probs"  # as coremltools calls it
 
 _FEATURE_TYPES = {"float16": "FLOAT16", "float32": "FLOAT32", "int32": "INT32"}
 
@@ -76,9 +90,9 @@ class EvaluatorRunner:
         Raises:
             UsageError: The feeds do not fit the package's inputs.
         """
-        check_feeds(self.program.inputs, self.inputs, feeds)
+        fed = program_feeds(self.program.inputs, self.inputs, feeds)
         with self._limited():
-            values = self.program.evaluate(feeds, self._wanted)
+            values = self.program.evaluate(fed, self._wanted)
         results = {spec.name: values[spec.name].astype(spec.dtype, copy=False) for spec in self.outputs}
         for name in self._wanted:
             if name not in results:
@@ -105,7 +119,11 @@ class CoreMLRunner:
         model, _ = read_model(path)
         self._ports = input_ports(model)
         inner = inner_ports(model).keys()
-        wanted = _checked(_names(self._ports), tuple(block_of(model).outputs), inner, artifact, tensors, path)
+        wanted = _checked(_names(self._ports), output_names(model), inner, artifact, tensors, path)
+        described = model.description
+        self._labels: list[str] | None = (
+            json.loads(described.metadata.userDefined["labels"]) if described.predictedFeatureName else None
+        )
         self._tensors = wanted[len(artifact.outputs) :]
         self._folder = tempfile.TemporaryDirectory(prefix="coordatt-deploy-")
         copy = Path(self._folder.name) / path.name
@@ -124,8 +142,14 @@ class CoreMLRunner:
         Raises:
             UsageError: The feeds do not fit the package's inputs.
         """
-        check_feeds(self._ports, self.inputs, feeds)
-        values = self._model.predict({name: np.asarray(array) for name, array in feeds.items()})
+        program_feeds(self._ports, self.inputs, feeds)  # checks them
+        images = {spec.name for spec in self.inputs if spec.dtype == PIXELS}
+        values = self._model.predict(
+            {name: Image.fromarray(array[0]) if name in images else np.asarray(array) for name, array in feeds.items()}
+        )
+        if self._labels is not None:  # a classifier gives its values by name of class
+            (spec,) = self.outputs
+            values[spec.name] = [[values[PROBABILITIES][label] for label in self._labels]]
         results = {spec.name: np.array(values[spec.name]).astype(spec.dtype, copy=False) for spec in self.outputs}
         for name in self._tensors:
             results[name] = _as_float(np.array(values[name]))
@@ -140,8 +164,8 @@ class CoreMLRunner:
         self._folder.cleanup()
 
 
-def check_feeds(ports: tuple[Port, ...], specs: tuple[TensorSpec, ...], feeds: Mapping[str, NDArray[Any]]) -> None:
-    """Refuse feeds of other names, types or sizes than the package takes.
+def program_feeds(ports: tuple[Port, ...], specs: tuple[TensorSpec, ...], feeds: Mapping[str, NDArray[Any]]) -> Arrays:
+    """Return the feeds as the program itself takes them: images (1, H, W, 3) of bytes as (1, 3, H, W) of floats.
 
     Raises:
         UsageError: The text says what was received and what is expected.
@@ -149,14 +173,19 @@ def check_feeds(ports: tuple[Port, ...], specs: tuple[TensorSpec, ...], feeds: M
     if set(feeds) != {port.name for port in ports}:
         wanted = ", ".join(port.name for port in ports)
         raise UsageError(f"the inputs given are {', '.join(sorted(feeds)) or 'none'}; the package takes {wanted}")
+    fed: Arrays = {}
     types = {spec.name: spec.dtype for spec in specs}
     for port in ports:
         array, wanted = np.asarray(feeds[port.name]), types.get(port.name, port.dtype)
         if array.dtype != wanted:
             raise UsageError(f"{port.name} is {array.dtype}, the package takes {wanted}")
+        if wanted == PIXELS and array.ndim == 4:
+            array = np.ascontiguousarray(array.transpose(0, 3, 1, 2).astype(np.float32))
+        fed[port.name] = array
         refusal = port.refuses(array.shape)
         if refusal is not None:
             raise UsageError(refusal)
+    return fed
 
 
 def mark_outputs(package: Path, tensors: tuple[str, ...]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordatt_deploy.errors import BundleError
-from coordatt_deploy.runtimes.coreml import check_feeds
+from coordatt_deploy.runtimes.coreml import program_feeds
 from coordatt_deploy.runtimes.mlprogram import Program, load
 from coordatt_deploy.specs import Artifact
 
@@ -33,8 +33,7 @@ class CoreMLPieces:
 
     def infer(self, feeds: Mapping[str, NDArray[Any]], given: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run every piece; see ``Pieces.infer``."""
-        check_feeds(self._program.inputs, self._artifact.inputs, feeds)
-        values = dict(feeds) | {
+        values = program_feeds(self._program.inputs, self._artifact.inputs, feeds) | {
             name: np.asarray(given[name]).astype(self._dtypes[name]) for name in self._tensors if name in self._dtypes
         }
         made = {}

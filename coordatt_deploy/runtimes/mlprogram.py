@@ -27,6 +27,8 @@ from coordatt_deploy.specs import from_json
 
 Array = NDArray[Any]
 
+CLASSIFY: Final = "classify"  # turns the values of a classifier's output into names
+
 PLANS_KEPT: Final = 1024  # one for each layer of a network that is cut apart
 
 
@@ -260,17 +262,30 @@ def block_of(model: Any) -> Any:
     return function.block_specializations[function.opset]
 
 
+def output_names(model: Any) -> tuple[str, ...]:
+    """Return the names of the tensors that the model gives; of a classifier, what it takes its classes from."""
+    block = block_of(model)
+    for operation in block.operations:
+        if operation.type == CLASSIFY:
+            return (str(operation.inputs["probabilities"].arguments[0].name),)
+    return tuple(block.outputs)
+
+
 def inner_ports(model: Any) -> dict[str, Port]:
     """Return everything that the operations of the model give, by name."""
-    return {value.name: _declared(value) for operation in block_of(model).operations for value in operation.outputs}
+    operations = (operation for operation in block_of(model).operations if operation.type != CLASSIFY)
+    return {value.name: _declared(value) for operation in operations for value in operation.outputs}
 
 
 def input_ports(model: Any) -> tuple[Port, ...]:
-    """Return what the model takes, with the sizes that its flexible axes may have."""
-    arrays = {feature.name: feature.type.multiArrayType for feature in model.description.input}
+    """Return what the program takes, with the sizes that its flexible axes may have; images as (1, 3, H, W)."""
+    features = {feature.name: feature.type for feature in model.description.input}
     ports = []
     for value in model.mlProgram.functions[_main(model)].inputs:
-        array = arrays[value.name]
+        if features[value.name].WhichOneof("Type") == "imageType":
+            ports.append(_image_port(value, features[value.name].imageType))
+            continue
+        array = features[value.name].multiArrayType
         ranges = tuple(
             (int(size.lowerBound), int(size.upperBound) if size.upperBound > 0 else None)
             for size in array.shapeRange.sizeRanges
@@ -278,6 +293,18 @@ def input_ports(model: Any) -> tuple[Port, ...]:
         choices = tuple(tuple(int(size) for size in shape.shape) for shape in array.enumeratedShapes.shapes)
         ports.append(replace(_declared(value), ranges=ranges, choices=choices))
     return tuple(ports)
+
+
+def _image_port(value: Any, image: Any) -> Port:
+    port = _declared(value)
+    if image.WhichOneof("SizeFlexibility") == "enumeratedSizes":
+        sizes = image.enumeratedSizes.sizes
+        return replace(port, choices=tuple((1, 3, int(size.height), int(size.width)) for size in sizes))
+    if image.WhichOneof("SizeFlexibility") != "imageSizeRange":
+        return port
+    axes = (image.imageSizeRange.heightRange, image.imageSizeRange.widthRange)
+    sizes = ((int(axis.lowerBound), int(axis.upperBound) if axis.upperBound > 0 else None) for axis in axes)
+    return replace(port, ranges=((1, 1), (3, 3), *sizes))
 
 
 def _declared(value: Any) -> Port:
@@ -296,7 +323,7 @@ def _check_operators(model: Any, path: Path) -> None:
     """Name every operator that is missing, with the tensor it makes, before anything else is done."""
     missing: dict[str, str] = {}
     for operation in block_of(model).operations:
-        if operation.type not in OPERATORS and operation.type != "const":
+        if operation.type not in OPERATORS and operation.type not in ("const", CLASSIFY):
             missing.setdefault(operation.type, operation.outputs[0].name if operation.outputs else "no output")
     if missing:
         found = ", ".join(f"{operator} (first at {name})" for operator, name in missing.items())
@@ -312,8 +339,8 @@ def _program(function: Any, model: Any) -> Program:
     steps: list[Step] = []
     quantized: dict[str, tuple[Array, Array, int | None]] = {}
     for operation in function.operations:
-        if operation.op_type == "const":
-            continue  # constants are taken where they are used
+        if operation.op_type in ("const", CLASSIFY):
+            continue  # constants are taken where they are used, and names of classes are no numbers
         step = _step(operation, constants)
         if step.operator == "quantize":
             quantized[step.outputs[0].name] = _grid(step, constants)
@@ -322,12 +349,14 @@ def _program(function: Any, model: Any) -> Program:
                 constants.update({name: _widened(value) for name, value in step.run(constants).items()})
         else:
             steps.append(step)
-    for var in function.outputs:
+    given = {var.name: var for operation in function.operations for var in operation.outputs} | function.inputs
+    outputs = [given[name] for name in output_names(model)]
+    for var in outputs:
         if var.op is not None and var.op.op_type == "const":
             constants[var.name] = _widened(np.asarray(var.val))
     return Program(
         inputs=input_ports(model),
-        outputs=tuple(_port(var) for var in function.outputs),
+        outputs=tuple(_port(var) for var in outputs),
         steps=tuple(steps),
         constants=constants,
         quantized=quantized,

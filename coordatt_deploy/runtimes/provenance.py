@@ -1,11 +1,12 @@
-"""Which weights an artifact says that it was made from: a stale file must not pass for the bundle's own."""
+"""What an artifact says of itself: the weights it was made from, and how an image becomes its input."""
 
+import json
 from pathlib import Path
 from typing import Any, Final
 
 from coordatt_deploy.bundle import Manifest
-from coordatt_deploy.errors import BundleError
-from coordatt_deploy.specs import Artifact, Format
+from coordatt_deploy.errors import BundleError, UsageError
+from coordatt_deploy.specs import Artifact, Format, Preprocessing
 
 KEY: Final = "source_sha256"
 
@@ -33,8 +34,25 @@ def source_sha256(path: Path, kind: Format) -> str:
     Raises:
         BundleError: The file cannot be read.
     """
+    return str(_metadata(path, kind).get(KEY, ""))
+
+
+def embedded_preprocessing(path: Path, kind: Format) -> Preprocessing:
+    """Return the preprocessing that the file at *path* describes.
+
+    Raises:
+        BundleError: The file cannot be read, or describes none.
+    """
+    found = _metadata(path, kind).get("preprocessing")
+    try:
+        return Preprocessing.from_json(json.loads(found) if isinstance(found, str) else found)
+    except (ValueError, TypeError, AttributeError, UsageError) as error:
+        raise BundleError(f"{path.name} describes no preprocessing ({error}); export it again") from None
+
+
+def _metadata(path: Path, kind: Format) -> dict[str, Any]:
     readers = {Format.ONNX: _onnx, Format.TFLITE: _tflite, Format.COREML: _coreml}
-    return str(readers[kind](path).get(KEY, ""))
+    return readers[kind](path)
 
 
 def _onnx(path: Path) -> dict[str, Any]:
