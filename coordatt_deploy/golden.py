@@ -50,7 +50,8 @@ def golden_inputs(
         images: Name, image and class of each real image.
         sizes: Further (H, W) for dynamic models.
     """
-    cases, pictures, values = [], [], []
+    cases: list[GoldenCase] = []
+    pictures, values = [], []
     takes_images = len(inputs[0].shape) == 4 and inputs[0].shape[1] == 3
     for name, image, label in images:
         path = f"golden/images/{name}.png" if takes_images else None

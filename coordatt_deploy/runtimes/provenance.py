@@ -1,12 +1,11 @@
 """What an artifact says of itself: the weights it was made from, and how an image becomes its input."""
 
-import json
 from pathlib import Path
 from typing import Any, Final
 
 from coordatt_deploy.bundle import Manifest
 from coordatt_deploy.errors import BundleError, UsageError
-from coordatt_deploy.specs import Artifact, Format, Preprocessing
+from coordatt_deploy.specs import Artifact, Format, Preprocessing, from_json
 
 KEY: Final = "source_sha256"
 
@@ -43,9 +42,9 @@ def embedded_preprocessing(path: Path, kind: Format) -> Preprocessing:
     Raises:
         BundleError: The file cannot be read, or describes none.
     """
-    found = _metadata(path, kind).get("preprocessing")
+    found: Any = _metadata(path, kind).get("preprocessing")
     try:
-        return Preprocessing.from_json(json.loads(found) if isinstance(found, str) else found)
+        return Preprocessing.from_json(from_json(found) if isinstance(found, str) else found)
     except (ValueError, TypeError, AttributeError, UsageError) as error:
         raise BundleError(f"{path.name} describes no preprocessing ({error}); export it again") from None
 
