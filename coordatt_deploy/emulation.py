@@ -11,7 +11,7 @@ from coordatt_deploy import targets
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.errors import DeployError, UsageError
 from coordatt_deploy.parity.inputs import choose_cases
-from coordatt_deploy.parity.proving import check_artifact, golden_trial
+from coordatt_deploy.parity.proving import check_artifact, golden_trial, trial_of
 from coordatt_deploy.parity.tolerances import Tolerances
 from coordatt_deploy.parity.verdicts import ArtifactParity, ParityReport
 from coordatt_deploy.progress import Stages
@@ -63,9 +63,11 @@ def check_parity_on(
         machine = guest(name.cpu)
     with machine:
         for artifact in able:
-            with stages.stage(f"{name} {Path(artifact.path).name}", len(trial.names)) as step:
+            aside = trial_of(bundle, artifact, whole)
+            own = trial if aside is whole else aside.chosen(range(min(CASES, len(aside.names))))
+            with stages.stage(f"{name} {Path(artifact.path).name}", len(own.names)) as step:
                 opener = partial(machine.open_artifact, bundle.path(artifact.path), artifact)
-                verdicts.append(check_artifact(artifact, opener, trial, tolerances, step))
+                verdicts.append(check_artifact(artifact, opener, own, tolerances, step))
     skipped = tuple((artifact.path, reason) for artifact, reason in unable)
     report = ParityReport(tuple(verdicts), skipped, str(name), cases=trial.names)
     bundle.write_report(f"parity-{_file(name)}.json", json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")

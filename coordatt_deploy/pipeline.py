@@ -244,7 +244,7 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
                 )
             ),
         )
-        finish(staging, with_artifacts(manifest, quantized, stages))
+        finish(staging, with_artifacts(manifest, quantized, stages, staging))
     return open_bundle(target, verify=False)
 
 

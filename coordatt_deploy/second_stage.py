@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from coordatt_deploy.bundle import Bundle, Manifest, artifact_name, finish, open_bundle, writing
+from coordatt_deploy.bundle import Bundle, Manifest, artifact_name, finish, open_bundle, save_golden, writing
 from coordatt_deploy.errors import MissingDependencyError, UsageError
 from coordatt_deploy.exporters import Exported, need_converters
 from coordatt_deploy.layers import LayerMap
@@ -98,6 +98,8 @@ class Job:
     log: Path
 
 
+ASIDE_PREFIX: Final = "set-aside-"
+
 Made = tuple[Artifact, dict[str, Any]]
 
 
@@ -122,7 +124,7 @@ def quantize(bundle: Bundle, plan: QuantizePlan, stages: Stages) -> Bundle:
         jobs = plan_jobs(plan, pairs, manifest, staging, data)
         with workers(len(jobs)) as pool:
             made = collect(submit(jobs, pool), stages)
-        finish(staging, with_artifacts(manifest, made, stages))
+        finish(staging, with_artifacts(manifest, made, stages, staging))
     return open_bundle(bundle.root, verify=False)
 
 
@@ -190,12 +192,14 @@ def plan_jobs(
     return jobs
 
 
-def submit(jobs: Sequence[Job], pool: ProcessPoolExecutor) -> list[Future[Made]]:
-    """Start the jobs."""
-    return [pool.submit(make, job) for job in jobs]
+def submit(jobs: Sequence[Job], pool: ProcessPoolExecutor) -> list[Future[Made | None]]:
+    """Start the jobs, and the reference on the images that were set aside."""
+    futures: list[Future[Made | None]] = [pool.submit(make, job) for job in jobs]
+    asides = {job.data.fingerprint: job for job in jobs if job.data is not None and job.data.aside is not None}
+    return futures + [pool.submit(write_aside, job) for job in asides.values()]
 
 
-def collect(futures: Sequence[Future[Made]], stages: Stages) -> list[Made]:
+def collect(futures: Sequence[Future[Made | None]], stages: Stages) -> list[Made]:
     """Wait for every artifact; returns them with what the manifest says of each, in the order of formats and names."""
     if not futures:
         return []
@@ -203,7 +207,7 @@ def collect(futures: Sequence[Future[Made]], stages: Stages) -> list[Made]:
         for future in as_completed(futures):
             future.result()
             step()
-    made = [future.result() for future in futures]
+    made = [item for item in (future.result() for future in futures) if item is not None]
     return sorted(made, key=lambda item: (list(Format).index(item[0].format), item[0].path))
 
 
@@ -238,24 +242,62 @@ def make(job: Job) -> Made:
         "recipe": job.recipe.to_json(),
         "calibration": None if job.data is None else job.data.to_json(),
         "source": None if job.source is None else job.source.path,
+        "set_aside": _aside(job),
         **prepared.preparing,
     }
     artifact = exported.described(request, job.root, job.recipe.name)
     return artifact, {"quantization": said, "lowering": prepared.lowering}
 
 
-def with_artifacts(manifest: Manifest, made: Sequence[Made], stages: Stages) -> Manifest:
-    """Return the manifest with the artifacts in it, in place of earlier ones of the same names."""
+def _aside(job: Job) -> dict[str, Any] | None:
+    """Where the reference on the images set aside is, for ``parity.trials``."""
+    if job.data is None or job.data.aside is None:
+        return None
+    return {"folder": f"{ASIDE_PREFIX}{job.data.aside.fingerprint[:12]}", "names": list(job.data.aside.names)}
+
+
+def write_aside(job: Job) -> None:
+    """Write the images that were set aside and what the reference makes of them; run in a process of its own."""
+    with captured(job.log):
+        import torch
+
+        from coordatt_deploy.graph.capture import prepare
+        from coordatt_deploy.graph.reference import load_graph
+
+        torch.set_num_threads(1)
+        graph = load_graph(job.root / "reference")
+        place = _aside(job)
+        if place is None or job.data is None or job.data.aside is None:
+            return
+        cases = list(job.data.aside.feeds(graph.example[0].shape[0]))
+        folder = job.root / "golden" / place["folder"]
+        folder.mkdir(exist_ok=True)
+        for file, run in (("outputs", prepare(graph)), ("rounding_fp32", prepare(graph, dtype=torch.float32))):
+            results = [run(feeds) for feeds in cases]
+            save_golden(folder / f"{file}.npz", {name: [case[name] for case in results] for name in graph.outputs})
+        save_golden(folder / "inputs.npz", {name: [case[name] for case in cases] for name in job.data.aside.arrays})
+
+
+def with_artifacts(manifest: Manifest, made: Sequence[Made], stages: Stages, root: Path) -> Manifest:
+    """Return the manifest with the artifacts in it, in place of earlier ones of the same names.
+
+    Images set aside for artifacts that are gone are removed from *root*.
+    """
     written = {artifact.path: said for artifact, said in made}
     kept = tuple(item for item in manifest.artifacts if item.path not in written)
     lowering = dict(manifest.lowering)
     for path, said in written.items():
         source = said["quantization"]["source"]
         lowering[path] = said["lowering"] or manifest.lowering.get(source)
+    quantization = dict(manifest.quantization) | {path: said["quantization"] for path, said in written.items()}
+    used = {said["set_aside"]["folder"] for said in quantization.values() if said.get("set_aside")}
+    for folder in (root / "golden").glob(f"{ASIDE_PREFIX}*"):
+        if folder.name not in used:
+            shutil.rmtree(folder)
     return replace(
         manifest,
         artifacts=kept + tuple(artifact for artifact, _ in made),
         lowering=lowering,
-        quantization=dict(manifest.quantization) | {path: said["quantization"] for path, said in written.items()},
+        quantization=quantization,
         stages=manifest.stages + tuple(stages.taken),
     )

@@ -112,16 +112,18 @@ def check_parity(
         bundle.layers(artifact)  # a map that is missing or damaged ends this here
         _check_provenance(bundle, artifact)
     trial = golden_trial(bundle) if inputs is None else _trial(bundle, inputs, stages)
+    trials = {item.path: trial if inputs is not None else trial_of(bundle, item, trial) for item in chosen}
     here = machine or host.describe()
     verdicts = []
     graphs: tuple[ArtifactLayers, ...] = ()
     for artifact in chosen:
-        with stages.stage(f"parity {Path(artifact.path).name}", len(trial.names)) as step:
+        own = trials[artifact.path]
+        with stages.stage(f"parity {Path(artifact.path).name}", len(own.names)) as step:
             opener = partial(_open, bundle, artifact, threads)
-            if inputs is None:
+            if inputs is None and own is trial:
                 verdict = _check_golden(bundle, artifact, opener, trial, tolerances, step)
             else:
-                verdict = check_artifact(artifact, opener, trial, tolerances, step)
+                verdict = check_artifact(artifact, opener, own, tolerances, step)
         warning = None if verdict.passed is None else saturation_warning(bundle.path(artifact.path), artifact, here)
         verdicts.append(replace(verdict, warning=warning))
     if layers and missing:
@@ -130,7 +132,7 @@ def check_parity(
         reference = _by_layer(bundle, stages)
         if need_layers:
             graphs = _check_graphs(chosen, trial, reference, tolerances, stages)
-        verdicts = _check_layers(bundle, verdicts, trial, reference, stages, save_failing)
+        verdicts = _check_layers(bundle, verdicts, trials, reference, stages, save_failing)
     report = ParityReport(tuple(verdicts), graphs=graphs, cases=trial.names)
     bundle.write_report("parity.json", json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")
     return report
@@ -190,6 +192,22 @@ def golden_trial(bundle: Bundle) -> Trial:
         {kind: bundle.golden(f"rounding_{kind.value}") for kind in (Precision.FP32, Precision.FP16)},
         tuple(case.image is not None for case in bundle.manifest.golden),
     )
+
+
+def trial_of(bundle: Bundle, artifact: Artifact, golden: Trial) -> Trial:
+    """Return what *artifact* is tried on: the golden cases, or what was set aside when it was calibrated.
+
+    Beyond its ranges a static int8 artifact clips, as it must; so it is tried on images of the kind that they were
+    measured on, which the golden images of a user's own model need not be.
+    """
+    aside = bundle.manifest.quantization.get(artifact.path, {}).get("set_aside")
+    if not aside:
+        return golden
+    inputs, outputs, rounding = (
+        bundle.golden(f"{aside['folder']}/{name}") for name in ("inputs", "outputs", "rounding_fp32")
+    )
+    names = tuple(aside["names"])
+    return Trial(names, inputs, outputs, {Precision.FP32: rounding}, (True,) * len(names))
 
 
 def _trial(bundle: Bundle, source: Path, stages: Stages) -> Trial:
@@ -299,7 +317,7 @@ def _check_graphs(
 def _check_layers(
     bundle: Bundle,
     verdicts: Sequence[ArtifactParity],
-    trial: Trial,
+    trials: Mapping[str, Trial],
     reference: "ReferenceLayers",
     stages: Stages,
     save_failing: Path | None,
@@ -312,7 +330,7 @@ def _check_layers(
         if verdict.passed is None or verdict.tolerance is None:
             judged.append(verdict)
             continue
-        cases = _cases(trial, verdict.tolerance)
+        cases = _cases(trials[verdict.artifact.path], verdict.tolerance)
         found = _judge_layers(bundle, verdict, cases, reference, stages)
         judged.append(found)
         if save_failing is not None and found.layers is not None and found.layers.passed is False:

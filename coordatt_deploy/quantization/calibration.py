@@ -11,7 +11,7 @@ outside were scaled or ordered otherwise; tensors that fill only a small part of
 import hashlib
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from coordatt_deploy.errors import UsageError, nearest
 from coordatt_deploy.images import find_images, load_image, preprocess
-from coordatt_deploy.models.digits import read_split
+from coordatt_deploy.models.digits import DigitSplit, read_split
 from coordatt_deploy.specs import Preprocessing, TensorSpec
 
 Tensor = NDArray[np.float32]
@@ -33,6 +33,8 @@ UNREADABLE_SHARE: Final = 0.1  # beyond it the folder is not what it was meant t
 NAMED: Final = 5  # files that a message lists
 ALIKE: Final = 0.01  # share of the possible range that pixels must vary between images, in the mean
 COVERED: Final = 0.6  # share of the possible range that the values of a whole set of photographs fill
+ASIDE: Final = 16  # images that no range is measured on: the artifacts are judged on them
+ASIDE_SHARE: Final = 5  # at most one in so many
 SLACK: Final = 0.01  # of the range: resampling in other tools overshoots a little
 
 
@@ -46,6 +48,7 @@ class CalibrationSet:
         names: One per case.
         seed: Of the choice among more images than were asked for.
         notes: What is not as it should be, but no reason to stop.
+        aside: Cases of the same kind that nothing is measured on, to judge the result by.
     """
 
     source: str
@@ -53,6 +56,7 @@ class CalibrationSet:
     names: tuple[str, ...]
     seed: int
     notes: tuple[str, ...] = ()
+    aside: "CalibrationSet | None" = None
     fingerprint: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -72,8 +76,17 @@ class CalibrationSet:
 
     def first(self, count: int) -> "CalibrationSet":
         """Return the first *count* cases; they are in a random order already."""
-        arrays = {name: array[:count] for name, array in self.arrays.items()}
-        return CalibrationSet(self.source, arrays, self.names[:count], self.seed, self.notes)
+        return self._part(slice(0, count))
+
+    def split(self, count: int) -> "CalibrationSet":
+        """Return at most *count* cases, and what is set aside beyond them, or of them where there are no more."""
+        aside = min(ASIDE, len(self) // ASIDE_SHARE)
+        kept = min(count, len(self) - aside)
+        return replace(self._part(slice(0, kept)), aside=self._part(slice(kept, kept + aside)) if aside else None)
+
+    def _part(self, rows: slice) -> "CalibrationSet":
+        arrays = {name: np.ascontiguousarray(array[rows]) for name, array in self.arrays.items()}
+        return CalibrationSet(self.source, arrays, self.names[rows], self.seed, self.notes)
 
     def to_json(self) -> dict[str, Any]:
         """Return what a report says of the data."""
@@ -82,6 +95,7 @@ class CalibrationSet:
             "count": len(self),
             "seed": self.seed,
             "sha256": self.fingerprint,
+            "set_aside": 0 if self.aside is None else len(self.aside),
             "notes": list(self.notes),
         }
 
@@ -101,26 +115,33 @@ def load_calibration(
     Raises:
         UsageError: The data cannot be what it is meant to be; the text says what is wrong with it.
     """
-    if count < MINIMUM:
-        raise UsageError(f"--calibration-count is {count}; ranges need at least {MINIMUM} images, better {COUNT}")
+    _check_count(count)
     if not source.exists():
         raise UsageError(f"there is no calibration data at {source}; give a folder of images, or an .npz of tensors")
-    if source.is_dir():
-        return _from_folder(source, inputs, preprocessing, count, seed)
-    return _from_archive(source, inputs, preprocessing, count, seed)
+    read = _from_folder if source.is_dir() else _from_archive
+    return read(source, inputs, preprocessing, count + ASIDE, seed).split(count)
 
 
 def digits_calibration(
     inputs: Sequence[TensorSpec], preprocessing: Preprocessing, *, count: int = COUNT, seed: int = 0
 ) -> CalibrationSet:
     """Return the calibration split of the packaged digits: training images that no accuracy is measured on."""
+    _check_count(count)
     spec = _image_input(inputs, DIGITS)
     split = read_split("calibration")
-    order = np.random.default_rng(seed).permutation(len(split))[:count]
-    images = split.take(order).images()
-    array = np.stack([preprocess(image, preprocessing) for image in images])
-    names = tuple(f"digit_{index}" for index in split.indices[order])
-    return _checked(CalibrationSet(DIGITS, {spec.name: array}, names, seed), spec, preprocessing, tensors=False)
+    data = _digits(split.take(np.random.default_rng(seed).permutation(len(split))[:count]), spec, preprocessing, seed)
+    aside = _digits(read_split("golden"), spec, preprocessing, seed)
+    return replace(_checked(data, spec, preprocessing, tensors=False), aside=aside)
+
+
+def _check_count(count: int) -> None:
+    if count < MINIMUM:
+        raise UsageError(f"--calibration-count is {count}; ranges need at least {MINIMUM} images, better {COUNT}")
+
+
+def _digits(split: DigitSplit, spec: TensorSpec, preprocessing: Preprocessing, seed: int) -> CalibrationSet:
+    array = np.stack([preprocess(image, preprocessing) for image in split.images()])
+    return CalibrationSet(DIGITS, {spec.name: array}, tuple(f"digit_{index}" for index in split.indices), seed)
 
 
 def _from_folder(

@@ -153,6 +153,7 @@ BASE: Final[Mapping[Format, Precision]] = {
 _PATTERN: Final = re.compile(
     r"(?P<mode>static|dynamic|weight_only)_w(?P<weights>i8|fp16)(_a(?P<activations>i8|i16|fp32))?(_io(?P<io>i8|fp32))?"
 )
+_SUFFIXES: Final = re.compile(r"(_io(i8|fp32))?(_float\d+)?$")
 _PALETTE: Final = re.compile(r"palettized_w(?P<bits>4|6|8)")
 _LONG: Final = {"i8": "int8", "i16": "int16"}
 
@@ -185,6 +186,11 @@ def parse(name: str) -> Recipe:
         activations=None if activations is None else _LONG.get(activations, activations),
         io=None if io is None else (IoType.INT8 if io == "i8" else IoType.FP32),
     )
+
+
+def base_of(name: str) -> str:
+    """Return a recipe's name without the suffixes for inputs and outputs and for layers in float."""
+    return _SUFFIXES.sub("", name)
 
 
 def load_recipe(text: str) -> Recipe:
