@@ -76,7 +76,7 @@ def measure(passes: Callable[[], Iterable[Tensors]], method: RangeMethod, steps:
 
 def histogram(value: NDArray[Any], low: float, high: float) -> NDArray[np.int64]:
     """Count the values in BINS equal bins between *low* and *high*."""
-    if high <= low:
+    if high - low < np.finfo(np.float32).tiny:
         return np.bincount([0], weights=[value.size], minlength=BINS).astype(np.int64)
     place = (value.ravel().astype(np.float64) - low) * (BINS / (high - low))
     return np.bincount(np.clip(place.astype(np.int64), 0, BINS - 1), minlength=BINS)
