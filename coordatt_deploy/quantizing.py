@@ -97,6 +97,7 @@ def prepare(
             lowered,
             data,
             method=recipe.ranges,
+            activations=recipe.activations == "int8",  # finer ones add no noise worth looking at
             levels=weight_levels(kind, target_cpu),
             float_layers=frozenset(recipe.float_layers),
         )

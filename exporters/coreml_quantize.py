@@ -29,6 +29,7 @@ from coordatt_deploy.specs import Format
 
 # Weights up to this size stay as they are: coremltools' own threshold; small ones save nothing and cost most accuracy.
 FEW_WEIGHTS: Final = 2048
+LEAST_STEP: Final = 2.0**-18  # float16 holds four bits of it; nothing in a network that computes in float16 is finer
 IOS_17: Final = 8  # specification version: the first with quantize and dequantize
 QUANTIZED: Final = frozenset({"conv", "linear", "add", "avg_pool", "max_pool"})
 
@@ -111,7 +112,7 @@ def _with_activations(model: Any, ranges: Mapping[str, Range], kept: set[str]) -
     from coremltools.models.utils import _apply_graph_pass
 
     config = _config(ct.optimize.coreml.OpLinearQuantizerConfig(mode="linear", dtype="int8"), kept)
-    statistics = {name: {"rmin": bounds.low, "rmax": bounds.high} for name, bounds in ranges.items()}
+    statistics = {name: _wide_enough(bounds) for name, bounds in ranges.items()}
     passes = []
     for name in ("compression::insert_prefix_quantize_dequantize_pair",
                  "compression::insert_suffix_quantize_dequantize_pair"):  # fmt: skip
@@ -120,6 +121,11 @@ def _with_activations(model: Any, ranges: Mapping[str, Range], kept: set[str]) -
         passes.append(graph_pass)
     passes.append(PASS_REGISTRY["common::dequantize_quantize_pair_elimination"])
     return _apply_graph_pass(model, passes, spec_version=IOS_17, pymil_load_func=load, skip_model_load=True)
+
+
+def _wide_enough(bounds: Range) -> dict[str, float]:
+    """Return the range as coremltools takes it; steps are stored in float16, where tiny ones would become 0."""
+    return {"rmin": bounds.low, "rmax": max(bounds.high, bounds.low + 255 * LEAST_STEP)}
 
 
 def _with_weights(model: Any, recipe: Recipe, kept: set[str]) -> Any:

@@ -97,7 +97,8 @@ def _in_one_piece(content: bytes) -> Any:
 def _manager(recipe: Recipe, kept: list[str]) -> Any:
     manager = recipe_manager.RecipeManager()
     if recipe.mode is Mode.STATIC:
-        manager.add_static_config(".*", ALL, activation_num_bits=8, weight_num_bits=8)
+        bits = 16 if recipe.activations == "int16" else 8
+        manager.add_static_config(".*", ALL, activation_num_bits=bits, weight_num_bits=8)
         if recipe.io is IoType.FP32:
             for end in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
                 manager.add_quantization_config(".*", end, algorithm_key=AlgorithmName.NO_QUANTIZE)

@@ -95,6 +95,7 @@ TOLERANCES: Final[Mapping[tuple[Format, str], Tolerance]] = {
     (Format.COREML, "fp32"): Tolerance(16.0, FP32, _FP32_REASON),
     (Format.COREML, "fp16"): Tolerance(6.0, FP16, _FP16_REASON),
     **{(kind, "static_wi8_ai8"): _static(20.0) for kind in Format},
+    (Format.TFLITE, "static_wi8_ai16"): _weights(FP32, 8, 45.0, "int8 weights, activations of 16 bits"),
     (Format.TFLITE, "dynamic_wi8_afp32"): _weights(INT8, 8, 25.0, "ranges that the runtime finds as it goes"),
     (Format.TFLITE, "weight_only_wi8_afp32"): _weights(FP32, 8, 30.0, "int8 weights"),
     (Format.TFLITE, "weight_only_wfp16_afp32"): _weights(FP32, 12, 50.0, "float16 weights"),

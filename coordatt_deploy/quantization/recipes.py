@@ -1,7 +1,7 @@
 """Quantization recipes: names that say what they do, what each format can express, and files that replay a search.
 
     static_wi8_ai8          weights int8 per channel, activations int8 with ranges from calibration data
-    static_wi8_ai16         weights int8, activations int16
+    static_wi8_ai16         weights int8, activations int16; TFLite's built-in kernels run it, XNNPACK does not
     dynamic_wi8_afp32       weights int8; activations are quantized by the runtime, tensor by tensor
     weight_only_wi8_afp32   weights int8 on disk, widened when they are used; computing in float32
     weight_only_wfp16_afp32 weights float16 on disk
@@ -121,7 +121,7 @@ class Recipe:
             activations=base.activations,
             io=base.io if io is None else member(IoType, str(io), "io type"),
             ranges=member(RangeMethod, str(document.get("ranges", base.ranges.value)), "range method"),
-            equalise=document.get("equalise", True),
+            equalise=document.get("equalise", base.equalise),
             adjust=document.get("adjust", True),
             float_layers=tuple(layers),
         )
@@ -132,7 +132,7 @@ STATIC_INT8: Final = "static_wi8_ai8"
 # What each format can express, its int8 default first. The reasons for what is not there stand in REFUSED.
 RECIPES: Final[Mapping[Format, tuple[str, ...]]] = {
     Format.TFLITE: (
-        STATIC_INT8, "dynamic_wi8_afp32", "weight_only_wi8_afp32", "weight_only_wfp16_afp32",
+        STATIC_INT8, "static_wi8_ai16", "dynamic_wi8_afp32", "weight_only_wi8_afp32", "weight_only_wfp16_afp32",
     ),
     Format.ONNX: (STATIC_INT8, "weight_only_wi8_afp32"),
     Format.COREML: (STATIC_INT8, "weight_only_wi8", "palettized_w8", "palettized_w6", "palettized_w4"),
@@ -180,11 +180,14 @@ def parse(name: str) -> Recipe:
     if match is None:
         raise UsageError(f"unknown recipe {name!r}; {nearest(name, all_recipes())}")
     activations, io = match["activations"], match["io"]
+    fine = activations == "i16"  # 65,536 steps: cutting ranges and evening out channels would only cost
     return Recipe(
         mode=Mode(match["mode"]),
         weights=_LONG.get(match["weights"], match["weights"]),
         activations=None if activations is None else _LONG.get(activations, activations),
         io=None if io is None else (IoType.INT8 if io == "i8" else IoType.FP32),
+        ranges=RangeMethod.MIN_MAX if fine else RangeMethod.PERCENTILE,
+        equalise=not fine,
     )
 
 
@@ -225,13 +228,13 @@ def checked(recipe: Recipe, kind: Format) -> Recipe:
         able = [str(other) for other, names in RECIPES.items() if recipe.base in names]
         others = f"formats that have it: {', '.join(able)}" if able else "no format has it"
         raise UsageError(f"{kind} has no recipe {recipe.base}; {others}; recipes of {kind}: {', '.join(RECIPES[kind])}")
-    if recipe.mode is not Mode.STATIC and recipe.io is IoType.INT8:
-        raise UsageError(f"{recipe.name}: only a static recipe can have int8 inputs and outputs")
+    if recipe.io is IoType.INT8 and not (recipe.mode is Mode.STATIC and recipe.activations == "int8"):
+        raise UsageError(f"{recipe.name}: only {STATIC_INT8} can have int8 inputs and outputs")
     if recipe.io is not None and recipe.io not in IO_TYPES[kind]:
         able = [str(other) for other, types in IO_TYPES.items() if recipe.io in types]
         raise UsageError(f"{kind} has no {recipe.io} inputs and outputs here; formats that have: {', '.join(able)}")
     if recipe.io is None and recipe.mode is Mode.STATIC:
-        return replace(recipe, io=IO_TYPES[kind][0])
+        return replace(recipe, io=IO_TYPES[kind][0] if recipe.activations == "int8" else IoType.FP32)
     return recipe
 
 
