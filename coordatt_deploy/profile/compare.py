@@ -1,23 +1,27 @@
 """Whether one latency differs from another, and whether that can be known at all.
 
-Other load adds time, and more to one run than to the next. So what is compared is not the median but the *fast tenth*:
-the 10 % quantile of the samples less the time during which the kernel gave the core to others. It is taken per batch: a
-batch is what was measured between two openings, so that batches differ by everything that one run can vary.
+Other load adds time, and more to one moment than to the next. So what is compared are not the medians but the fastest
+calls, less the time during which the kernel gave the core to others. A batch is what was measured between two openings,
+so that batches differ by everything that one run can vary.
 
     L_i = log Q10(batch i)                                          Y_i the same of the yardstick in the same rounds
 
-    one run, taking turns    d = mean(L_bi - L_ai)                  s_d² = var(L_bi - L_ai) / n
-    two runs                 d = mean(M_b) - mean(M_a)              s_d² = var(M_b) / n_b + var(M_a) / n_a
-                             M_i = L_i - SLOPE Y_i                         + (SLOPE_ERROR (mean(Y_b) - mean(Y_a)))²
+    one run, taking turns    d = mean(D), s_d² = var(D) / n of the better known of two:
+                             D_i = L_bi - L_ai
+                             D_i = median over the rounds of batch i of log(fastest b / fastest a), of as many calls
+    two runs                 d = mean(M_b) - mean(M_a),    M_i = L_i - SLOPE Y_i
+                             s_d² = var(M_b) / n_b + var(M_a) / n_a + (SLOPE_ERROR (mean(Y_b) - mean(Y_a)))²
 
     s = sqrt(s_d² + floor²)        p = P(|t| > |d| / s)             b differs from a if p < 1 %
 
-That is the method of batch means (Schmeiser, 1982) with Welch's t test; the degrees of freedom are Satterthwaite's. The
-yardstick takes the speed of the machine out of d, after the idea of duet benchmarking (Bulej et al., ICPE 2020). A
-network feels other load about as much as the yardstick does, but not exactly: hence SLOPE and SLOPE_ERROR. The floor is
-what no run can see of itself; between two runs it grows with the load, and a busy machine is slower for minutes in ways
-that nothing tells. So artifacts are compared best in one run; two runs of a busy machine mostly end inconclusive. The
-constants come from recordings on such a machine; tests/data/README.md has the figures.
+That is the method of batch means (Schmeiser, 1982) with Welch's t test; the degrees of freedom are Satterthwaite's. Two
+calls in one round are milliseconds apart and feel the same bursts of load: on a busy machine the second D is known
+twice as well as the first; where every call is noisy on its own the first is. The yardstick takes the speed of the
+machine out of d, after the idea of duet benchmarking (Bulej et al., ICPE 2020). A network feels other load about as
+much as the yardstick does, but not exactly: hence SLOPE and SLOPE_ERROR. The floor is what no run can see of itself;
+between two runs it grows with the load, and a busy machine is slower for minutes in ways that nothing tells. So
+artifacts are compared best in one run; two runs of a busy machine mostly end inconclusive. docs/measuring.md has the
+rates.
 """
 
 import enum
@@ -39,6 +43,7 @@ SIGNIFICANCE: Final = 0.01
 BATCHES: Final = 10  # of a latency that was opened fewer than FEWEST_BATCHES times
 FEWEST_BATCHES: Final = 4
 FEWEST_IN_BATCH: Final = 5
+FEWEST_IN_ROUND: Final = 3
 
 # The least slowdown that a comparison shall find; an interval inside it means "no difference".
 MARGIN: Final = 0.10
@@ -54,9 +59,10 @@ class Design(enum.StrEnum):
     TWO_RUNS = "two runs"
 
 
-# Standard deviations of logarithms, so 0.01 is a per cent. BUSY_FLOOR is added in proportion to the preempted samples.
+# Standard deviations of logarithms, so 0.01 is a per cent. BUSY_FLOOR is added in proportion to ``_busy``: a network of
+# half a millisecond was up to 30 % slower between runs of a machine whose two cores were both taken.
 FLOOR: Final = 0.015
-BUSY_FLOOR: Final = 0.02
+BUSY_FLOOR: Final = 0.12
 FLOOR_WITHOUT_YARDSTICK: Final = 0.05
 
 
@@ -116,7 +122,7 @@ def compare_latencies(
         raise ValueError("artifacts that took turns in one run are their own yardstick")
     if design is Design.TWO_RUNS and a.threads != b.threads:
         raise ValueError(f"one run had {a.threads} threads, the other {b.threads}")
-    found = _difference(a, b, design, yardsticks, FAST)
+    found = _paired(a, b) if design is Design.SAME_RUN else _between_runs(a, b, yardsticks, FAST)
     if found is None:
         reason = "other processes disturbed too many samples to compare the rest; measure again on a quieter machine"
         return Comparison(Outcome.INCONCLUSIVE, None, None, None, reason)
@@ -133,29 +139,56 @@ def compare_latencies(
         return concluded(outcome, f"{outcome} by {abs(ratio - 1):.1%}")
     if low < 1 / (1 + MARGIN) or high > 1 + MARGIN:
         return concluded(Outcome.INCONCLUSIVE, f"too noisy to exclude a change of {MARGIN:.0%}")
-    medians = _difference(a, b, design, yardsticks, 0.5)
+    medians = _medians(a, b) if design is Design.SAME_RUN else _between_runs(a, b, yardsticks, 0.5)
     if medians and abs(medians.value) > max(math.log1p(MARGIN), 3 * medians.deviation):
         words = f"but the medians differ by {math.expm1(medians.value):+.0%}, so one of them jumps between states"
         return concluded(Outcome.INCONCLUSIVE, words)
     return concluded(Outcome.NO_DIFFERENCE, f"a change of {MARGIN:.0%} would have shown")
 
 
-def _difference(
-    a: Latency, b: Latency, design: Design, yardsticks: tuple[Latency, Latency] | None, q: float
-) -> Difference | None:
-    """Return d, or None where too few batches can be used."""
-    if design is Design.SAME_RUN:
-        count = _batch_count(a)
-        paired = _levels(b, count, q) - _levels(a, count, q)
-        return _with_floor([_known(paired)], FLOOR)
+def _paired(a: Latency, b: Latency) -> Difference | None:
+    """Return d of one run, by the better known of its two estimates; None where too few batches can be used."""
+    count = min(_batch_count(a), len(a.rounds), len(b.rounds))
+    rounds = zip(a.undisturbed, b.undisturbed, strict=False)
+    ratios = np.array([_fastest_ratio(_known(one), _known(other)) for one, other in rounds])
+    batches = [_known(batch) for batch in np.array_split(ratios, count)]
+    by_round = _with_floor([np.array([np.median(batch) for batch in batches if len(batch)])], FLOOR)
+    by_batch = _with_floor([_known(_levels(b, count, FAST) - _levels(a, count, FAST))], FLOOR)
+    found = [estimate for estimate in (by_round, by_batch) if estimate is not None]
+    return min(found, key=lambda estimate: estimate.deviation, default=None)
+
+
+def _fastest_ratio(a: Samples, b: Samples) -> float:
+    """Return log(fastest b / fastest a) over as many calls of each: the best of more calls is better by luck."""
+    count = min(len(a), len(b))
+    return math.log(b[:count].min() / a[:count].min()) if count >= FEWEST_IN_ROUND else math.nan
+
+
+def _medians(a: Latency, b: Latency) -> Difference | None:
+    """Return the difference of the medians in one run; None where too few batches can be used."""
+    count = _batch_count(a)
+    return _with_floor([_known(_levels(b, count, 0.5) - _levels(a, count, 0.5))], FLOOR)
+
+
+def _between_runs(a: Latency, b: Latency, yardsticks: tuple[Latency, Latency] | None, q: float) -> Difference | None:
+    """Return d of two runs; None where too few batches can be used."""
     levels_a, levels_b = _levels(a, _batch_count(a), q), _levels(b, _batch_count(b), q)
-    floor = FLOOR + BUSY_FLOOR * max(a.preempted or 0.0, b.preempted or 0.0)
+    floor = FLOOR + BUSY_FLOOR * max(_busy(a), _busy(b))
     if yardsticks is None:
         return _with_floor([_known(levels_a), _known(levels_b)], max(floor, FLOOR_WITHOUT_YARDSTICK))
     speed_a, speed_b = (_levels(own, len(of), q) for own, of in zip(yardsticks, (levels_a, levels_b), strict=True))
     parts = [_known(levels_a - SLOPE * speed_a), _known(levels_b - SLOPE * speed_b)]
     shift = float(np.nanmean(speed_b) - np.nanmean(speed_a)) if all(map(len, parts)) else 0.0
     return _with_floor(parts, math.hypot(floor, SLOPE_ERROR * shift))
+
+
+def _busy(latency: Latency) -> float:
+    """How much of the core that it ran on others wanted, from 0 to 1."""
+    evidence = latency.evidence
+    excess = 0.0
+    if evidence.other_cores is not None and evidence.idle_cores is not None:
+        excess = min(max(evidence.other_cores - evidence.idle_cores, 0.0), 1.0)
+    return max(excess, latency.preempted or 0.0)
 
 
 def _with_floor(parts: list[NDArray[np.float64]], floor: float) -> Difference | None:

@@ -97,8 +97,8 @@ class Limits:
     stolen: float
 
 
-# Noisy: more than what two runs on a quiet machine differ by (benchmarks/README.md). Unusable: the error exceeds the
-# ten per cent that a comparison shall find.
+# Noisy: more than what two runs on a quiet machine differ by. Unusable: the error exceeds the ten per cent that a
+# comparison shall find.
 NOISY: Final = Limits(interval=0.02, spread=0.10, drift=0.05, preempted=0.10, stolen=0.02)
 UNUSABLE: Final = Limits(interval=0.10, spread=0.50, drift=0.30, preempted=0.60, stolen=0.20)
 
