@@ -619,8 +619,10 @@ def report(bundle: Path, output: Path | None, as_json: bool) -> None:
 @click.argument("subject", metavar="MODEL|ARTIFACT|BUNDLE")
 @click.option("--model-args", callback=_json_object, help="Keyword arguments of the factory, as a JSON object.")
 @click.option("--input-size", type=SizeType(), help="Pixels: 224, or height x width as 320x192.")
+@click.option("--dynamic-size", "dynamic", type=BoundsType(), help="Look at it as with this option of export.")
+@click.option("--input-shape", "inputs", multiple=True, callback=_shapes, help="As for export: prior=1x8x20x20.")
 @json_option
-def inspect(subject: str, model_args: dict[str, Any] | None, input_size: tuple[int, int] | None, as_json: bool) -> None:
+def inspect(subject: str, as_json: bool, **options: Any) -> None:
     """Say what a model or file is made of, and what will trouble it on a phone.
 
     Parameters, multiply-accumulates, operators, attention blocks, where the bytes are, what delegates reject, and
@@ -661,9 +663,10 @@ def inspect(subject: str, model_args: dict[str, Any] | None, input_size: tuple[i
             from coordatt_deploy.inspection.models import inspect_source
             from coordatt_deploy.intake.request import Request, resolve
 
-            size = None if input_size is None else check_size(input_size)
-            source = resolve(Request(model=subject, model_args=model_args, input_size=size))
-            found = inspect_source(source, subject)
+            if options["input_size"] is not None:
+                check_size(options["input_size"])
+            source = resolve(Request(model=subject, **options))
+            found = inspect_source(source, subject, options["model_args"])
     if as_json:
         _print(found.to_json())
     else:

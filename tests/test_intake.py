@@ -12,6 +12,7 @@ from torch import nn
 
 from coordatt_deploy.errors import MissingDependencyError, UsageError
 from coordatt_deploy.graph.capture import DynamicSize, capture, run
+from coordatt_deploy.inspection.models import inspect_source
 from coordatt_deploy.intake.factories import attention_warning
 from coordatt_deploy.intake.ports import output_names
 from coordatt_deploy.intake.preprocessing import parse_numbers, read_preprocessing
@@ -485,6 +486,16 @@ def test_attention_that_was_asked_for_and_is_not_there_is_said():
     assert "se_layer was given, but no attention block was found" in warning
     assert attention_warning("timm:efficientnet_b0", {"se_layer": "coord"}, 16) is None
     assert attention_warning("timm:mobilenetv2_100", None, 0) is None
+
+
+def test_inspect_says_that_attention_is_not_there():
+    """
+    The note stands where the user looks: among what was found.
+    """
+    source = resolve(Request(f"{ZOO / 'trouble.py'}:plain"))
+
+    assert any("se_layer was given" in note for note in inspect_source(source, "timm:x", {"se_layer": "coord"}).notes)
+    assert not any("se_layer" in note for note in inspect_source(source, "timm:x").notes)
 
 
 def test_preprocessing_of_the_users_own():

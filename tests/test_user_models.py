@@ -12,6 +12,7 @@ from coordatt_deploy.specs import Format
 
 ZOO = Path(__file__).parent / "zoo"
 ALL = (Format.ONNX, Format.TFLITE, Format.COREML)
+OPEN = (Format.ONNX, Format.COREML)  # which take a dynamic size
 
 
 @pytest.mark.slow
@@ -25,7 +26,10 @@ ALL = (Format.ONNX, Format.TFLITE, Format.COREML)
         ("home_made.py:one_dimensional", (64, 64), None, ALL, 1),
         ("home_made.py:functional", (48, 64), None, ALL, 1),
         ("detector.py:named_levels", (64, 96), None, ALL, 4),
-        ("official_network.py:mbv2_ca", None, (32, 96, 8), (Format.COREML,), 2),
+        ("official_network.py:mbv2_ca", None, (32, 96, 8), OPEN, 2),
+        ("official_block.py:build", None, (32, 96, 1), OPEN, 1),
+        ("home_made.py:two_branches", None, (32, 96, 1), OPEN, 1),
+        ("detector.py:nested_tuple", None, (32, 96, 16), OPEN, 4),
     ],
 )
 def test_a_users_model_is_exported_in_tuned_form_and_proven(model, size, dynamic, formats, blocks, tmp_path):

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from torch import fx
 
-from coordatt_deploy.graph.calls import argument, kind, pair
+from coordatt_deploy.graph.calls import argument, kind, pair, same_size
 from coordatt_deploy.graph.capture import Graph, is_tensor, module_path
 from coordatt_deploy.graph.fold import BATCH_NORM, why_not
 from coordatt_deploy.graph.recognise import Recognition, find_attention
@@ -110,8 +110,10 @@ def _odd_adaptive_pools(subject: Subject) -> Iterator[Hit]:
 
 def _strip_pools(subject: Subject) -> Iterator[Hit]:
     for node in subject.calls("adaptive_avg_pool2d"):
-        if [side == 1 for side in _sides(node)].count(True) == 1:
-            yield Hit(node, applied=node.name in subject.rewritten)
+        gone = [axis for axis, side in zip((2, 3), _sides(node), strict=True) if same_size(side, 1)]
+        if len(gone) == 1:
+            remedy = f"written as a mean over the axis: x.mean({gone[0]}, keepdim=True)"
+            yield Hit(node, remedy=remedy, applied=node.name in subject.rewritten)
 
 
 def _broadcast_copies(subject: Subject) -> Iterator[Hit]:

@@ -1,6 +1,8 @@
 """What a model is made of, read off its captured graph."""
 
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from coordatt_deploy.graph.calls import kind
@@ -9,17 +11,28 @@ from coordatt_deploy.graph.counting import Work, count
 from coordatt_deploy.graph.recognise import AttentionBlock, find_attention
 from coordatt_deploy.inspection.artifacts import Block, Inspection, LayerSize, largest
 from coordatt_deploy.inspection.lint import lint
+from coordatt_deploy.intake.factories import attention_warning
 from coordatt_deploy.intake.source import Source, capture_source
 from coordatt_deploy.specs import TensorSpec
 
 
-def inspect_source(source: Source, subject: str | None = None) -> Inspection:
+def inspect_source(
+    source: Source, subject: str | None = None, arguments: Mapping[str, Any] | None = None
+) -> Inspection:
     """Inspect a model that ``intake.resolve`` has built.
+
+    Args:
+        source: The model.
+        subject: What the user calls it.
+        arguments: Of its factory: attention that they ask for and that is not there is a note.
 
     Raises:
         UsageError: torch.export cannot follow it.
     """
-    return inspect_graph(capture_source(source), subject or source.spec.name, source.notes)
+    graph = capture_source(source)
+    found = inspect_graph(graph, subject or source.spec.name, source.notes)
+    warning = attention_warning(subject or source.spec.name, arguments, len(found.attention_blocks))
+    return found if warning is None else replace(found, notes=(*found.notes, warning))
 
 
 def inspect_graph(graph: Graph, subject: str, notes: tuple[str, ...] = ()) -> Inspection:
