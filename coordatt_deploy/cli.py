@@ -452,26 +452,22 @@ def parity(
     if outputs_only and (show_layers or files["save_failing"]):
         raise UsageError("--outputs-only judges no layer; leave it out, or --layers and --save-failing")
     tolerances = read_tolerances(files["tolerance"]) if files["tolerance"] else BUILT_IN
-    if target is not None and (show_layers or files["inputs"] or files["save_failing"]):
-        raise UsageError("--target judges the outputs on golden inputs; leave out --layers, --inputs, --save-failing")
+    options: dict[str, Any] = {
+        "formats": formats or tuple(Format),
+        "need_layers": show_layers,
+        "tolerances": tolerances,
+        "inputs": files["inputs"],
+        "save_failing": files["save_failing"],
+    }
     with screen.bars() as stages:
         opened = open_bundle(bundle)
-        if target is not None:
+        if target is not None:  # a target is slow: layers only where they are asked for
             from coordatt_deploy.emulation import check_parity_on
 
-            chosen = formats or tuple(Format)
-            report = check_parity_on(opened, target, stages, formats=chosen, tolerances=tolerances)
+            layers = bool(show_layers or files["save_failing"])
+            report = check_parity_on(opened, target, stages, layers=layers, **options)
         else:
-            report = check_parity(
-                opened,
-                stages,
-                formats=formats or tuple(Format),
-                layers=not outputs_only,
-                need_layers=show_layers,
-                tolerances=tolerances,
-                inputs=files["inputs"],
-                save_failing=files["save_failing"],
-            )
+            report = check_parity(opened, stages, layers=not outputs_only, **options)
     document = report.to_json()
     write_summaries(opened, document, files["junit"], files["markdown"])
     if as_json:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,9 @@ from typing import Any
 from coordatt_deploy import targets
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.errors import DeployError, UsageError
-from coordatt_deploy.parity.inputs import choose_cases
-from coordatt_deploy.parity.proving import check_artifact, golden_trial, trial_of
-from coordatt_deploy.parity.tolerances import Tolerances
-from coordatt_deploy.parity.verdicts import ArtifactParity, ParityReport
+from coordatt_deploy.parity.places import Elsewhere
+from coordatt_deploy.parity.proving import Target, check_parity
+from coordatt_deploy.parity.verdicts import ParityReport
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.specs import SCHEMA_VERSION, Artifact, Format, to_json
 from coordatt_deploy.targets.qemu_arm64 import guest
@@ -34,44 +32,27 @@ def _split(
     return able, unable
 
 
-def check_parity_on(
-    bundle: Bundle, target: str, stages: Stages, *, formats: Sequence[Format], tolerances: Tolerances
-) -> ParityReport:
-    """Run the artifacts on *target* and judge their outputs on a few golden inputs.
-
-    Writes ``reports/parity-TARGET.json``. Artifacts that cannot run there are listed as skipped, never as passed.
+def check_parity_on(bundle: Bundle, target: str, stages: Stages, **options: Any) -> ParityReport:
+    """Run the artifacts on *target* and judge them on a few inputs; see ``parity.proving.check_parity``.
 
     Args:
         bundle: Opened.
         target: ``name`` or ``name:cpu``.
         stages: Shows the progress.
-        formats: Only artifacts of these.
-        tolerances: By format and precision.
+        options: Of ``check_parity``.
 
     Raises:
         UsageError: No such target, or nothing that can run there.
         MissingDependencyError: The target is not set up; the text holds the command.
     """
     name = targets.parse(target)
-    able, unable = _split(bundle, targets.target(name.name), formats)
-    whole = golden_trial(bundle)
-    images = [index for index, real in enumerate(whole.images) if real]
-    chosen = sorted({*choose_cases(whole.names, most=CASES), *images[:CASES]})  # the latter are for integers alone
-    trial = whole.chosen(chosen)
-    verdicts: list[ArtifactParity] = []
+    module = targets.target(name.name)
+    _split(bundle, module, options.get("formats", tuple(Format)))  # before a guest is started
     with stages.stage(f"start {name}"):
         machine = guest(name.cpu)
     with machine:
-        for artifact in able:
-            aside = trial_of(bundle, artifact, whole)
-            own = trial if aside is whole else aside.chosen(range(min(CASES, len(aside.names))))
-            with stages.stage(f"{name} {Path(artifact.path).name}", len(own.names)) as step:
-                opener = partial(machine.open_artifact, bundle.path(artifact.path), artifact)
-                verdicts.append(check_artifact(artifact, opener, own, tolerances, step))
-    skipped = tuple((artifact.path, reason) for artifact, reason in unable)
-    report = ParityReport(tuple(verdicts), skipped, str(name), cases=trial.names)
-    bundle.write_report(f"parity-{_file(name)}.json", json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")
-    return report
+        there = Target(str(name), Elsewhere(machine.open_artifact), module.why_not, CASES)
+        return check_parity(bundle, stages, target=there, **options)
 
 
 def count_on(bundle: Bundle, target: str, stages: Stages, *, formats: Sequence[Format]) -> dict[str, Any]:

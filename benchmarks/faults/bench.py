@@ -27,6 +27,7 @@ from coordatt_deploy.parity.inputs import choose_cases
 from coordatt_deploy.parity.layer_parity import ArtifactLayers
 from coordatt_deploy.parity.localise import localise
 from coordatt_deploy.parity.outputs import TOLERANCES, tolerance_of
+from coordatt_deploy.parity.trials import golden_trial, trial_of
 from coordatt_deploy.quiet import captured
 from coordatt_deploy.specs import Artifact, Format
 
@@ -73,16 +74,18 @@ class Bench:
         images = [i for i in chosen if golden[i].image][:1]
         noise = [i for i in chosen if golden[i].name.startswith("noise")][:1]
         picked = list(dict.fromkeys([*images, *noise, *chosen]))[:cases]
-        real = choose_cases([case.name for case in golden], [case.image is not None for case in golden])
-        self.cases, self.images = (
-            [{name: values[index] for name, values in inputs.items()} for index in indices]
-            for indices in (picked, real)
-        )
+        self.cases = [{name: values[index] for name, values in inputs.items()} for index in picked]
+        self.trials: dict[str, list[Any]] = {}
 
     def judge(self, bundle: Bundle, artifact: Artifact) -> ArtifactLayers:
         """Judge every layer of *artifact*, as it lies in *bundle*."""
         tolerance = tolerance_of(artifact, TOLERANCES)
-        cases = self.images if tolerance.on_images else self.cases
+        cases = self.cases
+        if tolerance.calibrated:
+            if artifact.path not in self.trials:
+                trial = trial_of(self.bundle, artifact, golden_trial(self.bundle))
+                self.trials[artifact.path] = trial.feeds(choose_cases(trial.names, trial.images, most=12))
+            cases = self.trials[artifact.path]
         return localise(bundle, artifact, cases, self.reference, tolerance)
 
     def plant(self, artifact: Artifact, fault: str | Planter, seed: int) -> Outcome:
@@ -164,11 +167,11 @@ class _Remembered(ReferenceLayers):
         return self._once(key, lambda: super(_Remembered, self).local(feeds, rounding, reference))
 
     def probe(self, feeds: Any, reference: Any, stirred: frozenset[str], seed: int) -> Any:
-        key = ("probe", id(feeds), stirred, seed)
+        key = ("probe", id(reference), stirred, seed)  # stirred inputs follow from the seed
         return self._once(key, lambda: super(_Remembered, self).probe(feeds, reference, stirred, seed))
 
     def probed(self, feeds: Any, rounding: Any, probe: Any) -> Any:
-        key = ("probed", id(feeds), id(rounding), id(probe))
+        key = ("probed", id(rounding), id(probe))
         return self._once(key, lambda: super(_Remembered, self).probed(feeds, rounding, probe))
 
 

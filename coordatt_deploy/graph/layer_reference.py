@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -63,6 +63,21 @@ class ReferenceLayers:
         (node,) = [item for item in self.graph.module.graph.nodes if item.name == self.nodes[layer_id]]
         return tuple(layer_of[item.name] for item in node.all_input_nodes if item.name in layer_of)
 
+    def before(self, layer_id: str, cuts: frozenset[str], *, unmixed: bool = False) -> tuple[str, ...]:
+        """Return the layers of *cuts* that a layer is made of, with none of them in between.
+
+        Args:
+            layer_id: The layer.
+            cuts: Layers that the artifact has a tensor for.
+            unmixed: Only those of which each channel goes into one channel alone.
+        """
+        if unmixed and self.mixes(layer_id):
+            return ()
+        found: list[str] = []
+        for source in self.sources(layer_id):
+            found += (source,) if source in cuts else self.before(source, cuts, unmixed=unmixed)
+        return tuple(dict.fromkeys(found))
+
     def mixes(self, layer_id: str) -> bool:
         """Whether each channel of a layer comes out of several channels."""
         (node,) = [item for item in self.graph.module.graph.nodes if item.name == self.nodes[layer_id]]
@@ -82,10 +97,9 @@ class ReferenceLayers:
         ranges: dict[str, tuple[float, float]] = {}
         for feeds in cases if storage.values is Precision.INT8 else ():
             for layer, value in self.reference(feeds).values.items():
-                low, high = ranges.get(layer, (0.0, 0.0))
-                ranges[layer] = (min(low, float(value.min())), max(high, float(value.max())))
-        return Rounding(storage, frozenset(self.nodes[layer] for layer in cuts),
-                        {self.nodes[layer]: bounds for layer, bounds in ranges.items()})  # fmt: skip
+                low, high = ranges.get(self.nodes[layer], (0.0, 0.0))
+                ranges[self.nodes[layer]] = (min(low, float(value.min())), max(high, float(value.max())))
+        return Rounding(storage, frozenset(self.nodes[layer] for layer in cuts), ranges)
 
     def accumulated(self, feeds: Feeds, rounding: Rounding, reference: LayerReference) -> dict[str, RoundingError]:
         """Return the error of each layer when torch itself rounds from the input on."""
@@ -96,8 +110,8 @@ class ReferenceLayers:
         return self._errors(feeds, rounding, reference.values, reference.values)
 
     def probed(self, feeds: Feeds, rounding: Rounding, probe: "Probe") -> dict[str, RoundingError]:
-        """The same, for the values of *probe*."""
-        return self._errors(feeds, rounding, probe.given, probe.made)
+        """The same, for the values of *probe*; nothing is cut off, as nothing was calibrated on them."""
+        return self._errors(feeds, replace(rounding, clips=False), probe.given, probe.made)
 
     def _errors(self, feeds: Feeds, rounding: Rounding, given: Values, made: Values) -> dict[str, RoundingError]:
         exact = {self.nodes[layer]: value for layer, value in given.items() if self.nodes[layer] in rounding.cuts}
@@ -110,7 +124,13 @@ class ReferenceLayers:
             for layer, node in self.nodes.items()
         }
 
-    def probe(self, feeds: Feeds, reference: LayerReference, stirred: frozenset[str], seed: int) -> "Probe":
+    def probe(
+        self,
+        feeds: Feeds,
+        reference: LayerReference,
+        stirred: frozenset[str],
+        seed: int,
+    ) -> "Probe":
         """Make values that no image gives, and what every layer makes of them in float64.
 
         A wrong weight hides behind a dead channel, and a missing bound behind values that never reach it. So the
@@ -156,7 +176,11 @@ class _Stirring(fx.Interpreter):
     """Runs a graph in float64; chosen nodes hand on noise around their reference value."""
 
     def __init__(
-        self, module: fx.GraphModule, around: Mapping[str, NDArray[np.float64]], nodes: frozenset[str], seed: int
+        self,
+        module: fx.GraphModule,
+        around: Mapping[str, NDArray[np.float64]],
+        nodes: frozenset[str],
+        seed: int,
     ) -> None:
         super().__init__(module)
         self.around, self.nodes = around, nodes

@@ -38,11 +38,13 @@ class Rounding:
         storage: What to.
         cuts: Names of the nodes that the artifact has a tensor for; integers are stored there.
         ranges: Least and greatest value of each node, 0 included; for integers.
+        clips: Whether what lies beyond the range is cut off. Not for values that nothing was calibrated on.
     """
 
     storage: Storage
     cuts: frozenset[str]
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    clips: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,7 @@ class Rounder(fx.Interpreter):
         if storage.values is Precision.INT8 and (node.op == "placeholder" or node.name in self.rounding.cuts):
             low, high = self._range(node, value)
             self.steps[node.name] = (high - low) / 255
-            return _snapped(value, low, high)
+            return _snapped(value, low, high, clips=self.rounding.clips)
         return value
 
     def _range(self, node: fx.Node, value: torch.Tensor) -> tuple[float, float]:
@@ -160,9 +162,10 @@ def _coarse(weights: torch.Tensor, axis: int, bits: int) -> torch.Tensor:
     return torch.where(step > 0, torch.round(weights / step.clamp_min(1e-30)) * step, weights)
 
 
-def _snapped(value: torch.Tensor, low: float, high: float) -> torch.Tensor:
+def _snapped(value: torch.Tensor, low: float, high: float, *, clips: bool) -> torch.Tensor:
     step = (high - low) / 255
     if not step > 0:
         return value
     zero = round(-128 - low / step)
-    return (torch.clamp(torch.round(value / step) + zero, -128, 127) - zero) * step
+    steps = torch.round(value / step) + zero
+    return ((torch.clamp(steps, -128, 127) if clips else steps) - zero) * step

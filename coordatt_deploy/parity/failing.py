@@ -12,12 +12,11 @@ from coordatt_deploy import __version__
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.graph.layer_reference import ReferenceLayers
-from coordatt_deploy.layers import place, restore
+from coordatt_deploy.layers import place_all, restore
 from coordatt_deploy.parity.layer_parity import ArtifactLayers, LayerRow
-from coordatt_deploy.runtimes import runtime
-from coordatt_deploy.runtimes.pieces import cutter
+from coordatt_deploy.parity.places import HERE, Place
 from coordatt_deploy.specs import SCHEMA_VERSION
-from coordatt_deploy.tensors import encode
+from coordatt_deploy.tensors import dequantized, encode
 
 README: Final = """\
 {summary}
@@ -43,6 +42,7 @@ def save_failing(
     cases: Sequence[Mapping[str, NDArray[Any]]],
     reference: ReferenceLayers,
     folder: Path,
+    where: Place = HERE,
 ) -> Path | None:
     """Write the first failing layer of one artifact to ``folder/<artifact>/``; return that, None if none failed.
 
@@ -53,7 +53,7 @@ def save_failing(
     if row is None or layers.artifact is None:
         return None
     artifact = layers.artifact
-    arrays = _tensors(bundle, layers, row, cases, reference)
+    arrays = _tensors(bundle, layers, row, cases, reference, where)
     document = {
         "schema_version": SCHEMA_VERSION,
         "artifact": artifact.path,
@@ -99,6 +99,7 @@ def _tensors(
     row: LayerRow,
     cases: Sequence[Mapping[str, NDArray[Any]]],
     reference: ReferenceLayers,
+    where: Place,
 ) -> dict[str, NDArray[Any]]:
     artifact = layers.artifact
     assert artifact is not None  # noqa: S101 - the caller looked
@@ -109,17 +110,15 @@ def _tensors(
     path = bundle.path(artifact.path)
     arrays: dict[str, NDArray[Any]] = {}
     with (
-        runtime(artifact.format).open_artifact(path, artifact, tensors=names) as marked,
-        cutter(artifact.format).open_pieces(path, artifact, names) as pieces,
+        where.open_artifact(path, artifact, names) as marked,
+        where.open_pieces(path, artifact, names) as pieces,
     ):
         for number, feeds in enumerate(cases):
             exact = reference.reference(feeds)
             own = {spec.name: encode(feeds[spec.name], spec) for spec in artifact.inputs}
             whole = marked.infer(own)
-            given: dict[str, NDArray[Any]] = {}
-            for item in present:
-                shapes = {part.tensor: np.shape(whole[part.tensor]) for part in item.parts}
-                given |= place(item, exact.values[item.layer_id], shapes)
+            whole |= {spec.name: dequantized(whole[spec.name], spec) for spec in artifact.outputs}
+            given = place_all(present, exact.values, {name: np.shape(whole[name]) for name in names})
             at = f"{number:03d}"
             arrays |= {f"{at}/input/{name}": value for name, value in feeds.items()}
             arrays[f"{at}/reference"] = exact.values[row.layer_id]

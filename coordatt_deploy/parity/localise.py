@@ -1,6 +1,6 @@
 """Run an artifact layer by layer and hand what it gives to the judge."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -9,18 +9,20 @@ from numpy.typing import NDArray
 
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.graph.capture import Graph
-from coordatt_deploy.graph.layer_reference import GraphPieces, ReferenceLayers
+from coordatt_deploy.graph.layer_reference import GraphPieces, LayerReference, ReferenceLayers
 from coordatt_deploy.graph.layer_rounding import RoundingError, loudest
 from coordatt_deploy.layers import Layer, place_all, restore
 from coordatt_deploy.parity.layer_parity import ArtifactLayers, LayerJudge
 from coordatt_deploy.parity.outputs import Tolerance
+from coordatt_deploy.parity.places import HERE, Place
 from coordatt_deploy.parity.tallies import Tally
-from coordatt_deploy.runtimes import runtime
-from coordatt_deploy.runtimes.pieces import cutter
-from coordatt_deploy.specs import Artifact, Precision
+from coordatt_deploy.runtimes.pieces import Pieces
+from coordatt_deploy.specs import Artifact
 from coordatt_deploy.tensors import decode, dequantized, encode
 
-Cases = Sequence[Mapping[str, NDArray[Any]]]
+Feeds = Mapping[str, NDArray[Any]]
+Tensors = Mapping[str, NDArray[Any]]
+Cases = Sequence[Feeds]
 
 PROBES: Final = 2  # cases on which the pieces are fed with stirred values as well
 
@@ -32,6 +34,7 @@ def localise(
     reference: ReferenceLayers,
     tolerance: Tolerance,
     *,
+    where: Place = HERE,
     step: Callable[[], None] = lambda: None,
 ) -> ArtifactLayers:
     """Judge every layer of *artifact* on *cases*.
@@ -42,6 +45,7 @@ def localise(
         cases: Feeds in the reference's layout.
         reference: Of the captured graph.
         tolerance: Its multiple is applied at every layer.
+        where: The machine that it is run on.
         step: Called once per case.
 
     Raises:
@@ -51,12 +55,12 @@ def localise(
     layers = bundle.layers(artifact)
     judge = LayerJudge(layers, tolerance, tolerance.layer_sqnr_db)
     run = _Run(judge, reference, cases)
-    path, opened = bundle.path(artifact.path), runtime(artifact.format)
+    path = bundle.path(artifact.path)
     difference = 0.0
     with (
-        opened.open_artifact(path, artifact) as final,
-        opened.open_artifact(path, artifact, tensors=run.tensors) as marked,
-        cutter(artifact.format).open_pieces(path, artifact, run.tensors) as pieces,
+        where.open_artifact(path, artifact) as final,
+        where.open_artifact(path, artifact, run.tensors) as marked,
+        where.open_pieces(path, artifact, run.tensors) as pieces,
     ):
         for number, feeds in enumerate(cases):
             own = {spec.name: encode(feeds[spec.name], spec) for spec in artifact.inputs}
@@ -65,7 +69,7 @@ def localise(
                 gap = np.abs(decode(whole[spec.name], spec) - decode(plain[spec.name], spec))
                 difference = max(difference, float(gap.max()) if gap.size else 0.0)
                 whole[spec.name] = dequantized(whole[spec.name], spec)
-            if not run.case(number, feeds, whole, partial(pieces.infer, own)):
+            if not run.case(number, feeds, whole, partial(_infer, pieces, artifact)):
                 break
             step()
     return ArtifactLayers(artifact, artifact.path, judge.rows(), difference)
@@ -96,10 +100,14 @@ def localise_graph(
     run = _Run(judge, reference, cases)
     cut = GraphPieces(graph, run.tensors)
     for number, feeds in enumerate(cases):
-        if not run.case(number, feeds, cut.infer(feeds, {}), partial(cut.infer, feeds)):
+        if not run.case(number, feeds, cut.infer(feeds, {}), cut.infer):
             break
         step()
     return ArtifactLayers(None, name, judge.rows())
+
+
+def _infer(pieces: Pieces, artifact: Artifact, feeds: Feeds, given: Tensors) -> Tensors:
+    return pieces.infer({spec.name: encode(feeds[spec.name], spec) for spec in artifact.inputs}, given)
 
 
 class _Run:
@@ -108,22 +116,22 @@ class _Run:
     def __init__(self, judge: LayerJudge, reference: ReferenceLayers, cases: Cases) -> None:
         self.judge, self.reference = judge, reference
         storage = judge.tolerance.storage
-        self.on_grid = storage.values is Precision.INT8
-        self.probing = not self.on_grid and judge.limit_db is None  # a grid ends where calibration ended
+        self.on_grid = judge.tolerance.calibrated
         self.present = [layer for layer in judge.layers.layers if layer.parts]
         self.tensors = tuple(dict.fromkeys(part.tensor for layer in self.present for part in layer.parts))
         cuts = frozenset(layer.layer_id for layer in self.present)
         self.rounding = reference.rounding(storage, cases, cuts)
         self.stirred = _own_tensors(self.present)
         self.makers = _makers(self.present)
-        self.channelwise = _channelwise(reference, cuts) if self.on_grid else {}
+        self.first = self.stirred - {layer for layer in self.stirred if reference.before(layer, cuts)}
+        self.channelwise = {layer: reference.before(layer, cuts, unmixed=True) for layer in cuts if self.on_grid}
 
     def case(
         self,
         number: int,
         feeds: Mapping[str, NDArray[Any]],
         whole: Mapping[str, NDArray[Any]],
-        pieces: Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]],
+        pieces: Callable[[Feeds, Tensors], Tensors],
     ) -> bool:
         """Count one case; False where tensors do not fit the map, so that what follows cannot be fed."""
         judge, reference = self.judge, self.reference
@@ -132,17 +140,33 @@ class _Run:
         if judge.misfits:
             return False
         shapes = {name: np.shape(whole[name]) for name in self.tensors}
-        made = pieces(place_all(self.present, exact.values, shapes))
+        made = pieces(feeds, place_all(self.present, exact.values, shapes))
         local = reference.local(feeds, self.rounding, exact)
         # What is seen at a view is the rounding of the layer that made its tensor; the view itself rounds nothing.
         local |= {view: loudest([local[item] for item in (view, *made_by)]) for view, made_by in self.makers.items()}
         self._count(self.present, made, exact.values, local, judge.alone)
-        if self.probing and number < PROBES:
-            probe = reference.probe(feeds, exact, self.stirred, seed=number)
-            made = pieces(place_all(self.present, probe.given, shapes))
-            own = [layer for layer in self.present if layer.layer_id in self.stirred]
-            self._count(own, made, probe.made, reference.probed(feeds, self.rounding, probe), judge.probed)
+        if self.judge.limit_db is None and number < PROBES:
+            self._probe(number, feeds, exact, shapes, pieces)
         return True
+
+    def _probe(
+        self,
+        number: int,
+        feeds: Feeds,
+        exact: LayerReference,
+        shapes: Mapping[str, tuple[int, ...]],
+        pieces: Callable[[Feeds, Tensors], Tensors],
+    ) -> None:
+        """Count what the pieces make of stirred values."""
+        stirred, judged = self.stirred, self.stirred
+        if self.on_grid:  # grids end where calibration ended; only the input takes anything an image may hold
+            feeds = {name: _stirred(value, number) for name, value in feeds.items()}
+            stirred, judged = frozenset(), self.first
+        probe = self.reference.probe(feeds, exact, stirred, seed=number)
+        made = pieces(feeds, place_all(self.present, probe.given, shapes))
+        own = [layer for layer in self.present if layer.layer_id in judged]
+        rounding = self.reference.probed(feeds, self.rounding, probe)
+        self._count(own, made, probe.made, rounding, self.judge.probed, calibrated=False)
 
     def _count(
         self,
@@ -151,6 +175,8 @@ class _Run:
         expected: Mapping[str, NDArray[np.float64]],
         rounding: Mapping[str, RoundingError],
         tallies: dict[str, Tally],
+        *,
+        calibrated: bool = True,
     ) -> None:
         cut_off: dict[str, NDArray[np.bool_]] = {}
         for layer in present:
@@ -167,20 +193,15 @@ class _Run:
                 own = _cut_off(layer, tensors, value, reference)
                 inherited = _spread([cut_off.get(source) for source in self.channelwise[layer.layer_id]], own.shape)
                 cut_off[layer.layer_id] = own | inherited
+                if not calibrated:
+                    inherited = own | inherited
             self.judge.add(tallies, layer.layer_id, value, reference, rounding[layer.layer_id], own, inherited)
 
 
-def _channelwise(reference: ReferenceLayers, cuts: frozenset[str]) -> dict[str, tuple[str, ...]]:
-    """Return, for each layer, those before it whose every channel goes into one channel of it alone."""
-
-    def before(layer: str) -> Iterator[str]:
-        for source in reference.sources(layer):
-            if source in cuts:
-                yield source
-            elif not reference.mixes(source):
-                yield from before(source)
-
-    return {layer: () if reference.mixes(layer) else tuple(before(layer)) for layer in reference.nodes}
+def _stirred(value: NDArray[Any], seed: int) -> NDArray[Any]:
+    """Add noise to an input, within the range that it has."""
+    noise = np.random.default_rng(seed).standard_normal(value.shape) * float(value.std())
+    return np.clip(value + noise, value.min(), value.max()).astype(value.dtype)
 
 
 def _spread(sources: Sequence[NDArray[np.bool_] | None], shape: tuple[int, ...]) -> NDArray[np.bool_]:

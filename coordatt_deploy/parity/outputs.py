@@ -38,6 +38,8 @@ class Tolerance:
         min_sqnr_db: What outputs must reach instead of staying within the multiple; in float, layers as well.
         min_top1_agreement: Share of the cases in which the first class must be the reference's; asked for besides.
         weight_bits: Of weights that are stored as integers; None in float.
+        calibrated: Whether activations are on grids that end where calibration ended, so that real images alone can be
+            judged, and no values beyond those.
     """
 
     multiple: float
@@ -46,6 +48,7 @@ class Tolerance:
     min_sqnr_db: float | None = None
     min_top1_agreement: float | None = None
     weight_bits: int | None = None
+    calibrated: bool = False
 
     @property
     def storage(self) -> Storage:
@@ -56,11 +59,6 @@ class Tolerance:
     def layer_sqnr_db(self) -> float | None:
         """What layers must reach instead of staying within the multiple."""
         return self.min_sqnr_db if self.weight_bits is None else None
-
-    @property
-    def on_images(self) -> bool:
-        """Whether real images alone can be judged: an integer grid ends where calibration ended."""
-        return self.basis is Precision.INT8
 
 
 _FP32_REASON: Final = (
@@ -79,12 +77,12 @@ _LAYERS_REASON: Final = (
 
 def _static(least: float) -> Tolerance:
     reason = f"{_LAYERS_REASON}; a network that was not trained, the hardest case, keeps {least:g} dB at the output"
-    return Tolerance(5.0, Precision.INT8, reason, least, 0.9, 8)
+    return Tolerance(5.0, Precision.INT8, reason, least, 0.9, 8, calibrated=True)
 
 
-def _weights(values: Precision, bits: int, least: float, what: str) -> Tolerance:
+def _weights(values: Precision, bits: int, least: float, what: str, *, calibrated: bool = False) -> Tolerance:
     reason = f"{what}: at every layer what rounding the weights costs torch; at the output {least:g} dB were measured"
-    return Tolerance(5.0, values, reason, least, None if bits < 6 else 0.9, bits)
+    return Tolerance(5.0, values, reason, least, None if bits < 6 else 0.9, bits, calibrated)
 
 
 FP32, FP16, INT8 = Precision.FP32, Precision.FP16, Precision.INT8
@@ -95,8 +93,12 @@ TOLERANCES: Final[Mapping[tuple[Format, str], Tolerance]] = {
     (Format.COREML, "fp32"): Tolerance(16.0, FP32, _FP32_REASON),
     (Format.COREML, "fp16"): Tolerance(6.0, FP16, _FP16_REASON),
     **{(kind, "static_wi8_ai8"): _static(20.0) for kind in Format},
-    (Format.TFLITE, "static_wi8_ai16"): _weights(FP32, 8, 45.0, "int8 weights, activations of 16 bits"),
-    (Format.TFLITE, "dynamic_wi8_afp32"): _weights(INT8, 8, 25.0, "ranges that the runtime finds as it goes"),
+    (Format.TFLITE, "static_wi8_ai16"): _weights(
+        FP32, 8, 45.0, "int8 weights, activations of 16 bits", calibrated=True
+    ),
+    (Format.TFLITE, "dynamic_wi8_afp32"): _weights(
+        INT8, 8, 25.0, "ranges that the runtime finds as it goes", calibrated=True
+    ),
     (Format.TFLITE, "weight_only_wi8_afp32"): _weights(FP32, 8, 30.0, "int8 weights"),
     (Format.TFLITE, "weight_only_wfp16_afp32"): _weights(FP32, 12, 50.0, "float16 weights"),
     (Format.ONNX, "weight_only_wi8_afp32"): _weights(FP32, 8, 30.0, "int8 weights"),

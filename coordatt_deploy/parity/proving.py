@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +15,17 @@ from coordatt_deploy import host
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.errors import BundleError, DeployError, MissingDependencyError, UsageError
 from coordatt_deploy.parity.from_images import image_feeds
-from coordatt_deploy.parity.inputs import choose_cases, read_inputs
+from coordatt_deploy.parity.inputs import choose_cases
 from coordatt_deploy.parity.layer_parity import ArtifactLayers
 from coordatt_deploy.parity.outputs import TOLERANCES, Tolerance, judge, tolerance_of
+from coordatt_deploy.parity.places import Here, Place
 from coordatt_deploy.parity.tolerances import Tolerances
+from coordatt_deploy.parity.trials import Trial, golden_trial, trial_of, trial_on
 from coordatt_deploy.parity.verdicts import ArtifactParity, ParityReport
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.saturation import saturation_warning
 from coordatt_deploy.quiet import logged, set_environment
-from coordatt_deploy.runtimes import Runner, runtime
+from coordatt_deploy.runtimes import Runner
 from coordatt_deploy.runtimes.provenance import check_provenance
 from coordatt_deploy.specs import Artifact, Format, Precision
 from coordatt_deploy.tensors import decode, encode
@@ -31,42 +33,31 @@ from coordatt_deploy.tensors import decode, encode
 if TYPE_CHECKING:
     from coordatt_deploy.graph.layer_reference import ReferenceLayers
 
-Values = Mapping[str, Sequence[NDArray[Any]]]
+Feeds = Sequence[Mapping[str, NDArray[Any]]]
+
+LAYER_CASES: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """What artifacts are run on, and what they should give. One array per case, by tensor.
+class Target:
+    """Another machine to run artifacts on.
 
     Attributes:
-        images: Which of the cases are real images; the others are tensors that no photograph gives.
+        name: With its CPU, e.g. ``qemu-arm64:neoverse-n1``.
+        where: Opens artifacts there.
+        why_not: Why an artifact cannot run there; None if it can.
+        most_cases: It is slow: outputs are judged on so many cases, layers on half as many.
     """
 
-    names: tuple[str, ...]
-    inputs: Values
-    outputs: Values
-    rounding: Mapping[Precision, Values]
-    images: tuple[bool, ...]
+    name: str
+    where: Place
+    why_not: Callable[[Artifact], str | None]
+    most_cases: int
 
-    def chosen(self, cases: Sequence[int]) -> "Trial":
-        """Return the cases at these places."""
-        rounding = {kind: _at(values, cases) for kind, values in self.rounding.items()}
-        names = tuple(self.names[index] for index in cases)
-        images = tuple(self.images[index] for index in cases)
-        return Trial(names, _at(self.inputs, cases), _at(self.outputs, cases), rounding, images)
-
-    def fit_for(self, tolerance: Tolerance) -> "Trial":
-        """Return the cases that an artifact with *tolerance* can be judged on."""
-        real = [index for index, image in enumerate(self.images) if image]
-        return self.chosen(real) if tolerance.on_images and real else self
-
-    def feeds(self, cases: Sequence[int]) -> list[Mapping[str, NDArray[Any]]]:
-        """Return the inputs of the cases at these places, one mapping each."""
-        return [{name: values[index] for name, values in self.inputs.items()} for index in cases]
-
-
-def _at(values: Values, cases: Sequence[int]) -> dict[str, list[NDArray[Any]]]:
-    return {name: [arrays[index] for index in cases] for name, arrays in values.items()}
+    @property
+    def report(self) -> str:
+        """Name of the report."""
+        return f"parity-{self.name.replace(':', '-')}.json"
 
 
 def check_parity(
@@ -81,8 +72,9 @@ def check_parity(
     inputs: Path | None = None,
     save_failing: Path | None = None,
     machine: host.Host | None = None,
+    target: Target | None = None,
 ) -> ParityReport:
-    """Run every artifact, judge it, and write ``reports/parity.json``.
+    """Run every artifact, judge it, and write ``reports/parity.json``, or ``reports/parity-TARGET.json``.
 
     Args:
         bundle: Opened.
@@ -95,47 +87,71 @@ def check_parity(
         inputs: Other inputs than the golden ones; see ``parity_inputs``. Needs torch.
         save_failing: Where the first failing layer of each artifact goes.
         machine: What this is run on, for the warning where int8 sums saturate; looked up by default.
+        target: Another machine to run them on. What cannot run there is listed as skipped, never as passed.
 
     Raises:
-        UsageError: The bundle has no such artifact, or the inputs do not fit.
+        UsageError: The bundle has no such artifact, none can run on the target, or the inputs do not fit.
         BundleError: An artifact was made from other weights, or has no layer map.
         MissingDependencyError: Other inputs, or layers that are needed, without torch or the reference.
     """
     set_environment()
-    chosen = [artifact for artifact in bundle.manifest.artifacts if artifact.format in formats]
-    if not chosen:
-        raise UsageError(f"{bundle.root} has no artifact in {', '.join(formats)}; export some first")
+    chosen, skipped = _choose(bundle, formats, target)
     missing = _missing(bundle)
     if missing and (inputs is not None or need_layers or save_failing is not None):
         raise MissingDependencyError(missing)
     for artifact in chosen:
         bundle.layers(artifact)  # a map that is missing or damaged ends this here
         _check_provenance(bundle, artifact)
-    trial = golden_trial(bundle) if inputs is None else _trial(bundle, inputs, stages)
+    trial = golden_trial(bundle) if inputs is None else trial_on(bundle, inputs, stages)
     trials = {item.path: trial if inputs is not None else trial_of(bundle, item, trial) for item in chosen}
-    here = machine or host.describe()
+    where: Place = Here(threads)
+    here: host.Host | None = None
+    if target is not None:
+        trials = {path: own.few(target.most_cases) for path, own in trials.items()}
+        where = target.where
+    else:
+        here = machine or host.describe()
     verdicts = []
     graphs: tuple[ArtifactLayers, ...] = ()
     for artifact in chosen:
         own = trials[artifact.path]
         with stages.stage(f"parity {Path(artifact.path).name}", len(own.names)) as step:
-            opener = partial(_open, bundle, artifact, threads)
+            opener = partial(where.open_artifact, bundle.path(artifact.path), artifact)
             if inputs is None and own is trial:
                 verdict = _check_golden(bundle, artifact, opener, trial, tolerances, step)
             else:
                 verdict = check_artifact(artifact, opener, own, tolerances, step)
-        warning = None if verdict.passed is None else saturation_warning(bundle.path(artifact.path), artifact, here)
-        verdicts.append(replace(verdict, warning=warning))
+        if verdict.passed is not None and here is not None:
+            verdict = replace(verdict, warning=saturation_warning(bundle.path(artifact.path), artifact, here))
+        verdicts.append(verdict)
     if layers and missing:
         verdicts = [replace(v, layers=ArtifactLayers(v.artifact, v.artifact.path, problem=missing)) for v in verdicts]
     elif layers:
-        reference = _by_layer(bundle, stages)
+        most = LAYER_CASES if target is None else target.most_cases // 2
+        judging = _Judging(bundle, trials, _by_layer(bundle, stages), where, most, stages, save_failing)
         if need_layers:
-            graphs = _check_graphs(chosen, trial, reference, tolerances, stages)
-        verdicts = _check_layers(bundle, verdicts, trials, reference, stages, save_failing)
-    report = ParityReport(tuple(verdicts), graphs=graphs, cases=trial.names)
-    bundle.write_report("parity.json", json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")
+            graphs = _check_graphs(chosen, trial, judging, tolerances)
+        verdicts = [judging.with_layers(verdict) for verdict in verdicts]
+    names = trial.names if target is None else trial.few(target.most_cases).names
+    report = ParityReport(tuple(verdicts), skipped, None if target is None else target.name, graphs, names)
+    name = "parity.json" if target is None else target.report
+    bundle.write_report(name, json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")
     return report
+
+
+def _choose(
+    bundle: Bundle, formats: Sequence[Format], target: Target | None
+) -> tuple[list[Artifact], tuple[tuple[str, str], ...]]:
+    """Return the artifacts to run, and path and reason of those that the target cannot run."""
+    asked = [artifact for artifact in bundle.manifest.artifacts if artifact.format in formats]
+    if not asked:
+        raise UsageError(f"{bundle.root} has no artifact in {', '.join(formats)}; export some first")
+    reasons = [(artifact, None if target is None else target.why_not(artifact)) for artifact in asked]
+    able = [artifact for artifact, reason in reasons if reason is None]
+    if not able:
+        texts = "; ".join(dict.fromkeys(str(reason) for _, reason in reasons))
+        raise UsageError(f"nothing of {bundle.root} can run on the target: {texts}")
+    return able, tuple((artifact.path, reason) for artifact, reason in reasons if reason is not None)
 
 
 def _missing(bundle: Bundle) -> str | None:
@@ -179,64 +195,6 @@ def _check_golden(
     return replace(check_artifact(artifact, open_runner, fed, tolerances, step), images=images)
 
 
-def _open(bundle: Bundle, artifact: Artifact, threads: int) -> Runner:
-    return runtime(artifact.format).open_artifact(bundle.path(artifact.path), artifact, threads=threads)
-
-
-def golden_trial(bundle: Bundle) -> Trial:
-    """Return the bundle's golden cases."""
-    return Trial(
-        tuple(case.name for case in bundle.manifest.golden),
-        bundle.golden("inputs"),
-        bundle.golden("outputs"),
-        {kind: bundle.golden(f"rounding_{kind.value}") for kind in (Precision.FP32, Precision.FP16)},
-        tuple(case.image is not None for case in bundle.manifest.golden),
-    )
-
-
-def trial_of(bundle: Bundle, artifact: Artifact, golden: Trial) -> Trial:
-    """Return what *artifact* is tried on: the golden cases, or what was set aside when it was calibrated.
-
-    Beyond its ranges a static int8 artifact clips, as it must; so it is tried on images of the kind that they were
-    measured on, which the golden images of a user's own model need not be.
-    """
-    aside = bundle.manifest.quantization.get(artifact.path, {}).get("set_aside")
-    if not aside:
-        return golden
-    inputs, outputs, rounding = (
-        bundle.golden(f"{aside['folder']}/{name}") for name in ("inputs", "outputs", "rounding_fp32")
-    )
-    names = tuple(aside["names"])
-    return Trial(names, inputs, outputs, {Precision.FP32: rounding}, (True,) * len(names))
-
-
-def _trial(bundle: Bundle, source: Path, stages: Stages) -> Trial:
-    """Run the reference on the user's own inputs."""
-    cases = read_inputs(source, bundle.manifest)
-    import torch
-
-    from coordatt_deploy.graph.capture import prepare
-    from coordatt_deploy.graph.reference import load_graph
-
-    torch.set_num_threads(1)
-    graph = load_graph(bundle.path("reference"))
-    runs = {
-        None: prepare(graph),
-        Precision.FP32: prepare(graph, dtype=torch.float32),
-        Precision.FP16: prepare(graph, dtype=torch.float32, after=lambda value: value.half().float()),
-    }
-    found: dict[Precision | None, dict[str, list[NDArray[Any]]]] = {kind: {} for kind in runs}
-    with stages.stage("reference in float64", len(cases.names)) as step:
-        for index in range(len(cases.names)):
-            feeds = {name: values[index] for name, values in cases.feeds.items()}
-            for kind, run in runs.items():
-                for name, value in run(feeds).items():
-                    found[kind].setdefault(name, []).append(value)
-            step()
-    rounding = {kind: values for kind, values in found.items() if kind is not None}
-    return Trial(cases.names, cases.feeds, found[None], rounding, (True,) * len(cases.names))
-
-
 def check_artifact(
     artifact: Artifact,
     open_runner: Callable[[], Runner],
@@ -273,9 +231,6 @@ def check_artifact(
     return ArtifactParity(artifact, name, origin, passed, outputs, tolerance, problem)
 
 
-Feeds = Sequence[Mapping[str, NDArray[Any]]]
-
-
 def _by_layer(bundle: Bundle, stages: Stages) -> "ReferenceLayers":
     """Return the reference by layer."""
     import torch
@@ -288,13 +243,62 @@ def _by_layer(bundle: Bundle, stages: Stages) -> "ReferenceLayers":
         return ReferenceLayers(load_graph(bundle.path("reference")))
 
 
-def _cases(trial: Trial, tolerance: Tolerance) -> Feeds:
-    """Return the cases that layers are judged on."""
-    return trial.feeds(choose_cases(trial.names, trial.images if tolerance.on_images else ()))
+@dataclass(frozen=True, slots=True)
+class _Judging:
+    """What judging layers takes, whatever the artifact."""
+
+    bundle: Bundle
+    trials: Mapping[str, Trial]
+    reference: "ReferenceLayers"
+    where: Place
+    most_cases: int
+    stages: Stages
+    save_failing: Path | None
+
+    def cases(self, trial: Trial, tolerance: Tolerance) -> Feeds:
+        """Return the cases that layers are judged on."""
+        if tolerance.calibrated:  # noise is told from a fault by more of it, and there is nothing else to look at
+            return trial.feeds(choose_cases(trial.names, trial.images, 2 * self.most_cases))
+        return trial.feeds(choose_cases(trial.names, most=self.most_cases))
+
+    def with_layers(self, verdict: ArtifactParity) -> ArtifactParity:
+        """Add every layer's verdict."""
+        from coordatt_deploy.parity.failing import save_failing
+
+        if verdict.passed is None or verdict.tolerance is None:
+            return verdict
+        cases = self.cases(self.trials[verdict.artifact.path], verdict.tolerance)
+        found = self._judged(verdict, cases, verdict.tolerance)
+        if self.save_failing is not None and found.layers is not None and found.layers.passed is False:
+            with logged(f"failing-{Path(verdict.artifact.path).stem}"):
+                save_failing(self.bundle, found.layers, cases, self.reference, self.save_failing, self.where)
+        return found
+
+    def _judged(self, verdict: ArtifactParity, cases: Feeds, tolerance: Tolerance) -> ArtifactParity:
+        from coordatt_deploy.parity.localise import localise
+
+        artifact = verdict.artifact
+        name = Path(artifact.path)
+        with self.stages.stage(f"layers {name.name}", len(cases)) as step:
+            try:
+                with logged(f"layers-{name.stem}"):
+                    layers = localise(
+                        self.bundle, artifact, cases, self.reference, tolerance, where=self.where, step=step
+                    )
+            except MissingDependencyError as error:
+                return replace(verdict, layers=ArtifactLayers(artifact, artifact.path, problem=str(error)))
+            except DeployError as error:
+                layers = ArtifactLayers(artifact, artifact.path, problem=str(error))
+                problem = "; ".join(filter(None, [verdict.problem, str(error)]))
+                return replace(verdict, layers=layers, passed=False, problem=problem)
+        if layers.passed is not False:
+            return replace(verdict, layers=layers)
+        problem = "; ".join(filter(None, [verdict.problem, layers.sentence().partition(": ")[2]]))
+        return replace(verdict, layers=layers, passed=False, problem=problem)
 
 
 def _check_graphs(
-    artifacts: Sequence[Artifact], trial: Trial, reference: "ReferenceLayers", tolerances: Tolerances, stages: Stages
+    artifacts: Sequence[Artifact], trial: Trial, judging: _Judging, tolerances: Tolerances
 ) -> tuple[ArtifactLayers, ...]:
     """Judge the torch graphs between the captured one and the files: folded, and lowered for each kind of runtime."""
     from coordatt_deploy.graph.fold import fold_batchnorms
@@ -302,7 +306,7 @@ def _check_graphs(
     from coordatt_deploy.parity.localise import localise_graph
 
     tolerance = tolerances[Format.ONNX, Precision.FP32]
-    cases = _cases(trial, tolerance)
+    cases, reference, stages = judging.cases(trial, tolerance), judging.reference, judging.stages
     with stages.stage("fold and lower again"):
         folded = fold_batchnorms(reference.graph)[0]
         targets = dict.fromkeys(target_of(item.format, item.target_cpu) for item in artifacts)
@@ -312,59 +316,3 @@ def _check_graphs(
         with stages.stage(f"layers {name}", len(cases)) as step:
             found.append(localise_graph(name, graph, cases, reference, tolerance, step=step))
     return tuple(found)
-
-
-def _check_layers(
-    bundle: Bundle,
-    verdicts: Sequence[ArtifactParity],
-    trials: Mapping[str, Trial],
-    reference: "ReferenceLayers",
-    stages: Stages,
-    save_failing: Path | None,
-) -> list[ArtifactParity]:
-    """Add every layer's verdict."""
-    from coordatt_deploy.parity.failing import save_failing as save
-
-    judged = []
-    for verdict in verdicts:
-        if verdict.passed is None or verdict.tolerance is None:
-            judged.append(verdict)
-            continue
-        cases = _cases(trials[verdict.artifact.path], verdict.tolerance)
-        found = _judge_layers(bundle, verdict, cases, reference, stages)
-        judged.append(found)
-        if save_failing is not None and found.layers is not None and found.layers.passed is False:
-            with logged(f"failing-{Path(verdict.artifact.path).stem}"):
-                save(bundle, found.layers, cases, reference, save_failing)
-    return judged
-
-
-def _judge_layers(
-    bundle: Bundle,
-    verdict: ArtifactParity,
-    cases: Sequence[Mapping[str, NDArray[Any]]],
-    reference: "ReferenceLayers",
-    stages: Stages,
-) -> ArtifactParity:
-    from coordatt_deploy.parity.localise import localise
-
-    artifact, tolerance = verdict.artifact, verdict.tolerance
-    assert tolerance is not None  # noqa: S101 - only artifacts that ran are judged by layer
-    with stages.stage(f"layers {Path(artifact.path).name}", len(cases)) as step:
-        try:
-            with logged(f"layers-{Path(artifact.path).stem}"):
-                layers = localise(bundle, artifact, cases, reference, tolerance, step=step)
-        except MissingDependencyError as error:
-            return replace(verdict, layers=ArtifactLayers(artifact, artifact.path, problem=str(error)))
-        except DeployError as error:
-            layers = ArtifactLayers(artifact, artifact.path, problem=str(error))
-            problem = "; ".join(filter(None, [verdict.problem, str(error)]))
-            return replace(verdict, layers=layers, passed=False, problem=problem)
-    return _with_layers(verdict, layers)
-
-
-def _with_layers(verdict: ArtifactParity, layers: ArtifactLayers) -> ArtifactParity:
-    if layers.passed is not False:
-        return replace(verdict, layers=layers)
-    problem = "; ".join(filter(None, [verdict.problem, layers.sentence().partition(": ")[2]]))
-    return replace(verdict, layers=layers, passed=False, problem=problem)

@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from coordatt_deploy.errors import BundleError
+from coordatt_deploy.errors import BundleError, UsageError
 from coordatt_deploy.runtimes.coreml import program_feeds
 from coordatt_deploy.runtimes.mlprogram import Program, load
 from coordatt_deploy.specs import Artifact
@@ -21,6 +21,17 @@ def open_pieces(path: Path, artifact: Artifact, tensors: tuple[str, ...]) -> "Co
     if missing:
         raise BundleError(f"{path.name} has no tensor {', '.join(missing[:3])}; the layer map belongs to another file")
     return CoreMLPieces(program, artifact, tensors)
+
+
+def write_pieces(
+    path: Path,  # noqa: ARG001 - of the protocol
+    artifact: Artifact,
+    tensors: tuple[str, ...],  # noqa: ARG001
+    shapes: Mapping[str, tuple[int, ...]],  # noqa: ARG001
+    target: Path,  # noqa: ARG001
+) -> Artifact:
+    """Core ML exists on Apple's systems only, so no other machine takes its pieces."""
+    raise UsageError(f"{artifact.path}: the pieces of a Core ML package are evaluated here, and nowhere else")
 
 
 class CoreMLPieces:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.runtimes.checks import checked, first_line
 from coordatt_deploy.runtimes.litert import dequantized
-from coordatt_deploy.specs import Artifact
+from coordatt_deploy.runtimes.pieces import GIVEN
+from coordatt_deploy.specs import Artifact, TensorSpec
 
 
 def open_pieces(path: Path, artifact: Artifact, tensors: tuple[str, ...]) -> "LitertPieces":
@@ -33,6 +35,48 @@ def open_pieces(path: Path, artifact: Artifact, tensors: tuple[str, ...]) -> "Li
     except Exception as error:  # the generated schema raises whatever a damaged file makes it do
         raise BundleError(f"{path.name} cannot be cut apart: {first_line(error)}; build the bundle again") from error
     return LitertPieces(interpreter, artifact, signature, given, made)
+
+
+def write_pieces(
+    path: Path, artifact: Artifact, tensors: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]], target: Path
+) -> Artifact:
+    """Write the file at *path* cut apart; see ``Cutter.write_pieces``."""
+    model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
+    (signature,) = model.signatureDefs
+    given, made = cut(model, tensors)
+    graph = model.subgraphs[0]
+    own = {entry.name.decode() for entry in signature.outputs}
+    inputs = {f"{name}{GIVEN}": index for name, index in given.items()}
+    outputs = {name: index for name, index in made.items() if name not in own}
+    for entries, named in ((signature.inputs, inputs), (signature.outputs, outputs)):
+        for name, index in named.items():
+            entry = schema.TensorMapT()
+            entry.name, entry.tensorIndex = name.encode(), index
+            entries.append(entry)
+    model.signatureDefs = [signature]
+    builder = flatbuffers.Builder(1 << 20)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    target.write_bytes(bytes(builder.Output()))
+
+    def described(named: Mapping[str, int]) -> tuple[TensorSpec, ...]:
+        return tuple(
+            _described(name, graph.tensors[index], shapes[name.removesuffix(GIVEN)]) for name, index in named.items()
+        )
+
+    return replace(artifact, inputs=artifact.inputs + described(inputs), outputs=artifact.outputs + described(outputs))
+
+
+def _described(name: str, tensor: Any, shape: tuple[int, ...]) -> TensorSpec:
+    grid = tensor.quantization
+    on_grid = tensor.type == schema.TensorType.INT8 and grid is not None and grid.scale is not None
+    return TensorSpec(
+        name,
+        shape,
+        "int8" if on_grid else "float32",
+        "",
+        float(grid.scale[0]) if on_grid else None,
+        int(grid.zeroPoint[0]) if on_grid else None,
+    )
 
 
 def cut(model: Any, tensors: tuple[str, ...]) -> tuple[dict[str, int], dict[str, int]]:
@@ -55,7 +99,7 @@ def cut(model: Any, tensors: tuple[str, ...]) -> tuple[dict[str, int], dict[str,
     for name, index in made.items():
         if any(index in operator.inputs for operator in graph.operators):
             twin = copy.copy(graph.tensors[index])
-            twin.name, twin.buffer = f"{name}::given".encode(), 0
+            twin.name, twin.buffer = f"{name}{GIVEN}".encode(), 0
             graph.tensors.append(twin)
             given[name] = stand_in[index] = len(graph.tensors) - 1
     for operator in graph.operators:

@@ -1,9 +1,10 @@
 """Cut an ONNX artifact apart, for ONNX Runtime."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import numpy as np
 import onnx
@@ -13,9 +14,8 @@ from numpy.typing import NDArray
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.runtimes.checks import checked, first_line
 from coordatt_deploy.runtimes.onnxruntime import LOG_ERRORS, PROVIDERS
-from coordatt_deploy.specs import Artifact
-
-GIVEN: Final = "::given"  # suffix of the inputs that stand in for inner tensors
+from coordatt_deploy.runtimes.pieces import GIVEN
+from coordatt_deploy.specs import Artifact, TensorSpec
 
 
 def open_pieces(path: Path, artifact: Artifact, tensors: tuple[str, ...]) -> "OnnxPieces":
@@ -30,6 +30,29 @@ def open_pieces(path: Path, artifact: Artifact, tensors: tuple[str, ...]) -> "On
     except Exception as error:  # onnx's and ONNX Runtime's exceptions share no base but Exception
         raise BundleError(f"{path.name} cannot be cut apart: {first_line(error)}; build the bundle again") from error
     return OnnxPieces(session, artifact, tensors)
+
+
+def write_pieces(
+    path: Path, artifact: Artifact, tensors: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]], target: Path
+) -> Artifact:
+    """Write the file at *path* cut apart; see ``Cutter.write_pieces``."""
+    model = cut(onnx.load(path), tensors)
+    own = {spec.name for spec in artifact.inputs}
+    given = tuple(
+        TensorSpec(value.name, (None,) * len(shapes[value.name.removesuffix(GIVEN)]), "float32", "")
+        for value in model.graph.input
+        if value.name not in own
+    )
+    for value in model.graph.input:
+        if value.name not in own:
+            sizes = shapes[value.name.removesuffix(GIVEN)]
+            value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, onnx.TensorProto.FLOAT, sizes))
+    returned = {spec.name for spec in artifact.outputs}
+    made = tuple(
+        TensorSpec(name, (None,) * len(shapes[name]), "float32", "") for name in tensors if name not in returned
+    )
+    onnx.save(model, target)
+    return replace(artifact, inputs=artifact.inputs + given, outputs=artifact.outputs + made)
 
 
 def cut(model: onnx.ModelProto, tensors: tuple[str, ...]) -> onnx.ModelProto:

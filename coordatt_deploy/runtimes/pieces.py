@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from coordatt_deploy.errors import MissingDependencyError
 from coordatt_deploy.specs import Artifact, Format
 
+GIVEN: Final = "::given"  # suffix of the inputs that stand in for inner tensors
+
 
 class Pieces(Protocol):
     """An artifact cut apart. Use as a context manager."""
@@ -47,6 +49,28 @@ class Cutter(Protocol):
         Raises:
             MissingDependencyError: What is needed to edit the format is not installed.
             BundleError: The file cannot be opened.
+        """
+
+    def write_pieces(
+        self,
+        path: Path,
+        artifact: Artifact,
+        tensors: tuple[str, ...],
+        shapes: Mapping[str, tuple[int, ...]],
+        target: Path,
+    ) -> Artifact:
+        """Write the file at *path*, cut apart at *tensors*, to *target*, for a runtime elsewhere.
+
+        Args:
+            path: The artifact on disk.
+            artifact: Its description.
+            tensors: Mapped tensors.
+            shapes: Theirs.
+            target: The file to write.
+
+        Returns:
+            What is in it: beside its own inputs one for each tensor that something reads, its name followed by
+            ``GIVEN``; as outputs the tensors, beside its own.
         """
 
 

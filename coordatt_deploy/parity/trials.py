@@ -1,0 +1,110 @@
+"""What artifacts are run on for parity: the bundle's golden cases, or the user's own, with what torch makes of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from coordatt_deploy.bundle import Bundle
+from coordatt_deploy.parity.inputs import choose_cases, read_inputs
+from coordatt_deploy.parity.outputs import Tolerance
+from coordatt_deploy.progress import Stages
+from coordatt_deploy.specs import Artifact, Precision
+
+Values = Mapping[str, Sequence[NDArray[Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What artifacts are run on, and what they should give. One array per case, by tensor.
+
+    Attributes:
+        images: Which of the cases are real images; the others are tensors that no photograph gives.
+    """
+
+    names: tuple[str, ...]
+    inputs: Values
+    outputs: Values
+    rounding: Mapping[Precision, Values]
+    images: tuple[bool, ...]
+
+    def chosen(self, cases: Sequence[int]) -> "Trial":
+        """Return the cases at these places."""
+        rounding = {kind: _at(values, cases) for kind, values in self.rounding.items()}
+        names = tuple(self.names[index] for index in cases)
+        images = tuple(self.images[index] for index in cases)
+        return Trial(names, _at(self.inputs, cases), _at(self.outputs, cases), rounding, images)
+
+    def few(self, most: int) -> "Trial":
+        """Return a choice of the cases, and as many images for artifacts that are judged on those alone."""
+        images = [index for index, image in enumerate(self.images) if image]
+        return self.chosen(sorted({*choose_cases(self.names, most=most), *images[:most]}))
+
+    def fit_for(self, tolerance: Tolerance) -> "Trial":
+        """Return the cases that an artifact with *tolerance* can be judged on."""
+        real = [index for index, image in enumerate(self.images) if image]
+        return self.chosen(real) if tolerance.calibrated and real else self
+
+    def feeds(self, cases: Sequence[int]) -> list[Mapping[str, NDArray[Any]]]:
+        """Return the inputs of the cases at these places, one mapping each."""
+        return [{name: values[index] for name, values in self.inputs.items()} for index in cases]
+
+
+def _at(values: Values, cases: Sequence[int]) -> dict[str, list[NDArray[Any]]]:
+    return {name: [arrays[index] for index in cases] for name, arrays in values.items()}
+
+
+def golden_trial(bundle: Bundle) -> Trial:
+    """Return the bundle's golden cases."""
+    return Trial(
+        tuple(case.name for case in bundle.manifest.golden),
+        bundle.golden("inputs"),
+        bundle.golden("outputs"),
+        {kind: bundle.golden(f"rounding_{kind.value}") for kind in (Precision.FP32, Precision.FP16)},
+        tuple(case.image is not None for case in bundle.manifest.golden),
+    )
+
+
+def trial_of(bundle: Bundle, artifact: Artifact, golden: Trial) -> Trial:
+    """Return what *artifact* is tried on: the golden cases, or what was set aside when it was calibrated.
+
+    Beyond its ranges a static int8 artifact clips, as it must; so it is tried on images of the kind that they were
+    measured on, which the golden images of a user's own model need not be.
+    """
+    aside = bundle.manifest.quantization.get(artifact.path, {}).get("set_aside")
+    if not aside:
+        return golden
+    inputs, outputs, rounding = (
+        bundle.golden(f"{aside['folder']}/{name}") for name in ("inputs", "outputs", "rounding_fp32")
+    )
+    names = tuple(aside["names"])
+    return Trial(names, inputs, outputs, {Precision.FP32: rounding}, (True,) * len(names))
+
+
+def trial_on(bundle: Bundle, source: Path, stages: Stages) -> Trial:
+    """Run the reference on the user's own inputs."""
+    cases = read_inputs(source, bundle.manifest)
+    import torch
+
+    from coordatt_deploy.graph.capture import prepare
+    from coordatt_deploy.graph.reference import load_graph
+
+    torch.set_num_threads(1)
+    graph = load_graph(bundle.path("reference"))
+    runs = {
+        None: prepare(graph),
+        Precision.FP32: prepare(graph, dtype=torch.float32),
+        Precision.FP16: prepare(graph, dtype=torch.float32, after=lambda value: value.half().float()),
+    }
+    found: dict[Precision | None, dict[str, list[NDArray[Any]]]] = {kind: {} for kind in runs}
+    with stages.stage("reference in float64", len(cases.names)) as step:
+        for index in range(len(cases.names)):
+            feeds = {name: values[index] for name, values in cases.feeds.items()}
+            for kind, run in runs.items():
+                for name, value in run(feeds).items():
+                    found[kind].setdefault(name, []).append(value)
+            step()
+    rounding = {kind: values for kind, values in found.items() if kind is not None}
+    return Trial(cases.names, cases.feeds, found[None], rounding, (True,) * len(cases.names))
