@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,13 +21,15 @@ from rich.table import Table
 from rich.text import Text
 
 from coordatt_deploy.bundle import Bundle
-from coordatt_deploy.parity.layer_parity import LayerRow
+from coordatt_deploy.parity.layer_parity import ArtifactLayers, LayerRow
 from coordatt_deploy.parity.outputs import Tolerance
 from coordatt_deploy.parity.verdicts import ArtifactParity, ParityReport
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.specs import Artifact
 
 WIDTH_WHEN_PIPED = 160
+COLUMN_WIDTH = 17  # figures of a layer below the longest name that cannot be broken: static_wi8_ai8
+LONGEST_LAYER = 40  # longer ones are folded
 FAMILIES = {"x86_64": "x86_64", "AMD64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}  # platform.machine() to ours
 
 
@@ -161,22 +164,34 @@ def _show_layers(console: Console, report: ParityReport) -> None:
     ]
     if not judged:
         return
-    names = [label(item.artifact).plain if item.artifact else item.name for item in judged]
-    table = new_table(
-        "SQNR in dB by layer: accumulated / local; = seen through a later layer, ∞ equal", "layer", *names
-    )
-    for rows in zip(*(item.rows for item in judged), strict=True):
-        table.add_row(Text(rows[0].layer_id), *(_layer_cell(row) for row in rows))
-    console.print(table)
-    notes = dict.fromkeys(
-        (row.layer_id, row.note) for item in judged for row in item.rows if row.note and not row.accumulated
-    )
-    for layer, note in notes:
-        console.print(Text(f"{layer}: {note}", style="dim"))
+    widest = min(max(len(row.layer_id) for row in judged[0].rows), LONGEST_LAYER)
+    most = max(1, (console.width - widest - 4) // COLUMN_WIDTH)
+    for start in range(0, len(judged), most):
+        console.print(_layer_table(judged[start : start + most]))
+    reasons: dict[str, list[str]] = {}
+    for item in judged:
+        for row in item.rows:
+            if row.note and not row.accumulated:
+                reasons.setdefault(re.sub(r"\d+", "N", row.note), []).append(row.layer_id)
+    for reason, layers in reasons.items():
+        names = list(dict.fromkeys(layers))
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        console.print(Text(f"{', '.join(names[:3])}{more}: {reason}", style="dim"))
     for item in judged:
         if item.marked_difference:
             text = f"{item.name}: keeping inner tensors changed the outputs by up to {item.marked_difference:.2g}"
             console.print(Text(f"{text}; the verdict on outputs comes from the unmarked file", style="dim"))
+
+
+def _layer_table(judged: Sequence[ArtifactLayers]) -> Table:
+    names = [label(item.artifact).plain if item.artifact else item.name for item in judged]
+    table = new_table(
+        "SQNR in dB by layer: accumulated / local; = seen through a later layer, ∞ equal", "layer", *names
+    )
+    table.columns[0].min_width = min(max(len(row.layer_id) for row in judged[0].rows), LONGEST_LAYER)
+    for rows in zip(*(item.rows for item in judged), strict=True):
+        table.add_row(Text(rows[0].layer_id), *(_layer_cell(row) for row in rows))
+    return table
 
 
 def _layer_cell(row: LayerRow) -> Text:
