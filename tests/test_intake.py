@@ -208,7 +208,7 @@ def test_fresh_modules_are_set_to_evaluation_and_it_is_said():
 BAD = [
     ("zzzz", "there is no 'zzzz' in trouble; known: ByKeyword, "),
     ("plian", "did you mean plain"),
-    ("CONSTANT", "is a int; expected a function or class"),
+    ("CONSTANT", "is of type int; expected a function or class"),
     ("needs", r"needs width, depth; give them as --model-args '\{\"width\": ..., \"depth\": ...\}'"),
     ("returns_none", "returns a NoneType; expected a torch.nn.Module"),
     ("returns_class", r"returns the class Conv2d; return an instance: Conv2d\(...\)"),

@@ -126,7 +126,7 @@ def check_file(path: Path, what: str, expected: str) -> None:
         UsageError: It is missing, a folder, empty, a pointer, a web page, compressed, or of another format.
     """
     if path.is_dir():
-        raise UsageError(f"{what} {path} is a folder; name {expected} in it")
+        raise UsageError(f"{what} {path} is a folder; name {expected}")
     if not path.is_file():
         siblings = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
         close = get_close_matches(path.name, siblings, n=1, cutoff=0.6)

@@ -78,8 +78,9 @@ def build_factory(name: str, arguments: Mapping[str, Any], num_classes: int | No
         UsageError: There is no such file, module or factory; it needs other arguments, raises, or returns no module.
     """
     place_of_code, colon, attribute = name.rpartition(":")
-    if not colon or not attribute or attribute.endswith(".py"):
-        raise UsageError(f"{name} names no factory; add the function or class that gives the model: {name}:build")
+    if not colon or not attribute or not place_of_code or attribute.endswith(".py"):
+        code_of = place_of_code or "path/to/file.py" if colon else name
+        raise UsageError(f"{name} names no factory; add the function or class that gives the model: {code_of}:build")
     is_file = place_of_code.endswith(".py") or "/" in place_of_code or os.sep in place_of_code
     code = _import_file(Path(place_of_code)) if is_file else _import_module(place_of_code)
     found = _attribute(code, attribute, name)
@@ -110,6 +111,9 @@ def _as_module(value: Any, name: str) -> nn.Module:
         raise UsageError(f"{name} returns the class {value.__name__}; return an instance: {value.__name__}(...)")
     if isinstance(value, tuple | list) and any(isinstance(item, nn.Module) for item in value):
         raise UsageError(f"{name} returns a {type(value).__name__} of {len(value)}; return the torch.nn.Module alone")
+    if inspect.iscoroutine(value):
+        value.close()
+        raise UsageError(f"{name} is an async function; write it without async, it is called and not awaited")
     raise UsageError(f"{name} returns a {type(value).__name__}; expected a torch.nn.Module")
 
 
@@ -194,7 +198,7 @@ def _attribute(code: ModuleType, attribute: str, name: str) -> Any:
         found = getattr(found, part)
     if not callable(found):
         raise UsageError(
-            f"{name} is a {type(found).__name__}; expected a function or class that gives a torch.nn.Module"
+            f"{name} is of type {type(found).__name__}; expected a function or class that gives a torch.nn.Module"
         )
     return found
 

@@ -11,6 +11,7 @@ only code and programs that you trust. A checkpoint is different: nothing in it 
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +38,7 @@ from coordatt_deploy.specs import ModelSpec, Preprocessing
 SMALLEST: Final = (
     32  # pixels: the total stride of the package's backbones; below it the last feature map would be empty
 )
+COLOUR: Final = 3  # channels
 USUAL_SIZE: Final = (224, 224)
 GOLDEN_COUNT: Final = 16  # of the user's own images; each costs a float64 run, and sixteen are as many as the digits
 
@@ -99,8 +101,7 @@ def resolve(request: Request) -> Source:
         notes.append("preprocessing is assumed to be ImageNet's (RGB, 0 to 1, its mean and std); say otherwise with"
                      " --mean --std --input-range --colour, or --preprocessing FILE")  # fmt: skip
     names = input_names(module, built.inputs)
-    example = _example(names, size, request.inputs, built)
-    returned = trial(module, example)
+    example, returned = _tried(names, size, request.inputs, built)
     outputs, dropped = output_names(returned)
     if dropped:
         notes.append(f"outputs that are no tensors are left out: {', '.join(dropped)}")
@@ -224,8 +225,32 @@ def _size(request: Request, built: Built) -> tuple[int, int]:
     return size_within(request.dynamic, size)
 
 
-def _example(
+def _tried(
     names: tuple[str, ...], size: tuple[int, int], shapes: Mapping[str, tuple[int, ...]] | None, built: Built
+) -> tuple[tuple[torch.Tensor, ...], Any]:
+    """An example of each input that the model takes, and what it returns; images have as many channels as it accepts.
+
+    Raises:
+        UsageError: It rejects what it should take.
+    """
+    first, *others = _image_channels(built.module)
+    example = _example(names, size, shapes, built, first)
+    try:
+        return example, trial(built.module, example)
+    except UsageError:
+        for channels in others:
+            with suppress(UsageError):
+                other = _example(names, size, shapes, built, channels)
+                return other, trial(built.module, other)
+        raise
+
+
+def _example(
+    names: tuple[str, ...],
+    size: tuple[int, int],
+    shapes: Mapping[str, tuple[int, ...]] | None,
+    built: Built,
+    channels: int,
 ) -> tuple[torch.Tensor, ...]:
     """One tensor per input: of the user's shape, of the saved program's, or an image."""
     given = dict(shapes or {})
@@ -233,7 +258,6 @@ def _example(
         if name not in names:
             raise UsageError(f"the model has no input {name!r}; {nearest(name, names)}")
     generator = torch.Generator().manual_seed(0)
-    channels = _image_channels(built.module)
     example = []
     for index, name in enumerate(names):
         usual = built.shapes[index] if built.shapes else (1, channels if index == 0 else 3, *size)
@@ -241,10 +265,10 @@ def _example(
     return tuple(example)
 
 
-def _image_channels(module: nn.Module) -> int:
-    """What the first convolution takes, where the module can be looked into."""
-    first = next((layer for layer in module.modules() if isinstance(layer, nn.Conv2d)), None)
-    return 3 if first is None else first.in_channels
+def _image_channels(module: nn.Module) -> tuple[int, ...]:
+    """What the convolutions take, colour images first: the first that is defined need not be the first that is run."""
+    taken = dict.fromkeys(layer.in_channels for layer in module.modules() if isinstance(layer, nn.Conv2d))
+    return tuple(sorted(taken, key=lambda channels: channels != COLOUR)) or (COLOUR,)
 
 
 def _labels(request: Request, built: Built, outputs: list[torch.Tensor]) -> tuple[str, ...] | None:
