@@ -14,6 +14,9 @@ from click.testing import CliRunner
 
 from coordatt_deploy.bundle import open_bundle
 from coordatt_deploy.cli import main
+from coordatt_deploy.parity.localise import localise
+from coordatt_deploy.parity.outputs import TOLERANCES, tolerance_of
+from coordatt_deploy.parity.places import HERE, Elsewhere
 from coordatt_deploy.pipeline import ExportPlan, export
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.specs import Format
@@ -118,3 +121,21 @@ def test_command_fails_and_saves_the_layer(bench, faults, tmp_path):
         assert saved["000/reference"].shape == saved["000/alone"].shape
         assert np.abs(saved["000/reference"] - saved["000/alone"]).max() > 1e-3
     assert open_bundle(root).manifest.artifacts[0].sha256 == edited.sha256
+
+
+@pytest.mark.parametrize("kind", [Format.ONNX, Format.TFLITE])
+def test_pieces_for_another_machine_are_the_same(bench, kind):
+    """
+    A file that is cut apart here and opened like any other gives what the pieces give that are cut in the runtime.
+    """
+    (artifact, *_) = [item for item in bench.bundle.manifest.artifacts if item.format is kind]
+    tolerance = tolerance_of(artifact, TOLERANCES)
+    elsewhere = Elsewhere(lambda path, item, tensors: HERE.open_artifact(path, item, tensors))
+    here, there = (
+        localise(bench.bundle, artifact, bench.cases, bench.reference, tolerance, where=where)
+        for where in (HERE, elsewhere)
+    )
+    assert there.passed
+    assert [row.local.max_abs_error for row in here.rows if row.local] == pytest.approx(
+        [row.local.max_abs_error for row in there.rows if row.local], rel=0.5, abs=1e-6
+    )
