@@ -10,6 +10,7 @@ import math
 import operator
 import os
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -123,7 +124,10 @@ def capture(
             torch.export cannot follow its code.
     """
     check_weights(module)
-    program = functional(_export(module, tuple(example), dynamic))
+    program = _export(module, tuple(example), dynamic)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of torch's own, about its copies of programs
+        program = functional(program)
     names = tuple(input_names)
     flat, outputs = _flatten(program, names)
     assigned = exchange(flat)

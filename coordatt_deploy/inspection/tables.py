@@ -55,23 +55,36 @@ def _show(console: Console, item: Inspection) -> None:
             table.add_row(Text(layer.layer), layer.operator, size(layer.bytes), share, macs)
         console.print(table)
     for delegate in item.delegates:
-        parts = "" if delegate.partitions is None else f" in {delegate.partitions} partitions"
+        parts = (
+            ""
+            if delegate.partitions is None
+            else f" in {delegate.partitions} partition{'' if delegate.partitions == 1 else 's'}"
+        )
         console.print(f"{delegate.name}: {delegate.taken} of {delegate.operators} operators{parts}")
         for operator, number, reason in delegate.rejected:
             console.print(Text(f"  {number} x {operator}: {reason}", style="yellow"))
         console.print(Text(f"  {delegate.source}", style="dim"))
     if item.lint:
-        table = _table("lint", ("rule", "where", "what", "remedy", "applied"))
-        for findings in _alike(item.lint):
-            first = findings[0]
-            places = [", ".join(finding.where for finding in findings[:3])]
-            places[0] += f" and {len(findings) - 3} more" if len(findings) > 3 else ""
-            places += [first.line] if first.line else []
-            done = Text("yes", style="green") if first.applied else Text("no", style="yellow")
-            table.add_row(first.rule, Text("\n".join(places)), Text(first.what), Text(first.remedy), done)
-        console.print(table)
+        console.print(Text("lint", style="bold italic"))
+        console.print(_findings(item.lint))
     for note in item.notes:
         console.print(Text(note, style="dim"))
+
+
+def _findings(lint: Sequence[Finding]) -> Table:
+    """One finding below the other, whole at any width: done by the tool or not, what, remedy, where."""
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for findings in _alike(lint):
+        first = findings[0]
+        done = Text("applied", style="green") if first.applied else Text("to do", style="yellow")
+        places = ", ".join(finding.where for finding in findings[:3])
+        places += f" and {len(findings) - 3} more" if len(findings) > 3 else ""
+        grid.add_row(done, Text.assemble((first.rule, "bold"), f": {first.what}"))
+        grid.add_row("", Text(f"remedy: {first.remedy}"))
+        grid.add_row("", Text(f"at {places}" + (f", {first.line}" if first.line else ""), style="dim"))
+    return grid
 
 
 def _alike(lint: Sequence[Finding]) -> list[list[Finding]]:
