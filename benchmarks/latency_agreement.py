@@ -17,14 +17,15 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from coordatt_deploy.profile import statistics
+from coordatt_deploy.profile import rounds, statistics
 from coordatt_deploy.profile.cold_start import made_up
 from coordatt_deploy.profile.latency import Latency, ProfileSettings
-from coordatt_deploy.profile.rounds import Call, measure, measure_openings
+from coordatt_deploy.profile.rounds import Call, measure_openings
 from coordatt_deploy.runtimes import litert
 from coordatt_deploy.specs import Artifact, Format, Precision, TensorSpec
 
@@ -68,26 +69,22 @@ def theirs(path: Path, threads: int) -> tuple[float, float]:
     return latency["median_ms"], latency["p5_ms"]
 
 
+def nothing() -> None:
+    """Take no time."""
+
+
 def harness_cost_ns() -> float:
-    """Return what the harness adds to each sample of a call that does nothing, beside the call itself."""
+    """Return the CPU time that the harness adds to each sample: of calls and a yardstick that do nothing."""
     settings = ProfileSettings(samples=20_000, openings=1, min_seconds=0.0)
     costs = []
-    for _ in range(5):
-        spent = 0
-
-        def nothing() -> None:
-            pass
-
-        start = time.thread_time_ns()
-        result = measure({"nothing": nothing}, settings)
-        spent = time.thread_time_ns() - start
-        # The yardstick took its turns, too; what is left was spent on the samples of "nothing" and around them.
-        yardstick = result.yardstick
-        assert yardstick  # noqa: S101
-        costs.append(
-            (spent - float(np.nansum(yardstick.undisturbed)) - sum(yardstick.warmups_ns))
-            / len(result.latencies["nothing"].samples_ns)
-        )
+    with mock.patch.object(rounds, "yardstick", return_value=nothing):
+        for _ in range(5):
+            start = time.thread_time_ns()
+            result = rounds.measure({"nothing": nothing}, settings)
+            spent = time.thread_time_ns() - start
+            assert result.yardstick  # noqa: S101
+            latencies = (result.latencies["nothing"], result.yardstick)
+            costs.append(spent / sum(len(latency.samples_ns) for latency in latencies))
     return float(np.median(costs))
 
 
@@ -98,6 +95,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
+    cost = harness_cost_ns()
+    print(f"the harness spends {cost / 1e3:.2f} us per sample: {cost / 5e6:.3%} of a model of 5 ms", flush=True)
     artifact = described(arguments.model)
     order, rows, verdict = random.Random(0), [], None  # noqa: S311
     for number in range(arguments.rounds):
@@ -118,8 +117,6 @@ def main() -> None:
     for what, column in (("median", 0), ("5 % quantile", 1)):
         ratio = statistics.median_ratio(table[..., column], table[..., column + 2])
         print(f"{what}: ours / LiteRT's = {ratio.value:.3f}, 95 % interval {ratio.low:.3f} to {ratio.high:.3f}")
-    cost = harness_cost_ns()
-    print(f"the harness spends {cost / 1e3:.2f} us per sample: {cost / 5e6:.3%} of a model of 5 ms")
 
 
 if __name__ == "__main__":

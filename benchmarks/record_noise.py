@@ -1,9 +1,13 @@
 """Record what latency noise looks like on a busy machine: the data that the comparison's error rates are tested on.
 
 Each recorded profile is a process of its own, as two runs of ``coordatt-deploy profile`` would be. It opens every model
-file twice, as artifacts that cannot differ, and measures them with the defaults.
+file twice, as artifacts that cannot differ, and measures them with the defaults. A recording that exists is added to.
 
     python benchmarks/record_noise.py --profiles 40 noise.npz mobilenet.onnx mobilenet.tflite
+
+The archive holds, for profile 7, ``007/mobilenet.onnx_a`` (samples and samples less lost time; rounds; calls a round),
+the same of copy ``b`` and of the ``yardstick``, and ``007/told``: load average, cores that other processes kept busy,
+start in seconds since 1970.
 """
 
 import argparse
@@ -48,28 +52,31 @@ def open_tflite(path: Path) -> Call:
 
 
 def record(models: list[Path], out: Path) -> None:
-    """Measure one profile and save it: an array for each runner, the load average, and the time."""
+    """Measure one profile and save it."""
     order = random.Random(0)  # noqa: S311
     opener = {".onnx": open_onnx, ".tflite": open_tflite}
-    copies = [(f"{path.suffix[1:]}_{copy}", path) for path in models for copy in "ab"]
+    copies = [(f"{path.name}_{copy}", path) for path in models for copy in "ab"]
 
     @contextmanager
     def open_calls() -> Iterator[Mapping[str, Call]]:
         yield {name: opener[path.suffix](path) for name, path in order.sample(copies, len(copies))}
 
-    measurement = measure_openings(open_calls, ProfileSettings(min_seconds=0.0))
+    load, start = os.getloadavg()[0], time.time()
+    measurement = measure_openings(open_calls, ProfileSettings())
     assert measurement.yardstick  # noqa: S101
     latencies = {name: measurement.latencies[name] for name, _ in copies} | {"yardstick": measurement.yardstick}
     arrays = {name: microseconds(latency) for name, latency in latencies.items()}
-    told = {"load": np.array(os.getloadavg()[0]), "start": np.array(time.time())}
-    np.savez(out, allow_pickle=False, **told, **arrays)
+    told = np.array([load, measurement.yardstick.evidence.other_cores or 0.0, start])
+    np.savez(out, allow_pickle=False, told=told, **arrays)
 
 
-def microseconds(latency: Latency) -> NDArray[np.uint16]:
-    """Return the samples, and the samples less lost time, in units of 10 us up to 0.6 s: (2, round, sample)."""
-    values = np.stack([latency.rounds, np.nan_to_num(latency.undisturbed)])
-    counts: NDArray[np.uint16] = np.minimum(np.rint(values / 1e4), np.iinfo(np.uint16).max).astype(np.uint16)
-    return counts
+def microseconds(latency: Latency) -> NDArray[np.float16]:
+    """Return the samples, and the samples less lost time, in microseconds to 0.05 %: (2, round, sample).
+
+    Seven hundredths of a second is the most; NaN is lost time that nobody measured.
+    """
+    values = np.stack([latency.rounds, latency.undisturbed]) / 1e3
+    return np.minimum(values, np.finfo(np.float16).max).astype(np.float16)
 
 
 def main() -> None:
@@ -83,17 +90,21 @@ def main() -> None:
     if arguments.one:
         record(arguments.models, arguments.out)
         return
-    profiles = []
+    recorded = {}
+    if arguments.out.exists():
+        with np.load(arguments.out, allow_pickle=False) as earlier:
+            recorded = {key: earlier[key] for key in earlier.files}
+    known = len({key.partition("/")[0] for key in recorded})
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(arguments.profiles):
+        for number in range(known, known + arguments.profiles):
             part = Path(folder) / f"{number}.npz"
             subprocess.run([sys.executable, __file__, "--one", part, *arguments.models], check=True)  # noqa: S603
-            profiles.append(dict(np.load(part)))
-            medians = {key: float(np.median(value[0])) / 100 for key, value in profiles[-1].items() if value.ndim == 3}
-            print(number, round(float(profiles[-1]["load"]), 1), medians, flush=True)
+            profile = dict(np.load(part))
+            shown = [f"{key} {np.median(value[0]) / 1e3:.3f}" for key, value in profile.items() if value.ndim == 3]
+            print(f"{number}: load {profile['told'][0]:.1f}; median ms: {', '.join(shown)}", flush=True)
             # Gathered after each profile, so that an interrupted recording is kept.
-            stacked = {key: np.stack([profile[key] for profile in profiles]) for key in profiles[0]}
-            np.savez_compressed(arguments.out, allow_pickle=False, **stacked)
+            recorded |= {f"{number:03d}/{key}": value for key, value in profile.items()}
+            np.savez_compressed(arguments.out, allow_pickle=False, **recorded)
 
 
 if __name__ == "__main__":
