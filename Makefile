@@ -4,9 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TESTS := -n 2 --dist worksteal
-# What pip cannot give: gcc compiles the instruction counter of the qemu-arm64 target, chromium shows the HTML report to
-# the tests.
-SYSTEM_PACKAGES := gcc libc6-dev chromium
+# What a file of slow tests builds is built once.
+SLOW_TESTS := -n 2 --dist loadfile --durations=20
+# What pip cannot give: gcc compiles the instruction counter of the qemu-arm64 target, g++ the C++ snippet of
+# docs/on-device.md, chromium shows the HTML report to the tests.
+SYSTEM_PACKAGES := gcc g++ libc6-dev chromium
 
 .PHONY: help demo test test-slow lint bench lock system-packages clean
 
@@ -27,7 +29,7 @@ test: $(INSTALLED)  ## the tests that need seconds
 	$(BIN)/python -Im pytest $(TESTS) -m "not slow"
 
 test-slow: $(INSTALLED)  ## the tests that convert and run whole networks
-	$(BIN)/python -Im pytest $(TESTS) -m slow
+	$(BIN)/python -Im pytest $(SLOW_TESTS) -m slow
 
 lint: $(INSTALLED)  ## ruff on the sources; types and layers on the wheel, as it is installed
 	$(BIN)/ruff check .
