@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import click
 
@@ -353,6 +353,17 @@ def export(as_json: bool, **options: Any) -> None:
     help="For ONNX; repeatable; default: those of the bundle's float files.",
 )
 @calibration_options
+@click.option("--sensitivity", is_flag=True, help="Write nothing: rank the layers by what int8 costs in each alone.")
+@click.option(
+    "--max-drop",
+    type=float,
+    help="Percentage points of top-1 that may be lost: keeps the fewest layers in float that this takes, else exit"
+    " code 1.",
+)
+@click.option(
+    "--dataset", help="Labelled images for --max-drop: a folder, or digits.  [default: the calibration data's labels]"
+)
+@click.option("--limit", type=int, help="Only so many of these images, drawn at random.")
 @json_option
 def quantize(bundle: Path, recipes: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Write int8 and other small artifacts into BUNDLE, beside the float ones.
@@ -360,11 +371,16 @@ def quantize(bundle: Path, recipes: tuple[str, ...], as_json: bool, **options: A
     Static recipes measure activations on calibration data: images of the kind that the model will meet, through the
     model's own preprocessing. They are looked at before use, and whatever is wrong with them is said.
 
+    --sensitivity ranks the layers, by simulation, and measures the costliest with real artifacts. --max-drop searches
+    for the fewest layers that must stay in float, and writes what it found into a recipe file that replays it.
+
     \b
     Example:
         coordatt-deploy quantize mobilenetv2_ca_035.digits
         coordatt-deploy quantize ca_100 --recipe static_wi8_ai8 --calibration-data photos --format tflite
         coordatt-deploy quantize ca_100 --recipe dynamic_wi8_afp32 --recipe palettized_w6
+        coordatt-deploy quantize ca_100 --calibration-data photos --sensitivity --format tflite
+        coordatt-deploy quantize ca_100 --calibration-data photos --max-drop 0.5 --dataset validation
     """
     from dataclasses import replace
 
@@ -387,6 +403,10 @@ def quantize(bundle: Path, recipes: tuple[str, ...], as_json: bool, **options: A
         seed=options["seed"],
         command=command_line(sys.argv[1:]),
     )
+    if options["sensitivity"] or options["max_drop"] is not None:
+        _by_layer(bundle, plan, as_json=as_json, **options)
+    if options["dataset"] is not None or options["limit"] is not None:
+        raise UsageError("--dataset and --limit are for --max-drop; to measure what is there: coordatt-deploy evaluate")
     with screen.bars() as stages:
         written = run(open_bundle(bundle), plan, stages)
     if as_json:
@@ -395,6 +415,32 @@ def quantize(bundle: Path, recipes: tuple[str, ...], as_json: bool, **options: A
                 "quantization": to_json(manifest.quantization)})  # fmt: skip
     else:
         screen.show_artifacts(written)
+
+
+def _by_layer(bundle: Path, plan: Any, *, as_json: bool, **options: Any) -> NoReturn:
+    """Rank the layers, search for the fewest in float where a drop is given, print, and end the command."""
+    from coordatt_deploy.bundle import open_bundle
+    from coordatt_deploy.layer_costs import rank_layers
+    from coordatt_deploy.mixed_precision import SearchPlan, search
+    from coordatt_deploy.report import layer_costs, screen
+
+    found = None
+    wanted = {key: options[key] for key in ("max_drop", "dataset", "limit")}
+    if options["max_drop"] is None and (options["dataset"] is not None or options["limit"] is not None):
+        raise UsageError("--dataset and --limit are for --max-drop; the ranking uses the calibration data")
+    searching = None if options["max_drop"] is None else SearchPlan(plan, **wanted)
+    with screen.bars() as stages:
+        opened = open_bundle(bundle)
+        weighed, document = rank_layers(opened, plan, stages)
+        if searching is not None:
+            _, found = search(opened, searching, weighed, stages)
+    if as_json:
+        _print({"bundle": str(bundle), "sensitivity": document, "search": found})
+    else:
+        layer_costs.show(document, bundle, every=options["sensitivity"])
+        if found is not None:
+            layer_costs.show_search(found, bundle)
+    sys.exit(1 if found is not None and not found["reached"] else 0)
 
 
 @main.command()

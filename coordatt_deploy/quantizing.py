@@ -82,16 +82,9 @@ def prepare(
         UsageError: The recipe needs calibration data and there is none.
         ConversionError: A converter refused the graph.
     """
-    folded = fold_batchnorms(graph)[0]
-    if is_baked(folded):
-        folded = fold_normalisation(folded)[0]
-    preparing: dict[str, Any] = {}
     if recipe.needs_calibration and data is None:
         raise UsageError(f"{recipe.name} needs calibration data: give --calibration-data with a folder of images")
-    if data is not None and recipe.needs_calibration and recipe.equalise:
-        folded, evened = equalise(folded, data)
-        preparing["equalise"] = to_json(evened)
-    lowered, report = lower(folded, target_of(kind, target_cpu))
+    lowered, preparing, lowering = lower_evenly(graph, recipe, kind, target_cpu=target_cpu, data=data)
     if data is not None and recipe.needs_calibration and recipe.adjust:
         lowered, rounded = round_weights(
             lowered,
@@ -104,7 +97,31 @@ def prepare(
         preparing["rounding"] = to_json(rounded)
     request = ExportRequest(spec, BASE[kind], folder / f"float{SUFFIXES[kind]}", target_cpu)
     exported = exporter(kind).export(lowered, request)
-    return Prepared(request.path, exported.described(request, folder), exported, preparing, to_json(report))
+    return Prepared(request.path, exported.described(request, folder), exported, preparing, lowering)
+
+
+def lower_evenly(
+    graph: Graph,
+    recipe: Recipe,
+    kind: Format,
+    *,
+    target_cpu: TargetCpu | None = None,
+    data: CalibrationSet | None = None,
+) -> tuple[Graph, dict[str, Any], dict[str, Any]]:
+    """Fold *graph*, even out its channels where the recipe asks for it, and lower it; see ``prepare``.
+
+    Returns:
+        The lowered graph, what was done to the weights, and what lowering did.
+    """
+    folded = fold_batchnorms(graph)[0]
+    if is_baked(folded):
+        folded = fold_normalisation(folded)[0]
+    preparing: dict[str, Any] = {}
+    if data is not None and recipe.needs_calibration and recipe.equalise:
+        folded, evened = equalise(folded, data)
+        preparing["equalise"] = to_json(evened)
+    lowered, report = lower(folded, target_of(kind, target_cpu))
+    return lowered, preparing, to_json(report)
 
 
 def measure_ranges(prepared: Prepared, recipe: Recipe, data: CalibrationSet | None) -> dict[str, Range] | None:

@@ -24,7 +24,7 @@ from coordatt_deploy.exporters import Exported, ExportRequest
 from coordatt_deploy.exporters.coreml import DATE_KEY, MODEL_FOLDER, write_package
 from coordatt_deploy.layers import LayerMap, Part
 from coordatt_deploy.quantization.ranges import Range, needed
-from coordatt_deploy.quantization.recipes import Mode, Recipe, checked, tensors_of
+from coordatt_deploy.quantization.recipes import Mode, Recipe, checked, kept_in_float
 from coordatt_deploy.specs import Format
 
 # Weights up to this size stay as they are: coremltools' own threshold; small ones save nothing and cost most accuracy.
@@ -55,8 +55,8 @@ def quantize(
         ConversionError: coremltools refused the package.
     """
     recipe = checked(recipe, Format.COREML)
-    kept = tensors_of(recipe.float_layers, exported.layers)
     with _opened(source) as model, _silent():
+        kept = kept_in_float(recipe.float_layers, exported.layers, _edges(_block(model.get_spec())))
         ct.converters.mil.mil.Builder.name_count.clear()
         try:
             if recipe.mode is Mode.STATIC:
@@ -156,6 +156,17 @@ def _weights_of(model: Any, kept: set[str]) -> set[str]:
         for binding in argument.arguments
         if binding.name in constants
     }
+
+
+def _edges(block: Any) -> list[tuple[list[str], list[str]]]:
+    """Names of the tensors that each operation reads and makes."""
+    return [
+        (
+            [binding.name for argument in operation.inputs.values() for binding in argument.arguments],
+            [output.name for output in operation.outputs],
+        )
+        for operation in block.operations
+    ]
 
 
 def _is_constant(operation: Any) -> bool:

@@ -24,7 +24,7 @@ from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.exporters import Exported, ExportRequest
 from coordatt_deploy.layers import LayerMap, Part
 from coordatt_deploy.quantization.ranges import Range, needed
-from coordatt_deploy.quantization.recipes import IoType, Mode, Recipe, checked, tensors_of, weight_levels
+from coordatt_deploy.quantization.recipes import IoType, Mode, Recipe, checked, kept_in_float, weight_levels
 from coordatt_deploy.specs import Format, TensorSpec
 
 # Operators with an integer kernel in ONNX Runtime's CPU provider, and those that only move data.
@@ -56,7 +56,7 @@ def quantize(
     """
     recipe = checked(recipe, Format.ONNX)
     model = onnx.load(str(source))
-    kept = tensors_of(recipe.float_layers, exported.layers)
+    kept = kept_in_float(recipe.float_layers, exported.layers, [(node.input, node.output) for node in model.graph.node])
     inputs, outputs = exported.inputs, exported.outputs
     reasons: dict[str, str] = {}
     if recipe.mode is Mode.WEIGHT_ONLY:

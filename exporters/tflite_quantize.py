@@ -23,7 +23,7 @@ from coordatt_deploy.exporters.tflite import pack
 from coordatt_deploy.exporters.tflite_pixels import give_floats, take_pixels
 from coordatt_deploy.layers import LayerMap
 from coordatt_deploy.quantization.ranges import Range, needed
-from coordatt_deploy.quantization.recipes import IoType, Mode, Recipe, checked, tensors_of
+from coordatt_deploy.quantization.recipes import IoType, Mode, Recipe, checked, kept_in_float
 from coordatt_deploy.specs import Format, TensorSpec
 
 ALL: Final = qtyping.TFLOperationName.ALL_SUPPORTED
@@ -126,12 +126,14 @@ def _manager(recipe: Recipe, kept: list[str]) -> Any:
 
 def _kept_in_float(recipe: Recipe, layers: LayerMap, model: Any) -> list[str]:
     """Patterns that match the operators of the layers that stay in float, and no others."""
-    made = {
-        model.subgraphs[0].tensors[int(index)].name.decode()
-        for operation in model.subgraphs[0].operators
-        for index in operation.outputs
-    }
-    tensors = tensors_of(recipe.float_layers, layers) & made
+    (graph,) = model.subgraphs
+    names = [tensor.name.decode() for tensor in graph.tensors]
+    operations = [
+        ([names[index] for index in operation.inputs if index >= 0], [names[index] for index in operation.outputs])
+        for operation in graph.operators
+    ]
+    made = {name for _, results in operations for name in results}
+    tensors = kept_in_float(recipe.float_layers, layers, operations) & made
     # The quantizer searches the pattern in the names of an operator's outputs, each with a semicolon behind it.
     return [f"^{_escaped(name)};?$" for name in sorted(tensors)]
 

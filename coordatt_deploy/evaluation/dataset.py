@@ -29,6 +29,7 @@ from coordatt_deploy.models.digits import LABELS, DigitSplit, read_all, read_spl
 
 DIGITS: Final = "digits"
 ALL_DIGITS: Final = "digits:all"
+CALIBRATION_DIGITS: Final = "digits:calibration"
 NAMED: Final = 5  # files or folders that a message lists
 
 
@@ -102,7 +103,8 @@ def open_dataset(source: str, labels: Sequence[str] | None, classes: int, labels
     """Return the dataset called *source*.
 
     Args:
-        source: A folder, ``digits`` (the packaged held-out digits) or ``digits:all`` (all 1,797, with scikit-learn).
+        source: A folder, ``digits`` (the packaged held-out digits), ``digits:all`` (all 1,797, with scikit-learn) or
+            ``digits:calibration`` (the packaged 200 that recipes are calibrated on).
         labels: The bundle's, in the order of the logits; None where it has none.
         classes: Number of logits.
         labels_by: How folders become classes; None for the first way that fits.
@@ -111,7 +113,7 @@ def open_dataset(source: str, labels: Sequence[str] | None, classes: int, labels
         UsageError: No such folder, no class folders or images in it, or classes that the model does not have.
         MissingDependencyError: scikit-learn is not installed.
     """
-    if source in (DIGITS, ALL_DIGITS):
+    if source in (DIGITS, ALL_DIGITS, CALIBRATION_DIGITS):
         return _digits(source, labels, classes)
     return _folder(Path(source), labels, classes, labels_by)
 
@@ -122,7 +124,7 @@ def _digits(source: str, labels: Sequence[str] | None, classes: int) -> Dataset:
         raise UsageError(
             f"the digits have the labels 0 to 9, the model has {named}: give a folder of images with --dataset"
         )
-    split = read_split("held_out") if source == DIGITS else read_all()
+    split = read_all() if source == ALL_DIGITS else read_split("held_out" if source == DIGITS else "calibration")
     notes = () if source == DIGITS else (_trained_on(split),)
     images = tuple(
         LabelledImage(f"digit_{index}", int(label), pixels)
@@ -132,10 +134,11 @@ def _digits(source: str, labels: Sequence[str] | None, classes: int) -> Dataset:
 
 
 def _trained_on(split: DigitSplit) -> str:
-    unseen = len(np.intersect1d(split.indices, read_split("held_out").indices))
+    held_out = read_split("held_out").indices
+    trained = len(np.setdiff1d(split.indices, held_out))
     return (
-        f"{len(split) - unseen:,} of these {len(split):,} digits trained the packaged weights: good for the difference"
-        f" to the reference, but accuracy is judged on the {unseen} of --dataset {DIGITS}"
+        f"{trained:,} of these {len(split):,} digits trained the packaged weights: good for the difference to the"
+        f" reference, but accuracy is judged on the {len(held_out)} of --dataset {DIGITS}"
     )
 
 

@@ -103,7 +103,7 @@ def evaluate(
     missing = _no_reference(bundle)
     if missing is not None:
         artifacts = sorted(artifacts, key=_distance)
-    images = _image_input(bundle)
+    images = image_input(bundle)
     trial = Trial(bundle, tuple(artifacts), missing is None, images.name, output, target)
     where = "" if target is None else f" on {target}"
     with stages.stage(f"{trial.subjects} × {len(dataset):,} images{where}", len(dataset)) as step:
@@ -145,7 +145,12 @@ def logits_of(bundle: Bundle) -> tuple[TensorSpec, int]:
     )
 
 
-def _image_input(bundle: Bundle) -> TensorSpec:
+def image_input(bundle: Bundle) -> TensorSpec:
+    """Return the input that takes the image.
+
+    Raises:
+        UsageError: The model takes something else, or more.
+    """
     inputs = bundle.manifest.inputs
     if len(inputs) == 1 and len(inputs[0].shape) == 4 and inputs[0].shape[1] == 3:
         return inputs[0]

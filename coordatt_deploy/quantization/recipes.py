@@ -14,7 +14,7 @@ import dataclasses
 import enum
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
@@ -288,3 +288,32 @@ def tensors_of(layer_ids: tuple[str, ...], layers: LayerMap) -> set[str]:
         if layer is not None:
             found |= {part.tensor for part in layer.parts}
     return found
+
+
+def kept_in_float(
+    layer_ids: tuple[str, ...], layers: LayerMap, operations: Sequence[tuple[Collection[str], Collection[str]]]
+) -> set[str]:
+    """Return the tensors whose operators stay in float: those of the layers, and what only they read.
+
+    Lowering puts operators of its own between the operators of a layer. Where such a one, which is no layer's, is read
+    by operators in float alone, it stays in float as well: else a layer kept in float would still be rounded inside.
+
+    Args:
+        layer_ids: Of the layers that stay in float.
+        layers: Where they are in the file or graph.
+        operations: Names of the tensors that each operator reads and makes, in the order of execution.
+
+    Raises:
+        UsageError: See ``tensors_of``.
+    """
+    kept = tensors_of(layer_ids, layers)
+    named = {part.tensor for layer in layers.layers for part in layer.parts}
+    readers: dict[str, list[Collection[str]]] = {}
+    for reads, makes in operations:
+        for name in reads:
+            readers.setdefault(name, []).append(makes)
+    for _, makes in reversed(operations) if kept else ():
+        behind = [result for name in makes for result in readers.get(name, ())]
+        if behind and all(kept.intersection(result) for result in behind) and named.isdisjoint(makes):
+            kept.update(makes)
+    return kept

@@ -25,6 +25,7 @@ from coordatt_deploy.graph.calls import argument, kind, pair
 from coordatt_deploy.graph.capture import Graph, weight
 from coordatt_deploy.graph.rewriter import Rewriter
 from coordatt_deploy.quantization.calibration import CalibrationSet
+from coordatt_deploy.quantization.recipes import kept_in_float
 from coordatt_deploy.quantization.simulate import WEIGHTED, Grid, Values, apply, grid_of, last_uses, sqnr_db, stored
 from coordatt_deploy.specs import RangeMethod
 
@@ -112,7 +113,8 @@ class _Walk:
         self.rewriter = Rewriter(graph)
         self.cases = list(data.feeds(graph.example[0].shape[0]))
         self.stored = stored(graph) if activations else frozenset()
-        self.kept = {node.name for node in graph.module.graph.nodes if graph.layer_of(node.name) in float_layers}
+        edges = [([source.name for source in node.all_input_nodes], [node.name]) for node in graph.module.graph.nodes]
+        self.kept = kept_in_float(tuple(sorted(float_layers)), graph.layers, edges)
         self.exact: dict[fx.Node, Values] = {}
         self.rough: dict[fx.Node, Values] = {}
         self.done: dict[str, torch.Tensor] = {}
