@@ -16,6 +16,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_quantizer import qtyping, quantizer, recipe_manager
 from ai_edge_quantizer.algorithm_manager import AlgorithmName
+from numpy.typing import NDArray
 
 from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.exporters import Exported, ExportRequest
@@ -77,6 +78,8 @@ def quantize(
     if result.quantized_model is None:
         raise ConversionError(f"ai-edge-quantizer gave no file for {recipe.name}; report the model to the project")
     quantized = _in_one_piece(bytes(result.quantized_model))
+    if recipe.needs_calibration:
+        fit_biases(quantized, model)
     if pixels:
         take_pixels(quantized, exported.inputs[0].name)
     inputs, outputs = _interface(quantized, exported)
@@ -92,6 +95,60 @@ def _in_one_piece(content: bytes) -> Any:
             buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
         buffer.offset = buffer.size = 0
     return model
+
+
+def fit_biases(quantized: Any, original: Any) -> None:
+    """Give a channel with next to no weights a step at which its bias fits into 32 bits.
+
+    A bias is stored in steps of (input's step) * (weight's step). Where training has let a channel's weights vanish but
+    not its bias, the quantizer cuts the bias off at 2^31 of them; that alone took a network from 54 dB to -2 dB.
+    """
+    graph, floats = quantized.subgraphs[0], _by_name(original)
+    layers: dict[int, list[Any]] = {}
+    for operation in graph.operators:
+        if len(operation.inputs) == 3 and operation.inputs[2] >= 0:
+            source, weight, bias = (graph.tensors[index] for index in operation.inputs)
+            is_integer = weight.type == schema.TensorType.INT8 and bias.type in _INTEGERS
+            if is_integer and source.quantization is not None and bias.name in floats:
+                layers.setdefault(weight.buffer, []).append((source, weight, bias))
+    for users in layers.values():
+        values = [_numbers(original, floats[bias.name]) for _, _, bias in users]
+        step = np.array(users[0][1].quantization.scale, np.float64)
+        least = np.max([np.abs(value) / (2**30 * source.quantization.scale[0])
+                        for value, (source, _, _) in zip(values, users, strict=True)], axis=0)  # fmt: skip
+        if step.size == 1:  # one step for all channels
+            least = least.max(keepdims=True)
+        if np.any(least > step):
+            _rescale(quantized, users, values, step, np.maximum(least, step))
+
+
+def _rescale(quantized: Any, users: list[Any], biases: list[Any], before: Any, after: Any) -> None:
+    """Write the steps *after* in place of *before*, and the integers that go with them."""
+    weight = users[0][1]
+    kernel = _numbers(quantized, weight)
+    along = [-1 if axis == weight.quantization.quantizedDimension else 1 for axis in range(kernel.ndim)]
+    _put(quantized, weight, np.round(kernel * (before / after).reshape(along)))
+    for (source, tensor, bias), value in zip(users, biases, strict=True):
+        tensor.quantization.scale = after.astype(np.float32)
+        bias.quantization.scale = (after * source.quantization.scale[0]).astype(np.float32)
+        _put(quantized, bias, np.round(value / (after * source.quantization.scale[0])))
+
+
+_INTEGERS: Final = {schema.TensorType.INT32: np.int32, schema.TensorType.INT64: np.int64}
+_TYPES: Final = {schema.TensorType.INT8: np.int8, schema.TensorType.FLOAT32: np.float32, **_INTEGERS}
+
+
+def _by_name(model: Any) -> dict[bytes, Any]:
+    return {tensor.name: tensor for tensor in model.subgraphs[0].tensors}
+
+
+def _numbers(model: Any, tensor: Any) -> NDArray[Any]:
+    content = np.asarray(model.buffers[tensor.buffer].data, np.uint8).tobytes()
+    return np.frombuffer(content, _TYPES[tensor.type]).astype(np.float64).reshape(tensor.shape)
+
+
+def _put(model: Any, tensor: Any, values: NDArray[Any]) -> None:
+    model.buffers[tensor.buffer].data = np.frombuffer(values.astype(_TYPES[tensor.type]).tobytes(), np.uint8)
 
 
 def _manager(recipe: Recipe, kept: list[str]) -> Any:

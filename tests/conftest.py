@@ -60,3 +60,11 @@ def tiny_graph(tiny):
 @pytest.fixture
 def tiny_folded(tiny_graph):
     return fold_batchnorms(tiny_graph)[0]
+
+
+@pytest.fixture(scope="session")
+def shared_graph():
+    """The small network captured once, for tests that leave it alone."""
+    torch.manual_seed(0)
+    example = torch.randn(1, 3, 32, 48, generator=torch.Generator().manual_seed(1))
+    return capture(randomise(TinyNet()), (example,))

@@ -9,10 +9,11 @@ be moved into the weights:
 That holds for sums, means, pools, ReLU and gates, so whole residual chains are scaled at once. It holds for a clamp to
 [0, u] as well as long as a channel stays below u: with m_c the greatest value met in channel c
 
-    linear chains:        k_c = sqrt(max m / m_c)
-    chains with a clamp:  k_c = sqrt(u / (MARGIN m_c)), at least 1
+    tensors behind a clamp:  k_c = sqrt(u / (MARGIN m_c)), at least 1
+    other tensors:           k_c = sqrt(max m / m_c)
 
-and a channel that reaches its clamp keeps k = 1. The square root leaves half of the unevenness to the activations and
+and a channel that reaches its clamp keeps k = 1. The tensors of a chain share the least of their factors: more would
+widen the range of one of them. The square root leaves half of the unevenness to the activations and
 half to the weights behind them (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
 Correction", 2019, equation 9, where r1 and r2 are the two ranges).
 """
@@ -297,15 +298,20 @@ def channel_maxima(graph: Graph, data: CalibrationSet, names: Iterable[str]) -> 
 def _factors(
     chain: Chain, rewriter: Rewriter, greatest: Mapping[str, NDArray[np.float64]]
 ) -> NDArray[np.float64] | None:
-    held = {name: greatest[name] for name in chain.nodes if name in greatest}
-    if chain.bound is None:
-        top = np.max(list(held.values()), axis=0)
-        return np.clip(np.sqrt(top.max() / np.maximum(top, 1e-12)), 1.0, GREATEST) if top.max() > 0 else None
-    clamped = [value for name, value in held.items() if kind(rewriter.nodes[name]) in CLAMPS]
-    top = np.max(clamped, axis=0)
-    free = top < CLAMPED * chain.bound
-    wanted = np.sqrt(chain.bound / np.maximum(MARGIN * top, 1e-12))
-    return np.where(free, np.clip(wanted, 1.0, GREATEST), 1.0)
+    wanted: NDArray[np.float64] | None = None
+    for name in chain.nodes:
+        if name in greatest:
+            own = _wanted(greatest[name], chain.bound if kind(rewriter.nodes[name]) in CLAMPS else None)
+            wanted = own if wanted is None else np.minimum(wanted, own)
+    return wanted
+
+
+def _wanted(top: NDArray[np.float64], bound: float | None) -> NDArray[np.float64]:
+    """The factor for each channel of one tensor, of which *top* are the greatest values and *bound* is the clamp."""
+    if bound is None:
+        return np.clip(np.sqrt(top.max() / np.maximum(top, 1e-12)), 1.0, GREATEST)
+    free = top < CLAMPED * bound
+    return np.where(free, np.clip(np.sqrt(bound / np.maximum(MARGIN * top, 1e-12)), 1.0, GREATEST), 1.0)
 
 
 def _scale(rewriter: Rewriter, chain: Chain, factors: NDArray[np.float64]) -> None:

@@ -21,6 +21,8 @@ from coordatt_deploy.specs import RangeMethod
 
 Values = list[torch.Tensor]
 
+TINY: Final = torch.finfo(torch.float32).tiny  # a step below it is 0 in float32
+
 # The activations that runtimes compute inside the operator before them.
 FUSED_BEHIND: Final = frozenset({"relu", "relu6", "hardtanh", "clamp"})
 FUSES: Final = frozenset({"conv2d", "linear", "add"})
@@ -43,7 +45,7 @@ class Grid:
     def of(cls, bounds: Range) -> "Grid":
         """Return the grid that covers *bounds*, with 0 on it."""
         scale = (bounds.high - bounds.low) / 255
-        if not scale > 0 or not math.isfinite(scale):
+        if not scale > TINY or not math.isfinite(scale):
             return cls(1.0, 0)
         return cls(scale, round(-128 - bounds.low / scale))
 

@@ -1,0 +1,250 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from coordatt_deploy import exporters, second_stage
+from coordatt_deploy.bundle import Manifest, finish, open_bundle, save_golden, sha256, writing
+from coordatt_deploy.cli import main
+from coordatt_deploy.graph.reference import save_graph
+from coordatt_deploy.quantization.recipes import Mode, Recipe, parse, save_recipe
+from coordatt_deploy.second_stage import QuantizePlan, calibration_of
+from coordatt_deploy.specs import Format, ModelSpec, Preprocessing, TensorSpec
+
+SPEC = ModelSpec("tiny", Preprocessing((32, 48)), source_sha256="0123abcd")
+
+
+@pytest.fixture(scope="module")
+def empty(shared_graph, tmp_path_factory):
+    """A bundle with its reference and no artifact."""
+    folder = tmp_path_factory.mktemp("bundles") / "tiny"
+    with writing(folder, SPEC.source_sha256) as staging:
+        (staging / "reference").mkdir()
+        save_graph(shared_graph, staging / "reference")
+        (staging / "golden").mkdir()
+        for name in ("inputs", "outputs", "rounding_fp32", "rounding_fp16"):
+            save_golden(staging / "golden" / f"{name}.npz", {})
+        logits = TensorSpec("logits", (1, 5), "float32", "NC")
+        finish(staging, Manifest(SPEC, shared_graph.inputs, (logits,)))
+    return folder
+
+
+@pytest.fixture
+def bundle(empty, tmp_path):
+    shutil.copytree(empty, tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    for index in range(40):
+        pixels = np.random.default_rng(index).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((96, 64)).save(folder / f"{index:02d}.png")
+    return folder
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+def state(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "static_wi8_ai8 needs calibration data"),
+        (("--recipe", "int8"), "unknown recipe 'int8'"),
+        (("--recipe", "palettized_w4", "--format", "onnx"), "formats that have it: coreml"),
+        (("--recipe", "static_wi8_ai16", "--format", "coreml"), "formats that have it: tflite"),
+        (("--recipe", "static_wi4_ai8"), "unknown recipe"),
+        (("--recipe", "absent.json"), "absent.json"),
+        (("--calibration-data", "absent"), "no calibration data at absent"),
+        (("--calibration-data", "."), "holds no image"),
+        (("--calibration-data", "digits", "--calibration-count", "3"), "--calibration-count is 3"),
+        (("--calibration-data", "digits", "--ranges", "mean"), "unknown range method 'mean'"),
+        (("--recipe", "palettized_w6", "--calibration-data", "digits"), "calibration data changes nothing"),
+        (("--format", "onxx"), "did you mean onnx"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_bad_usage_is_one_line_and_changes_nothing(bundle, tmp_path, monkeypatch, arguments, said):
+    """
+    Exit code 2, what is possible, and the bundle as it was.
+    """
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    before = state(bundle)
+
+    result = run("quantize", bundle, *arguments)
+
+    assert 2 == result.exit_code
+    assert said in result.output
+    assert "Traceback" not in result.output
+    assert before == state(bundle)
+
+
+def test_a_folder_that_is_no_bundle(tmp_path):
+    """
+    It says how to make one.
+    """
+    result = run("quantize", tmp_path)
+
+    assert 2 == result.exit_code
+    assert "coordatt-deploy build" in result.output
+
+
+def test_a_bundle_without_reference(bundle):
+    """
+    On a board there is nothing to quantize from.
+    """
+    shutil.rmtree(bundle / "reference")
+    with writing(bundle, SPEC.source_sha256) as staging:
+        finish(staging, open_bundle(bundle, verify=False).manifest)
+
+    result = run("quantize", bundle, "--calibration-data", "digits")
+
+    assert 3 == result.exit_code
+    assert "has no reference/" in result.output
+
+
+def test_a_missing_converter(bundle, monkeypatch):
+    """
+    Said before work begins, with the line that installs it.
+    """
+    monkeypatch.setitem(exporters.CONVERTERS, Format.TFLITE, "litert_torch_of_another_planet")
+
+    result = run("quantize", bundle, "--format", "tflite", "--calibration-data", "digits")
+
+    assert 3 == result.exit_code
+    assert "pip install 'coordatt-deploy[tflite]'" in result.output
+
+
+def test_only_the_embedded_weights_know_digits(bundle):
+    """
+    A user's own model is never calibrated on the packaged digits unasked.
+    """
+    manifest = open_bundle(bundle).manifest
+    plan = QuantizePlan((parse("static_wi8_ai8"),))
+
+    assert not second_stage._is_packaged(manifest.model.source_sha256)
+    assert "digits" == calibration_of(QuantizePlan(plan.recipes, calibration="digits"), manifest).source
+
+
+def test_a_recipe_goes_to_every_format_that_has_it():
+    """
+    Of those that the bundle has, or those that were named.
+    """
+    plan = QuantizePlan((parse("static_wi8_ai8"), parse("palettized_w6")))
+
+    pairs = [(str(kind), recipe.name) for kind, recipe in plan.pairs(tuple(Format))]
+
+    expected = [("onnx", "static_wi8_ai8"), ("tflite", "static_wi8_ai8"), ("coreml", "static_wi8_ai8")]
+    assert [*expected, ("coreml", "palettized_w6")] == pairs
+
+
+@pytest.fixture(scope="module")
+def quantized(empty, photos, tmp_path_factory):
+    """One static ONNX file in a copy of the bundle, from photographs."""
+    folder = tmp_path_factory.mktemp("quantized") / "tiny"
+    shutil.copytree(empty, folder)
+    result = run("quantize", folder, "--format", "onnx", "--calibration-data", photos, "--seed", 3, "--json")
+    assert 0 == result.exit_code, result.output
+    return folder, json.loads(result.stdout), photos
+
+
+def test_the_artifact_joins_the_bundle(quantized):
+    """
+    Named after its recipe, described in the manifest with its calibration, hashes in order.
+    """
+    folder, document, photos = quantized
+    bundle = open_bundle(folder)
+    (artifact,) = bundle.manifest.artifacts
+    said = bundle.manifest.quantization[artifact.path]
+
+    assert "onnx/tiny_static_wi8_ai8_arm64.onnx" == artifact.path
+    assert ("int8", "static_wi8_ai8") == (artifact.precision.value, artifact.recipe)
+    assert document["quantization"] == bundle.manifest.quantization
+    assert 1 == document["schema_version"]
+    calibration = said["calibration"]
+    assert (str(photos), 32, 3, 8) == tuple(calibration[key] for key in ("source", "count", "seed", "set_aside"))
+    assert any("only" in note for note in calibration["notes"])
+    assert said["equalise"]["chains"] > 0
+    assert said["rounding"]["layers"]
+    assert bundle.layers(artifact).coverage > 0.9
+
+
+def test_parity_judges_it_on_the_images_set_aside(quantized):
+    """
+    It passes there, though the golden images of the bundle are of another kind.
+    """
+    folder, _, _ = quantized
+
+    result = run("parity", folder, "--outputs-only", "--json")
+
+    assert 0 == result.exit_code, result.output
+    (verdict,) = json.loads(result.stdout)["artifacts"]
+    assert verdict["passed"]
+    assert verdict["sqnr_db"] > 20
+
+
+def test_a_changed_weight_fails_parity(quantized, tmp_path):
+    """
+    The negative: the first int8 weights of the file turned upside down, and the hash made to fit.
+    """
+    import onnx
+
+    folder = tmp_path / "tiny"
+    shutil.copytree(quantized[0], folder)
+    manifest = open_bundle(folder).manifest
+    path = folder / manifest.artifacts[0].path
+    model = onnx.load(str(path))
+    tensor = next(t for t in model.graph.initializer if t.data_type == 3 and len(t.dims) == 4)
+    tensor.raw_data = (-np.frombuffer(tensor.raw_data, np.int8)).tobytes()
+    path.write_bytes(model.SerializeToString())
+    text = (folder / "manifest.json").read_text().replace(manifest.artifacts[0].sha256, sha256(path))
+    (folder / "manifest.json").write_text(text)
+
+    result = run("parity", folder, "--outputs-only")
+
+    assert 1 == result.exit_code
+
+
+def test_again_replaces_and_forgets_what_was_set_aside(quantized, tmp_path):
+    """
+    The same seed gives the same bytes; other data takes the place of the old, images set aside included.
+    """
+    folder = tmp_path / "tiny"
+    shutil.copytree(quantized[0], folder)
+    before = open_bundle(folder).manifest.artifacts[0].sha256
+    arguments = ("quantize", folder, "--format", "onnx", "--calibration-data", quantized[2])
+
+    assert 0 == run(*arguments, "--seed", 3).exit_code
+    assert before == open_bundle(folder).manifest.artifacts[0].sha256
+    assert 0 == run(*arguments, "--seed", 4).exit_code
+
+    bundle = open_bundle(folder)
+    (artifact,) = bundle.manifest.artifacts
+    assert before != artifact.sha256
+    used = bundle.manifest.quantization[artifact.path]["set_aside"]["folder"]
+    assert [used] == [path.name for path in (folder / "golden").iterdir() if path.is_dir()]
+
+
+def test_a_recipe_file_is_replayed(bundle, tmp_path):
+    """
+    Layers in float are counted in the artifact's name and written into the manifest.
+    """
+    recipe = Recipe(Mode.WEIGHT_ONLY, "int8", "fp32", float_layers=("head",))
+    save_recipe(recipe, tmp_path / "recipe.json")
+
+    result = run("quantize", bundle, "--format", "onnx", "--recipe", tmp_path / "recipe.json")
+
+    assert 0 == result.exit_code, result.output
+    manifest = open_bundle(bundle).manifest
+    assert "weight_only_wi8_afp32_float1" == manifest.artifacts[0].recipe
+    assert ["head"] == manifest.quantization[manifest.artifacts[0].path]["recipe"]["float_layers"]
