@@ -308,10 +308,9 @@ def _factors(
 
 def _wanted(top: NDArray[np.float64], bound: float | None) -> NDArray[np.float64]:
     """The factor for each channel of one tensor, of which *top* are the greatest values and *bound* is the clamp."""
-    if bound is None:
-        return np.clip(np.sqrt(top.max() / np.maximum(top, 1e-12)), 1.0, GREATEST)
-    free = top < CLAMPED * bound
-    return np.where(free, np.clip(np.sqrt(bound / np.maximum(MARGIN * top, 1e-12)), 1.0, GREATEST), 1.0)
+    goal = float(top.max()) if bound is None else bound / MARGIN
+    wanted: NDArray[np.float64] = np.clip(np.sqrt(goal / np.maximum(top, 1e-12)), 1.0, GREATEST)
+    return wanted if bound is None else np.where(top < CLAMPED * bound, wanted, 1.0)
 
 
 def _scale(rewriter: Rewriter, chain: Chain, factors: NDArray[np.float64]) -> None:
