@@ -1,9 +1,10 @@
 """The fewest layers that must stay in float until a drop in accuracy holds.
 
-The search keeps the first k of the ranking (``layer_costs``) in float and looks for the least k that holds, by doubling
-and halving; tries whether any of the k can go back to int8; and makes what it found once more the whole way, as a
-recipe file replays it, with the weights rounded anew around the layers in float. Every verdict comes from an artifact
-on labelled images.
+First the recipe itself is tried. Where it loses too much, the search keeps the first k of the ranking in float (see
+``layer_costs``) and looks for the least k that holds, by doubling and halving, in artifacts that are quickly made, with
+weights rounded to the nearest; and tries whether any of the k can go back to int8. What it found is made the whole way,
+as a recipe file replays it, with weights rounded on data around the layers in float; that loses less, so fewer of the k
+may do. Every verdict comes from an artifact on labelled images.
 """
 
 import json
@@ -11,6 +12,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -76,7 +78,7 @@ class Attempt:
     Attributes:
         kept: Names of the layers in float.
         difference: To the float64 reference.
-        whole: Whether it was made the whole way, its weights rounded anew around the layers in float.
+        whole: Whether it was made the whole way, its weights rounded on data around the layers in float.
     """
 
     kept: tuple[str, ...]
@@ -229,34 +231,78 @@ def _search_one(
     graph: Graph, job: Job, costs: Sequence[LayerCost], judge: _Judge, max_drop: float, staging: Path, stages: Stages
 ) -> tuple[Found, Made | None]:
     """Search one format; what was found goes into *staging*, the bundle that is being written."""
-    assert job.data is not None  # noqa: S101 - a static recipe has it
+    data = job.data
+    assert data is not None  # noqa: S101 - a static recipe has it
     ranking = [cost for cost in costs if cost.layers]
     attempts: list[Attempt] = []
-    with stages.stage(f"search, {job_name(job)}") as step, Bench(graph, job, job.data) as bench:
+    # In these artifacts every weight is rounded to its nearest step: weights that were rounded to make up for one
+    # another are ruined for a layer that is then kept in float.
+    nearest = replace(job, recipe=replace(job.recipe, adjust=False))
+    benches: list[Bench] = []
+    with ExitStack() as stack:
+        step = stack.enter_context(stages.stage(f"search, {job_name(job)}"))
+        scratch = stack.enter_context(tempfile.TemporaryDirectory())
 
-        def holds(kept: Sequence[LayerCost]) -> bool:
-            with bench.artifact(_layers(kept)) as (folder, artifact):
-                difference = judge.ask(folder, artifact)
-            attempts.append(Attempt(tuple(cost.name for cost in kept), difference))
+        def judged(kept: Sequence[LayerCost], folder: Path, artifact: Artifact, *, whole: bool) -> bool:
+            difference = judge.ask(folder, artifact)
+            attempts.append(Attempt(tuple(cost.name for cost in kept), difference, whole))
             step()
             return not difference.exceeds(max_drop)
 
-        kept = fewest(ranking, holds)
+        def holds(kept: Sequence[LayerCost]) -> bool:
+            if not kept:
+                return False  # it was made the whole way, and lost more
+            if not benches:
+                benches.append(stack.enter_context(Bench(graph, nearest, data)))
+            with benches[0].artifact(_layers(kept)) as (folder, artifact):
+                return judged(kept, folder, artifact, whole=False)
+
+        good: dict[int, tuple[Path, Job, Made]] = {}
+
+        def whole(kept: Sequence[LayerCost]) -> bool:
+            folder = Path(tempfile.mkdtemp(dir=scratch))
+            made = _make_in(folder, _with_float(job, _layers(kept)))
+            works = judged(kept, folder, made[0], whole=True)
+            if works:
+                good[len(attempts)] = folder, _with_float(job, _layers(kept)), made
+            return works
+
+        kept = [] if whole([]) else fewest(ranking, holds)
+        kept = kept if kept is None or not kept else least(kept, ranking, whole)
+        if kept is None:
+            return Found(job, len(ranking), attempts[-1].kept, tuple(attempts), False), None
+        at = max(number for number in good if attempts[number - 1].kept == tuple(cost.name for cost in kept))
+        folder, final, made = good[at]
+        _move(made[0], folder, staging)
+        write_aside(replace(final, root=staging))
+    ordered = (*attempts[: at - 1], *attempts[at:], attempts[at - 1])
+    return Found(final, len(ranking), attempts[at - 1].kept, ordered, True), made
+
+
+def least(
+    kept: Sequence[LayerCost], ranking: Sequence[LayerCost], whole: Callable[[Sequence[LayerCost]], bool]
+) -> list[LayerCost] | None:
+    """Return the fewest of *kept*, from its front, that hold when made the whole way; WHOLE more if need be.
+
+    Args:
+        kept: What the quick artifacts found, in the order of the ranking.
+        ranking: All layers; never all of them are kept.
+        whole: Whether an artifact with these layers in float holds.
+    """
+    fails, kept = 0, list(kept)
     for _ in range(WHOLE + 1):
-        if kept is None or len(kept) == len(ranking):
+        if len(kept) == len(ranking):
+            return None
+        if whole(kept):
             break
-        names = tuple(cost.name for cost in kept)
-        whole = _with_float(job, _layers(kept))
-        with stages.stage(f"the whole way, {job_name(job)}"), tempfile.TemporaryDirectory() as scratch:
-            made = _make_in(Path(scratch), whole)
-            difference = judge.ask(Path(scratch), made[0])
-            attempts.append(Attempt(names, difference, whole=True))
-            if not difference.exceeds(max_drop):
-                _move(made[0], Path(scratch), staging)
-                write_aside(replace(whole, root=staging))
-                return Found(whole, len(ranking), names, tuple(attempts), True), made
-        kept = [*kept, *[cost for cost in ranking if cost not in kept][:1]]
-    return Found(job, len(ranking), attempts[-1].kept, tuple(attempts), False), None
+        fails, kept = len(kept), [*kept, *[cost for cost in ranking if cost not in kept][:1]]
+    else:
+        return None
+    works = len(kept)
+    while works - fails > 1:
+        middle = (fails + works) // 2
+        fails, works = (fails, middle) if whole(kept[:middle]) else (middle, works)
+    return kept[:works]
 
 
 def fewest(ranking: Sequence[LayerCost], holds: Callable[[Sequence[LayerCost]], bool]) -> list[LayerCost] | None:

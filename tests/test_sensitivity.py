@@ -24,7 +24,7 @@ from coordatt_deploy.graph.reference import load_graph
 from coordatt_deploy.images import preprocess
 from coordatt_deploy.layer_costs import Bench, predicted_db, rank_layers
 from coordatt_deploy.layers import Layer, LayerMap, Part
-from coordatt_deploy.mixed_precision import PRUNED, SearchPlan, fewest
+from coordatt_deploy.mixed_precision import PRUNED, SearchPlan, fewest, least
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.calibration import CalibrationSet
 from coordatt_deploy.quantization.recipes import kept_in_float, parse
@@ -235,6 +235,16 @@ def test_search_never_keeps_everything(layers):
     Where only float would do, there is no answer.
     """
     assert fewest(RANKING[:layers], lambda kept: len(kept) == layers and bool(kept)) is None
+
+
+@given(enough=st.integers(1, 39), start=st.integers(1, 38))
+def test_artifacts_made_the_whole_way_have_the_last_word(enough, start):
+    """
+    Fewer layers where fewer do, up to three more where the quick artifacts promised too much, else no answer.
+    """
+    found = least(RANKING[:start], RANKING, lambda kept: len(kept) >= enough)
+
+    assert (None if enough > start + 3 or enough == 40 else enough) == (found and len(found))
 
 
 @pytest.mark.parametrize(
