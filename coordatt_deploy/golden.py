@@ -6,6 +6,7 @@ the capture never saw, neither of them square.
 """
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import nn
 
 from coordatt_deploy.bundle import GoldenCase, save_golden
 from coordatt_deploy.graph.capture import Graph, prepare, tensor_outputs
-from coordatt_deploy.images import preprocess
+from coordatt_deploy.images import as_png, preprocess
 from coordatt_deploy.specs import SCHEMA_VERSION, Preprocessing, TensorSpec
 
 SHOWN_OUTPUTS: Final = 10_000  # values; larger outputs are in outputs.npz alone
@@ -112,9 +113,10 @@ def write_golden(
         module: The user's module in float64.
         progress: Called once per case.
     """
-    (folder / "golden" / "images").mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder / "golden", ignore_errors=True)  # of an earlier export
+    (folder / "golden" / "images").mkdir(parents=True)
     for path, image in golden.images:
-        image.save(folder / path)
+        as_png(image).save(folder / path)
     save_golden(folder / "golden" / "inputs.npz", dict(golden.feeds))
     in_fp32 = prepare(graph, dtype=torch.float32)
     in_fp16 = prepare(graph, dtype=torch.float32, after=lambda value: value.half().float())

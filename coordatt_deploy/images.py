@@ -25,6 +25,8 @@ from coordatt_deploy.specs import Preprocessing
 
 EXTENSIONS: Final = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
+PNG_MODES: Final = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"})
+
 _FILTERS: Final = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -103,6 +105,11 @@ def find_images(folder: Path) -> tuple[Path, ...]:
     if not found:
         raise UsageError(f"{folder} holds no image; expected files that end in {', '.join(EXTENSIONS)}")
     return tuple(sorted(found, key=lambda path: path.relative_to(folder).as_posix()))
+
+
+def as_png(image: Image.Image) -> Image.Image:
+    """Return the image as a PNG file can hold it: other colour spaces as the RGB that ``preprocess`` makes of them."""
+    return image if image.mode in PNG_MODES else _to_rgb(image)
 
 
 def _is_image(name: str) -> bool:

@@ -169,7 +169,7 @@ def test_anything_else_that_takes_the_image_is_refused_by_name():
     """
     source, graph = _source(_PoolsFirst())
 
-    with pytest.raises(ConversionError, match=r"pool \(max_pool2d\) takes the image; only convolutions"):
+    with pytest.raises(UsageError, match=r"pool \(max_pool2d\) takes the image; only convolutions"):
         fold_normalisation(bake(source, graph)[1])
     with pytest.raises(ConversionError, match="no normalisation of its own"):
         fold_normalisation(graph)

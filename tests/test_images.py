@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from coordatt_deploy.errors import UsageError
-from coordatt_deploy.images import find_images, load_image, preprocess
+from coordatt_deploy.images import as_png, find_images, load_image, preprocess
 from coordatt_deploy.specs import Preprocessing
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "input_range": (0.0, 255.0)}  # tensor = pixel
@@ -274,3 +274,18 @@ def test_folder_without_images_is_a_usage_error(tmp_path):
         find_images(tmp_path)
     with pytest.raises(UsageError, match="is no folder"):
         find_images(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I;16"])
+def test_an_image_of_any_kind_survives_as_png(mode, tmp_path):
+    """
+    What is kept among the golden images gives the same tensor as what the user had.
+    """
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 10, 3), np.uint8)
+    image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(pixels)
+    image = image if mode == "I;16" else image.convert(mode)
+    wanted = Preprocessing((8, 8))
+
+    as_png(image).save(tmp_path / "kept.png")
+
+    assert np.array_equal(preprocess(image, wanted), preprocess(load_image(tmp_path / "kept.png"), wanted))

@@ -158,7 +158,8 @@ def fold_normalisation(graph: Graph) -> tuple[Graph, BakeReport]:
         graph: Baked; BatchNorm folded or not.
 
     Raises:
-        ConversionError: Something else than convolutions takes the image; the text says what, and what to do.
+        UsageError: Something else than convolutions takes the image; the text says what, and what to do.
+        ConversionError: The graph has no normalisation that ``bake`` wrote.
     """
     rewriter = Rewriter(graph)
     image = next(node for node in rewriter.module.graph.nodes if node.op == "placeholder")
@@ -167,7 +168,7 @@ def fold_normalisation(graph: Graph) -> tuple[Graph, BakeReport]:
     convolutions = list(last.users)
     reason = next((why for node in convolutions if (why := _why_not(rewriter, node)) is not None), None)
     if reason is not None:
-        raise ConversionError(f"preprocessing cannot be baked in: {reason}; export without --bake-preprocessing")
+        raise UsageError(f"preprocessing cannot be baked in: {reason}; export without --bake-preprocessing")
     a = rewriter.weight(scale.args[1]).double().flatten()  # type: ignore[union-attr]
     b = rewriter.weight(shift.args[1]).double().flatten()  # type: ignore[union-attr]
     padded = any(any(pair(argument(node, 4, "padding", 0))) for node in convolutions)
@@ -218,7 +219,9 @@ def _why_not(rewriter: Rewriter, node: fx.Node) -> str | None:
         return "the model gives its own input back"
     if node.target is not aten.conv2d.default:
         what = kind(node) if kind(node) != "conv2d" else "a convolution with padding given by name"
-        return f"{where} ({what}) takes the image; only convolutions can take the normalisation in"
+        named = where.lstrip(":")
+        named += "" if named == what else f" ({what})"
+        return f"{named} takes the image; only convolutions can take the normalisation in"
     if rewriter.weight(node.args[1]) is None:
         return f"the kernel of {where} is computed while the model runs"
     return None
@@ -245,7 +248,7 @@ def _fold(
     new_kernel = spread.reshape(shape)
     if reverse:
         if groups != 1:
-            raise ConversionError(f"preprocessing cannot be baked in: {name} filters BGR channels in groups")
+            raise UsageError(f"preprocessing cannot be baked in: {name} filters BGR channels in groups")
         new_kernel = new_kernel.flip(1)
     with rewriter.before(node, like=node):
         if grey is not None and any(pair(padding)):
