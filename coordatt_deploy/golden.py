@@ -71,9 +71,22 @@ def golden_inputs(
     for position, spec in enumerate(inputs):
         shape = tuple(size or 1 for size in spec.shape)
         feeds[spec.name] = (
-            values if position == 0 and takes_images else [_noise(shape, seed=index) for index in range(len(cases))]
+            _batched(values, shape[0])
+            if position == 0 and takes_images
+            else [_noise(shape, seed=index) for index in range(len(cases))]
         )
     return GoldenInputs(tuple(cases), feeds, tuple(pictures))
+
+
+def _batched(values: Arrays, batch: int) -> Arrays:
+    """Put further cases of the same size beside each, for a model that takes several images at once."""
+    if batch == 1:
+        return values
+    together = []
+    for index, value in enumerate(values):
+        others = [item for item in values[index + 1 :] + values[:index] if item.shape == value.shape] or [value]
+        together.append(np.concatenate([value, *(others[place % len(others)] for place in range(batch - 1))]))
+    return together
 
 
 def _made_up(size: tuple[int, int]) -> list[tuple[str, Image.Image]]:

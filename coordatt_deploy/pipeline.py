@@ -330,8 +330,14 @@ def _returned(graph: Any) -> list[tuple[Any, str]]:
 
 
 def _output_spec(node: Any, name: str) -> TensorSpec:
-    shape = tuple(size if isinstance(size, int) else None for size in node.meta["val"].shape)
-    return TensorSpec(name, shape, "float32", "NCHW"[: len(shape)] if len(shape) <= 4 else "")
+    value = node.meta["val"]
+    dtype = str(value.dtype).removeprefix("torch.")
+    if value.dtype.is_complex:
+        raise UsageError(
+            f"{name}, an output, is {dtype}; files for phones give real numbers: return torch.view_as_real(...) of it"
+        )
+    shape = tuple(size if isinstance(size, int) else None for size in value.shape)
+    return TensorSpec(name, shape, dtype, "NCHW"[: len(shape)] if len(shape) <= 4 else "")
 
 
 def _earlier(staging: Path) -> Manifest | None:

@@ -219,6 +219,7 @@ BAD = [
     ("lazy", "run the model once before it is returned"),
     ("damaged", "0.weight holds 1 values that are NaN"),
     ("StaysInTraining", "norm stays in training mode after model.eval"),
+    ("awaited", "is an async function; write it without async"),
     ("ReturnsDataclass", "returns a Result without a tensor in it; return tensors"),
     ("ReturnsNothing", "returns a dict without a tensor in it"),
     ("ByKeyword", "forward takes x by keyword only"),
@@ -339,6 +340,13 @@ def test_a_needed_multiple_is_named():
 
     with pytest.raises(UsageError, match="height and width must be multiples of 8; give --dynamic-size MIN:MAX:8"):
         capture(net, (torch.zeros(1, 3, 64, 64),), dynamic=DynamicSize(32, 96))
+
+
+def test_the_image_has_the_channels_that_the_model_takes():
+    """
+    Whatever order its convolutions are defined in.
+    """
+    assert (1, 3, 224, 224) == resolve(Request(f"{ZOO / 'trouble.py'}:DefinedLast")).example[0].shape
 
 
 def test_the_channels_of_the_first_convolution_are_the_images():

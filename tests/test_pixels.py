@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -30,6 +31,7 @@ from coordatt_deploy.runtimes.mlprogram import read_model
 from coordatt_deploy.specs import Format, ModelSpec, Precision, Preprocessing
 
 RGB = 20  # in FeatureTypes.proto
+TROUBLE = Path(__file__).parent / "zoo" / "trouble.py"
 LABELS = ("cat", "dog", "hen", "owl")
 WRITER = """
 import torch
@@ -247,3 +249,32 @@ def test_files_that_are_fed_differently_do_not_share_a_bundle(bundle):
     with pytest.raises(UsageError, match="--bake-preprocessing as well"):
         pipeline.export(replace(plan, bake=False), Stages())
     assert open_bundle(made.root).manifest.model == made.manifest.model
+
+
+def test_several_images_at_once(tmp_path):
+    """
+    A model of pairs: each golden image is put beside the next, and parity feeds the first of them from its PNG file.
+    """
+    shapes = {"image": (2, 3, 16, 16)}
+    plan = ExportPlan(
+        f"{TROUBLE}:Pairs", formats=(Format.ONNX,), input_size=(16, 16), intake={"inputs": shapes},
+        output_dir=tmp_path / "pairs",
+    )  # fmt: skip
+
+    made = pipeline.export(plan, Stages())
+    (verdict,) = check_parity(made, Stages()).artifacts
+
+    assert (True, 20) == (verdict.passed, verdict.images)
+    first, second = made.golden("inputs")["image"][:2]
+    assert np.array_equal(first[1], second[0])
+    with pytest.raises(UsageError, match="takes 2 images at once"):
+        pipeline.export(replace(plan, bake=True, output_dir=tmp_path / "baked"), Stages())
+
+
+def test_complex_outputs_are_refused(tmp_path):
+    """
+    No phone's format holds them.
+    """
+    plan = ExportPlan(f"{TROUBLE}:Spectrum", input_size=(16, 16), output_dir=tmp_path / "net")
+    with pytest.raises(UsageError, match="complex64; files for phones give real numbers"):
+        pipeline.export(plan, Stages())

@@ -107,6 +107,9 @@ def bake(source: Source, graph: Graph, *, softmax: bool = False) -> tuple[Source
     if source.example[0].ndim != 4 or source.example[0].shape[1] != 3:
         shape = " x ".join(map(str, source.example[0].shape))
         raise UsageError(f"preprocessing cannot be baked in: the model takes {shape}, and no image of three channels")
+    if source.example[0].shape[0] != 1:
+        batch = source.example[0].shape[0]
+        raise UsageError(f"preprocessing cannot be baked in: the model takes {batch} images at once, an app gives one")
     rewriter = Rewriter(graph)
     image = next(node for node in rewriter.module.graph.nodes if node.op == "placeholder")
     _normalise(rewriter, image, affine)

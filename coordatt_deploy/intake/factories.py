@@ -240,8 +240,14 @@ def _model_name(attribute: str, path: Path) -> str:
     return path.resolve().parent.name if stem == "__init__" else stem
 
 
-def build_timm(name: str, arguments: Mapping[str, Any], num_classes: int | None) -> Built:
+def build_timm(name: str, arguments: Mapping[str, Any], num_classes: int | None, *, loaded: bool = False) -> Built:
     """Build a model of timm, with fresh weights unless *arguments* say ``{"pretrained": true}``.
+
+    Args:
+        name: As timm lists it.
+        arguments: For ``timm.create_model``.
+        num_classes: Passed on.
+        loaded: Whether a checkpoint comes into it afterwards.
 
     Raises:
         MissingDependencyError: timm is not installed.
@@ -273,7 +279,7 @@ def build_timm(name: str, arguments: Mapping[str, Any], num_classes: int | None)
         module=_as_module(module, f"timm:{name}"),
         name=f"timm_{name}",
         notes=()
-        if given["pretrained"]
+        if given["pretrained"] or loaded
         else ('timm\'s weights are fresh; give a --checkpoint or {"pretrained": true}',),
         input_size=size,
         preprocessing=preprocessing,

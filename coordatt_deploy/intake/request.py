@@ -130,7 +130,8 @@ def _build(request: Request) -> Built:
     if model in list_models():
         return _build_registered(request)
     if model.startswith("timm:"):
-        return build_timm(model.removeprefix("timm:"), request.model_args or {}, request.num_classes)
+        return build_timm(model.removeprefix("timm:"), request.model_args or {}, request.num_classes,
+                          loaded=request.checkpoint is not None)  # fmt: skip
     path = Path(model)
     if path.suffix == ".pt2":
         _no_arguments(request, "a saved program is already built")

@@ -158,3 +158,36 @@ class OwnFloat32(nn.Module):
 
     def forward(self, x):
         return x.mean((2, 3)) @ torch.eye(3)
+
+
+class Spectrum(nn.Module):
+    def forward(self, x):
+        return torch.fft.rfft2(x)
+
+
+class Pairs(nn.Module):
+    """Compares two images that come in one batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        one, other = self.conv(x).mean((2, 3))
+        return (one - other)[None]
+
+
+class DefinedLast(nn.Module):
+    """The convolution that takes the image is not the first in the class."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Conv2d(8, 8, 3)
+        self.stem = nn.Conv2d(3, 8, 1)
+
+    def forward(self, x):
+        return self.body(self.stem(x))
+
+
+async def awaited():
+    return plain()
