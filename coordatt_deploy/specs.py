@@ -43,10 +43,12 @@ class Storage:
     Attributes:
         values: Type that activations are stored in.
         weight_bits: Of the integers that weights are stored as, one step per output channel; None: as the values.
+        value_bits: Of the integers that activations are stored as, where they are.
     """
 
     values: Precision
     weight_bits: int | None = None
+    value_bits: int = 8
 
 
 class TargetCpu(enum.StrEnum):

@@ -41,10 +41,10 @@ class Tally:
         return f"{self.counts[fault, 'named']} of {planted}" if planted else "–"
 
 
-def run(bench: Bench, artifact: Artifact, faults: Sequence[str], seeds: int) -> Tally:
-    """Plant faults in turn until *seeds* of them found a place."""
-    tally, number = Tally(artifact), 0
-    while tally.counts["", "planted"] < seeds and number < 3 * max(seeds, len(faults)):
+def run(bench: Bench, artifact: Artifact, faults: Sequence[str], seeds: int, first: int = 0) -> Tally:
+    """Plant faults in turn, from seed *first* on, until *seeds* of them found a place."""
+    tally, number = Tally(artifact), first
+    while tally.counts["", "planted"] < seeds and number < first + 3 * max(seeds, len(faults)):
         tally.add(bench.plant(artifact, faults[number % len(faults)], number))
         number += 1
     return tally
@@ -55,6 +55,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--seeds", type=int, default=50, help="faults per artifact")
+    parser.add_argument("--first", type=int, default=0, help="seed to begin with")
     parser.add_argument("--cases", type=int, default=2, help="golden inputs that layers are judged on")
     parser.add_argument("--format", action="append", type=Format)
     parser.add_argument("--only", default="", help="artifacts whose path holds this")
@@ -67,7 +68,7 @@ def main() -> int:
         if (not arguments.format or artifact.format in arguments.format) and arguments.only in artifact.path:
             healthy.append(bench.judge(bench.bundle, artifact))
             print(healthy[-1].sentence(), file=sys.stderr, flush=True)
-            tallies.append(run(bench, artifact, faults, arguments.seeds))
+            tallies.append(run(bench, artifact, faults, arguments.seeds, arguments.first))
             print("\n".join(tallies[-1].missed), file=sys.stderr, flush=True)
     print("| fault |", " | ".join(tally.name for tally in tallies), "|")
     print("|---|" + "--:|" * len(tallies))

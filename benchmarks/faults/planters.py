@@ -71,8 +71,9 @@ def weight_changed(place: Place) -> Sequence[Op]:
 
 
 def weight_changed_a_little(place: Place) -> Sequence[Op]:
-    """1 % in float; in int8 that would be about one step, which nobody can tell from rounding."""
-    return _change(place, next(place.choose(*WEIGHTED)), 0.5 if place.is_int8 else 0.01)
+    """As little as the storage leaves to be told from its own rounding."""
+    share = {Precision.FP32: 0.01, Precision.FP16: 0.05, Precision.INT8: 0.5}[place.artifact.precision]
+    return _change(place, next(place.choose(*WEIGHTED)), share)
 
 
 def first_layer_changed(place: Place) -> Sequence[Op]:
@@ -80,7 +81,9 @@ def first_layer_changed(place: Place) -> Sequence[Op]:
 
 
 def last_layer_changed(place: Place) -> Sequence[Op]:
-    return _change(place, place.file.of_kind(*WEIGHTED)[-1], 0.5 if place.is_int8 else 0.1)
+    """One weight of the thousand that a logit is made of: float16 and int8 round more than a tenth of it."""
+    share = {Precision.FP32: 0.1, Precision.FP16: 1.0, Precision.INT8: 1.0}[place.artifact.precision]
+    return _change(place, place.file.of_kind(*WEIGHTED)[-1], share)
 
 
 def two_layers_changed(place: Place) -> Sequence[Op]:
@@ -376,11 +379,11 @@ def scales_swapped(place: Place) -> Sequence[Op]:
 
 
 def wrong_zero_point(place: Place) -> Sequence[Op]:
-    """A result whose zero lies 20 steps beside where it was: what is now below or above the grid is lost."""
+    """A result whose zero lies a quarter of the grid beside where it was: what is now beyond the grid is lost."""
     for op in place.choose(*WEIGHTED, "add", "MUL", "Mul", "mul"):
         for grid in place.file.grids(op):
             if grid.what == "result" and grid.scale.size == 1:
-                moved = grid.zero_point + (20 if grid.zero_point.ravel()[0] < 0 else -20)
+                moved = grid.zero_point + (64 if grid.zero_point.ravel()[0] < 0 else -64)
                 grid.put(grid.scale, moved)
                 return [op]
     return []
@@ -422,7 +425,7 @@ FAULTS: Final[Mapping[str, Planter]] = {
     "padding shifted by one": padding_shifted,
     "pool frozen at a smaller size": frozen_pool,
     # and others
-    "weight changed by 1 %": weight_changed_a_little,
+    "weight changed a little": weight_changed_a_little,
     "first layer changed": first_layer_changed,
     "last layer changed": last_layer_changed,
     "two layers changed": two_layers_changed,

@@ -1,7 +1,7 @@
 """What rounding alone makes of every layer: torch computes in float32 and rounds where an artifact would.
 
     float16:  every value and every weight to the nearest float16
-    int8:     Q(x) = clip(round(x / s) + z, -128, 127), s = (high - low) / 255 from the range that the layer has
+    int8:     Q(x) = s * clip(round(x / s), low / s, high / s), s = (high - low) / 255 from the range of the layer
     weights:  w = s * round(w / s), s = max |w| / (2^(bits - 1) - 1) for each output channel
 
 The error of this, against float64, is what an artifact is allowed a multiple of.
@@ -129,8 +129,9 @@ class Rounder(fx.Interpreter):
             return value.half().float()
         if storage.values is Precision.INT8 and (node.op == "placeholder" or node.name in self.rounding.cuts):
             low, high = self._range(node, value)
-            self.steps[node.name] = (high - low) / 255
-            return _snapped(value, low, high, clips=self.rounding.clips)
+            step = (high - low) / (2**storage.value_bits - 1)
+            self.steps[node.name] = step
+            return _snapped(value, low, high, step, clips=self.rounding.clips)
         return value
 
     def _range(self, node: fx.Node, value: torch.Tensor) -> tuple[float, float]:
@@ -162,10 +163,9 @@ def _coarse(weights: torch.Tensor, axis: int, bits: int) -> torch.Tensor:
     return torch.where(step > 0, torch.round(weights / step.clamp_min(1e-30)) * step, weights)
 
 
-def _snapped(value: torch.Tensor, low: float, high: float, *, clips: bool) -> torch.Tensor:
-    step = (high - low) / 255
+def _snapped(value: torch.Tensor, low: float, high: float, step: float, *, clips: bool) -> torch.Tensor:
     if not step > 0:
         return value
-    zero = round(-128 - low / step)
-    steps = torch.round(value / step) + zero
-    return ((torch.clamp(steps, -128, 127) if clips else steps) - zero) * step
+    first, last = round(low / step), round(high / step)  # 0 is on the grid
+    steps = torch.round(value / step)
+    return (torch.clamp(steps, first, last) if clips else steps) * step

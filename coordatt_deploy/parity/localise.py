@@ -24,6 +24,7 @@ Feeds = Mapping[str, NDArray[Any]]
 Tensors = Mapping[str, NDArray[Any]]
 Cases = Sequence[Feeds]
 
+MOST_TOUCHED: Final = 0.2  # share of a layer's elements in one case: what nobody looks at is not judged
 PROBES: Final = 2  # cases on which the pieces are fed with stirred values as well
 
 
@@ -125,6 +126,7 @@ class _Run:
         self.makers = _makers(self.present)
         self.first = self.stirred - {layer for layer in self.stirred if reference.before(layer, cuts)}
         self.channelwise = {layer: reference.before(layer, cuts, unmixed=True) for layer in cuts if self.on_grid}
+        self.mixed = {layer: reference.before(layer, cuts) for layer in self.channelwise}
 
     def case(
         self,
@@ -190,12 +192,30 @@ class _Run:
                 continue
             own = inherited = None
             if self.on_grid:
-                own = _cut_off(layer, tensors, value, reference)
-                inherited = _spread([cut_off.get(source) for source in self.channelwise[layer.layer_id]], own.shape)
+                own = _cut_off(layer, tensors, value, reference, rounding[layer.layer_id].step)
+                inherited = self._inherited(layer.layer_id, cut_off, own.shape)
                 cut_off[layer.layer_id] = own | inherited
                 if not calibrated:
                     inherited = own | inherited
             self.judge.add(tallies, layer.layer_id, value, reference, rounding[layer.layer_id], own, inherited)
+
+    def _inherited(
+        self, layer_id: str, cut_off: Mapping[str, NDArray[np.bool_]], shape: tuple[int, ...]
+    ) -> NDArray[np.bool_]:
+        """Return the elements made of such as a source's grid cuts off; they are off as well.
+
+        Where channels stay apart those are whole channels, where they are mixed whole places.
+        """
+        touched = np.zeros(shape, np.bool_)
+        for name in self.mixed[layer_id]:
+            source = cut_off.get(name)
+            if source is None or source.ndim != len(shape) or source.ndim < 2 or source.shape[0] != shape[0]:
+                continue
+            if name in self.channelwise[layer_id] and source.shape[1] == shape[1]:
+                touched |= source.any(axis=tuple(range(2, source.ndim)), keepdims=True)
+            elif name not in self.channelwise[layer_id] and source.shape[2:] == shape[2:]:
+                touched |= source.any(axis=1, keepdims=True)
+        return touched if touched.mean() < MOST_TOUCHED else np.zeros(shape, np.bool_)
 
 
 def _stirred(value: NDArray[Any], seed: int) -> NDArray[Any]:
@@ -204,24 +224,18 @@ def _stirred(value: NDArray[Any], seed: int) -> NDArray[Any]:
     return np.clip(value + noise, value.min(), value.max()).astype(value.dtype)
 
 
-def _spread(sources: Sequence[NDArray[np.bool_] | None], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Return the channels of which a source's grid cuts off some element: what is made of those is off as well."""
-    touched = np.zeros(shape, np.bool_)
-    for source in sources:
-        if source is not None and source.ndim == len(shape) > 1 and source.shape[:2] == shape[:2]:
-            channels = source.any(axis=tuple(range(2, source.ndim)))
-            touched |= channels.reshape(*channels.shape, *[1] * (len(shape) - 2))
-    return touched
-
-
 def _cut_off(
-    layer: Layer, tensors: Mapping[str, NDArray[Any]], value: NDArray[np.float64], reference: NDArray[np.float64]
+    layer: Layer,
+    tensors: Mapping[str, NDArray[Any]],
+    value: NDArray[np.float64],
+    reference: NDArray[np.float64],
+    step: float,
 ) -> NDArray[np.bool_]:
-    """Return the elements that lie at an end of the tensor's grid, with the reference beyond."""
+    """Return the elements that lie at an end of the tensor's grid, with the reference more than a step beyond."""
     at_top = {part.tensor: tensors[part.tensor] == tensors[part.tensor].max() for part in layer.parts}
     at_bottom = {part.tensor: tensors[part.tensor] == tensors[part.tensor].min() for part in layer.parts}
     high, low = restore(layer, at_top) != 0, restore(layer, at_bottom) != 0
-    found: NDArray[np.bool_] = (high & (reference > value)) | (low & (reference < value))
+    found: NDArray[np.bool_] = (high & (reference > value + step)) | (low & (reference < value - step))
     return found
 
 

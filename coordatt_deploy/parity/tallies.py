@@ -7,10 +7,11 @@ Float, with u the unit roundoff of the storage type, is judged by the greatest e
 where rounding is torch's own error in the artifact's precision at that layer. The last term is a floor for layers that
 torch happens to round exactly (a ReLU, a concatenation).
 
-On an integer grid each error is a matter of luck, and the sum of them is not. So the root of the mean square error is
-judged, channel by channel, since a wrong weight is wrong in one of them:
+Where weights are integers each error is a matter of luck, and the sum of them is not. So the root of the mean square
+error is judged, channel by channel, since a wrong weight is wrong in one of them:
 
-    allowed(channel) = multiple * sqrt(max(noise(channel), median of noise over the channels, step^2 / 12))
+    allowed(channel) = multiple * sqrt(max(noise(channel), floor))
+    floor            = max(median of noise over the channels, step^2 / 12, (u * max |reference|)^2)
 
 where noise is the mean square error of torch rounding to int8 itself. A range that leaves out the rarest values cuts
 those off; while they are few they do not count.
@@ -24,9 +25,11 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-# Share of a layer's elements that may lie beyond the grid. Calibration leaves out a hundred-thousandth at either end;
-# images that it did not see were measured to have up to 0.3 % in a layer.
-CUT_OFF: Final = 0.01
+# How many of a layer's elements may lie beyond the grid: a share, or a few in small layers. Calibration leaves out a
+# hundred-thousandth at either end; images that it did not see were measured to have up to a thousandth, 12 elements, in
+# a layer that is fed with the reference.
+CUT_OFF: Final = 5e-4
+FEW: Final = 16
 
 
 class Rounded(Protocol):
@@ -194,8 +197,9 @@ class Tally:
     def _noise(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """Mean square error, allowance (a root of a mean square), and mean square signal of each channel."""
         everything, within, rounding, signal = (np.mean(values, axis=0) for values in zip(*self.channels, strict=True))
-        error = within if self.cut_off <= CUT_OFF * self.elements else everything
-        floor = max(float(np.median(rounding)), self.step**2 / 12)
+        error = within if self.cut_off <= max(FEW, CUT_OFF * self.elements) else everything
+        scale = max(case.scale for case in self.cases)
+        floor = max(float(np.median(rounding)), self.step**2 / 12, (self.unit_roundoff * scale) ** 2)
         return error, self.multiple * np.sqrt(np.maximum(rounding, floor)), signal
 
     def _worst_channel(self) -> tuple[float, float, int]:
