@@ -255,10 +255,11 @@ def place(layer: Layer, value: NDArray[Any], shapes: Mapping[str, tuple[int, ...
     for position, part in enumerate(layer.parts):
         axes = part.axes or tuple(range(rank))
         shape = shapes[part.tensor]
+        plain = _without_ones(shape, rank)
         length = value.shape[layer.axis]
         if len(layer.parts) > 1:
             whole = length - start
-            of_tensor = shape[axes.index(layer.axis)] if len(shape) == rank else math.prod(shape) * length // value.size
+            of_tensor = plain[axes.index(layer.axis)] if len(plain) == rank else math.prod(shape) * length // value.size
             length = of_tensor if position < len(layer.parts) - 1 else whole
         piece = np.take(np.asarray(value, np.float64), range(start, start + length), axis=layer.axis)
         start += length
@@ -273,6 +274,13 @@ def place(layer: Layer, value: NDArray[Any], shapes: Mapping[str, tuple[int, ...
             moved = np.pad(moved, [(first, after) if at == axis else (0, 0) for at in range(rank)])
         tensors[part.tensor] = tensors.get(part.tensor, 0.0) + moved.reshape(shape)  # parts may share a tensor
     return tensors
+
+
+def _without_ones(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
+    """The shape without the axes of size 1 that a tensor of more axes than *rank* has to spare, the last ones first."""
+    ones = [axis for axis in range(1, len(shape)) if shape[axis] == 1]
+    spare = set(ones[max(0, len(ones) - max(0, len(shape) - rank)) :]) if len(shape) > rank else set()
+    return tuple(size for axis, size in enumerate(shape) if axis not in spare)
 
 
 def place_all(

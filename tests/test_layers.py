@@ -135,6 +135,19 @@ def test_layers_that_share_a_tensor_leave_each_other_room():
         assert np.array_equal(strips, restore(both, tensors))
 
 
+def test_two_stretches_of_a_sequence_may_share_the_channels_of_an_image():
+    """
+    What is joined along the positions lies in one tensor, one stretch in the lower and one in the upper channels.
+    """
+    value = np.random.default_rng(0).standard_normal((1, 3, 8))
+    layer = _layer(Part("t", (0, 1, 2), 1.0, (0, 3)), Part("t", (0, 1, 2), 1.0, (3, 6)), shape=value.shape, axis=2)
+
+    placed = place_all([layer], {"block": value}, {"t": (1, 6, 4, 1)})
+
+    assert np.array_equal(np.concatenate([value[..., :4], value[..., 4:]], axis=1)[..., None], placed["t"])
+    assert np.array_equal(value, restore(layer, placed))
+
+
 def test_a_sequence_may_lie_in_an_image_that_is_turned():
     """
     A value (N, C, positions) lies in a tensor (N, C, positions, 1), of which a later stage makes channels-last.
