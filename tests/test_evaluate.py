@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -473,6 +475,31 @@ def test_without_the_reference_the_float_file_is_the_measure(bundle, photos, mon
     assert ["onnx/right.onnx", "onnx/blind.onnx"] == [item["path"] for item in document["subjects"]]
     assert 4 == document["subjects"][1]["lost"]
     assert any("instead of the float64 reference: torch is not installed" in note for note in document["notes"])
+
+
+def test_a_board_needs_no_torch(bundle, photos):
+    """
+    With one runtime and neither torch nor onnx, the whole command runs: exit code 0, and the float file is the measure.
+    """
+    opened, folder = bundle(right=RIGHT, blind=BLIND_TO_BLUE), photos(2)
+    script = (
+        "import sys, importlib.abc\n"
+        "class Absent(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in {'torch', 'onnx', 'safetensors', 'sklearn', 'coremltools'}:\n"
+        "            raise ModuleNotFoundError(name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "import importlib.util\n"
+        "real = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name: None if name in {'torch', 'safetensors'} else real(name)\n"
+        "from coordatt_deploy.cli import main\n"
+        "main(sys.argv[1:])"
+    )
+    arguments = ["evaluate", str(opened.root), "--dataset", str(folder), "--workers", "1", "--json"]
+    result = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
+
+    assert 0 == result.returncode, result.stderr
+    assert "onnx/right.onnx" == json.loads(result.stdout)["baseline"]
 
 
 def test_damaged_artifact_fails_without_spoiling_the_others(bundle, photos):
