@@ -29,7 +29,8 @@ def write_page(bundle: Bundle, target: Path | None = None, *, now: datetime | No
         BundleError: A document is damaged.
     """
     parity, profile = read_report(bundle, "parity.json"), read_report(bundle, "profile.json")
-    if parity is None and profile is None:
+    accuracy = read_report(bundle, "evaluate.json")
+    if parity is None and profile is None and accuracy is None:
         raise UsageError(
             f"{bundle.root} holds no results yet; run first: coordatt-deploy parity {bundle.root},"
             f" and coordatt-deploy profile {bundle.root}"
@@ -43,7 +44,6 @@ def write_page(bundle: Bundle, target: Path | None = None, *, now: datetime | No
         operators[artifact.path] = (found.names, found.remark)
     moment = (now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC")
     made = f"Written by coordatt-deploy {__version__} on {moment}."
-    accuracy = read_report(bundle, "evaluate.json")
     text = page(Contents(bundle.manifest, bundle.root.resolve().name, parity, profile, operators, made, accuracy))
     return bundle.write_report(PAGE, text) if target is None else write_text(target, text)
 

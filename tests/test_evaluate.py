@@ -606,14 +606,17 @@ def test_report_shows_the_accuracy(bundle, photos):
     folder = photos(4)
     (folder / "red" / "<script>.png").write_bytes(b"")
     evaluated(opened, folder, max_drop=1.0)
-    opened.write_report("parity.json", json.dumps({"schema_version": 1, "passed": True, "artifacts": []}))
     text = write_page(opened).read_text()
+    renamed = replace(opened.manifest.artifacts[0], sha256="0" * 64)
+    newer = replace(opened, manifest=replace(opened.manifest, artifacts=(renamed,)))
 
     assert "Accuracy on labelled images" in text
     assert "66.67%" in text
     assert "At most 1 points may be lost" in text
     assert "&lt;script&gt;.png" in text
     assert "<script" not in text
+    assert "older file" not in text
+    assert "right.onnx: figures of an older file" in write_page(newer).read_text()
 
 
 @pytest.mark.slow

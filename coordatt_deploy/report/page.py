@@ -84,7 +84,7 @@ def _sections(contents: Contents) -> Iterable[str]:
         yield _depth(contents.parity)
         yield _outputs(contents.parity)
     if contents.accuracy is not None:
-        yield _accuracy(contents.accuracy)
+        yield _accuracy(contents.accuracy, contents.manifest)
     if contents.profile is not None:
         yield _latency(contents.profile, start=100)
     yield _sizes(contents)
@@ -294,7 +294,7 @@ def _asked(tolerance: Document) -> str:
     return "; ".join(asked)
 
 
-def _accuracy(document: Document) -> str:
+def _accuracy(document: Document, manifest: Manifest) -> str:
     dataset, subjects = document["dataset"], document["subjects"]
     rows = []
     for item in subjects:
@@ -309,6 +309,9 @@ def _accuracy(document: Document) -> str:
         rows.append(_row((file_name(item["name"]), item["runtime"] or "–"), cells, bad=item["passed"] is False))
     texts = [f"{file_name(item['name'])}: {text}" for item in subjects for text in (item["problem"], item["warning"])
              if text]  # fmt: skip
+    hashes = {artifact.path: artifact.sha256 for artifact in manifest.artifacts}
+    older = [item for item in subjects if item["path"] is not None and hashes.get(item["path"]) != item["sha256"]]
+    texts += [f"{file_name(item['name'])}: figures of an older file of this name; run evaluate again" for item in older]
     texts += document["notes"]
     if dataset["unreadable"]:
         names = ", ".join(str(item["image"]) for item in dataset["unreadable"][:5])
