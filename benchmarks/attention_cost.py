@@ -155,6 +155,11 @@ def ratio(a: Latency, b: Latency) -> Ratio:
     return median_ratio(rounds_a[:count][known], rounds_b[:count][known])
 
 
+def median_ms(latency: Latency) -> float:
+    """Return the median without what other processes took."""
+    return float(np.nanmedian(latency.undisturbed)) / MILLION
+
+
 def _row(bar: Bar, entries: Sequence[Entry], timed: Mapping[Group, Mapping[str, Latency]]) -> dict[str, Any]:
     """Compare ours with attention with *plain* and with the official default."""
     files = _of(bar.group, entries)
@@ -167,9 +172,10 @@ def _row(bar: Bar, entries: Sequence[Entry], timed: Mapping[Group, Mapping[str, 
         if bar.group not in timed:
             return row
         found = timed[bar.group]
-        plain = min((found[item.name] for item in plains), key=lambda latency: latency.median_ms)
+        plain = min((found[item.name] for item in plains), key=median_ms)
         floor = ratio(found[FLOOR], plain)
-        row |= {"plain": plain.median_ms, "default": found[default.name].median_ms, "ours": found[ours.name].median_ms}
+        row |= {"plain": median_ms(plain), "default": median_ms(found[default.name])}
+        row |= {"ours": median_ms(found[ours.name])}
         row |= {"over_plain": to_json(ratio(found[ours.name], plain))}
         row |= {"default_over_plain": to_json(ratio(found[default.name], plain))}
         row |= {"over_default": to_json(ratio(found[ours.name], found[default.name]))}
@@ -193,7 +199,7 @@ def _print(
     here = host.describe()
     print(f"{here.cpu} ({', '.join(here.features)}), {here.cores} cores; instructions: {options.cpu}")
     print("latency in ms, instructions in millions per inference; [95 % interval]; bars hold for the full network\n")
-    print(f"{'':30}{'plain':>9}{'default':>9}{'ours':>9}  {'over plain':22}{'at most':12}{'over default':22}at most")
+    print(f"{'':34}{'plain':>9}{'default':>9}{'ours':>9}  {'over plain':22}{'at most':12}{'over default':22}at most")
     for row in rows:
         name = row["bar"] + (f" ({row['form']})" if row["form"] else "")
         values = "".join(f"{_number(row.get(key)):>9}" for key in ("plain", "default", "ours"))
@@ -201,7 +207,7 @@ def _print(
         bars = f"{first}, {then}" if first != then else f"{first}"
         limit = "" if row["at_most_over_default"] is None else row["at_most_over_default"]
         print(
-            f"{name:30}{values}  {_ratio(row.get('over_plain')):22}{bars:12}{_ratio(row.get('over_default')):22}{limit}"
+            f"{name:34}{values}  {_ratio(row.get('over_plain')):22}{bars:12}{_ratio(row.get('over_default')):22}{limit}"
         )
     for row in rows:
         if "three_passes_over_plain" in row:
@@ -213,7 +219,7 @@ def _print(
         latency = next((found[entry.name] for found in timed.values() if entry.name in found), None)
         told = ", ".join(f"{key} {value}" for key, value in entry.structure.items())
         count = None if entry.instructions is None else entry.instructions / MILLION
-        print(f"{entry.name:44}{_number(latency and latency.median_ms):>11}{_number(count):>10}  {told}")
+        print(f"{entry.name:44}{_number(latency and median_ms(latency)):>11}{_number(count):>10}  {told}")
 
 
 def _number(value: float | None) -> str:
@@ -246,8 +252,8 @@ def _document(
         ],
         "latencies": {
             group.title: {
-                name: {"median_ms": item.median_ms, "ci95_ms": item.ci95_ms, "preempted": item.preempted,
-                       "samples_ns": item.samples_ns}
+                name: {"median_ms": median_ms(item), "preempted": item.preempted, "verdict": to_json(item.verdict),
+                       "samples_ns": item.samples_ns, "lost_ns": item.lost_ns}
                 for name, item in found.items()
             }
             for group, found in timed.items()

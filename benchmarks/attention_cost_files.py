@@ -14,7 +14,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-import coremltools
 import litert_torch
 import numpy as np
 import onnxruntime
@@ -25,6 +24,7 @@ from torch import nn
 import coordatt_deploy.exporters
 import coordatt_deploy.models
 from coordatt_deploy import quantizing
+from coordatt_deploy.coremltools_quietly import coremltools
 from coordatt_deploy.exporters import ExportRequest, exporter
 from coordatt_deploy.graph.capture import capture
 from coordatt_deploy.graph.fold import fold_batchnorms

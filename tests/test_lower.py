@@ -2,6 +2,7 @@
 
 import runpy
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,9 +32,28 @@ WAYS = {
 }
 
 
+@cache  # lowering leaves a graph alone, so that all targets can begin with the same one
 def folded(block, size=(32, 32), channels=16, dynamic=None, batch=1):
-    network, _ = ZOO.around(block, channels)
+    network, _ = ZOO.around(block(channels), channels)
     return fold_batchnorms(capture(network, (torch.randn(batch, 3, *size),), dynamic=dynamic))[0]
+
+
+@cache
+def written(way=WAYS["the paper's"]):
+    return partial(ZOO.attention, way)
+
+
+@cache
+def squeeze_excite(linear, hard):
+    return lambda channels: ZOO.SqueezeExcite(channels, linear=linear, hard=hard).eval()
+
+
+def nothing(channels):  # noqa: ARG001
+    return nn.Identity()
+
+
+def near_miss(channels):
+    return ZOO.Home("tanh", channels).eval()
 
 
 def image(*size, seed=5):
@@ -55,7 +75,7 @@ def test_each_form_is_the_same_function(target, way, size):
     """
     Every layer that both graphs hold agrees, on an input that the lowering has not seen.
     """
-    graph = folded(ZOO.attention(WAYS[way]), size)
+    graph = folded(written(WAYS[way]), size)
 
     lowered, report = lower(graph, target)
 
@@ -73,7 +93,7 @@ def test_every_layer_of_the_block_is_still_there(target):
     Wherever a value went (scaled, turned, cut in two), the map finds it: no layer is absent, and the squeeze, its
     activation and both gates have tensors of their own.
     """
-    graph = folded(ZOO.attention(Way()))
+    graph = folded(written())
 
     lowered, _ = lower(graph, target)
 
@@ -88,7 +108,7 @@ def test_a_map_that_is_wrong_by_a_little_shows(target):
     """
     The negative twin: one factor off by a thousandth is seen, whichever convolution's it is.
     """
-    graph = folded(ZOO.attention(Way()))
+    graph = folded(written())
     lowered, _ = lower(graph, target)
     feeds = image(32, 32)
 
@@ -117,7 +137,7 @@ def test_a_form_that_computes_something_else_is_refused(form, monkeypatch):
         squeeze = next(node for node in written if node.target in {aten.conv2d.default, aten.linear.default})
         writer.rewriter.weight(squeeze.args[1]).mul_(1.001)
 
-    graph = folded(ZOO.attention(Way()))
+    graph = folded(written())
     monkeypatch.setattr(lowering, "PREFERRED", {target: (form,)})
     monkeypatch.setattr(lowering, "FORMS", {form: replace(rule, write=bent)})
 
@@ -131,7 +151,7 @@ def test_a_dynamic_size_is_right_at_every_size(target):
     Captured at one size and right at others, neither of them square: no kernel, scale or constant is frozen.
     """
     way = Way(pool="mean")
-    graph = folded(ZOO.attention(way), (32, 32), dynamic=DynamicSize(16, 96, 2))
+    graph = folded(written(way), (32, 32), dynamic=DynamicSize(16, 96, 2))
 
     lowered, report = lower(graph, target)
 
@@ -145,9 +165,9 @@ def test_the_form_follows_from_the_size():
     """
     What a form needs and does not find is said, and the next one takes its place.
     """
-    square, oblong = (lower(folded(ZOO.attention(Way()), size), Target.COREML)[1].blocks[0]
+    square, oblong = (lower(folded(written(), size), Target.COREML)[1].blocks[0]
                       for size in ((32, 32), (32, 48)))  # fmt: skip
-    odd = lower(folded(ZOO.attention(Way(), channels=20), channels=20), Target.ONNX_X86_64)[1].blocks[0]
+    odd = lower(folded(written(), channels=20), Target.ONNX_X86_64)[1].blocks[0]
 
     assert (Form.PAIRED, None) == (square.form, square.declined)
     assert (Form.MEANS, "paired: strips of unequal or dynamic length cannot share a tensor") == (
@@ -164,7 +184,7 @@ def test_gates_per_channel_are_lowered_as_well(target, linear, hard):
     """
     Squeeze-and-excitation goes the same way, and is the same function.
     """
-    graph = folded(ZOO.SqueezeExcite(linear=linear, hard=hard).eval())
+    graph = folded(squeeze_excite(linear, hard))
 
     lowered, report = lower(graph, target)
 
@@ -177,7 +197,7 @@ def test_more_than_one_image_at_a_time(target):
     """
     A batch of three; nothing mixes its images.
     """
-    graph = folded(ZOO.attention(Way()), batch=3)
+    graph = folded(written(), batch=3)
     feeds = {"image": np.random.default_rng(3).standard_normal((3, 3, 32, 32)).astype(np.float32)}
 
     lowered, _ = lower(graph, target)
@@ -190,7 +210,7 @@ def test_a_graph_in_which_nothing_is_recognised_stays_as_it_is(target):
     """
     It is returned untouched, and the report says so.
     """
-    graph = folded(nn.Identity())
+    graph = folded(nothing)
 
     lowered, report = lower(graph, target)
 
@@ -203,7 +223,7 @@ def test_a_near_miss_is_left_alone_and_reported():
     """
     The graph keeps its own attention, and the reason reaches the report.
     """
-    graph = folded(ZOO.Home("tanh").eval())
+    graph = folded(near_miss)
 
     lowered, report = lower(graph, Target.ONNX_ARM64)
 
