@@ -506,6 +506,15 @@ def test_inspect_says_that_attention_is_not_there():
     assert not any("se_layer" in note for note in inspect_source(source, "timm:x").notes)
 
 
+@pytest.mark.parametrize("name", ["../x", "a/b", "a b", ".hidden", "-x", "a\\b", "a:b", "x" * 101, "\n"])
+def test_a_name_that_would_leave_the_folder_is_refused(name):
+    """
+    It becomes the bundle's folder and part of every file's name.
+    """
+    with pytest.raises(UsageError, match=r"cannot be part of a file name|at most 100 fit"):
+        resolve(Request("mobilenetv2_ca_035.digits", name=name))
+
+
 def test_preprocessing_of_the_users_own():
     """
     Options over the model's own values; without them the assumption is said.

@@ -10,6 +10,7 @@ Importing the user's code runs it, and the reader of ``.pt2`` files can be made 
 only code and programs that you trust. A checkpoint is different: nothing in it is ever run (``checkpoints``).
 """
 
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from coordatt_deploy.specs import ModelSpec, Preprocessing
 SMALLEST: Final = (
     32  # pixels: the total stride of the package's backbones; below it the last feature map would be empty
 )
+LONGEST_NAME: Final = 100  # letters; file systems take 255 bytes, and precision and CPU come behind
 COLOUR: Final = 3  # channels
 USUAL_SIZE: Final = (224, 224)
 GOLDEN_COUNT: Final = 16  # of the user's own images; each costs a float64 run, and sixteen are as many as the digits
@@ -108,7 +110,7 @@ def resolve(request: Request) -> Source:
     source = Source(
         module=module,
         spec=ModelSpec(
-            name=request.name or built.name,
+            name=_name(request.name) or built.name,
             preprocessing=preprocessing,
             labels=_labels(request, built, tensor_outputs(returned)),
             attention=built.attention,
@@ -123,6 +125,22 @@ def resolve(request: Request) -> Source:
     )
     _try_unseen(source)
     return source
+
+
+def _name(given: str | None) -> str | None:
+    """The user's name for the model, which becomes part of files and of the bundle's folder.
+
+    Raises:
+        UsageError: It cannot.
+    """
+    if given and not re.fullmatch(r"\w[\w.-]*", given[: LONGEST_NAME + 1]):
+        raise UsageError(
+            f"the name {given[:LONGEST_NAME]!r} cannot be part of a file name; use letters, digits, '-', '_' and '.',"
+            " a letter or digit first"
+        )
+    if given and len(given) > LONGEST_NAME:
+        raise UsageError(f"the name has {len(given)} letters; at most {LONGEST_NAME} fit into the names of files")
+    return given
 
 
 def _build(request: Request) -> Built:
