@@ -5,43 +5,56 @@ from rich.text import Text
 from coordatt_deploy.evaluation.verdicts import Accuracy, Evaluation
 from coordatt_deploy.report import screen
 
+COLUMNS = (
+    "subject", "runtime", "top-1", "top-5", "difference", "95 % interval", "lost/gained", "agreement", "SQNR", "drop",
+)  # fmt: skip
+WORDS = ("subject", "runtime", "drop")
+WIDE = 120  # columns of the terminal from which on all of them fit
 NAMED = 5  # unreadable images that the table lists
 
 
 def show(evaluation: Evaluation) -> None:
     """One line per subject, and under them what to know of the images."""
-    top5 = any(item.correct_top5 is not None for item in evaluation.subjects)
-    figures = ["top-1", *(["top-5"] if top5 else []), "difference", "95 % interval", "lost/gained", "agreement", "SQNR"]
-    columns = ["subject", "runtime", *figures, *(["drop"] if evaluation.max_drop is not None else [])]
+    console = screen.new_console()
+    narrow = console.width < WIDE
+    left_out = ("runtime", "top-5", "agreement", "lost/gained") if narrow else ()
+    columns = [column for column in COLUMNS if column not in left_out]
+    if not any(item.correct_top5 is not None for item in evaluation.subjects) and not narrow:
+        columns.remove("top-5")
+    if evaluation.max_drop is None:
+        columns.remove("drop")
     dataset = evaluation.dataset
     title = f"Accuracy on {evaluation.images:,} images of {dataset.source}, {evaluation.classes} classes"
     if evaluation.target is not None:
         title += f", on {evaluation.target}"
-    table = screen.new_table(title, *columns, right=figures)
+    table = screen.new_table(title, *columns, right=[column for column in columns if column not in WORDS])
     for item in evaluation.subjects:
-        name = screen.label(item.artifact) if item.artifact else Text(item.name)
-        cells = _cells(item, evaluation.images, top5=top5)
-        verdict = [_verdict(item)] if evaluation.max_drop is not None else []
-        table.add_row(name, item.runtime or "–", *cells, *verdict)
-    console = screen.new_console()
+        cells = _cells(item, evaluation.images)
+        table.add_row(*(cells.get(column, "–") for column in columns))
     console.print(table)
     for text, style in _remarks(evaluation):
         console.print(Text(text, style=style))
+    if narrow:
+        console.print(Text(f"{', '.join(left_out)}: on a terminal of {WIDE} columns, or with --json", style="dim"))
 
 
-def _cells(item: Accuracy, images: int, *, top5: bool) -> list[str]:
-    if item.correct is None:
-        return ["–"] * (6 + top5)
-    cells = [f"{item.correct / images:.2%}"]
-    if top5:
-        cells.append("–" if item.correct_top5 is None else f"{item.correct_top5 / images:.2%}")
+def _cells(item: Accuracy, images: int) -> dict[str, str | Text]:
+    """The cells of a subject, by column; what there is no figure for is left out."""
+    name = screen.label(item.artifact) if item.artifact else Text(item.name)
+    cells: dict[str, str | Text] = {"subject": name, "runtime": item.runtime or "–", "drop": _verdict(item)}
+    if item.correct is not None:
+        cells["top-1"] = f"{item.correct / images:.2%}"
+    if item.correct_top5 is not None:
+        cells["top-5"] = f"{item.correct_top5 / images:.2%}"
     pair = item.difference
-    if pair is None:
-        return [*cells, "–", "–", "–", "–", "–"]
-    low, high = pair.interval_points
-    sqnr = "–" if item.sqnr_db is None else f"{item.sqnr_db:.1f} dB"
-    return [*cells, f"{pair.points:+.2f}", f"{low:+.2f} … {high:+.2f}", f"{pair.lost}/{pair.gained}",
-            f"{item.agreement:.2%}", sqnr]  # fmt: skip
+    if pair is not None:
+        low, high = pair.interval_points
+        cells["difference"] = f"{pair.points:+.2f}"
+        cells["95 % interval"] = f"{low:+.2f} … {high:+.2f}"
+        cells["lost/gained"] = f"{pair.lost}/{pair.gained}"
+        cells["agreement"] = f"{item.agreement:.2%}"
+        cells["SQNR"] = "–" if item.sqnr_db is None else f"{item.sqnr_db:.1f} dB"
+    return cells
 
 
 def _verdict(item: Accuracy) -> Text:
