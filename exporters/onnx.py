@@ -6,7 +6,7 @@ Runtime speak of ``features.4.conv.0``. Stack traces, paths and time stamps stay
 
 import json
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -16,6 +16,7 @@ import torch
 from coordatt_deploy import __version__
 from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.exporters import Exported, ExportRequest
+from coordatt_deploy.graph.calls import kind
 from coordatt_deploy.graph.capture import Graph, origin_key, program, provenance
 from coordatt_deploy.layers import LayerMap, Part
 from coordatt_deploy.specs import TensorSpec, metadata
@@ -60,15 +61,29 @@ def _layer_map(graph: Graph, model: onnx.ModelProto, renamed: dict[str, str]) ->
     returned = next(node for node in graph.module.graph.nodes if node.op == "output").args[0]
     outputs = {node.name: name for node, name in zip(returned, graph.outputs, strict=True)}
     places: dict[str, Part | None] = {}
-    for node in graph.module.graph.nodes:
+
+    def place(node: Any) -> Part | None:
         key = origin_key(node)
         stem, _, index = key.partition("[")
         candidates = [outputs.get(node.name), renamed.get(key)]
         if index:  # the exporter names the outputs of Split after the call
             candidates.append(f"{renamed.get(stem, stem)}_split_{index.rstrip(']')}")
         name = next((item for item in candidates if item is not None and item in values), None)
-        places[node.name] = None if name is None else Part(name)
+        if name is None and _adds_ones(node):  # which the simplifier leaves out where the next reader adds them again
+            return places.get(node.args[0].name)
+        return None if name is None else Part(name)
+
+    for node in graph.module.graph.nodes:
+        places[node.name] = place(node)
     return graph.layers.carried(places)
+
+
+def _adds_ones(node: Any) -> bool:
+    """Whether a node only adds or drops axes of size 1."""
+    if kind(node) not in ("view", "reshape", "_unsafe_view", "unsqueeze", "squeeze"):
+        return False
+    shapes = [[size for size in item.meta["val"].shape if size != 1] for item in (node, node.args[0])]
+    return shapes[0] == shapes[1]
 
 
 def _clean(model: onnx.ModelProto, layers: LayerMap, request: ExportRequest) -> None:
