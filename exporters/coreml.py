@@ -151,7 +151,11 @@ def _candidates(node: fx.Node, renamed: Mapping[str, str], outputs: Mapping[str,
         names = [f"{whole}_cast_fp16_{number}", f"{whole}_{number}"]
     else:  # a division by a constant becomes a multiplication
         names = [f"{name}_cast_fp16", name, f"_inversed_{name}_cast_fp16", f"_inversed_{name}"]
-    return [outputs[node.name], *names] if node.name in outputs else names
+    if node.name not in outputs:
+        return names
+    # In fp16 an output is a copy in float32; what else reads the value reads the original.
+    read_inside = any(user.op != "output" for user in node.users)
+    return [*names, outputs[node.name]] if read_inside else [outputs[node.name], *names]
 
 
 def _fits(node: fx.Node, shape: tuple[int | None, ...] | None) -> bool:

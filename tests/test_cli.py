@@ -154,6 +154,11 @@ def test_a_bad_checkpoint_is_one_line_and_writes_nothing(run, tmp_path, write, e
         (["--input-size", "96.5"], "no size"),
         (["--input-size", "0x96"], "between 32 and"),
         (["--target-cpu", "arm"], "arm64"),
+        (["--softmax"], "--bake-preprocessing as well"),
+        (["--labels", "nowhere.txt"], "nowhere.txt does not exist"),
+        (["--input-shape", "1x3x96x96"], "NAME=1x3x224x224"),
+        (["--input-shape", "image=1x3x0x96"], "NAME=1x3x224x224"),
+        (["--name", "../../x"], "cannot be part of a file name"),
     ],
 )
 def test_a_bad_argument_is_answered_with_what_is_possible(run, tmp_path, arguments, expected):

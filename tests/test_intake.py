@@ -15,7 +15,7 @@ from coordatt_deploy.graph.capture import DynamicSize, capture, run
 from coordatt_deploy.inspection.models import inspect_source
 from coordatt_deploy.intake.factories import attention_warning
 from coordatt_deploy.intake.ports import output_names
-from coordatt_deploy.intake.preprocessing import parse_numbers, read_preprocessing
+from coordatt_deploy.intake.preprocessing import parse_numbers, read_labels, read_preprocessing
 from coordatt_deploy.intake.request import Request, resolve
 from coordatt_deploy.intake.source import capture_source, reference_module
 from coordatt_deploy.specs import Preprocessing
@@ -611,3 +611,43 @@ def test_the_packages_own_models_still_come_by_name():
     assert (96, 96) == source.spec.preprocessing.size
     assert () == source.notes
     assert nn.Linear is type(source.module.classifier[1])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("cat\ndog\n", ("cat", "dog")),
+        ("\ufeffcat\r\n dog \r\n\r\n", ("cat", "dog")),
+        ('["cat", "dog"]', ("cat", "dog")),
+        ('{"1": "dog", "0": "cat"}', ("cat", "dog")),
+    ],
+)
+def test_labels_are_lines_or_json(text, expected, tmp_path):
+    """
+    As torchvision, Keras and plain lists have them.
+    """
+    (tmp_path / "labels").write_text(text, encoding="utf-8")
+
+    assert expected == read_labels(tmp_path / "labels")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "expected a name for each class"),
+        ("cat\n\ndog", "expected a name for each class"),
+        ("cat\ncat", "'cat' occurs twice"),
+        ('["cat", 1]', "expected a name for each class"),
+        ('["cat"', "is no JSON text"),
+        ('{"a": "cat"}', "the keys must be the classes' numbers"),
+    ],
+)
+def test_bad_labels_are_refused(text, problem, tmp_path):
+    """
+    A name that is missing would shift all that follow.
+    """
+    (tmp_path / "labels").write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError, match=problem):
+        read_labels(tmp_path / "labels")
+    with pytest.raises(UsageError, match="does not exist"):
+        read_labels(tmp_path / "nowhere")

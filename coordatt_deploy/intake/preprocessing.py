@@ -52,7 +52,9 @@ def read_labels(path: Path) -> tuple[str, ...]:
     except (OSError, ValueError) as error:
         raise UsageError(f"{path.name} is no text file: {error}") from None
     try:
-        found = from_json(text) if text.lstrip()[:1] in "[{" else [line.strip() for line in text.splitlines()]
+        found = (
+            from_json(text) if text.lstrip().startswith(("[", "{")) else [line.strip() for line in text.splitlines()]
+        )
     except ValueError as error:
         raise UsageError(f"{path.name} is no JSON text: {error}") from None
     if isinstance(found, dict):
