@@ -113,6 +113,7 @@ def test_xnnpack_runs_the_float_file_in_one_piece(tmp_path):
 
     assert (1, []) == (found.partitions, [item.name for item in found.operators if not item.delegated])
     assert {"MEAN": 2, "CONV_2D": 4, "ADD": 2, "MUL": 4, "LOGISTIC": 2} == inside(found)
+    assert "TRANSPOSE" not in {item.name for item in found.operators}
 
 
 @pytest.mark.slow
@@ -131,6 +132,7 @@ def test_xnnpack_runs_the_int8_file_in_one_piece(tmp_path):
     found = litert.operators(tmp_path / "network_int8.tflite")
     assert (1, []) == (found.partitions, [item.name for item in found.operators if not item.delegated])
     assert {"MEAN": 2, "CONV_2D": 4, "ADD": 2, "MUL": 4, "LOGISTIC": 2} == inside(found)
+    assert "TRANSPOSE" not in {item.name for item in found.operators}
 
 
 @pytest.mark.slow

@@ -48,6 +48,10 @@ def squeeze_excite(linear, hard):
     return lambda channels: ZOO.SqueezeExcite(channels, linear=linear, hard=hard).eval()
 
 
+def flattened(channels):
+    return ZOO.SqueezeExcite(channels, linear=True, flat=True).eval()
+
+
 def nothing(channels):  # noqa: ARG001
     return nn.Identity()
 
@@ -214,7 +218,7 @@ def test_a_graph_in_which_nothing_is_recognised_stays_as_it_is(target):
 
     lowered, report = lower(graph, target)
 
-    assert calls(graph) == calls(lowered) or target is Target.COREML  # its global pool is flattened there
+    assert calls(graph) == calls(lowered) or target is Target.TFLITE  # its mean before the end keeps its axes there
     assert () == report.blocks
     assert "no attention block and no hard activation was recognised; the graph is exported as it is" == report.remark
 
@@ -241,6 +245,55 @@ def test_a_block_that_was_not_folded_is_refused():
 
     with pytest.raises(ConversionError, match=f"{name} still holds a BatchNorm .*; fold the graph first"):
         lower(graph, Target.TFLITE)
+
+
+class Head(nn.Module):
+    """A classifier's end, with the pool written in one of the usual ways."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.mix, self.head = how, nn.Conv2d(3, 8, 1), nn.Linear(8, 4)
+
+    def forward(self, image):
+        x = self.mix(image)
+        pooled = x.mean((2, 3)) if self.how == "mean" else F.adaptive_avg_pool2d(x, 1).flatten(1)
+        return self.head(pooled)
+
+
+@pytest.mark.parametrize(
+    ("target", "how", "expected"),
+    [
+        (Target.TFLITE, "mean", ["conv2d", "mean", "flatten", "linear"]),
+        (Target.TFLITE, "pool", ["conv2d", "adaptive_avg_pool2d", "flatten", "linear"]),
+        (Target.COREML, "mean", ["conv2d", "mean", "linear"]),
+        (Target.COREML, "pool", ["conv2d", "mean", "linear"]),
+    ],
+)
+def test_the_pool_before_the_head_is_written_as_the_converter_wants_it(target, how, expected):
+    """
+    litert-torch transposes the map for a mean that drops its axes; coremltools needs an operator more to flatten.
+    """
+    graph = fold_batchnorms(capture(Head(how).eval(), (torch.randn(1, 3, 8, 8),)))[0]
+
+    lowered, report = lower(graph, target)
+
+    assert expected == [name.split(".")[1] for name in calls(lowered)]
+    assert "no attention block and no hard activation was recognised" in report.remark
+    assert worst(graph, lowered, image(8, 8)) <= 1e-6
+
+
+@pytest.mark.parametrize("target", [Target.TFLITE, Target.COREML])
+def test_the_pool_of_a_block_is_the_blocks(target):
+    """
+    A gate whose pool is flattened for linear layers: the map leads to the pool that the form has written.
+    """
+    graph = folded(flattened)
+
+    lowered, report = lower(graph, target)
+
+    assert ["squeeze_excite"] == [block.kind for block in report.blocks]
+    assert [] == [layer.layer_id for layer in lowered.layers.layers if layer.absent is not None]
+    assert worst(graph, lowered, image(32, 32)) <= 1e-6
 
 
 class SpelledOut(nn.Module):

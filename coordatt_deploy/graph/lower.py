@@ -135,8 +135,9 @@ def lower(graph: Graph, target: Target) -> tuple[Graph, LoweringReport]:
     inside = {name for block in found.blocks for name in (block.output, *block.inner)}
     loose = [item for item in found.activations if item.output not in inside]
     rewritten = [_write_activation(rewriter, item, target) for item in loose]
-    if target is Target.COREML:
-        rewritten += [_pool_flat(rewriter, node) for node in list(rewriter.module.graph.nodes)]
+    if target in POOLS:
+        outside = [node for node in rewriter.module.graph.nodes if node.name not in inside]
+        rewritten += [POOLS[target](rewriter, node) for node in outside]
     counts = {name: sum(item.kind == name for item in loose) for name in ("hardswish", "hardsigmoid")}
     if not any(rewritten) and not blocks:
         return graph, LoweringReport(target, blocks, found.near_misses, counts, 0.0, _remark(found))
@@ -249,6 +250,27 @@ def _pool_flat(rewriter: Rewriter, node: fx.Node) -> bool:
         rewriter.put(old.name, axes, [Placed(flat, "NC")])
     rewriter.replace(node, flat)
     return True
+
+
+def _pool_deep(rewriter: Rewriter, node: fx.Node) -> bool:
+    """Let a global mean keep its axes and flatten it then; whether *node* was one that drops them.
+
+    litert-torch reads an (N, C) mean in the order of the original and transposes the whole feature map for it.
+    """
+    value = node.args[0] if node.args else None
+    pooled = pooled_axes(node, value) if kind(node) == "mean" and isinstance(value, fx.Node) else None
+    if pooled is None or DIRECTIONS[pooled[0]] != WHOLE or node.meta["val"].ndim != 2:
+        return False
+    with rewriter.before(node, node):
+        deep = rewriter.call(aten.mean.dim, value, [2, 3], True)
+        flat = rewriter.call(aten.flatten.using_ints, deep, 1)
+    rewriter.put(node.name, "NC", [Placed(flat, "NC")])
+    rewriter.replace(node, flat)
+    return True
+
+
+# How a target wants a global pool whose result is (N, C).
+POOLS: Final = {Target.COREML: _pool_flat, Target.TFLITE: _pool_deep}
 
 
 def _takes_scale(rewriter: Rewriter, node: fx.Node) -> bool:

@@ -221,8 +221,9 @@ class Home(nn.Module):
 class SqueezeExcite(nn.Module):
     """A gate per channel, by a global pool and two convolutions or linear layers."""
 
-    def __init__(self, channels=16, squeezed=8, linear=False, hard=False):
+    def __init__(self, channels=16, squeezed=8, linear=False, hard=False, flat=False):
         super().__init__()
+        self.flat = flat
         layer = nn.Linear if linear else (lambda a, b: nn.Conv2d(a, b, 1))
         self.linear, self.hard = linear, hard
         self.down, self.up = layer(channels, squeezed), layer(squeezed, channels)
@@ -230,6 +231,6 @@ class SqueezeExcite(nn.Module):
     def forward(self, x):
         gate = F.hardsigmoid if self.hard else torch.sigmoid
         if self.linear:
-            pooled = x.mean((2, 3))
+            pooled = F.adaptive_avg_pool2d(x, 1).flatten(1) if self.flat else x.mean((2, 3))
             return x * gate(self.up(F.relu(self.down(pooled))))[:, :, None, None]
         return gate(self.up(F.relu(self.down(F.adaptive_avg_pool2d(x, 1))))) * x
