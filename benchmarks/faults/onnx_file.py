@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from benchmarks.faults.files import Array, EditedFile, Op
+from benchmarks.faults.files import Array, EditedFile, Grid, Op
 
 KINDS = {"Conv": "conv", "Gemm": "dense", "Clip": "relu6", "Sigmoid": "sigmoid", "ReduceMean": "mean",
          "HardSwish": "hard_swish", "Concat": "concat", "Split": "split"}  # fmt: skip
@@ -20,6 +20,10 @@ class OnnxFile(EditedFile):
         super().__init__(path)
         self.model = onnx.load(path)
         self.constants = {item.name: item for item in self.model.graph.initializer}
+        self.dequantizers = {
+            node.output[0]: node for node in self.model.graph.node
+            if node.op_type == "DequantizeLinear" and node.input[0] in self.constants
+        }  # fmt: skip
         inferred = onnx.shape_inference.infer_shapes(self.model).graph
         self.shapes = {
             item.name: tuple(dim.dim_value for dim in item.type.tensor_type.shape.dim)
@@ -32,17 +36,90 @@ class OnnxFile(EditedFile):
             self.ops.append(Op(kind, list(node.input), list(node.output), node))
 
     def weights(self, op: Op) -> tuple[Array, Array | None]:
-        found = [numpy_helper.to_array(self.constants[name]).copy() for name in op.inputs[1:3]]
+        found = [self._value(name) for name in op.inputs[1:3]]
         return found[0], (found[1] if len(found) > 1 else None)
+
+    def _array(self, name: str) -> Array:
+        return numpy_helper.to_array(self.constants[name]).copy()
+
+    def _value(self, name: str) -> Array:
+        """Return a constant, dequantized where it lies behind a DequantizeLinear."""
+        if name in self.constants:
+            return self._array(name)
+        stored, scale, zero_point = self._behind(self.dequantizers[name])
+        return ((stored.astype(np.float64) - zero_point) * scale).astype(np.float32)
+
+    def _behind(self, node: onnx.NodeProto) -> tuple[Array, Array, Array]:
+        """Return stored integers, and scale and zero point in a shape that broadcasts."""
+        stored = self._array(node.input[0])
+        axis = next((item.i for item in node.attribute if item.name == "axis"), 1)
+        along = [-1 if at == axis else 1 for at in range(stored.ndim)]
+        scale = self._array(node.input[1])
+        zero_point = self._array(node.input[2]).astype(np.int64) if len(node.input) > 2 else np.zeros_like(scale)
+        return stored, *(value.reshape(along) if value.size > 1 else value for value in (scale, zero_point))
 
     def put(self, op: Op, weights: Array, bias: Array | None) -> None:
         for position, value in ((1, weights), (2, bias)):
-            if value is not None:
-                op.raw.input[position] = self._constant(f"{op.outputs[0]}_{position}", value)
+            if value is None:
+                continue
+            label = f"{op.outputs[0]}_{position}"
+            if op.inputs[position] in self.constants:
+                op.raw.input[position] = self._constant(label, value.astype(self._array(op.inputs[position]).dtype))
+                continue
+            node = self._own(op, position)
+            stored, scale, zero_point = self._behind(node)
+            limits = np.iinfo(stored.dtype)
+            steps = np.clip(np.round(value / scale) + zero_point, limits.min, limits.max)
+            node.input[0] = self._constant(label, steps.astype(stored.dtype))
+
+    def _own(self, op: Op, position: int) -> onnx.NodeProto:
+        """Give the operator a DequantizeLinear of its own."""
+        shared = self.dequantizers[op.inputs[position]]
+        twin = onnx.NodeProto()
+        twin.CopyFrom(shared)
+        twin.name = twin.output[0] = f"planted_{op.outputs[0]}_{position}"
+        op.raw.input[position] = twin.output[0]
+        where = list(self.model.graph.node).index(shared)
+        self.model.graph.node.insert(where, twin)
+        return self.model.graph.node[where]
+
+    def grids(self, op: Op) -> list[Grid]:
+        found = []
+        places = [("weights", 1), ("bias", 2)] if op.kind in ("conv", "dense") else []
+        for what, position in places:
+            if position < len(op.inputs) and op.inputs[position] in self.dequantizers:
+                node = self.dequantizers[op.inputs[position]]
+
+                def put(scale: Array, zero_point: Array, *, position: int = position) -> None:
+                    own = self._own(op, position)
+                    own.input[1] = self._constant("scale", scale.astype(np.float32))
+                    if len(own.input) > 2:
+                        own.input[2] = self._constant("zero", zero_point.astype(self._array(own.input[2]).dtype))
+
+                zero = self._array(node.input[2]) if len(node.input) > 2 else np.zeros(1, np.int8)
+                found.append(Grid(what, self._array(node.input[1]), zero, put))
+        for quantizer in [node for node in self.model.graph.node if node.op_type == "QuantizeLinear"]:
+            if quantizer.input[0] in op.outputs:
+                pair = [quantizer, *(n for n in self.model.graph.node if n.op_type == "DequantizeLinear"
+                                     and n.input[0] == quantizer.output[0])]  # fmt: skip
+
+                def put_both(scale: Array, zero_point: Array, *, pair: list[onnx.NodeProto] = pair) -> None:
+                    kind = self._array(pair[0].input[2]).dtype
+                    names = (
+                        self._constant("scale", scale.astype(np.float32)),
+                        self._constant("zero", zero_point.astype(kind)),
+                    )
+                    for node in pair:
+                        node.input[1], node.input[2] = names
+
+                found.append(Grid("result", self._array(quantizer.input[1]),
+                                  self._array(quantizer.input[2]).astype(np.int64), put_both))  # fmt: skip
+        return found
 
     def _constant(self, name: str, value: Array) -> str:
         name = f"planted_{name}_{len(self.model.graph.initializer)}"
-        self.model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name)
+        self.model.graph.initializer.append(self.constants[name])
         return name
 
     def axes(self, op: Op, weights: Array) -> tuple[int, int]:
