@@ -693,8 +693,8 @@ def inspect(subject: str, as_json: bool, **options: Any) -> None:
     found: Inspection | BundleInspection
     set_environment()
     with screen.bars() as stages, stages.stage(f"inspect {subject}"), logged("inspect"):
-        if is_bundle(path):
-            found = inspect_bundle(open_bundle(path))
+        if is_bundle(path) or (subject and path.is_dir() and not is_artifact(path)):
+            found = inspect_bundle(open_bundle(path))  # which says what is missing of one
         elif is_artifact(path):
             found = inspect_artifact(path)
         else:
