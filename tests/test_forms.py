@@ -50,6 +50,7 @@ def test_a_form_has_few_operators(target):
     folded = fold_batchnorms(captured())[0]
 
     found = operators(lower(folded, target)[0])
+    del found["flatten"]  # of the mean at the end, which TFLite's form writes so
 
     assert found.total() - OUTSIDE <= AT_MOST[target], found
     assert operators(folded).total() - OUTSIDE == 19
