@@ -9,10 +9,12 @@ from PIL import Image
 from coordatt_deploy import exporters, second_stage
 from coordatt_deploy.bundle import Manifest, finish, open_bundle, save_golden, sha256, writing
 from coordatt_deploy.cli import main
+from coordatt_deploy.errors import UsageError
 from coordatt_deploy.graph.reference import save_graph
+from coordatt_deploy.pipeline import ExportPlan
 from coordatt_deploy.quantization.recipes import Mode, Recipe, parse, save_recipe
 from coordatt_deploy.second_stage import QuantizePlan, calibration_of
-from coordatt_deploy.specs import Format, ModelSpec, Preprocessing, TensorSpec
+from coordatt_deploy.specs import Format, ModelSpec, Precision, Preprocessing, RangeMethod, TensorSpec
 
 SPEC = ModelSpec("tiny", Preprocessing((32, 48)), source_sha256="0123abcd")
 
@@ -146,6 +148,38 @@ def test_a_recipe_goes_to_every_format_that_has_it():
 
     expected = [("onnx", "static_wi8_ai8"), ("tflite", "static_wi8_ai8"), ("coreml", "static_wi8_ai8")]
     assert [*expected, ("coreml", "palettized_w6")] == pairs
+
+
+def test_precisions_of_an_export_are_recipes_of_the_same_stage():
+    """
+    What an exporter writes itself stays its own; int8 takes the range method that was asked for.
+    """
+    wanted = (Precision.FP32, Precision.FP16, Precision.INT8)
+    plan = ExportPlan(formats=(Format.TFLITE,), precisions=wanted, ranges=RangeMethod.MSE)
+
+    assert [(Format.TFLITE, Precision.FP32, None)] == list(plan.jobs())
+    assert ["weight_only_wfp16_afp32", "static_wi8_ai8"] == [recipe.name for _, recipe in plan.recipes()]
+    assert {RangeMethod.MSE} == {recipe.ranges for _, recipe in plan.recipes()}
+    with pytest.raises(UsageError, match="onnx has no precision fp16 here; it has: fp32, int8"):
+        ExportPlan(formats=(Format.ONNX,), precisions=(Precision.FP16,)).jobs()
+
+
+def test_export_to_int8_without_data_is_refused_before_anything_is_converted(tmp_path):
+    """
+    A user's own model: exit code 2, and no bundle.
+    """
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n\ndef net():\n    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())\n"
+    )
+
+    result = run(
+        "export", "--model", f"{tmp_path / 'net.py'}:net", "--precision", "int8", "--format", "onnx",
+        "--input-size", "16", "--output-dir", tmp_path / "out",
+    )  # fmt: skip
+
+    assert 2 == result.exit_code, result.output
+    assert "--calibration-data" in result.output
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture(scope="module")

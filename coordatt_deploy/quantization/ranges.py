@@ -64,7 +64,7 @@ def measure(passes: Callable[[], Iterable[Tensors]], method: RangeMethod, steps:
             if name in extremes:
                 low, high = min(low, extremes[name][0]), max(high, extremes[name][1])
             extremes[name] = low, high
-    if method is RangeMethod.MIN_MAX:
+    if method is RangeMethod.MIN_MAX or not np.isfinite(list(extremes.values())).all():  # the caller refuses NaN
         return {name: Range(*ends) for name, ends in extremes.items()}
     counts = {name: np.zeros(BINS, np.int64) for name in extremes}
     for tensors in passes():
