@@ -192,6 +192,7 @@ def quantized(empty, photos, tmp_path_factory):
     return folder, json.loads(result.stdout), photos
 
 
+@pytest.mark.slow
 def test_the_artifact_joins_the_bundle(quantized):
     """
     Named after its recipe, described in the manifest with its calibration, hashes in order.
@@ -213,6 +214,7 @@ def test_the_artifact_joins_the_bundle(quantized):
     assert bundle.layers(artifact).coverage > 0.9
 
 
+@pytest.mark.slow
 def test_parity_judges_it_on_the_images_set_aside(quantized):
     """
     It passes there, though the golden images of the bundle are of another kind.
@@ -227,6 +229,7 @@ def test_parity_judges_it_on_the_images_set_aside(quantized):
     assert verdict["sqnr_db"] > 20
 
 
+@pytest.mark.slow
 def test_a_changed_weight_fails_parity(quantized, tmp_path):
     """
     The negative: the int8 weights of the last layer turned upside down, and the hash made to fit.
@@ -249,6 +252,7 @@ def test_a_changed_weight_fails_parity(quantized, tmp_path):
     assert 1 == result.exit_code, result.output
 
 
+@pytest.mark.slow
 def test_again_replaces_and_forgets_what_was_set_aside(quantized, tmp_path):
     """
     The same seed gives the same bytes; other data takes the place of the old, images set aside included.
@@ -269,6 +273,7 @@ def test_again_replaces_and_forgets_what_was_set_aside(quantized, tmp_path):
     assert [used] == [path.name for path in (folder / "golden").iterdir() if path.is_dir()]
 
 
+@pytest.mark.slow
 def test_a_recipe_file_is_replayed(bundle, tmp_path):
     """
     Layers in float are counted in the artifact's name and written into the manifest.

@@ -19,6 +19,8 @@ from coordatt_deploy.runtimes.mlprogram import block_of, read_model
 from coordatt_deploy.specs import Format, ModelSpec, Precision, Preprocessing, TargetCpu
 from coordatt_deploy.tensors import decode, encode
 
+pytestmark = pytest.mark.slow  # eighteen conversions
+
 SPEC = ModelSpec("tiny", Preprocessing((32, 48)), source_sha256="0123abcd")
 CPUS = {Format.ONNX: TargetCpu.ARM64}
 SUFFIX = {Format.ONNX: "onnx", Format.TFLITE: "tflite", Format.COREML: "mlpackage"}
