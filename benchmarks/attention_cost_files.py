@@ -23,7 +23,6 @@ from torch import nn
 
 import coordatt_deploy.exporters
 import coordatt_deploy.models
-from coordatt_deploy import quantizing
 from coordatt_deploy.coremltools_quietly import coremltools
 from coordatt_deploy.exporters import ExportRequest, exporter
 from coordatt_deploy.graph.capture import capture
@@ -34,6 +33,7 @@ from coordatt_deploy.quantization.calibration import CalibrationSet
 from coordatt_deploy.quantization.recipes import parse
 from coordatt_deploy.quiet import captured, log_folder
 from coordatt_deploy.runtimes import litert
+from coordatt_deploy.second_stage import artifact as quantizing
 from coordatt_deploy.specs import Artifact, Format, ModelSpec, Precision, Preprocessing, TargetCpu, TensorSpec
 
 PLAIN: Final = "plain"
@@ -136,7 +136,7 @@ def _key(way: Way) -> str:
         sources += [root / "graph" / f"{name}.py" for name in PASSES]
         sources += exporters.glob("*.py")
     if way.export == "ours" and way.precision is Precision.INT8:
-        sources += [root / "quantizing.py", *(root / "quantization").glob("*.py")]
+        sources += [root / "second_stage" / "artifact.py", *(root / "quantization").glob("*.py")]
     for source in sorted(sources):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:10]

@@ -26,10 +26,10 @@ from coordatt_deploy.models.digits import read_split, render
 from coordatt_deploy.quantization import rounding
 from coordatt_deploy.quantization.calibration import CalibrationSet, digits_calibration, load_calibration
 from coordatt_deploy.quantization.recipes import Recipe, parse
-from coordatt_deploy.quantizing import SUFFIXES, measure_ranges, write
-from coordatt_deploy.quantizing import prepare as prepare_file
 from coordatt_deploy.quiet import captured, set_environment
 from coordatt_deploy.runtimes import runtime
+from coordatt_deploy.second_stage.artifact import SUFFIXES, measure_ranges, write
+from coordatt_deploy.second_stage.artifact import prepare as prepare_file
 from coordatt_deploy.specs import Format, RangeMethod, TargetCpu
 from coordatt_deploy.tensors import decode, encode
 

@@ -223,8 +223,8 @@ def quantize(bundle: Path, recipes: tuple[str, ...], as_json: bool, **options: A
     from coordatt_deploy.pipeline import command_line
     from coordatt_deploy.quantization.recipes import STATIC_INT8, load_recipe
     from coordatt_deploy.report import screen
-    from coordatt_deploy.second_stage import QuantizePlan
-    from coordatt_deploy.second_stage import quantize as run
+    from coordatt_deploy.second_stage.stage import QuantizePlan
+    from coordatt_deploy.second_stage.stage import quantize as run
 
     chosen = [load_recipe(name) for name in recipes or (STATIC_INT8,)]
     if options["ranges"] is not None:
@@ -255,9 +255,9 @@ def quantize(bundle: Path, recipes: tuple[str, ...], as_json: bool, **options: A
 def _by_layer(bundle: Path, plan: Any, *, as_json: bool, **options: Any) -> NoReturn:
     """Rank the layers, search for the fewest in float where a drop is given, print, and end the command."""
     from coordatt_deploy.bundle import open_bundle
-    from coordatt_deploy.layer_costs import rank_layers
-    from coordatt_deploy.mixed_precision import SearchPlan, search
     from coordatt_deploy.report import layer_costs, screen
+    from coordatt_deploy.second_stage.layer_costs import rank_layers
+    from coordatt_deploy.second_stage.mixed_precision import SearchPlan, search
 
     found = None
     wanted = {key: options[key] for key in ("max_drop", "dataset", "limit")}

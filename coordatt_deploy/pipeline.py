@@ -34,7 +34,7 @@ from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.calibration import COUNT
 from coordatt_deploy.quantization.recipes import Recipe, needs_preparing, recipe_of
 from coordatt_deploy.quiet import captured, logged, set_environment
-from coordatt_deploy.second_stage import QuantizePlan, calibration_of, collect, plan_jobs, submit, with_artifacts
+from coordatt_deploy.second_stage.stage import QuantizePlan, calibration_of, collect, plan_jobs, submit, with_artifacts
 from coordatt_deploy.specs import Artifact, Format, ModelSpec, Precision, RangeMethod, TargetCpu, TensorSpec, to_json
 from coordatt_deploy.workers import job_log, workers
 
@@ -55,7 +55,7 @@ class ExportPlan:
         formats: Which to write; empty for all that can be.
         precisions: None for every float precision of each format; int8, and fp16 where the exporter does not write it,
             come from the second stage.
-        calibration: See ``second_stage.QuantizePlan``, as for the next three.
+        calibration: See ``second_stage.stage.QuantizePlan``, as for the next three.
         calibration_count: Images to use at most.
         seed: Of the choice among more images.
         ranges: How activation ranges are found; None for the recipe's own way.

@@ -20,7 +20,7 @@ from coordatt_deploy.parity.places import HERE, Elsewhere
 from coordatt_deploy.pipeline import ExportPlan, export
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.recipes import parse
-from coordatt_deploy.second_stage import QuantizePlan, quantize
+from coordatt_deploy.second_stage.stage import QuantizePlan, quantize
 from coordatt_deploy.specs import Format
 
 ROOT = Path(__file__).parents[1]

@@ -13,7 +13,6 @@ import onnxruntime
 import pytest
 import torch
 
-from coordatt_deploy import quantizing
 from coordatt_deploy.exporters import ExportRequest, exporter
 from coordatt_deploy.graph.calls import kind
 from coordatt_deploy.graph.capture import capture
@@ -22,6 +21,7 @@ from coordatt_deploy.graph.lower import Target, lower, target_of
 from coordatt_deploy.quantization.calibration import CalibrationSet
 from coordatt_deploy.quantization.recipes import parse
 from coordatt_deploy.runtimes import litert
+from coordatt_deploy.second_stage import artifact as quantizing
 from coordatt_deploy.specs import Format, ModelSpec, Precision, Preprocessing, TargetCpu
 
 ZOO = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "zoo" / "variants.py")))

@@ -6,14 +6,15 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from coordatt_deploy import exporters, second_stage
+from coordatt_deploy import exporters
 from coordatt_deploy.bundle import Manifest, finish, open_bundle, save_golden, sha256, writing
 from coordatt_deploy.cli import main
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.graph.reference import save_graph
 from coordatt_deploy.pipeline import ExportPlan
 from coordatt_deploy.quantization.recipes import Mode, Recipe, parse, save_recipe
-from coordatt_deploy.second_stage import QuantizePlan, calibration_of
+from coordatt_deploy.second_stage import stage as second_stage
+from coordatt_deploy.second_stage.stage import QuantizePlan, calibration_of
 from coordatt_deploy.specs import Format, ModelSpec, Precision, Preprocessing, RangeMethod, TensorSpec
 
 SPEC = ModelSpec("tiny", Preprocessing((32, 48)), source_sha256="0123abcd")

@@ -13,9 +13,9 @@ from coordatt_deploy.graph.capture import run
 from coordatt_deploy.layers import restore
 from coordatt_deploy.quantization.calibration import CalibrationSet
 from coordatt_deploy.quantization.recipes import RECIPES, parse
-from coordatt_deploy.quantizing import measure_ranges, prepare, write
 from coordatt_deploy.runtimes import litert, runtime
 from coordatt_deploy.runtimes.mlprogram import block_of, read_model
+from coordatt_deploy.second_stage.artifact import measure_ranges, prepare, write
 from coordatt_deploy.specs import Format, ModelSpec, Precision, Preprocessing, TargetCpu
 from coordatt_deploy.tensors import decode, encode
 

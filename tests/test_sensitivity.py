@@ -22,15 +22,15 @@ from coordatt_deploy.graph.fold import fold_batchnorms
 from coordatt_deploy.graph.lower import lower, target_of
 from coordatt_deploy.graph.reference import load_graph
 from coordatt_deploy.images import preprocess
-from coordatt_deploy.layer_costs import Bench, predicted_db, rank_layers
 from coordatt_deploy.layers import Layer, LayerMap, Part
-from coordatt_deploy.mixed_precision import PRUNED, SearchPlan, fewest, least
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.calibration import CalibrationSet
 from coordatt_deploy.quantization.recipes import kept_in_float, parse
 from coordatt_deploy.quantization.sensitivity import INTEGER, LayerCost, rank, units
 from coordatt_deploy.runtimes.operators import count_operators
-from coordatt_deploy.second_stage import QuantizePlan
+from coordatt_deploy.second_stage.layer_costs import Bench, predicted_db, rank_layers
+from coordatt_deploy.second_stage.mixed_precision import PRUNED, SearchPlan, fewest, least
+from coordatt_deploy.second_stage.stage import QuantizePlan
 from coordatt_deploy.specs import Format, TargetCpu
 
 STATIC = parse("static_wi8_ai8")

@@ -217,7 +217,7 @@ def make(job: Job) -> Made:
         import torch
 
         from coordatt_deploy.graph.reference import load_graph
-        from coordatt_deploy.quantizing import existing, measure_ranges, prepare, write
+        from coordatt_deploy.second_stage.artifact import existing, measure_ranges, prepare, write
 
         torch.set_num_threads(1)
         with tempfile.TemporaryDirectory() as scratch:

@@ -29,13 +29,13 @@ from coordatt_deploy.evaluation.running import Trial, run
 from coordatt_deploy.graph.capture import Graph
 from coordatt_deploy.graph.reference import load_graph
 from coordatt_deploy.host import available_cores
-from coordatt_deploy.layer_costs import Bench, Weighed, job_name
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.calibration import DIGITS
 from coordatt_deploy.quantization.recipes import Recipe, save_recipe
 from coordatt_deploy.quantization.sensitivity import LayerCost
 from coordatt_deploy.quiet import logged
-from coordatt_deploy.second_stage import Job, Made, QuantizePlan, make, with_artifacts, write_aside
+from coordatt_deploy.second_stage.layer_costs import Bench, Weighed, job_name
+from coordatt_deploy.second_stage.stage import Job, Made, QuantizePlan, make, with_artifacts, write_aside
 from coordatt_deploy.specs import SCHEMA_VERSION, Artifact, to_json
 
 PRUNED: Final = 12  # most kept layers of which each is tried in int8 again

@@ -26,11 +26,11 @@ from coordatt_deploy.quantization.calibration import CalibrationSet
 from coordatt_deploy.quantization.ranges import Range
 from coordatt_deploy.quantization.recipes import Mode, weight_levels
 from coordatt_deploy.quantization.sensitivity import INTEGER, LayerCost, affordable, rank, units
-from coordatt_deploy.quantizing import Prepared, lower_evenly, measure_ranges, write
-from coordatt_deploy.quantizing import prepare as prepare_artifact
 from coordatt_deploy.quiet import logged, set_environment
 from coordatt_deploy.runtimes import runtime
-from coordatt_deploy.second_stage import Job, QuantizePlan, calibration_of, plan_jobs
+from coordatt_deploy.second_stage.artifact import Prepared, lower_evenly, measure_ranges, write
+from coordatt_deploy.second_stage.artifact import prepare as prepare_artifact
+from coordatt_deploy.second_stage.stage import Job, QuantizePlan, calibration_of, plan_jobs
 from coordatt_deploy.specs import SCHEMA_VERSION, Artifact, Format, to_json
 from coordatt_deploy.tensors import decode, encode
 
