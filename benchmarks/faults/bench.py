@@ -27,7 +27,7 @@ from coordatt_deploy.parity.inputs import choose_cases
 from coordatt_deploy.parity.layer_parity import ArtifactLayers
 from coordatt_deploy.parity.localise import localise
 from coordatt_deploy.parity.outputs import TOLERANCES, tolerance_of
-from coordatt_deploy.parity.trials import golden_trial, trial_of
+from coordatt_deploy.parity.trials import calibrated_ranges, golden_trial, trial_of
 from coordatt_deploy.quiet import captured
 from coordatt_deploy.specs import Artifact, Format
 
@@ -86,7 +86,8 @@ class Bench:
                 trial = trial_of(self.bundle, artifact, golden_trial(self.bundle))
                 self.trials[artifact.path] = trial.feeds(choose_cases(trial.names, trial.images, most=12))
             cases = self.trials[artifact.path]
-        return localise(bundle, artifact, cases, self.reference, tolerance)
+        ranges = calibrated_ranges(self.bundle, artifact)
+        return localise(bundle, artifact, cases, self.reference, tolerance, calibrated=ranges)
 
     def plant(self, artifact: Artifact, fault: str | Planter, seed: int) -> Outcome:
         """Edit a copy of *artifact* and judge it; the same fault and seed give the same edit."""
@@ -154,9 +155,9 @@ class _Remembered(ReferenceLayers):
     def reference(self, feeds: Any) -> Any:
         return self._once(("exact", id(feeds)), lambda: super(_Remembered, self).reference(feeds))
 
-    def rounding(self, storage: Any, cases: Any, cuts: frozenset[str]) -> Any:
+    def rounding(self, storage: Any, cases: Any, cuts: frozenset[str], calibrated: Any = None) -> Any:
         key = ("rounding", storage, id(cases), cuts)
-        return self._once(key, lambda: super(_Remembered, self).rounding(storage, cases, cuts))
+        return self._once(key, lambda: super(_Remembered, self).rounding(storage, cases, cuts, calibrated))
 
     def accumulated(self, feeds: Any, rounding: Any, reference: Any) -> Any:
         key = ("whole", id(feeds), id(rounding))

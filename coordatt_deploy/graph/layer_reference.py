@@ -1,7 +1,7 @@
 """What every layer of the captured graph should give, and what rounding alone makes of it."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -86,15 +86,34 @@ class ReferenceLayers:
         weights = argument(node, WEIGHTED[operator_name(node)], "weight")
         return not (isinstance(weights, fx.Node) and weights.meta["val"].ndim > 1 and weights.meta["val"].shape[1] == 1)
 
-    def rounding(self, storage: Storage, cases: Sequence[Feeds], cuts: frozenset[str]) -> Rounding:
+    def ranges(self, cases: Iterable[Feeds]) -> dict[str, tuple[float, float]]:
+        """Return the least and greatest value of each layer on *cases*, 0 included, in float32."""
+        run = prepare(self.graph, dtype=torch.float32, nodes=frozenset(self.nodes.values()))
+        found: dict[str, tuple[float, float]] = {}
+        for feeds in cases:
+            values = run(feeds)
+            for layer, node in self.nodes.items():
+                low, high = found.get(layer, (0.0, 0.0))
+                found[layer] = (min(low, float(values[node].min())), max(high, float(values[node].max())))
+        return found
+
+    def rounding(
+        self,
+        storage: Storage,
+        cases: Sequence[Feeds],
+        cuts: frozenset[str],
+        calibrated: Mapping[str, tuple[float, float]] | None = None,
+    ) -> Rounding:
         """Say how torch is to round, to be compared with an artifact of that *storage*.
 
         Args:
             storage: Of the artifact.
             cases: What it will be judged on: where values are stored as integers, their grids follow from these.
             cuts: Layers that the artifact has a tensor for.
+            calibrated: Of each layer, the least and greatest value on the data that the grids were measured on. One
+                image that goes far makes the steps of all others coarse.
         """
-        ranges: dict[str, tuple[float, float]] = {}
+        ranges = {self.nodes[layer]: ends for layer, ends in (calibrated or {}).items() if layer in self.nodes}
         for feeds in cases if storage.values is Precision.INT8 else ():
             for layer, value in self.reference(feeds).values.items():
                 low, high = ranges.get(self.nodes[layer], (0.0, 0.0))

@@ -23,6 +23,7 @@ from coordatt_deploy.tensors import decode, dequantized, encode
 Feeds = Mapping[str, NDArray[Any]]
 Tensors = Mapping[str, NDArray[Any]]
 Cases = Sequence[Feeds]
+Ranges = Mapping[str, tuple[float, float]]
 
 MOST_TOUCHED: Final = 0.2  # share of a layer's elements in one case: what nobody looks at is not judged
 PROBES: Final = 2  # cases on which the pieces are fed with stirred values as well
@@ -36,6 +37,7 @@ def localise(
     tolerance: Tolerance,
     *,
     where: Place = HERE,
+    calibrated: Ranges | None = None,
     step: Callable[[], None] = lambda: None,
 ) -> ArtifactLayers:
     """Judge every layer of *artifact* on *cases*.
@@ -47,6 +49,7 @@ def localise(
         reference: Of the captured graph.
         tolerance: Its multiple is applied at every layer.
         where: The machine that it is run on.
+        calibrated: Of a static artifact, the range of each layer on its calibration data.
         step: Called once per case.
 
     Raises:
@@ -55,7 +58,7 @@ def localise(
     """
     layers = bundle.layers(artifact)
     judge = LayerJudge(layers, tolerance, tolerance.layer_sqnr_db)
-    run = _Run(judge, reference, cases)
+    run = _Run(judge, reference, cases, calibrated)
     path = bundle.path(artifact.path)
     difference = 0.0
     with (
@@ -114,14 +117,16 @@ def _infer(pieces: Pieces, artifact: Artifact, feeds: Feeds, given: Tensors) -> 
 class _Run:
     """Feeds one artifact's pieces with the reference, case by case, and counts what they make of it."""
 
-    def __init__(self, judge: LayerJudge, reference: ReferenceLayers, cases: Cases) -> None:
+    def __init__(
+        self, judge: LayerJudge, reference: ReferenceLayers, cases: Cases, calibrated: Ranges | None = None
+    ) -> None:
         self.judge, self.reference = judge, reference
         storage = judge.tolerance.storage
         self.on_grid = judge.tolerance.calibrated
         self.present = [layer for layer in judge.layers.layers if layer.parts]
         self.tensors = tuple(dict.fromkeys(part.tensor for layer in self.present for part in layer.parts))
         cuts = frozenset(layer.layer_id for layer in self.present)
-        self.rounding = reference.rounding(storage, cases, cuts)
+        self.rounding = reference.rounding(storage, cases, cuts, calibrated)
         self.stirred = _own_tensors(self.present)
         self.makers = _makers(self.present)
         self.first = self.stirred - {layer for layer in self.stirred if reference.before(layer, cuts)}

@@ -20,7 +20,7 @@ from coordatt_deploy.parity.layer_parity import ArtifactLayers
 from coordatt_deploy.parity.outputs import TOLERANCES, Tolerance, judge, tolerance_of
 from coordatt_deploy.parity.places import Here, Place
 from coordatt_deploy.parity.tolerances import Tolerances
-from coordatt_deploy.parity.trials import Trial, golden_trial, trial_of, trial_on
+from coordatt_deploy.parity.trials import Trial, calibrated_ranges, golden_trial, trial_of, trial_on
 from coordatt_deploy.parity.verdicts import ArtifactParity, ParityReport
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.saturation import saturation_warning
@@ -283,7 +283,14 @@ class _Judging:
             try:
                 with logged(f"layers-{name.stem}"):
                     layers = localise(
-                        self.bundle, artifact, cases, self.reference, tolerance, where=self.where, step=step
+                        self.bundle,
+                        artifact,
+                        cases,
+                        self.reference,
+                        tolerance,
+                        where=self.where,
+                        calibrated=calibrated_ranges(self.bundle, artifact),
+                        step=step,
                     )
             except MissingDependencyError as error:
                 return replace(verdict, layers=ArtifactLayers(artifact, artifact.path, problem=str(error)))

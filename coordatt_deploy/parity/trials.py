@@ -83,6 +83,15 @@ def trial_of(bundle: Bundle, artifact: Artifact, golden: Trial) -> Trial:
     return Trial(names, inputs, outputs, {Precision.FP32: rounding}, (True,) * len(names))
 
 
+def calibrated_ranges(bundle: Bundle, artifact: Artifact) -> dict[str, tuple[float, float]]:
+    """Return the least and greatest value of each layer on the data that *artifact* was calibrated on, by layer id."""
+    aside = bundle.manifest.quantization.get(artifact.path, {}).get("set_aside")
+    if not aside:
+        return {}
+    found = bundle.golden(f"{aside['folder']}/ranges")
+    return {layer: (float(low), float(high)) for layer, ((low, high),) in found.items()}
+
+
 def trial_on(bundle: Bundle, source: Path, stages: Stages) -> Trial:
     """Run the reference on the user's own inputs."""
     cases = read_inputs(source, bundle.manifest)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from coordatt_deploy.bundle import Bundle, Manifest, artifact_name, finish, open_bundle, save_golden, writing
 from coordatt_deploy.errors import MissingDependencyError, UsageError
 from coordatt_deploy.exporters import Exported, need_converters
@@ -257,11 +259,15 @@ def _aside(job: Job) -> dict[str, Any] | None:
 
 
 def write_aside(job: Job) -> None:
-    """Write the images that were set aside and what the reference makes of them; run in a process of its own."""
+    """Write the images that were set aside, what the reference makes of them, and the ranges of the others.
+
+    Run in a process of its own.
+    """
     with captured(job.log):
         import torch
 
         from coordatt_deploy.graph.capture import prepare
+        from coordatt_deploy.graph.layer_reference import ReferenceLayers
         from coordatt_deploy.graph.reference import load_graph
 
         torch.set_num_threads(1)
@@ -275,6 +281,8 @@ def write_aside(job: Job) -> None:
         for file, run in (("outputs", prepare(graph)), ("rounding_fp32", prepare(graph, dtype=torch.float32))):
             results = [run(feeds) for feeds in cases]
             save_golden(folder / f"{file}.npz", {name: [case[name] for case in results] for name in graph.outputs})
+        ranges = ReferenceLayers(graph).ranges(job.data.feeds(graph.example[0].shape[0]))
+        save_golden(folder / "ranges.npz", {layer: [np.array(ends)] for layer, ends in ranges.items()})
         save_golden(folder / "inputs.npz", {name: [case[name] for case in cases] for name in job.data.aside.arrays})
 
 
