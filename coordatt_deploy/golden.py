@@ -126,7 +126,9 @@ def write_golden(
         module: The user's module in float64.
         progress: Called once per case.
     """
-    shutil.rmtree(folder / "golden", ignore_errors=True)  # of an earlier export
+    shutil.rmtree(folder / "golden" / "images", ignore_errors=True)  # of an earlier export
+    for earlier in (folder / "golden").glob("*.npz"):
+        earlier.unlink()  # folders are of images set aside for artifacts that stay
     (folder / "golden" / "images").mkdir(parents=True)
     for path, image in golden.images:
         as_png(image).save(folder / path)

@@ -27,6 +27,7 @@ from coordatt_deploy.images import find_images, load_image
 from coordatt_deploy.intake.checkpoint_fit import fit, head_classes
 from coordatt_deploy.intake.checkpoints import read_checkpoint
 from coordatt_deploy.intake.factories import Built, build_factory, build_timm
+from coordatt_deploy.intake.fresh import settle
 from coordatt_deploy.intake.ports import input_names, output_names
 from coordatt_deploy.intake.preprocessing import resolve_preprocessing
 from coordatt_deploy.intake.programs import build_program
@@ -193,7 +194,12 @@ def _build_registered(request: Request) -> Built:
         )
     keeps = checkpoint is None and classes in (None, card.num_classes) and reduction is None
     module = create_model(request.model, num_classes=classes, reduction=reduction, pretrained=None if keeps else False)
-    notes = () if checkpoint is None else fit(module, checkpoint)
+    notes: tuple[str, ...] = ()
+    if checkpoint is not None:
+        notes = tuple(fit(module, checkpoint))
+    elif not (card.trained and keeps):
+        settle(module)
+        notes = ("the weights are random: good for speed and parity, not for accuracy; give a --checkpoint",)
     return Built(
         module=module,
         name=request.model,
