@@ -33,17 +33,23 @@ class Target(enum.StrEnum):
     ONNX_ARM64 = "onnx-arm64"
     ONNX_X86_64 = "onnx-x86_64"
     TFLITE = "tflite"
+    TFLITE_INT8 = "tflite-int8"
     COREML = "coreml"
 
 
-def target_of(file_format: Format, cpu: TargetCpu | None = None) -> Target:
+def target_of(file_format: Format, cpu: TargetCpu | None = None, *, integer: bool = False) -> Target:
     """Return the target of an artifact; ARM64 where the CPU matters and none is given.
 
-    One TFLite form serves float and int8: its hard-swish is spelled out, which XNNPACK takes in both.
+    Args:
+        file_format: Of the artifact.
+        cpu: That it is for.
+        integer: Whether activations are integers as well: XNNPACK takes no HARD_SWISH of those.
     """
     if file_format is Format.ONNX:
         return Target.ONNX_X86_64 if cpu is TargetCpu.X86_64 else Target.ONNX_ARM64
-    return Target.TFLITE if file_format is Format.TFLITE else Target.COREML
+    if file_format is Format.TFLITE:
+        return Target.TFLITE_INT8 if integer else Target.TFLITE
+    return Target.COREML
 
 
 # In order of preference; the last serves every block and every size.
@@ -51,12 +57,14 @@ PREFERRED: Final = {
     Target.ONNX_ARM64: (Form.CHANNELS_LAST, Form.MEANS),
     Target.ONNX_X86_64: (Form.BLOCKED, Form.MEANS),
     Target.TFLITE: (Form.MEANS,),
+    Target.TFLITE_INT8: (Form.MEANS,),
     Target.COREML: (Form.PAIRED, Form.MEANS),
 }
 SPELLINGS: Final = {
     Target.ONNX_ARM64: Spelling.OPERATOR,
     Target.ONNX_X86_64: Spelling.OPERATOR,
-    Target.TFLITE: Spelling.SCALED,
+    Target.TFLITE: Spelling.OPERATOR,
+    Target.TFLITE_INT8: Spelling.SCALED,
     Target.COREML: Spelling.PRODUCT,
 }
 # Relative to a layer's greatest value, both graphs run in float64. Forms that rescale a weight round it to float32 once
@@ -270,7 +278,7 @@ def _pool_deep(rewriter: Rewriter, node: fx.Node) -> bool:
 
 
 # How a target wants a global pool whose result is (N, C).
-POOLS: Final = {Target.COREML: _pool_flat, Target.TFLITE: _pool_deep}
+POOLS: Final = {Target.COREML: _pool_flat, Target.TFLITE: _pool_deep, Target.TFLITE_INT8: _pool_deep}
 
 
 def _takes_scale(rewriter: Rewriter, node: fx.Node) -> bool:

@@ -316,7 +316,10 @@ def _check_graphs(
     cases, reference, stages = judging.cases(trial, tolerance), judging.reference, judging.stages
     with stages.stage("fold and lower again"):
         folded = fold_batchnorms(reference.graph)[0]
-        targets = dict.fromkeys(target_of(item.format, item.target_cpu) for item in artifacts)
+        targets = dict.fromkeys(
+            target_of(item.format, item.target_cpu, integer=tolerance_of(item, tolerances).calibrated)
+            for item in artifacts
+        )
         graphs = {"torch, folded": folded} | {f"torch, lowered for {kind}": lower(folded, kind)[0] for kind in targets}
     found = []
     for name, graph in graphs.items():

@@ -120,7 +120,7 @@ def lower_evenly(
     if data is not None and recipe.needs_calibration and recipe.equalise:
         folded, evened = equalise(folded, data)
         preparing["equalise"] = to_json(evened)
-    lowered, report = lower(folded, target_of(kind, target_cpu))
+    lowered, report = lower(folded, target_of(kind, target_cpu, integer=recipe.needs_calibration))
     return lowered, preparing, to_json(report)
 
 
