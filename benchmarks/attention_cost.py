@@ -1,10 +1,11 @@
 """What coordinate attention costs: our artifacts, the official exporters' defaults and the plain backbone in turns.
 
 The same module with the same weights, exported by every way. *Plain* is the backbone without attention by the official
-default or by us, whichever is the faster. Latencies are taken in turns in one process, on one thread, and compared by
-their medians with 95 % intervals; time that other processes took is taken out. ARM64 instructions are those of the
-runtimes' real kernels under QEMU, and repeat on any host. *Three passes* is what reading every gated feature map
-once, reading it again and writing it costs here, on top of the plain backbone: the floor without a fused kernel.
+default or by us, whichever is the faster. Latencies are taken in turns in one process, on one thread unless told
+otherwise, and compared by their medians with 95 % intervals; time that other processes took is taken out. ARM64
+instructions are those of the runtimes' real kernels under QEMU, and repeat on any host. *Three passes* is what reading
+every gated feature map once, reading it again and writing it costs here, on top of the plain backbone: the floor
+without a fused kernel.
 
     coordatt-deploy doctor --setup qemu-arm64
     python benchmarks/attention_cost.py --json attention_cost.json
@@ -103,6 +104,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a small network and few samples: does it work at all")
     parser.add_argument("--cpu", default=DEFAULT_CPU, choices=list(CPUS), help="that instructions are counted on")
     parser.add_argument("--samples", type=int, default=300, help="of each file's latency")
+    parser.add_argument("--threads", type=int, default=1, help="of each file's latency; the bars are for one")
     parser.add_argument("--without", nargs="*", default=[], choices=["latency", "instructions"], help="leave out")
     parser.add_argument("--cache", type=Path, default=log_folder().parent / "attention_cost", help="of converted files")
     parser.add_argument("--json", type=Path, help="also write every figure to this file")
@@ -111,7 +113,7 @@ def main() -> int:
     network = QUICK if options.quick else FULL
     entries = tuple(_entries(network, options))
     settings = ProfileSettings(samples=60 if options.quick else options.samples, openings=6, min_seconds=0.0)
-    timed = {} if "latency" in options.without else _timed(entries, network, settings)
+    timed = {} if "latency" in options.without else _timed(entries, network, settings, options.threads)
     rows = [_row(bar, entries, timed) for bar in BARS]
     _print(rows, entries, timed, options)
     if options.json is not None:
@@ -134,12 +136,14 @@ def _entries(network: Network, options: argparse.Namespace) -> Iterable[Entry]:
         yield Entry(way, what, path, structure(way, path), count)
 
 
-def _timed(entries: Sequence[Entry], network: Network, settings: ProfileSettings) -> dict[Group, Mapping[str, Latency]]:
+def _timed(
+    entries: Sequence[Entry], network: Network, settings: ProfileSettings, threads: int
+) -> dict[Group, Mapping[str, Latency]]:
     timed = {}
     for group in (ORT, LITERT, LITERT_INT8):
         print(f"timing {group.title}", file=sys.stderr, flush=True)
         files = {entry.name: (entry.way, entry.path) for entry in _of(group, entries)}
-        timed[group] = latencies(files, network, settings).latencies
+        timed[group] = latencies(files, network, settings, threads).latencies
     return timed
 
 
@@ -197,7 +201,8 @@ def _print(
     options: argparse.Namespace,
 ) -> None:
     here = host.describe()
-    print(f"{here.cpu} ({', '.join(here.features)}), {here.cores} cores; instructions: {options.cpu}")
+    print(f"{here.cpu} ({', '.join(here.features)}), {here.cores} cores")
+    print(f"threads: {options.threads}; instructions: {options.cpu}")
     print("latency in ms, instructions in millions per inference; [95 % interval]; bars hold for the full network\n")
     print(f"{'':34}{'plain':>9}{'default':>9}{'ours':>9}  {'over plain':22}{'at most':12}{'over default':22}at most")
     for row in rows:
@@ -244,6 +249,7 @@ def _document(
         "schema_version": 1,
         "host": to_json(host.describe()),
         "cpu_of_instructions": options.cpu,
+        "threads": options.threads,
         "network": to_json(network),
         "bars": list(rows),
         "files": [

@@ -59,10 +59,10 @@ def optimised(path: Path) -> Counter[str]:
         return Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
 
 
-def latencies(files: Files, network: Network, settings: ProfileSettings) -> Measurement:
+def latencies(files: Files, network: Network, settings: ProfileSettings, threads: int = 1) -> Measurement:
     """Time *files*, and three passes over the gated maps, in turns."""
     order = random.Random(settings.seed)  # noqa: S311 - an order, not a secret
-    passes = three_passes(network)
+    passes = three_passes(network, threads)
 
     @contextmanager
     def open_calls() -> Iterator[Mapping[str, Call]]:
@@ -70,7 +70,7 @@ def latencies(files: Files, network: Network, settings: ProfileSettings) -> Meas
             calls: dict[str, Call] = {}
             for name, (way, path) in order.sample(list(files.items()), len(files)):
                 artifact = described(path, way)
-                runner = stack.enter_context(runtime(way.format).open_artifact(path, artifact, threads=1))
+                runner = stack.enter_context(runtime(way.format).open_artifact(path, artifact, threads=threads))
                 calls[name] = partial(runner.infer, noise(artifact))
             yield calls | {FLOOR: passes}
 
@@ -87,7 +87,7 @@ def noise(artifact: Artifact) -> dict[str, np.ndarray]:
     return {spec.name: rng.standard_normal(shape, np.float32)}
 
 
-def three_passes(network: Network) -> Callable[[], None]:
+def three_passes(network: Network, threads: int) -> Callable[[], None]:
     """Return what reads every gated feature map once, and then reads and writes it: pools and gates cannot do less."""
     maps = [torch.rand(shape) for shape in gated_maps(network)]
     results = [torch.empty_like(one) for one in maps]
@@ -97,7 +97,7 @@ def three_passes(network: Network) -> Callable[[], None]:
             torch.sum(one)
             torch.mul(one, 0.5, out=result)
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     return run
 
 
