@@ -5,7 +5,8 @@ lie beside it. coremltools parses them (its MIL loader fills in defaults and inf
 operator's result); the arithmetic is this project's own.
 
 fp32 programs compute in float32. fp16 programs *store* fp16: each operator computes in float32 (so sums accumulate in
-float32), and its result is rounded to fp16, where what is too large becomes infinite. The package is never written to:
+float32), and its result is rounded to fp16, where what is too large becomes infinite. Between operators such values
+stay in float32 arrays, rounded (``half``); only what is asked for becomes float16. The package is never written to:
 coremltools' own package reader rewrites the manifest of whatever it opens, so it is not used here.
 """
 
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from coordatt_deploy.coremltools_quietly import load_mil, mil_types, proto
 from coordatt_deploy.errors import BundleError, DeployError
+from coordatt_deploy.runtimes.half import packed, rounded
 from coordatt_deploy.runtimes.mlprogram_ops import MOVES, OPERATORS
 from coordatt_deploy.runtimes.mlprogram_windows import UnsupportedFormError
 from coordatt_deploy.specs import from_json
@@ -96,13 +98,11 @@ class Step:
         return names
 
     def run(self, values: Mapping[str, Any]) -> dict[str, Array]:
-        """Compute the results, rounded to the declared types."""
+        """Compute the results, rounded to the declared types; what is declared float16 comes as float32."""
         arguments = {
-            name: values[source] if isinstance(source, str) else [values[item] for item in source]
+            name: _widened(values[source]) if isinstance(source, str) else [_widened(values[item]) for item in source]
             for name, source in self.arguments.items()
         }
-        if self.operator not in MOVES:
-            arguments = {name: _widened(value) for name, value in arguments.items()}
         leading = [arguments.pop(name) for name in ("x", "y") if name in arguments]
         try:
             given = OPERATORS[self.operator](*leading, **arguments)
@@ -115,13 +115,15 @@ class Step:
 
 
 def _widened(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_widened(item) for item in value]
     return value.astype(np.float32) if getattr(value, "dtype", None) == np.float16 else value
 
 
 def _stored(result: Any, port: Port, step: Step) -> Array:
-    array = np.asarray(result).astype(port.dtype, copy=False)
+    array = np.asarray(result)
+    if port.dtype != "float16" or array.dtype != np.float32:
+        array = _widened(array.astype(port.dtype, copy=False))
+    elif step.operator not in MOVES:  # those hand on what is rounded already
+        array = rounded(array)
     if port.refuses(array.shape):
         raise RuntimeError(f"{step.operator} gave {array.shape} for {port.name}, the program declares {port.shape}")
     return array
@@ -145,8 +147,11 @@ class Program:
     constants: Mapping[str, Any]
     quantized: Mapping[str, tuple[Array, Array, int | None]]
     _plan: Any = field(init=False, repr=False, compare=False)
+    _halves: frozenset[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        made = (port for step in self.steps for port in step.outputs)
+        object.__setattr__(self, "_halves", frozenset(port.name for port in made if port.dtype == "float16"))
         object.__setattr__(self, "_plan", lru_cache(PLANS_KEPT)(self._make_plan))
 
     @property
@@ -178,7 +183,12 @@ class Program:
                     values.setdefault(name, value)  # one result of a split may have been fed, another not
                 for name in dead:
                     del values[name]
-        return {name: np.array(values[name]) for name in wanted}
+        return {name: self._given(name, values[name]) for name in wanted}
+
+    def _given(self, name: str, value: Any) -> Array:
+        """A new array, in the type that the program declares."""
+        array = np.array(value)
+        return packed(array) if name in self._halves and array.dtype == np.float32 else array
 
     def dequantized(self, name: str, value: Array) -> Array:
         """Return the floats that *value*, evaluated for tensor *name*, stands for."""
@@ -348,7 +358,7 @@ def _program(function: Any, model: Any) -> Program:
             quantized[step.outputs[0].name] = _grid(step, constants)
         if step.reads() <= constants.keys():
             with np.errstate(all="ignore"):
-                constants.update({name: _widened(value) for name, value in step.run(constants).items()})
+                constants.update(step.run(constants))
         else:
             steps.append(step)
     given = {var.name: var for operation in function.operations for var in operation.outputs} | function.inputs
