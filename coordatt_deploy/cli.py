@@ -315,7 +315,7 @@ def parity(
 
     Runs each on the golden inputs and compares outputs and layers with the float64 reference; the first layer that
     differs is named. Exit code 1 if any artifact fails, 3 if one could not be run here. Writes reports/parity.json and
-    reports/junit.xml.
+    reports/junit.xml; with --target, both names end in the target's.
 
     \b
     Example:

@@ -71,13 +71,14 @@ def read_report(bundle: Bundle, name: str) -> Mapping[str, Any] | None:
 def write_summaries(
     bundle: Bundle, parity: Mapping[str, Any], junit_file: Path | None = None, markdown_file: Path | None = None
 ) -> None:
-    """Write *parity* as ``reports/junit.xml``, and where else it is asked for.
+    """Write *parity* as ``reports/junit.xml``, or ``reports/junit-TARGET.xml``, and where else it is asked for.
 
     Raises:
         UsageError: A file cannot be written.
     """
     text = junit(parity)
-    bundle.write_report("junit.xml", text)
+    target = parity["target"]
+    bundle.write_report("junit.xml" if target is None else f"junit-{target.replace(':', '-')}.xml", text)
     if junit_file is not None:
         write_text(junit_file, text)
     if markdown_file is not None:

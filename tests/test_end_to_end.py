@@ -171,11 +171,15 @@ def test_one_changed_weight_fails_parity_and_restoring_it_passes(bundle, tmp_pat
 def test_arm64_kernels_compute_the_same(bundle, tmp_path):
     """
     Under QEMU the float artifacts pass, with the CPU in their runtime's name; a changed weight fails there as well.
+
+    The reports of the machine itself stay as they are.
     """
     target = ("--target", "qemu-arm64:cortex-a76")
     assert _command("doctor", "--setup", "qemu-arm64").returncode == 0
     copy = tmp_path / "bundle"
     _with_a_doubled_weight(bundle[0], copy, "tflite", "fp32")
+
+    here = {path.name: path.read_bytes() for path in (bundle[0] / "reports").iterdir()}
 
     whole = _command("parity", bundle[0], *target, "--json")
     changed = _command("parity", copy, *target, "--format", "tflite", "--json")
@@ -188,6 +192,9 @@ def test_arm64_kernels_compute_the_same(bundle, tmp_path):
         assert ("emulated", True) == (item["origin"], item["passed"])
         assert item["runtime"].endswith("on qemu-arm64:cortex-a76")
     assert json.loads(changed.stdout)["artifacts"][0]["passed"] is False
+    after = {path.name: path.read_bytes() for path in (bundle[0] / "reports").iterdir()}
+    new = {"parity-qemu-arm64-cortex-a76.json", "junit-qemu-arm64-cortex-a76.xml"}
+    assert here | {name: after[name] for name in new} == after
 
 
 def test_arm64_instructions_are_counted_per_artifact(bundle):
