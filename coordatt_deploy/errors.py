@@ -42,6 +42,12 @@ class ConversionError(DeployError):
     exit_code = 1
 
 
+class InferenceError(DeployError):
+    """A runtime opened an artifact and could not run it on an input that it should take."""
+
+    exit_code = 1
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """Return a hint with the nearest of the *known* names, or all of them if none is near."""
     names = sorted(known)

@@ -12,11 +12,11 @@ from ai_edge_quantizer import quantizer, recipe
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from coordatt_deploy.errors import BundleError, UsageError
+from coordatt_deploy.errors import BundleError, InferenceError, UsageError
 from coordatt_deploy.exporters import ExportRequest
 from coordatt_deploy.exporters.tflite import export
 from coordatt_deploy.graph.capture import capture
-from coordatt_deploy.runtimes import checks, litert, onnxruntime, runtime
+from coordatt_deploy.runtimes import checks, litert, onnx_pieces, onnxruntime, runtime
 from coordatt_deploy.runtimes.tflite_file import read_metadata
 from coordatt_deploy.specs import Artifact, Format, ModelSpec, Origin, Precision, Preprocessing, TensorSpec
 from coordatt_deploy.tensors import decode, encode
@@ -279,6 +279,45 @@ def test_a_dynamic_axis_takes_any_size():
     assert ["image"] == list(checks.checked({"image": np.zeros((1, 3, 5, 9), np.float32)}, [spec]))
     with pytest.raises(UsageError, match=r"takes \(1, 3, \?, \?\)"):
         checks.checked({"image": np.zeros((1, 4, 5, 9), np.float32)}, [spec])
+
+
+def frozen(path, window=8):
+    """The small network for any width, its mean over columns frozen to a pool with a *window*."""
+    model = onnx_model()
+    (mean,) = [node for node in model.graph.node if node.op_type == "ReduceMean"]
+    pool = helper.make_node("AveragePool", ["clip"], ["pooled"], kernel_shape=[1, window])
+    mean.input[0] = "pooled"
+    model.graph.node.insert(2, pool)
+    model.graph.input[0].type.tensor_type.shape.dim[3].dim_param = "width"
+    onnx.save(model, path)
+    return replace(ONNX, inputs=(TensorSpec("image", (1, 3, 6, None), "float32", "NCHW"),))
+
+
+def test_an_input_that_an_operator_refuses(tmp_path):
+    """
+    The error names the runtime, the input's shape and the operator; other inputs still run.
+    """
+    path = tmp_path / "frozen.onnx"
+    with onnxruntime.open_artifact(path, frozen(path)) as runner:
+        assert (1, 5) == runner.infer({"image": np.zeros((1, 3, 6, 8), np.float32)})["logits"].shape
+        with pytest.raises(InferenceError, match=r"cannot run it on image 1 x 3 x 6 x 5.*AveragePool"):
+            runner.infer({"image": np.zeros((1, 3, 6, 5), np.float32)})
+
+
+def test_pieces_but_for_one_that_is_refused(tmp_path):
+    """
+    It is left out, and the others are run on what they are given.
+    """
+    path = tmp_path / "frozen.onnx"
+    image = RNG.normal(size=(1, 3, 6, 5)).astype(np.float32)
+    features, logits = reference(image)
+    given = {"clip": features, "pooled": features.mean(3, keepdims=True)}
+    with onnx_pieces.open_pieces(path, frozen(path), ("clip", "pooled", "logits")) as pieces:
+        made = pieces.infer({"image": image}, given)
+
+    assert {"clip", "logits"} == made.keys()
+    np.testing.assert_allclose(made["clip"], features, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(made["logits"], logits, rtol=1e-5, atol=1e-5)
 
 
 def test_inner_integers_of_onnx_are_refused(tmp_path):

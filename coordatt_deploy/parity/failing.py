@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from coordatt_deploy import __version__
 from coordatt_deploy.bundle import Bundle
-from coordatt_deploy.errors import UsageError
+from coordatt_deploy.errors import InferenceError, UsageError
 from coordatt_deploy.graph.layer_reference import ReferenceLayers
 from coordatt_deploy.layers import place_all, restore
 from coordatt_deploy.parity.layer_parity import ArtifactLayers, LayerRow
@@ -30,8 +30,8 @@ failing.json holds the same for programs; failing.npz holds, for each input (000
   <case>/input/<name>      what the whole network was fed with, float, NCHW
   <case>/fed/<layer>       what the layer alone was fed with: the float64 reference of the layers before it
   <case>/reference         what the layer gives in float64
-  <case>/whole             what it gave when the artifact ran from its own input
-  <case>/alone             what it gave when fed with the reference
+  <case>/whole             what it gave when the artifact ran from its own input; missing where it could not be run
+  <case>/alone             what it gave when fed with the reference; likewise
 All values are in the layout of the PyTorch model, dequantized. Read it with: numpy.load("failing.npz")
 """
 
@@ -116,14 +116,18 @@ def _tensors(
         for number, feeds in enumerate(cases):
             exact = reference.reference(feeds)
             own = {spec.name: encode(feeds[spec.name], spec) for spec in artifact.inputs}
-            whole = marked.infer(own)
-            whole |= {spec.name: dequantized(whole[spec.name], spec) for spec in artifact.outputs}
-            given = place_all(present, exact.values, {name: np.shape(whole[name]) for name in names})
             at = f"{number:03d}"
             arrays |= {f"{at}/input/{name}": value for name, value in feeds.items()}
             arrays[f"{at}/reference"] = exact.values[row.layer_id]
             arrays |= {f"{at}/fed/{name}": exact.values[name] for name in reference.sources(row.layer_id)}
-            if layer is not None:
-                arrays[f"{at}/whole"] = restore(layer, whole)
-                arrays[f"{at}/alone"] = restore(layer, pieces.infer(own, given))
+            try:
+                whole = marked.infer(own)
+            except InferenceError:
+                continue
+            whole |= {spec.name: dequantized(whole[spec.name], spec) for spec in artifact.outputs}
+            given = place_all(present, exact.values, {name: np.shape(whole[name]) for name in names})
+            made = pieces.infer(own, given)
+            for what, tensors in (("whole", whole), ("alone", made)):
+                if layer is not None and all(part.tensor in tensors for part in layer.parts):
+                    arrays[f"{at}/{what}"] = restore(layer, tensors)
     return arrays

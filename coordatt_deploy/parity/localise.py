@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordatt_deploy.bundle import Bundle
+from coordatt_deploy.errors import InferenceError
 from coordatt_deploy.graph.capture import Graph
 from coordatt_deploy.graph.layer_reference import GraphPieces, LayerReference, ReferenceLayers
 from coordatt_deploy.graph.layer_rounding import RoundingError, loudest
@@ -16,6 +17,8 @@ from coordatt_deploy.parity.layer_parity import ArtifactLayers, LayerJudge
 from coordatt_deploy.parity.outputs import Tolerance
 from coordatt_deploy.parity.places import HERE, Place
 from coordatt_deploy.parity.tallies import Tally
+from coordatt_deploy.parity.tensor_shapes import expected_shapes
+from coordatt_deploy.runtimes import Runner
 from coordatt_deploy.runtimes.pieces import Pieces
 from coordatt_deploy.specs import Artifact
 from coordatt_deploy.tensors import decode, dequantized, encode
@@ -55,12 +58,14 @@ def localise(
     Raises:
         BundleError: The file or its map is damaged, or they do not belong together.
         MissingDependencyError: The runtime, or what is needed to cut the format apart, is not installed.
+        InferenceError: The file cannot be run on one of the cases, and no layer of it is wrong on its own.
     """
     layers = bundle.layers(artifact)
     judge = LayerJudge(layers, tolerance, tolerance.layer_sqnr_db)
     run = _Run(judge, reference, cases, calibrated)
     path = bundle.path(artifact.path)
     difference = 0.0
+    refused: InferenceError | None = None
     with (
         where.open_artifact(path, artifact) as final,
         where.open_artifact(path, artifact, run.tensors) as marked,
@@ -68,15 +73,30 @@ def localise(
     ):
         for number, feeds in enumerate(cases):
             own = {spec.name: encode(feeds[spec.name], spec) for spec in artifact.inputs}
-            whole, plain = marked.infer(own), final.infer(own)
-            for spec in artifact.outputs:
-                gap = np.abs(decode(whole[spec.name], spec) - decode(plain[spec.name], spec))
-                difference = max(difference, float(gap.max()) if gap.size else 0.0)
-                whole[spec.name] = dequantized(whole[spec.name], spec)
+            whole: Tensors | None = None
+            try:
+                whole, gap = _both(marked, final, own, artifact)
+                difference = max(difference, gap)
+            except InferenceError as error:  # then only the layers by themselves say what is wrong
+                refused = refused or error
             if not run.case(number, feeds, whole, partial(_infer, pieces, artifact)):
                 break
             step()
-    return ArtifactLayers(artifact, artifact.path, judge.rows(), difference)
+    found = ArtifactLayers(artifact, artifact.path, judge.rows(), difference)
+    if refused is not None and found.first_diverging_layer is None:
+        raise refused
+    return found
+
+
+def _both(marked: Runner, final: Runner, own: Feeds, artifact: Artifact) -> tuple[Tensors, float]:
+    """Return all tensors of the marked file, and how far its outputs are from those of the final one."""
+    whole, plain = marked.infer(own), final.infer(own)
+    difference = 0.0
+    for spec in artifact.outputs:
+        gap = np.abs(decode(whole[spec.name], spec) - decode(plain[spec.name], spec))
+        difference = max(difference, float(gap.max()) if gap.size else 0.0)
+        whole[spec.name] = dequantized(whole[spec.name], spec)
+    return whole, difference
 
 
 def localise_graph(
@@ -132,21 +152,34 @@ class _Run:
         self.first = self.stirred - {layer for layer in self.stirred if reference.before(layer, cuts)}
         self.channelwise = {layer: reference.before(layer, cuts, unmixed=True) for layer in cuts if self.on_grid}
         self.mixed = {layer: reference.before(layer, cuts) for layer in self.channelwise}
+        self.shapes: dict[str, tuple[int, ...]] = {}
 
     def case(
         self,
         number: int,
         feeds: Mapping[str, NDArray[Any]],
-        whole: Mapping[str, NDArray[Any]],
+        whole: Mapping[str, NDArray[Any]] | None,
         pieces: Callable[[Feeds, Tensors], Tensors],
     ) -> bool:
-        """Count one case; False where tensors do not fit the map, so that what follows cannot be fed."""
+        """Count one case; False where tensors do not fit the map, so that what follows cannot be fed.
+
+        Args:
+            number: Of the case.
+            feeds: In the reference's layout.
+            whole: What the artifact made of them; None where it could not be run.
+            pieces: Runs its pieces.
+        """
         judge, reference = self.judge, self.reference
         exact = reference.reference(feeds)
-        self._count(self.present, whole, exact.values, reference.accumulated(feeds, self.rounding, exact), judge.whole)
+        if whole is not None:
+            rounding = reference.accumulated(feeds, self.rounding, exact)
+            self._count(self.present, whole, exact.values, rounding, judge.whole)
+            self.shapes = {name: np.shape(whole[name]) for name in self.tensors}
         if judge.misfits:
             return False
-        shapes = {name: np.shape(whole[name]) for name in self.tensors}
+        shapes = self.shapes if whole is not None else expected_shapes(self.present, exact.values, self.shapes)
+        if shapes is None:
+            return False
         made = pieces(feeds, place_all(self.present, exact.values, shapes))
         local = reference.local(feeds, self.rounding, exact)
         # What is seen at a view is the rounding of the layer that made its tensor; the view itself rounds nothing.
@@ -192,7 +225,10 @@ class _Run:
                 reference = expected[layer.layer_id]
                 if value.shape != reference.shape:
                     raise ValueError(f"shape {value.shape}, expected {reference.shape}")
-            except (ValueError, KeyError) as error:
+            except KeyError:
+                self.judge.misfits.setdefault(layer.layer_id, "the runtime refuses to run it, fed with the reference")
+                continue
+            except ValueError as error:
                 self.judge.misfits.setdefault(layer.layer_id, f"its tensor does not fit the layer map ({error})")
                 continue
             own = inherited = None

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from coordatt_deploy import host
 from coordatt_deploy.bundle import Bundle
-from coordatt_deploy.errors import BundleError, DeployError, MissingDependencyError, UsageError
+from coordatt_deploy.errors import BundleError, DeployError, InferenceError, MissingDependencyError, UsageError
 from coordatt_deploy.parity.from_images import image_feeds
 from coordatt_deploy.parity.inputs import choose_cases
 from coordatt_deploy.parity.layer_parity import ArtifactLayers
@@ -222,6 +222,8 @@ def check_artifact(
         outputs = tuple(judge(o, results[o], trial.outputs[o], basis[o], tolerance) for o in trial.outputs)
     except MissingDependencyError as error:
         return ArtifactParity(artifact, name, origin, None, problem=f"not run: {error}")
+    except InferenceError as error:  # its layers can still be judged, each on its own
+        return ArtifactParity(artifact, name, origin, False, tolerance=tolerance, problem=str(error))
     except DeployError as error:
         return ArtifactParity(artifact, name, origin, False, problem=str(error))
     except (ValueError, KeyError) as error:

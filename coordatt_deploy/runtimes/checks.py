@@ -75,6 +75,11 @@ def check_described(
             )
 
 
+def shapes_of(feeds: Mapping[str, NDArray[Any]]) -> str:
+    """Return ``image 1 x 3 x 64 x 96``, for messages."""
+    return ", ".join(f"{name} {' x '.join(map(str, array.shape))}" for name, array in feeds.items())
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of a runtime's message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from coordatt_deploy.errors import BundleError, UsageError
+from coordatt_deploy.errors import BundleError, InferenceError, UsageError
 from coordatt_deploy.runtimes.coreml import program_feeds
 from coordatt_deploy.runtimes.mlprogram import Program, load
 from coordatt_deploy.specs import Artifact
@@ -50,7 +50,10 @@ class CoreMLPieces:
         made = {}
         for name in self._tensors:
             fed = {key: value for key, value in values.items() if key != name}
-            result = self._program.evaluate(fed, (name,))[name]
+            try:
+                result = self._program.evaluate(fed, (name,))[name]
+            except InferenceError:
+                continue
             made[name] = np.asarray(self._program.dequantized(name, result), dtype=np.float64)
         return made
 

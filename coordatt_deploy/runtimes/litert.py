@@ -28,7 +28,7 @@ except ModuleNotFoundError as missing:
         raise missing from None  # the newer one is the one to install
     PACKAGE = "tflite-runtime"
 
-from coordatt_deploy.errors import BundleError
+from coordatt_deploy.errors import BundleError, InferenceError
 from coordatt_deploy.runtimes.checks import check_described, check_threads, checked, first_line
 from coordatt_deploy.specs import Artifact, Origin, TensorSpec
 
@@ -81,12 +81,16 @@ class LitertRunner:
 
         Raises:
             UsageError: The feeds do not fit the inputs.
+            InferenceError: An operator refuses what it gets.
         """
         if self._interpreter is None:
             raise ValueError("the runner is closed")
         for name, array in checked(feeds, self.inputs).items():
             self._interpreter.set_tensor(self._feeds[name], array)
-        self._interpreter.invoke()
+        try:
+            self._interpreter.invoke()
+        except (RuntimeError, ValueError) as error:
+            raise InferenceError(f"LiteRT cannot run it: {first_line(error)}") from error
         # get_tensor copies; the interpreter's own buffers are overwritten by the next run.
         results = {name: self._interpreter.get_tensor(index) for name, index in self._results.items()}
         for name, detail in self._inner.items():

@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from coordatt_deploy.coremltools_quietly import load_mil, mil_types, proto
-from coordatt_deploy.errors import BundleError, DeployError
+from coordatt_deploy.errors import BundleError, DeployError, InferenceError
 from coordatt_deploy.runtimes.half import packed, rounded
 from coordatt_deploy.runtimes.mlprogram_ops import MOVES, OPERATORS
 from coordatt_deploy.runtimes.mlprogram_windows import UnsupportedFormError
@@ -114,6 +114,14 @@ class Step:
         return {port.name: _stored(result, port, self) for port, result in zip(self.outputs, results, strict=True)}
 
 
+def _results(step: Step, values: Mapping[str, Any]) -> dict[str, Array]:
+    try:
+        return step.run(values)
+    except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        what = f"operator {step.operator} at {step.outputs[0].name}"
+        raise InferenceError(f"the ML Program cannot be run: {what}: {error}") from error
+
+
 def _widened(value: Any) -> Any:
     return value.astype(np.float32) if getattr(value, "dtype", None) == np.float16 else value
 
@@ -174,12 +182,13 @@ class Program:
         Raises:
             KeyError: A name is not in the program, or a value that is needed was not fed.
             UnsupportedFormError: An operator in a form that the evaluator does not have.
+            InferenceError: An operator refuses what it gets, or makes another shape of it than the program declares.
         """
         values = {**self.constants, **feeds}
         # infinities and NaN are results here, to be seen by whoever judges them
         with np.errstate(all="ignore"):
             for step, dead in self._plan(frozenset(feeds), tuple(wanted)):
-                for name, value in step.run(values).items():
+                for name, value in _results(step, values).items():
                     values.setdefault(name, value)  # one result of a split may have been fed, another not
                 for name in dead:
                     del values[name]

@@ -1,6 +1,7 @@
 """Cut an ONNX artifact apart, for ONNX Runtime."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.runtimes.checks import checked, first_line
-from coordatt_deploy.runtimes.onnxruntime import LOG_ERRORS, PROVIDERS
+from coordatt_deploy.runtimes.onnxruntime import LOG_ERRORS, LOG_FATAL, PROVIDERS
 from coordatt_deploy.runtimes.pieces import GIVEN
 from coordatt_deploy.specs import Artifact, TensorSpec
 
@@ -29,7 +30,7 @@ def open_pieces(path: Path, artifact: Artifact, tensors: tuple[str, ...]) -> "On
         session = ort.InferenceSession(model.SerializeToString(), options, providers=list(PROVIDERS))
     except Exception as error:  # onnx's and ONNX Runtime's exceptions share no base but Exception
         raise BundleError(f"{path.name} cannot be cut apart: {first_line(error)}; build the bundle again") from error
-    return OnnxPieces(session, artifact, tensors)
+    return OnnxPieces(session, model, artifact, tensors)
 
 
 def write_pieces(
@@ -82,11 +83,32 @@ def cut(model: onnx.ModelProto, tensors: tuple[str, ...]) -> onnx.ModelProto:
     return model
 
 
+def _piece(model: onnx.ModelProto, tensor: str) -> onnx.ModelProto:
+    """Return what of *model*, cut apart, makes one tensor."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    wanted, needed = [tensor], {tensor}
+    while wanted:
+        node = makers.get(wanted.pop())
+        sources = set(node.input) - needed if node is not None else set()
+        wanted += sources
+        needed |= sources
+    graph = onnx.helper.make_graph(
+        [node for node in model.graph.node if set(node.output) & needed],
+        tensor,
+        [value for value in model.graph.input if value.name in needed],
+        [onnx.ValueInfoProto(name=tensor)],
+        [value for value in model.graph.initializer if value.name in needed],
+    )
+    return onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+
+
 class OnnxPieces:
     """The pieces in one session; made by ``open_pieces``."""
 
-    def __init__(self, session: ort.InferenceSession, artifact: Artifact, tensors: tuple[str, ...]) -> None:
-        self._session = session
+    def __init__(
+        self, session: ort.InferenceSession, model: onnx.ModelProto, artifact: Artifact, tensors: tuple[str, ...]
+    ) -> None:
+        self._session, self._model = session, model
         self._artifact = artifact
         self._tensors = tensors
         self._given = [value.name for value in session.get_inputs() if value.name.endswith(GIVEN)]
@@ -96,7 +118,23 @@ class OnnxPieces:
         arrays = dict(checked(feeds, self._artifact.inputs))
         for name in self._given:
             arrays[name] = np.ascontiguousarray(given[name.removesuffix(GIVEN)], dtype=np.float32)
-        return dict(zip(self._tensors, self._session.run(list(self._tensors), arrays), strict=True))
+        try:
+            return dict(zip(self._tensors, self._session.run(list(self._tensors), arrays), strict=True))
+        except Exception:  # noqa: BLE001 - its exceptions share no base but this
+            return self._one_by_one(arrays)
+
+    def _one_by_one(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run each piece by itself: one that is refused takes the others with it."""
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = LOG_FATAL  # what is refused is told by what is missing
+        made = {}
+        for name in self._tensors:
+            with suppress(Exception):
+                piece = _piece(self._model, name)
+                session = ort.InferenceSession(piece.SerializeToString(), options, providers=list(PROVIDERS))
+                (made[name],) = session.run([name], {value.name: arrays[value.name] for value in session.get_inputs()})
+        return made
 
     def __enter__(self) -> Self:
         return self

@@ -14,14 +14,15 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime as ort
 
-from coordatt_deploy.errors import BundleError
-from coordatt_deploy.runtimes.checks import check_described, check_threads, checked, first_line
+from coordatt_deploy.errors import BundleError, InferenceError
+from coordatt_deploy.runtimes.checks import check_described, check_threads, checked, first_line, shapes_of
 from coordatt_deploy.specs import Artifact, Origin, TensorSpec
 
 ort.disable_telemetry_events()
 
 PROVIDERS: Final = ("CPUExecutionProvider",)
-LOG_ERRORS: Final = 3  # ONNX Runtime's severity: 2 is warning, 4 is fatal
+LOG_ERRORS: Final = 3  # ONNX Runtime's severity
+LOG_FATAL: Final = 4
 
 DTYPES: Final = {
     "tensor(float)": "float32",
@@ -88,10 +89,15 @@ class OnnxRuntimeRunner:
 
         Raises:
             UsageError: The feeds do not fit the inputs.
+            InferenceError: An operator refuses what it gets.
         """
         if self._session is None:
             raise ValueError("the runner is closed")
-        arrays = self._session.run(list(self._names), checked(feeds, self.inputs))
+        given = checked(feeds, self.inputs)
+        try:
+            arrays = self._session.run(list(self._names), given)
+        except Exception as error:  # its exceptions share no base but Exception
+            raise InferenceError(f"ONNX Runtime cannot run it on {shapes_of(given)}: {first_line(error)}") from error
         return dict(zip(self._names, map(np.asarray, arrays), strict=True))
 
     def __enter__(self) -> Self:

@@ -30,7 +30,8 @@ class Pieces(Protocol):
             given: For each mapped tensor, the float value that its readers get, in the tensor's own layout.
 
         Returns:
-            For each mapped tensor what its piece makes of the given values, dequantized.
+            For each mapped tensor what its piece makes of the given values, dequantized; none where the runtime refuses
+            to run the piece on them.
         """
 
     def __enter__(self) -> Self: ...
