@@ -168,9 +168,16 @@ NOISE = STEP**2 / 12
 GRID = np.random.default_rng(0).uniform(-2.0, 2.0, (1, 4, 40, 40))
 
 
-def on_grid(value, *, reference=GRID, **masks):
+def on_grid(value, *, reference=GRID, noise=NOISE, **masks):
     made = Tally(5.0, 0.0, on_grid=True)
-    made.add(value, reference, rounding(STEP / 2, [NOISE] * 4, STEP), **masks)
+    made.add(value, reference, rounding(STEP / 2, [noise] * 4, STEP), **masks)
+    return made
+
+
+def alone(value, whole, noise=NOISE):
+    """A layer of a file that is rounded on data: by itself, beside what it gave in the whole file."""
+    made = on_grid(value)
+    made.upstream = on_grid(whole, noise=noise)
     return made
 
 
@@ -193,6 +200,31 @@ def test_one_wrong_channel_of_a_grid_is_seen():
     assert found.excess > 1
     assert found.evidence().startswith("channel 2 is off by 7.")
     assert found.max_steps == pytest.approx(2.5, abs=0.01)
+
+
+def test_a_layer_may_make_up_for_those_before_it():
+    """
+    A shift that is gone in the whole file was meant; one that is there as well is the layer's own.
+    """
+    right = np.round(GRID / STEP) * STEP
+    shifted = right.copy()
+    shifted[:, 2] += 5 * STEP
+
+    assert on_grid(shifted).excess > 1
+    assert alone(shifted, right).excess < 0.5
+    assert alone(shifted, 2 * right - shifted).excess < 0.5
+    assert alone(shifted, shifted).excess == pytest.approx(on_grid(shifted).excess)
+
+
+def test_what_the_layers_before_cost_is_allowed():
+    """
+    Noise of its own passes below half as much again as all layers up to it cost, whatever it costs itself.
+    """
+    noise = STEP * np.random.default_rng(1).standard_normal(GRID.shape)
+
+    assert alone(GRID + 3 * noise, GRID).excess > 1
+    assert alone(GRID + 3 * noise, GRID, noise=(2.2 * STEP) ** 2).excess < 1
+    assert alone(GRID + 3 * noise, GRID, noise=(1.8 * STEP) ** 2).excess > 1
 
 
 def test_values_beyond_the_grid_do_not_count_while_they_are_few():

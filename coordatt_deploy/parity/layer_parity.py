@@ -17,6 +17,8 @@ from coordatt_deploy.parity.outputs import Tolerance
 from coordatt_deploy.parity.tallies import Rounded, Tally
 from coordatt_deploy.specs import Artifact, Precision, to_json
 
+# Times the multiple: what layers that are all within it may add up to in the whole of an integer artifact.
+ADDED_UP: Final = 1.5
 WEIGHTED: Final = frozenset({"conv2d", "convolution", "linear", "addmm"})
 UNIT_ROUNDOFF: Final = {Precision.FP32: 2.0**-24, Precision.FP16: 2.0**-11}
 
@@ -231,11 +233,16 @@ class LayerJudge:
         if layer_id not in tallies:
             storage = self.tolerance.storage
             roundoff = UNIT_ROUNDOFF.get(storage.values, 0.0)
-            tallies[layer_id] = Tally(self.tolerance.multiple, roundoff, storage.weight_bits is not None)
+            on_grid = storage.weight_bits is not None
+            multiple = self.tolerance.multiple * (ADDED_UP if on_grid and tallies is self.whole else 1.0)
+            tallies[layer_id] = Tally(multiple, roundoff, on_grid)
         tallies[layer_id].add(value, reference, rounding, cut_off, inherited)
 
     def rows(self) -> tuple[LayerRow, ...]:
         """Return one row per layer of the captured graph."""
+        if self.tolerance.calibrated:  # those are rounded on data
+            for layer_id, tally in self.alone.items():
+                tally.upstream = self.whole.get(layer_id)
         rows = []
         for layer in self.layers.layers:
             holder = self.layers.resolved(layer.layer_id)

@@ -72,14 +72,14 @@ _FP16_REASON: Final = (
     " measured up to 3 times torch's own"
 )
 _LAYERS_REASON: Final = (
-    "healthy files were measured up to 3.1 times what rounding to int8 costs torch in the worst channel of the worst"
-    " layer, and below 2 in nearly all"
+    "layers of healthy files were measured up to 2.2 times what rounding to int8 costs torch in the worst channel of"
+    " the worst, and below 2 in nearly all; added up in the whole file to 3.6 times, where half as much again is allowed"
 )
 
 
 def _static(least: float) -> Tolerance:
     reason = f"{_LAYERS_REASON}; at the output the embedded network keeps 35 dB"
-    return Tolerance(5.0, Precision.INT8, reason, least, 0.9, 8, calibrated=True)
+    return Tolerance(4.0, Precision.INT8, reason, least, 0.9, 8, calibrated=True)
 
 
 def _weights(values: Precision, bits: int, least: float, what: str, kept: float) -> Tolerance:
