@@ -33,6 +33,8 @@ class Tally:
             self.counts[fault, "named"] += outcome.detected and outcome.named
         if outcome.missed:
             at = ", ".join(outcome.planted[:4])
+            if outcome.size is not None:
+                at += f" (moves them by {outcome.size:.2g} times what rounding costs, {outcome.allowed:.3g} allowed)"
             self.missed.append(f"{self.name}, seed {outcome.seed}, {outcome.fault} at {at}: {outcome.said}")
 
     def cell(self, fault: str) -> str:

@@ -3,8 +3,8 @@
 import copy
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -22,14 +22,17 @@ from coordatt_deploy.errors import DeployError
 from coordatt_deploy.graph.capture import weight
 from coordatt_deploy.graph.layer_reference import ReferenceLayers
 from coordatt_deploy.graph.reference import load_graph
-from coordatt_deploy.layers import LayerMap
+from coordatt_deploy.layers import LayerMap, place_all, restore
 from coordatt_deploy.parity.inputs import choose_cases
 from coordatt_deploy.parity.layer_parity import ArtifactLayers
 from coordatt_deploy.parity.localise import localise
 from coordatt_deploy.parity.outputs import TOLERANCES, tolerance_of
+from coordatt_deploy.parity.places import HERE
+from coordatt_deploy.parity.tallies import by_channel
 from coordatt_deploy.parity.trials import calibrated_ranges, golden_trial, trial_of
 from coordatt_deploy.quiet import captured
 from coordatt_deploy.specs import Artifact, Format
+from coordatt_deploy.tensors import encode
 
 FILES: Final[Mapping[Format, type[EditedFile]]] = {
     Format.ONNX: OnnxFile,
@@ -47,6 +50,9 @@ class Outcome:
         detected: Some layer is beyond tolerance.
         named: The first one is among *planted*.
         said: The report's sentence.
+        size: Of a missed fault in an integer file: how far it moves the worst channel of its layers, in multiples of
+            what rounding costs there.
+        allowed: What the judge allows there, in the same unit; a fault below it cannot be told from rounding.
     """
 
     fault: str
@@ -55,11 +61,18 @@ class Outcome:
     detected: bool
     named: bool
     said: str
+    size: float | None = None
+    allowed: float | None = None
 
     @property
     def missed(self) -> bool:
         """Whether it was planted and not named."""
         return bool(self.planted) and not (self.detected and self.named)
+
+    @property
+    def too_small(self) -> bool:
+        """Whether it moves its layers by less than is allowed."""
+        return self.size is not None and self.allowed is not None and self.size < self.allowed
 
 
 class Bench:
@@ -73,21 +86,24 @@ class Bench:
         chosen = choose_cases([case.name for case in golden])
         images = [i for i in chosen if golden[i].image][:1]
         noise = [i for i in chosen if golden[i].name.startswith("noise")][:1]
-        picked = list(dict.fromkeys([*images, *noise, *chosen]))[:cases]
+        sizes = [i for i in chosen if golden[i].name.startswith("noise_")]  # of a dynamic model
+        picked = list(dict.fromkeys([*images, *noise, *chosen]))[:cases] + sizes
         self.cases = [{name: values[index] for name, values in inputs.items()} for index in picked]
         self.trials: dict[str, list[Any]] = {}
 
     def judge(self, bundle: Bundle, artifact: Artifact) -> ArtifactLayers:
         """Judge every layer of *artifact*, as it lies in *bundle*."""
-        tolerance = tolerance_of(artifact, TOLERANCES)
-        cases = self.cases
-        if tolerance.calibrated:
-            if artifact.path not in self.trials:
-                trial = trial_of(self.bundle, artifact, golden_trial(self.bundle))
-                self.trials[artifact.path] = trial.feeds(choose_cases(trial.names, trial.images, most=12))
-            cases = self.trials[artifact.path]
-        ranges = calibrated_ranges(self.bundle, artifact)
-        return localise(bundle, artifact, cases, self.reference, tolerance, calibrated=ranges)
+        tolerance, ranges = tolerance_of(artifact, TOLERANCES), calibrated_ranges(self.bundle, artifact)
+        return localise(bundle, artifact, self.cases_of(artifact), self.reference, tolerance, calibrated=ranges)
+
+    def cases_of(self, artifact: Artifact) -> list[Any]:
+        """Return what the layers of *artifact* are judged on."""
+        if not tolerance_of(artifact, TOLERANCES).calibrated:
+            return self.cases
+        if artifact.path not in self.trials:
+            trial = trial_of(self.bundle, artifact, golden_trial(self.bundle))
+            self.trials[artifact.path] = trial.feeds(choose_cases(trial.names, trial.images, most=12))
+        return self.trials[artifact.path]
 
     def plant(self, artifact: Artifact, fault: str | Planter, seed: int) -> Outcome:
         """Edit a copy of *artifact* and judge it; the same fault and seed give the same edit."""
@@ -103,7 +119,7 @@ class Bench:
             file = FILES[artifact.format](bundle.path(artifact.path))
             before = [copy.copy(op) for op in file.ops]
             random = np.random.default_rng([seed, *fault.encode()])
-            planted = planter(Place(file, layers, artifact, self.norms, random))
+            planted = planter(Place(file, layers, artifact, self.norms, random, self.shapes))
             if not planted:
                 return Outcome(fault, seed, (), False, False, "no place")
             file.save()
@@ -113,8 +129,46 @@ class Bench:
                     found = self.judge(bundle, artifact)
                 except DeployError as error:
                     return Outcome(fault, seed, expected, True, False, f"cannot be run: {error}")
-        first = found.first_diverging_layer
-        return Outcome(fault, seed, expected, found.passed is not True, first in expected, found.sentence())
+                first = found.first_diverging_layer
+                outcome = Outcome(fault, seed, expected, found.passed is not True, first in expected, found.sentence())
+                if outcome.missed and artifact.recipe is not None:
+                    size, allowed = self.size(bundle, artifact, found, expected)
+                    if size == 0.0:
+                        return Outcome(fault, seed, (), False, False, "changes no value of its layers on any image")
+                    outcome = replace(outcome, size=size, allowed=allowed)
+        return outcome
+
+    def size(
+        self, planted: Bundle, artifact: Artifact, found: ArtifactLayers, layers: Sequence[str]
+    ) -> tuple[float, float]:
+        """Measure how far the fault in *planted* moves the worst channel of *layers*, each fed with the reference.
+
+        Returns:
+            That, and what is allowed in that channel, both in multiples of what rounding costs there.
+        """
+        rows = {row.layer_id: row.local for row in found.rows if row.layer_id in layers}
+        moved: dict[str, list[Array]] = {}
+        for sick, well in zip(self._alone(planted, artifact), self._alone(self.bundle, artifact), strict=True):
+            for layer in rows.keys() & sick.keys():
+                moved.setdefault(layer, []).append(by_channel(np.square(sick[layer] - well[layer])))
+        worst = (0.0, 1.0)
+        for layer, squares in moved.items():
+            if (tally := rows[layer]) is not None:
+                size, allowed = tally.in_units_of_rounding(np.mean(squares, axis=0))
+                worst = max(worst, (size, allowed))
+        return worst
+
+    def _alone(self, bundle: Bundle, artifact: Artifact) -> Iterator[dict[str, Array]]:
+        """Give, for each case, every layer's value where it is fed with the reference."""
+        present = [layer for layer in bundle.layers(artifact).layers if layer.parts]
+        names = tuple(dict.fromkeys(part.tensor for layer in present for part in layer.parts))
+        path = bundle.path(artifact.path)
+        with HERE.open_artifact(path, artifact, names) as whole, HERE.open_pieces(path, artifact, names) as pieces:
+            for feeds in self.cases_of(artifact):
+                own = {spec.name: encode(feeds[spec.name], spec) for spec in artifact.inputs}
+                shapes = {name: np.shape(value) for name, value in whole.infer(own).items()}
+                made = pieces.infer(own, place_all(present, self.reference.reference(feeds).values, shapes))
+                yield {layer.layer_id: restore(layer, made) for layer in present}
 
     def scaled(self, artifact: Artifact, change: float, seed: int) -> Outcome:
         """Plant a fault that multiplies all weights of a layer by 1 + *change*."""
@@ -125,6 +179,11 @@ class Bench:
             return [op]
 
         return self.plant(artifact, scale, seed)
+
+    @cached_property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shape of every layer's value at the size of the capture."""
+        return {layer: value.shape for layer, value in self.reference.reference(self.cases[0]).values.items()}
 
     @cached_property
     def norms(self) -> Mapping[str, tuple[Array, Array]]:

@@ -158,7 +158,8 @@ class CoremlFile(EditedFile):
     def shorten(self, op: Op, axis: int, length: int) -> bool:
         shape = list(self.shape(op.inputs[0]) or ())
         shape[axis] = length
-        self._before(op, "slice_by_size", {"begin": [0] * len(shape), "size": shape}, tuple(shape))
+        sizes = [size or -1 for size in shape]  # -1 is all there is
+        self._before(op, "slice_by_size", {"begin": [0] * len(shape), "size": sizes}, tuple(shape))
         return True
 
     def _before(self, op: Op, kind: str, constants: dict[str, list[int]], shape: tuple[int, ...]) -> None:
@@ -177,7 +178,10 @@ class CoremlFile(EditedFile):
         made.inputs["x"].arguments.add().name = op.inputs[0]
         made.outputs[0].name = f"planted_{op.outputs[0]}"
         for dim, size in zip(made.outputs[0].type.tensorType.dimensions, shape, strict=True):
-            dim.constant.size = size
+            if size:
+                dim.constant.size = size
+            else:
+                dim.unknown.variadic = False
         where = list(self.block.operations).index(op.raw)
         for key, values in constants.items():
             twin = copy.deepcopy(integers)

@@ -61,7 +61,7 @@ class EditedFile:
         raise NotImplementedError
 
     def shape(self, tensor: str) -> tuple[int, ...] | None:
-        """Return the shape of an inner tensor, where the file states it."""
+        """Return the shape of an inner tensor, where the file states it; 0 for a dynamic axis."""
         raise NotImplementedError
 
     def rename(self, op: Op, kind: str) -> bool:
@@ -87,6 +87,10 @@ class EditedFile:
     def shorten(self, op: Op, axis: int, length: int) -> bool:
         """Let it see only the first *length* places along an axis."""
         raise NotImplementedError
+
+    def fix_window(self, op: Op, axis: int, length: int) -> bool:
+        """Make a pool of a mean over one axis, with a window of that *length*."""
+        return False  # not every format has dynamic sizes
 
     def swap_outputs(self, op: Op) -> bool:
         """Exchange the two things that it makes."""

@@ -168,6 +168,14 @@ class OnnxFile(EditedFile):
         self._before(op, helper.make_node("Slice", [op.inputs[0], *ends], ["planted_slice"]))
         return True
 
+    def fix_window(self, op: Op, axis: int, length: int) -> bool:
+        if axis < 2 or len(self.shape(op.inputs[0]) or ()) != 4:
+            return False
+        op.raw.op_type = "AveragePool"
+        del op.raw.input[1:], op.raw.attribute[:]
+        op.raw.attribute.append(helper.make_attribute("kernel_shape", [length if at == axis else 1 for at in (2, 3)]))
+        return True
+
     def _before(self, op: Op, node: onnx.NodeProto) -> None:
         self.model.graph.node.insert(list(self.model.graph.node).index(op.raw), node)
         op.raw.input[0] = node.output[0]
