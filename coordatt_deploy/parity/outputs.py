@@ -73,7 +73,7 @@ _FP16_REASON: Final = (
 )
 _LAYERS_REASON: Final = (
     "layers of healthy files were measured up to 2.2 times what rounding to int8 costs torch in the worst channel of"
-    " the worst, and below 2 in nearly all; added up in the whole file to 3.6 times, where half as much again is allowed"
+    " the worst, and below 2 in nearly all; added up in the whole file to 3.6 times, of half as much again"
 )
 
 
