@@ -210,11 +210,14 @@ class CoremlFile(EditedFile):
         for what, raw in sources:
             if what == "weights" and raw.type != COMPRESSED:
                 continue
-            (scale, put_scale), (zero_point, put_zero) = self._part(raw, "scale"), self._part(raw, "zero_point")
+            (scale, put_scale), (zero_point, put_zero) = self._part(raw, "scale"), (np.zeros(0), None)
+            if "zero_point" in raw.attributes or "zero_point" in raw.inputs:
+                zero_point, put_zero = self._part(raw, "zero_point")
 
             def put(new: Array, zero: Array, *, scale: Any = put_scale, point: Any = put_zero) -> None:
                 scale(new)
-                point(zero)
+                if point is not None:
+                    point(zero)
 
             found.append(Grid(what, scale, zero_point, put))
         return found

@@ -125,7 +125,7 @@ class Grid:
     Attributes:
         what: ``weights``, ``bias`` or ``result``.
         scale: One step, or one per channel.
-        zero_point: As many.
+        zero_point: As many; none where the file leaves it out, as it is 0.
     """
 
     what: str

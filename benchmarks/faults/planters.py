@@ -415,7 +415,7 @@ def wrong_zero_point(place: Place) -> Sequence[Op]:
     """A result whose zero lies a quarter of the grid beside where it was: what is now beyond the grid is lost."""
     for op in place.choose(*WEIGHTED, "add", "MUL", "Mul", "mul"):
         for grid in place.file.grids(op):
-            if grid.what == "result" and grid.scale.size == 1:
+            if grid.what == "result" and grid.scale.size == grid.zero_point.size == 1:
                 moved = grid.zero_point + (64 if grid.zero_point.ravel()[0] < 0 else -64)
                 grid.put(grid.scale, moved)
                 return [op]
