@@ -104,6 +104,9 @@ class TfliteFile(EditedFile):
         return tuple(map(int, self.graph.tensors[self.names.index(tensor)].shape))
 
     def rename(self, op: Op, kind: str) -> bool:
+        if op.kind == "hard_swish" and kind == "relu":
+            op.raw.opcodeIndex, op.raw.builtinOptions = self._code("RELU"), None
+            return True
         if kind == "relu":
             options = op.raw.builtinOptions
             if getattr(options, "fusedActivationFunction", None) != schema.ActivationFunctionType.RELU6:
