@@ -6,6 +6,7 @@ import pytest
 from coordatt_deploy.graph.layer_rounding import RoundingError
 from coordatt_deploy.layers import Layer, LayerMap, Part
 from coordatt_deploy.parity.layer_parity import UNIT_ROUNDOFF, ArtifactLayers, LayerJudge, LayerRow
+from coordatt_deploy.parity.localise import unforeseen
 from coordatt_deploy.parity.outputs import TOLERANCES
 from coordatt_deploy.parity.tallies import FEW, Tally
 from coordatt_deploy.specs import Format, Precision
@@ -216,6 +217,21 @@ def test_a_layer_may_make_up_for_those_before_it():
     assert alone(shifted, shifted).excess == pytest.approx(on_grid(shifted).excess)
 
 
+def test_only_layers_that_were_adjusted_make_up_for_others():
+    """
+    A pool has no weights to do so with: the same shift fails there.
+    """
+    shifted = np.round(GRID / STEP) * STEP
+    shifted[:, 2] += 5 * STEP
+    layers = LayerMap(tuple(Layer(name, "conv2d", GRID.shape, (Part(name),)) for name in ("conv", "pool")))
+    judge = LayerJudge(layers, TOLERANCES[Format.ONNX, "static_wi8_ai8"], adjusted=frozenset({"conv"}))
+    for name in ("conv", "pool"):
+        judge.add(judge.whole, name, GRID, GRID, rounding(STEP / 2, [NOISE] * 4, STEP))
+        judge.add(judge.alone, name, shifted, GRID, rounding(STEP / 2, [NOISE] * 4, STEP))
+
+    assert [True, False] == [row.passed for row in judge.rows()]
+
+
 def test_what_the_layers_before_cost_is_allowed():
     """
     Noise of its own passes below half as much again as all layers up to it cost, whatever it costs itself.
@@ -239,6 +255,19 @@ def test_values_beyond_the_grid_do_not_count_while_they_are_few():
     assert on_grid(few, cut_off=top < GRID).excess == 0
     assert on_grid(many, cut_off=many < GRID).excess > 1
     assert on_grid(many, inherited=many < GRID).excess == 0
+
+
+def test_values_that_calibration_never_saw_may_be_cut_off():
+    """
+    However many they are, unless they are most of the layer; those within what it saw are the file's own fault.
+    """
+    reference = np.linspace(-1.0, 1.0, 201)
+    beyond = np.abs(reference) > 0.85
+
+    assert (reference > 0.95).sum() == unforeseen(beyond, reference, (-1.0, 0.95)).sum()
+    assert not unforeseen(beyond, reference, (-1.0, 1.0)).any()
+    assert not unforeseen(beyond, reference, None).any()
+    assert not unforeseen(reference < 2, reference, (-0.1, 0.1)).any()
 
 
 def test_nan_on_a_grid():

@@ -78,6 +78,12 @@ class ReferenceLayers:
             found += (source,) if source in cuts else self.before(source, cuts, unmixed=unmixed)
         return tuple(dict.fromkeys(found))
 
+    def weighted(self, layer_id: str, cuts: frozenset[str]) -> bool:
+        """Whether there are weights in what makes a layer of the layers of *cuts* before it."""
+        (node,) = [item for item in self.graph.module.graph.nodes if item.name == self.nodes[layer_id]]
+        sources = [source for source in self.sources(layer_id) if source not in cuts]
+        return operator_name(node) in WEIGHTED or any(self.weighted(source, cuts) for source in sources)
+
     def mixes(self, layer_id: str) -> bool:
         """Whether each channel of a layer comes out of several channels."""
         (node,) = [item for item in self.graph.module.graph.nodes if item.name == self.nodes[layer_id]]

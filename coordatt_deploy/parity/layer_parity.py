@@ -209,11 +209,13 @@ class LayerJudge:
         layers: The artifact's map.
         tolerance: Its multiple is applied at every layer.
         limit_db: The SQNR that each layer must reach instead; None where the multiple holds.
+        adjusted: Layers whose weights were rounded on data, so that they may make up for the layers before them.
     """
 
     layers: LayerMap
     tolerance: Tolerance
     limit_db: float | None = None
+    adjusted: frozenset[str] = frozenset()
     whole: dict[str, Tally] = field(default_factory=dict)
     alone: dict[str, Tally] = field(default_factory=dict)
     probed: dict[str, Tally] = field(default_factory=dict)
@@ -240,9 +242,8 @@ class LayerJudge:
 
     def rows(self) -> tuple[LayerRow, ...]:
         """Return one row per layer of the captured graph."""
-        if self.tolerance.calibrated:  # those are rounded on data
-            for layer_id, tally in self.alone.items():
-                tally.upstream = self.whole.get(layer_id)
+        for layer_id in self.adjusted & self.alone.keys():
+            self.alone[layer_id].upstream = self.whole.get(layer_id)
         rows = []
         for layer in self.layers.layers:
             holder = self.layers.resolved(layer.layer_id)

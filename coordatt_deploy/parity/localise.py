@@ -140,7 +140,7 @@ class _Run:
     def __init__(
         self, judge: LayerJudge, reference: ReferenceLayers, cases: Cases, calibrated: Ranges | None = None
     ) -> None:
-        self.judge, self.reference = judge, reference
+        self.judge, self.reference, self.calibrated = judge, reference, calibrated or {}
         storage = judge.tolerance.storage
         self.on_grid = judge.tolerance.calibrated
         self.present = [layer for layer in judge.layers.layers if layer.parts]
@@ -152,6 +152,8 @@ class _Run:
         self.first = self.stirred - {layer for layer in self.stirred if reference.before(layer, cuts)}
         self.channelwise = {layer: reference.before(layer, cuts, unmixed=True) for layer in cuts if self.on_grid}
         self.mixed = {layer: reference.before(layer, cuts) for layer in self.channelwise}
+        if self.on_grid:
+            judge.adjusted = frozenset(layer for layer in cuts if reference.weighted(layer, cuts))
         self.shapes: dict[str, tuple[int, ...]] = {}
 
     def case(
@@ -236,6 +238,8 @@ class _Run:
                 own = _cut_off(layer, tensors, value, reference, rounding[layer.layer_id].step)
                 inherited = self._inherited(layer.layer_id, cut_off, own.shape)
                 cut_off[layer.layer_id] = own | inherited
+                inherited |= unforeseen(own, reference, self.calibrated.get(layer.layer_id))
+                own &= ~inherited
                 if not calibrated:
                     inherited = own | inherited
             self.judge.add(tallies, layer.layer_id, value, reference, rounding[layer.layer_id], own, inherited)
@@ -278,6 +282,22 @@ def _cut_off(
     high, low = restore(layer, at_top) != 0, restore(layer, at_bottom) != 0
     found: NDArray[np.bool_] = (high & (reference > value + step)) | (low & (reference < value - step))
     return found
+
+
+def unforeseen(
+    cut_off: NDArray[np.bool_], reference: NDArray[np.float64], ends: tuple[float, float] | None
+) -> NDArray[np.bool_]:
+    """Return those of the elements *cut_off* that go beyond all that calibration saw; no file could have had them.
+
+    Args:
+        cut_off: By the artifact's grid.
+        reference: What they should be.
+        ends: Least and greatest value of the reference on the calibration data, where that is known.
+    """
+    if ends is None:
+        return np.zeros(cut_off.shape, np.bool_)
+    found: NDArray[np.bool_] = cut_off & ((reference < ends[0]) | (reference > ends[1]))
+    return found if found.mean() < MOST_TOUCHED else np.zeros(cut_off.shape, np.bool_)
 
 
 def _makers(present: Sequence[Layer]) -> dict[str, tuple[str, ...]]:

@@ -86,7 +86,7 @@ class Tally:
         multiple: Of the tolerance.
         unit_roundoff: Of the storage type; 0 for integers.
         on_grid: Judge the noise of each channel, not the greatest error.
-        upstream: What the layer was off by in the whole artifact, where it may make up for the layers before it.
+        upstream: What the layer was off by in the whole artifact, where its weights may make up for the layers before.
         nonfinite: Values that are NaN or infinite.
         step: Of the layer's integer grid; 0 in float.
         elements: Compared, over all cases.
