@@ -177,6 +177,7 @@ class ModelSpec:
         attention: Name of the attention block, e.g. ``coordatt``; None without.
         source_sha256: Hash of the weights (names, shapes and bytes) that everything was made from.
         pixels: Whether normalisation is part of the network, so that it takes 8-bit RGB pixels as they are.
+        untrained: Whether its weights are known to be random, so that the classes it names mean nothing.
     """
 
     name: str
@@ -185,6 +186,7 @@ class ModelSpec:
     attention: str | None = None
     source_sha256: str = ""
     pixels: bool = False
+    untrained: bool = False
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:

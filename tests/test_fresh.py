@@ -49,4 +49,5 @@ def test_only_fresh_weights_are_settled_and_it_is_said():
 
     assert any("weights are random" in note for note in fresh.notes)
     assert not any("random" in note for note in trained.notes)
+    assert (True, False) == (fresh.spec.untrained, trained.spec.untrained)
     assert all(torch.equal(packaged[name], tensor) for name, tensor in trained.module.state_dict().items())

@@ -10,7 +10,7 @@ from PIL import Image
 from coordatt_deploy.bundle import Manifest
 from coordatt_deploy.errors import BundleError, UsageError
 from coordatt_deploy.parity.inputs import read_inputs
-from coordatt_deploy.parity.outputs import TOLERANCES, judge, tolerance_of
+from coordatt_deploy.parity.outputs import TOLERANCES, for_untrained, judge, tolerance_of
 from coordatt_deploy.parity.tolerances import read_tolerances
 from coordatt_deploy.runtimes import provenance
 from coordatt_deploy.specs import Artifact, Format, ModelSpec, Precision, Preprocessing, TensorSpec
@@ -90,6 +90,26 @@ def test_tolerance_of_a_recipe(tmp_path):
         (item.multiple, item.min_sqnr_db, item.layer_sqnr_db)
         for item in (tolerance_of(artifact, found) for artifact in artifacts)
     }
+
+
+def test_integer_outputs_of_random_weights_name_no_class(tmp_path):
+    """
+    They need decibels still, and the reason says why fewer; float, and what a user chose, stays, and so do layers.
+    """
+    chosen = read_tolerances(written(tmp_path, "[onnx.static_wi8_ai8]\nmin_sqnr_db = 18"))
+
+    found = for_untrained(chosen)
+
+    mine, float32 = (Format.ONNX, "static_wi8_ai8"), (Format.TFLITE, "fp32")
+    assert (chosen[mine], chosen[float32]) == (found[mine], found[float32])
+    old, new = chosen[Format.TFLITE, "static_wi8_ai8"], found[Format.TFLITE, "static_wi8_ai8"]
+    assert (10.0, None, old.multiple) == (new.min_sqnr_db, new.min_top1_agreement, new.multiple)
+    assert "the weights are random" in new.reason
+    assert found[Format.COREML, "palettized_w4"].min_sqnr_db == TOLERANCES[Format.COREML, "palettized_w4"].min_sqnr_db
+    reference = np.random.default_rng(0).standard_normal((4, 1, 10))
+    for error, passes in ((0.2, True), (0.5, False)):
+        off = [item + error for item in reference]
+        assert judge("logits", off, list(reference), list(reference), new).passed is passes
 
 
 def test_unknown_recipe():

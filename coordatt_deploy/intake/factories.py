@@ -50,6 +50,7 @@ class Built:
         registry: The name under which this package lists it; None for everything else.
         is_program: Whether it is a saved program, whose mode is part of its operators.
         knows_digits: Whether it was trained on the packaged digits.
+        untrained: Whether its weights are known to be random.
     """
 
     module: nn.Module
@@ -64,6 +65,7 @@ class Built:
     registry: str | None = None
     is_program: bool = False
     knows_digits: bool = False
+    untrained: bool = False
 
 
 def build_factory(name: str, arguments: Mapping[str, Any], num_classes: int | None = None) -> Built:
@@ -275,12 +277,12 @@ def build_timm(name: str, arguments: Mapping[str, Any], num_classes: int | None,
         crop="center",
         crop_ratio=float(config.get("crop_pct", 0.875)),
     )
+    untrained = not (given["pretrained"] or loaded)
     return Built(
         module=_as_module(module, f"timm:{name}"),
         name=f"timm_{name}",
-        notes=()
-        if given["pretrained"] or loaded
-        else ('timm\'s weights are fresh; give a --checkpoint or {"pretrained": true}',),
+        notes=('timm\'s weights are fresh; give a --checkpoint or {"pretrained": true}',) if untrained else (),
+        untrained=untrained,
         input_size=size,
         preprocessing=preprocessing,
     )

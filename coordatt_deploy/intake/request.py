@@ -116,6 +116,7 @@ def resolve(request: Request) -> Source:
             labels=_labels(request, built, tensor_outputs(returned)),
             attention=built.attention,
             source_sha256=weights_sha256(module),
+            untrained=built.untrained,
         ),
         example=example,
         images=_images(request.golden) if request.golden else golden_images(built.knows_digits),
@@ -195,9 +196,10 @@ def _build_registered(request: Request) -> Built:
     keeps = checkpoint is None and classes in (None, card.num_classes) and reduction is None
     module = create_model(request.model, num_classes=classes, reduction=reduction, pretrained=None if keeps else False)
     notes: tuple[str, ...] = ()
+    untrained = checkpoint is None and not (card.trained and keeps)
     if checkpoint is not None:
         notes = tuple(fit(module, checkpoint))
-    elif not (card.trained and keeps):
+    elif untrained:
         settle(module)
         notes = ("the weights are random: good for speed and parity, not for accuracy; give a --checkpoint",)
     return Built(
@@ -211,6 +213,7 @@ def _build_registered(request: Request) -> Built:
         inputs=("image",),
         registry=card.name,
         knows_digits=card.trained and keeps,
+        untrained=untrained,
     )
 
 

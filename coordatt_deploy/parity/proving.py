@@ -17,7 +17,7 @@ from coordatt_deploy.errors import BundleError, DeployError, InferenceError, Mis
 from coordatt_deploy.parity.from_images import image_feeds
 from coordatt_deploy.parity.inputs import choose_cases
 from coordatt_deploy.parity.layer_parity import ArtifactLayers
-from coordatt_deploy.parity.outputs import TOLERANCES, Tolerance, judge, tolerance_of
+from coordatt_deploy.parity.outputs import TOLERANCES, Tolerance, for_untrained, judge, tolerance_of
 from coordatt_deploy.parity.places import Here, Place
 from coordatt_deploy.parity.tolerances import Tolerances
 from coordatt_deploy.parity.trials import Trial, calibrated_ranges, golden_trial, trial_of, trial_on
@@ -96,6 +96,8 @@ def check_parity(
     """
     set_environment()
     chosen, skipped = _choose(bundle, formats, target)
+    if bundle.manifest.model.untrained:
+        tolerances = for_untrained(tolerances)
     missing = _missing(bundle)
     if missing and (inputs is not None or need_layers or save_failing is not None):
         raise MissingDependencyError(missing)
