@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from coordatt_deploy.coremltools_quietly import coremltools as ct
-from coordatt_deploy.errors import BundleError
+from coordatt_deploy.errors import BundleError, InferenceError
 from coordatt_deploy.exporters.coreml import write_package
 from coordatt_deploy.runtimes.mlprogram import UnknownOperatorError, block_of, load, read_model
 from coordatt_deploy.runtimes.mlprogram_ops import OPERATORS
@@ -1441,7 +1441,7 @@ def test_faults_are_noticed(fault, monkeypatch):
     monkeypatch.setitem(OPERATORS, operator, spoil(OPERATORS[operator]))
 
     # a wrong shape is noticed by the evaluator itself
-    with pytest.raises((AssertionError, ExceptionGroup, RuntimeError, ValueError)):
+    with pytest.raises((AssertionError, ExceptionGroup, InferenceError, RuntimeError, ValueError)):
         noticed_by()
 
 
