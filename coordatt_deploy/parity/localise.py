@@ -62,7 +62,7 @@ def localise(
     """
     layers = bundle.layers(artifact)
     judge = LayerJudge(layers, tolerance, tolerance.layer_sqnr_db)
-    run = _Run(judge, reference, cases, calibrated)
+    run = _Run(judge, reference, cases, calibrated, rounded_on_data=_rounded_on_data(bundle, artifact))
     path = bundle.path(artifact.path)
     difference = 0.0
     refused: InferenceError | None = None
@@ -97,6 +97,12 @@ def _both(marked: Runner, final: Runner, own: Feeds, artifact: Artifact) -> tupl
         difference = max(difference, float(gap.max()) if gap.size else 0.0)
         whole[spec.name] = dequantized(whole[spec.name], spec)
     return whole, difference
+
+
+def _rounded_on_data(bundle: Bundle, artifact: Artifact) -> bool:
+    """Whether weights of *artifact* may make up for the layers before them, as far as the manifest knows."""
+    made = bundle.manifest.quantization.get(artifact.path)
+    return not isinstance(made, Mapping) or bool(made.get("rounding"))
 
 
 def localise_graph(
@@ -138,7 +144,13 @@ class _Run:
     """Feeds one artifact's pieces with the reference, case by case, and counts what they make of it."""
 
     def __init__(
-        self, judge: LayerJudge, reference: ReferenceLayers, cases: Cases, calibrated: Ranges | None = None
+        self,
+        judge: LayerJudge,
+        reference: ReferenceLayers,
+        cases: Cases,
+        calibrated: Ranges | None = None,
+        *,
+        rounded_on_data: bool = False,
     ) -> None:
         self.judge, self.reference, self.calibrated = judge, reference, calibrated or {}
         storage = judge.tolerance.storage
@@ -152,7 +164,7 @@ class _Run:
         self.first = self.stirred - {layer for layer in self.stirred if reference.before(layer, cuts)}
         self.channelwise = {layer: reference.before(layer, cuts, unmixed=True) for layer in cuts if self.on_grid}
         self.mixed = {layer: reference.before(layer, cuts) for layer in self.channelwise}
-        if self.on_grid:
+        if self.on_grid and rounded_on_data:
             judge.adjusted = frozenset(layer for layer in cuts if reference.weighted(layer, cuts))
         self.shapes: dict[str, tuple[int, ...]] = {}
 

@@ -181,7 +181,8 @@ def plan_jobs(
             jobs.append(
                 Job(
                     kind=kind,
-                    recipe=recipe,
+                    # rounding weights on data takes minutes to gain an accuracy that random weights do not have
+                    recipe=replace(recipe, adjust=recipe.adjust and not manifest.model.untrained),
                     target_cpu=cpu,
                     spec=manifest.model,
                     root=root,
