@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -288,3 +289,16 @@ def test_a_recipe_file_is_replayed(bundle, tmp_path):
     manifest = open_bundle(bundle).manifest
     assert "weight_only_wi8_afp32_float1" == manifest.artifacts[0].recipe
     assert ["head"] == manifest.quantization[manifest.artifacts[0].path]["recipe"]["float_layers"]
+
+
+@pytest.mark.parametrize("untrained", [True, False])
+def test_random_weights_are_not_rounded_on_data(untrained, tmp_path):
+    """
+    It takes minutes and gains an accuracy that they do not have; the recipe in the manifest says so, its name stays.
+    """
+    recipe = parse("static_wi8_ai8")
+    manifest = Manifest(replace(SPEC, untrained=untrained), (), ())
+
+    (job,) = second_stage.plan_jobs(QuantizePlan((recipe,)), [(Format.TFLITE, recipe)], manifest, tmp_path, None)
+
+    assert (recipe.name, not untrained) == (job.recipe.name, job.recipe.adjust)
