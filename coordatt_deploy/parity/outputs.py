@@ -135,7 +135,7 @@ TOLERANCES: Final[Mapping[tuple[Format, str], Tolerance]] = {
 
 
 # Random weights magnify every error, and between the classes that they name there is no margin: of MobileNetV2-1.0 int8
-# leaves 15 to 18 dB and half of the classes, while every layer is within what rounding costs. A wrong file leaves less.
+# leaves 15 to 18 dB and half of the classes, while every layer is within what rounding costs. Layers tell a wrong file.
 UNTRAINED_DB: Final = 10.0
 
 
