@@ -1,13 +1,20 @@
 """Write a graph to a folder and read it back without running any code from it.
 
-``graph.json`` lists the ATen calls, ``weights.safetensors`` holds the tensors. A bundle may come from a stranger, hence
-no pickle: only operators of the ``aten`` namespace that neither write nor touch files are looked up when it is read.
+``graph.json`` lists the ATen calls, ``weights.safetensors`` holds the tensors. A bundle may come from a stranger, hence:
+
+* no pickle, and only operators of the ``aten`` namespace that neither write nor touch files are looked up;
+* what is read is interpreted node by node. ``torch.fx`` would print every name into Python source and execute that;
+* a converter exports the graph again, and may print it then. So names are held to what the printer cannot mistake for
+  code: nodes and inputs are identifiers, weights have no quote, backslash or control character in their names, and
+  arguments have the names that the operator's schema gives them.
 """
 
+import inspect
 import json
+import keyword
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.graph import PythonCode
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from coordatt_deploy.errors import BundleError
@@ -30,6 +38,49 @@ PLAIN: Final[Mapping[str, Callable[..., Any]]] = {
                      operator.neg)
 }  # fmt: skip
 REFUSED: Final = frozenset({"from_file", "save", "load"})
+
+# Attributes that torch's modules have of their own: a weight of that name would stand in the place of one.
+_RESERVED: Final = frozenset(dir(nn.Module()))
+_RESERVED_AT_ROOT: Final = frozenset(dir(fx.GraphModule))
+
+
+class InterpretedGraph(fx.GraphModule):
+    """A graph module that is run node by node; no Python source is made of it, also not when it is edited or copied."""
+
+    def recompile(self) -> PythonCode:
+        """Compile nothing; give ``forward`` the names of the graph's inputs, which torch.export asks for."""
+        names = [str(node.target) for node in self.graph.nodes if node.op == "placeholder"]
+
+        def forward(module: "InterpretedGraph", *inputs: torch.Tensor) -> Any:
+            return module.interpret(inputs)
+
+        parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("self", *names)]
+        forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        type(self).forward = forward  # torch makes a class for each graph module
+        return PythonCode("", {}, _lineno_map=None)
+
+    def interpret(self, inputs: Sequence[torch.Tensor]) -> Any:
+        """Run the graph on its inputs, in the order of its placeholders."""
+        values: dict[fx.Node, Any] = {}
+        remaining = iter(inputs)
+        last_user: dict[fx.Node, fx.Node] = {}
+        for node in reversed(self.graph.nodes):
+            for source in node.all_input_nodes:
+                last_user.setdefault(source, node)
+        for node in self.graph.nodes:
+            if node.op == "placeholder":
+                values[node] = next(remaining)
+            elif node.op == "get_attr":
+                values[node] = weight(self, node)
+            else:
+                args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+                if node.op == "output":
+                    return args[0]
+                values[node] = node.target(*args, **kwargs)
+            for source in node.all_input_nodes:
+                if last_user[source] is node:
+                    del values[source]
+        raise BundleError("the captured graph returns nothing")
 
 
 def save_graph(graph: Graph, folder: Path) -> None:
@@ -72,32 +123,32 @@ def load_graph(folder: Path) -> Graph:
     try:
         document = from_json((folder / "graph.json").read_text(encoding="utf-8"))
         weights = load_file(folder / "weights.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise BundleError(f"{folder.name} holds no captured graph: {error}") from error
+    if not isinstance(document, dict):
+        raise BundleError(f"graph.json holds a {type(document).__name__}, expected an object")
     if document.get("schema_version") != SCHEMA_VERSION:
         raise BundleError(f"graph.json: schema_version is {document.get('schema_version')}, expected {SCHEMA_VERSION}")
     try:
         return _build(document, weights)
-    except (KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise BundleError(f"graph.json describes no graph: {type(error).__name__}: {error}") from error
 
 
 def _build(document: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> Graph:
     root, graph = nn.Module(), fx.Graph()
     for name, tensor in weights.items():
+        _check_weight_name(name)
         attach(root, name, tensor)
     nodes: dict[str, fx.Node] = {}
     for item in document["nodes"]:
-        args, kwargs = _decode(item["args"], nodes), _decode(item["kwargs"], nodes)
-        op = item["op"]
-        if op == "call_function":
-            target: Any = _resolve(item["target"])
-        elif op in {"placeholder", "get_attr", "output"}:
-            target = item["target"]
-        else:
-            raise BundleError(f"graph.json: a captured graph has no node of kind {op!r}")
-        nodes[item["name"]] = graph.create_node(op, target, tuple(args), kwargs, name=item["name"])
-    module = fx.GraphModule(root, graph)
+        node = _add_node(graph, item, nodes, weights)
+        if node.name != item["name"]:
+            raise BundleError(f"graph.json: {item['name']!r} cannot be the name of a node, or stands there twice")
+        nodes[node.name] = node
+    if not nodes or node.op != "output" or any(other.op == "output" for other in list(graph.nodes)[:-1]):
+        raise BundleError("graph.json: a captured graph ends with its output, and has one")
+    module = InterpretedGraph(root, graph)
     generator = torch.Generator().manual_seed(0)
     example = tuple(torch.randn(shape, generator=generator) for shape in document["example_shapes"])
     dynamic = document["dynamic"]
@@ -109,8 +160,68 @@ def _build(document: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> 
         example,
         None if dynamic is None else DynamicSize(**dynamic),
     )
+    placeholders = [node.name for node in graph.nodes if node.op == "placeholder"]
+    if len(placeholders) != len(example) or len(read.inputs) != len(example):
+        raise BundleError(
+            f"graph.json: {len(placeholders)} placeholders, {len(read.inputs)} inputs and {len(example)} example shapes;"
+            " a captured graph has as many of each"
+        )
     annotate(read)
     return read
+
+
+def _add_node(
+    graph: fx.Graph, item: Mapping[str, Any], nodes: Mapping[str, fx.Node], weights: Mapping[str, torch.Tensor]
+) -> fx.Node:
+    """Append one node of the file.
+
+    Raises:
+        BundleError: It is none that a captured graph has, or a name in it could be taken for code.
+    """
+    op, name, target = item["op"], item["name"], item["target"]
+    if not _is_name(name):
+        raise BundleError(f"graph.json: {name!r} is not the name of a node; letters, digits and _ are")
+    args, kwargs = _decode(item["args"], nodes), _decode(item["kwargs"], nodes)
+    if not isinstance(args, list) or not isinstance(kwargs, dict):
+        raise BundleError(f"graph.json: the arguments of {name} are not a list and an object")
+    if op == "call_function":
+        function = _resolve(target)
+        _check_keywords(name, function, args, kwargs)
+        return graph.create_node(op, function, tuple(args), kwargs, name=name)
+    if op not in {"placeholder", "get_attr", "output"}:
+        raise BundleError(f"graph.json: a captured graph has no node of kind {op!r}")
+    if kwargs or (args and op != "output") or (op == "output" and len(args) != 1):
+        raise BundleError(f"graph.json: {name} is a node of kind {op} and has arguments that such a node never has")
+    if op == "placeholder" and not _is_name(target):
+        raise BundleError(f"graph.json: {target!r} is not the name of an input; letters, digits and _ are")
+    if op == "get_attr" and target not in weights:
+        raise BundleError(f"graph.json: {name} reads {target!r}, which is not among the weights")
+    if op == "output" and target != "output":
+        raise BundleError(f"graph.json: the output's target is {target!r}, expected 'output'")
+    return graph.create_node(op, target, tuple(args), kwargs, name=name)
+
+
+def _is_name(value: object) -> bool:
+    """Whether a value of the file is a plain identifier, which no printer of Python source can mistake for more."""
+    return isinstance(value, str) and value.isidentifier() and not keyword.iskeyword(value)
+
+
+def _check_weight_name(name: str) -> None:
+    parts = name.split(".")
+    printable = all(part and part.isprintable() and not set(part) & set("\"'\\") for part in parts)
+    if not printable or not _RESERVED.isdisjoint(parts) or parts[0] in _RESERVED_AT_ROOT:
+        raise BundleError(f"weights.safetensors: {name!r} is not the name of a weight of a module")
+
+
+def _check_keywords(name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Hold the names of arguments to the operator's schema; Python's own functions take none by name."""
+    schema = getattr(function, "_schema", None)
+    allowed = set() if schema is None else {argument.name for argument in schema.arguments}
+    if schema is not None and len(args) > len(schema.arguments):
+        raise BundleError(f"graph.json: {name} gives {len(args)} arguments, {function} takes {len(schema.arguments)}")
+    for key in kwargs:
+        if key not in allowed:
+            raise BundleError(f"graph.json: {name} gives an argument {key!r}, which {function} does not have")
 
 
 def annotate(graph: Graph) -> None:
