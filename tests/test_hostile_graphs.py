@@ -1,4 +1,4 @@
-"""A bundle's graph comes from a stranger: reading it, running it and exporting it again runs none of its words as code."""
+"""A bundle's graph comes from a stranger: reading, running and exporting it runs none of its words as code."""
 
 import copy
 import itertools
@@ -18,10 +18,11 @@ from coordatt_deploy.graph.reference import InterpretedGraph, load_graph, save_g
 CASES = 500
 SEED = 20261126
 
-# What torch.fx prints is a line of Python: each of these ends a name, a string, a call or a line, and starts a statement.
+# What torch.fx prints is Python: each of these ends a name, a string, a call or a line, and starts a statement.
 BREAKS = (
-    "", " ", "=", "\r", "\n", "\r\n", "\x00", "\x0b", "\x0c", "\x1b", "\x85", "\u2028", "\u2029", "\t", ";", ":", ",", ")", "]", "}",
-    '"', "'", '"""', "\\", '")', "')", "x=", "x,", "x)", "x:", "x;", "#", "\\\n", "\\x0a", "{", "lambda:", "self.", "ﬁ", "=0):", ".",
+    "", " ", "=", "\r", "\n", "\r\n", "\x00", "\x0b", "\x0c", "\x1b", "\x85", "\u2028", "\u2029", "\t", ";", ":", ",", ")", "]",
+    "}", '"', "'", '"""', "\\", '")', "')", "x=", "x,", "x)", "x:", "x;", "#", "\\\n", "\\x0a", "{", "lambda:", "self.", "ﬁ", "=0):",
+    ".",
 )  # fmt: skip
 PLACES = (
     "input_name",
@@ -158,7 +159,8 @@ def test_a_graph_that_was_read_is_never_printed(shared_graph, tmp_path):
     copied = copy.deepcopy(read)
 
     assert isinstance(copied, InterpretedGraph)
-    assert not hasattr(read, "_code") and not hasattr(copied, "_code")
+    assert not hasattr(read, "_code")
+    assert not hasattr(copied, "_code")
     expected = shared_graph.module(*shared_graph.example)[0]
     assert torch.equal(expected, copied(*shared_graph.example)[0])
 

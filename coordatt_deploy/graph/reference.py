@@ -1,6 +1,6 @@
 """Write a graph to a folder and read it back without running any code from it.
 
-``graph.json`` lists the ATen calls, ``weights.safetensors`` holds the tensors. A bundle may come from a stranger, hence:
+``graph.json`` lists the ATen calls, ``weights.safetensors`` the tensors. A bundle may come from a stranger, hence:
 
 * no pickle, and only operators of the ``aten`` namespace that neither write nor touch files are looked up;
 * what is read is interpreted node by node. ``torch.fx`` would print every name into Python source and execute that;
@@ -163,8 +163,8 @@ def _build(document: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> 
     placeholders = [node.name for node in graph.nodes if node.op == "placeholder"]
     if len(placeholders) != len(example) or len(read.inputs) != len(example):
         raise BundleError(
-            f"graph.json: {len(placeholders)} placeholders, {len(read.inputs)} inputs and {len(example)} example shapes;"
-            " a captured graph has as many of each"
+            f"graph.json: {len(placeholders)} placeholders, {len(read.inputs)} inputs and {len(example)} example"
+            " shapes; a captured graph has as many of each"
         )
     annotate(read)
     return read
