@@ -20,9 +20,9 @@ SEED = 20261126
 
 # What torch.fx prints is Python: each of these ends a name, a string, a call or a line, and starts a statement.
 BREAKS = (
-    "", " ", "=", "\r", "\n", "\r\n", "\x00", "\x0b", "\x0c", "\x1b", "\x85", "\u2028", "\u2029", "\t", ";", ":", ",", ")", "]",
-    "}", '"', "'", '"""', "\\", '")', "')", "x=", "x,", "x)", "x:", "x;", "#", "\\\n", "\\x0a", "{", "lambda:", "self.", "ﬁ", "=0):",
-    ".",
+    "", " ", "=", "\r", "\n", "\r\n", "\x00", "\x0b", "\x0c", "\x1b", "\x85", "\u2028", "\u2029", "\t", ";", ":",
+    ",", ")", "]", "}", '"', "'", '"""', "\\", '")', "')", "x=", "x,", "x)", "x:", "x;", "#", "\\\n", "\\x0a", "{",
+    "lambda:", "self.", "ﬁ", "=0):", ".",
 )  # fmt: skip
 PLACES = (
     "input_name",
