@@ -17,11 +17,12 @@ from typing import Final
 from attention_cost_figures import noise
 from attention_cost_files import ATTENTION, FULL, PLAIN, Way, build, described
 
-from coordatt_deploy.quiet import log_folder
-from coordatt_deploy.specs import Format, TargetCpu, to_json
-from coordatt_deploy.targets.counts import InstructionCount
-from coordatt_deploy.targets.cpus import CPUS, DEFAULT_CPU
-from coordatt_deploy.targets.qemu_arm64 import count_instructions
+from coordatt_deploy.documents import to_json
+from coordatt_deploy.formats import Format, TargetCpu
+from coordatt_deploy.logs import log_folder
+from coordatt_deploy.targets.qemu_arm64.counts import InstructionCount
+from coordatt_deploy.targets.qemu_arm64.cpus import CPUS, DEFAULT_CPU
+from coordatt_deploy.targets.qemu_arm64.target import count_instructions
 
 WAYS: Final = (
     Way("default", Format.ONNX),

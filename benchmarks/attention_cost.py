@@ -26,12 +26,13 @@ from attention_cost_figures import FLOOR, instructions, latencies, structure
 from attention_cost_files import ATTENTION, FULL, PLAIN, QUICK, WAYS, Network, Way, build
 
 from coordatt_deploy import host
+from coordatt_deploy.documents import to_json
 from coordatt_deploy.errors import MissingDependencyError
+from coordatt_deploy.formats import Format, Precision, TargetCpu
+from coordatt_deploy.logs import log_folder, set_environment
 from coordatt_deploy.profile.latency import Latency, ProfileSettings
 from coordatt_deploy.profile.statistics import Ratio, median_ratio
-from coordatt_deploy.quiet import log_folder, set_environment
-from coordatt_deploy.specs import Format, Precision, TargetCpu, to_json
-from coordatt_deploy.targets.cpus import CPUS, DEFAULT_CPU
+from coordatt_deploy.targets.qemu_arm64.cpus import CPUS, DEFAULT_CPU
 
 MILLION: Final = 1e6
 

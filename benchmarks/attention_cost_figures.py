@@ -17,14 +17,16 @@ import torch
 from attention_cost_files import Network, Way, described, module
 from torch import nn
 
-from coordatt_deploy.coremltools_quietly import coremltools
+from coordatt_deploy.artifact_specs import Artifact
+from coordatt_deploy.formats import Format
+from coordatt_deploy.logs import captured, log_folder
 from coordatt_deploy.models.coordatt import CoordAtt
 from coordatt_deploy.profile.latency import Measurement, ProfileSettings
 from coordatt_deploy.profile.rounds import Call, measure_openings
-from coordatt_deploy.quiet import captured, log_folder
-from coordatt_deploy.runtimes import litert, runtime
-from coordatt_deploy.specs import Artifact, Format
-from coordatt_deploy.targets import qemu_arm64
+from coordatt_deploy.runtimes import runtime
+from coordatt_deploy.runtimes.coreml.coremltools_import import coremltools
+from coordatt_deploy.runtimes.tflite import runner
+from coordatt_deploy.targets.qemu_arm64 import target
 
 FLOOR: Final = "three passes"
 Files = Mapping[str, tuple[Way, Path]]
@@ -34,7 +36,7 @@ def structure(way: Way, path: Path) -> dict[str, int]:
     """Count what a runtime makes of a file: operators, and what they were chosen to avoid."""
     if way.format is Format.TFLITE:
         with captured(log_folder() / "attention_cost.log"):
-            found = litert.operators(path)
+            found = runner.operators(path)
         transposes = sum(item.name == "TRANSPOSE" for item in found.operators)
         return {"operators": len(found.operators), "partitions": found.partitions, "transposes": transposes}
     if way.format is Format.ONNX:
@@ -127,7 +129,7 @@ def instructions(way: Way, path: Path, cpu: str, cache: Path) -> int:
     key = f"{path.name} {cpu}"
     if key not in known:
         artifact = described(path, way)
-        counted = qemu_arm64.count_instructions(path, artifact, noise(artifact), cpu=cpu, inferences=1)
+        counted = target.count_instructions(path, artifact, noise(artifact), cpu=cpu, inferences=1)
         known[key] = counted.total
         cache.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     return int(known[key])

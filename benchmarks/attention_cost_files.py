@@ -23,18 +23,19 @@ from torch import nn
 
 import coordatt_deploy.exporters
 import coordatt_deploy.models
-from coordatt_deploy.coremltools_quietly import coremltools
+from coordatt_deploy.artifact_specs import Artifact, ModelSpec, Preprocessing, TensorSpec
+from coordatt_deploy.conversion import quantized_artifact as quantizing
+from coordatt_deploy.data.calibration import CalibrationSet
 from coordatt_deploy.exporters import ExportRequest, exporter
+from coordatt_deploy.formats import Format, Precision, TargetCpu
 from coordatt_deploy.graph.capture import capture
-from coordatt_deploy.graph.fold import fold_batchnorms
-from coordatt_deploy.graph.lower import lower, target_of
+from coordatt_deploy.graph.lowering.lower import lower, target_of
+from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
+from coordatt_deploy.logs import captured, log_folder
 from coordatt_deploy.models import create_model
-from coordatt_deploy.quantization.calibration import CalibrationSet
 from coordatt_deploy.quantization.recipes import parse
-from coordatt_deploy.quiet import captured, log_folder
-from coordatt_deploy.runtimes import litert
-from coordatt_deploy.second_stage import artifact as quantizing
-from coordatt_deploy.specs import Artifact, Format, ModelSpec, Precision, Preprocessing, TargetCpu, TensorSpec
+from coordatt_deploy.runtimes.coreml.coremltools_import import coremltools
+from coordatt_deploy.runtimes.tflite.runner import SIGNATURE, Interpreter
 
 PLAIN: Final = "plain"
 ATTENTION: Final = "attention"
@@ -167,7 +168,7 @@ def _default(way: Way, name: str, network: Network, folder: Path, path: Path) ->
         source = _file(Way("default", Format.TFLITE), name, network, folder)
         engine = quantizer.Quantizer(str(source), recipe.static_wi8_ai8())
         cases = [{"args_0": case[None].permute(0, 2, 3, 1).numpy()} for case in images(network, IMAGES)]
-        result = engine.calibrate({litert.SIGNATURE: cases})
+        result = engine.calibrate({SIGNATURE: cases})
         engine.quantize(result).export_model(str(path), overwrite=True)
     elif way.format is Format.TFLITE:
         moved = litert_torch.to_channel_last_io(net, args=[0])
@@ -203,7 +204,7 @@ def described(path: Path, way: Way) -> Artifact:
             for items in (session.get_inputs(), session.get_outputs())
         )
     else:
-        runner = litert.Interpreter(str(path)).get_signature_runner(litert.SIGNATURE)
+        runner = Interpreter(str(path)).get_signature_runner(SIGNATURE)
         inputs, outputs = (
             tuple(_tensor(name, item) for name, item in details.items())
             for details in (runner.get_input_details(), runner.get_output_details())

@@ -18,19 +18,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from coordatt_deploy.artifact_specs import RangeMethod
 from coordatt_deploy.bundle import Bundle, open_bundle
-from coordatt_deploy.graph.capture import Graph, prepare
-from coordatt_deploy.graph.reference import load_graph
-from coordatt_deploy.images import find_images, load_image, preprocess
-from coordatt_deploy.models.digits import read_split, render
+from coordatt_deploy.conversion.quantized_artifact import measure_ranges, write
+from coordatt_deploy.conversion.quantized_artifact import prepare as prepare_file
+from coordatt_deploy.data.calibration import CalibrationSet, digits_calibration, load_calibration
+from coordatt_deploy.data.digits import read_split, render
+from coordatt_deploy.data.images import find_images, load_image, preprocess
+from coordatt_deploy.formats import FORMATS, Format, TargetCpu
+from coordatt_deploy.graph.execution import prepare
+from coordatt_deploy.graph.graph import Graph
+from coordatt_deploy.graph.saved_graph import load_graph
+from coordatt_deploy.logs import captured, set_environment
 from coordatt_deploy.quantization import rounding
-from coordatt_deploy.quantization.calibration import CalibrationSet, digits_calibration, load_calibration
 from coordatt_deploy.quantization.recipes import Recipe, parse
-from coordatt_deploy.quiet import captured, set_environment
 from coordatt_deploy.runtimes import runtime
-from coordatt_deploy.second_stage.artifact import SUFFIXES, measure_ranges, write
-from coordatt_deploy.second_stage.artifact import prepare as prepare_file
-from coordatt_deploy.specs import Format, RangeMethod, TargetCpu
 from coordatt_deploy.tensors import decode, encode
 
 BASE = replace(parse("static_wi8_ai8"), equalise=False, adjust=False)
@@ -110,7 +112,7 @@ def outputs(
     with tempfile.TemporaryDirectory() as scratch, captured(Path(scratch) / "log"):
         folder, spec = Path(scratch), bundle.manifest.model
         prepared = prepare_file(graph, recipe, kind, spec, folder, target_cpu=cpu, data=data)
-        path = folder / f"quantized{SUFFIXES[kind]}"
+        path = folder / f"quantized{FORMATS[kind].suffix}"
         exported, request = write(prepared, recipe, measure_ranges(prepared, recipe, data), path, spec)
         artifact = exported.described(request, folder, recipe.name)
         found = []

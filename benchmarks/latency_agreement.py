@@ -22,19 +22,20 @@ from unittest import mock
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
+from coordatt_deploy.artifact_specs import Artifact, TensorSpec
+from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.profile import rounds, statistics
 from coordatt_deploy.profile.cold_start import made_up
 from coordatt_deploy.profile.latency import Latency, ProfileSettings
 from coordatt_deploy.profile.rounds import Call, measure_openings
-from coordatt_deploy.runtimes import litert
-from coordatt_deploy.specs import Artifact, Format, Precision, TensorSpec
+from coordatt_deploy.runtimes.tflite.runner import SIGNATURE, open_artifact
 
 RUNS = 400
 
 
 def described(path: Path) -> Artifact:
     """Describe a TFLite file by itself: no bundle is needed here."""
-    runner = Interpreter(str(path)).get_signature_runner(litert.SIGNATURE)
+    runner = Interpreter(str(path)).get_signature_runner(SIGNATURE)
     inputs, outputs = (
         tuple(
             TensorSpec(name, tuple(map(int, item["shape"])), np.dtype(item["dtype"]).name, "NHWC"[: len(item["shape"])])
@@ -50,7 +51,7 @@ def ours(path: Path, artifact: Artifact, threads: int) -> Latency:
 
     @contextmanager
     def open_calls() -> Iterator[Mapping[str, Call]]:
-        with litert.open_artifact(path, artifact, threads=threads) as runner:
+        with open_artifact(path, artifact, threads=threads) as runner:
             feeds = {spec.name: made_up(spec, (224, 224)) for spec in artifact.inputs}
             yield {"model": lambda: runner.infer(feeds)}
 

@@ -10,23 +10,25 @@ A bundle is written into a temporary folder beside its place and renamed when wh
 the old one. Opening one checks schema, paths and hashes.
 """
 
-import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coordatt_deploy.artifact_specs import Artifact, ModelSpec, TensorSpec
+from coordatt_deploy.documents import SCHEMA_VERSION, from_json, to_json
 from coordatt_deploy.errors import BundleError, UsageError
-from coordatt_deploy.layers import LayerMap
-from coordatt_deploy.specs import SCHEMA_VERSION, Artifact, Format, ModelSpec, TensorSpec, from_json, to_json
+from coordatt_deploy.files import inside, sha256, write_whole
+from coordatt_deploy.formats import FORMATS, Format
+from coordatt_deploy.layer_map import LayerMap
+from coordatt_deploy.progress import Stage
 
 MANIFEST: Final = "manifest.json"
 REPORTS: Final = "reports"
@@ -45,14 +47,6 @@ class GoldenCase:
     name: str
     image: str | None = None
     label: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One step that was taken, and the seconds it took."""
-
-    name: str
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,54 +226,6 @@ def _hashed(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield artifact.path, artifact.sha256
 
 
-def inside(root: Path, relative: str) -> Path:
-    """Return ``root / relative``.
-
-    Raises:
-        BundleError: The path is absolute, climbs out, or a link leads out of the folder.
-    """
-    pure = PurePosixPath(relative)
-    path = root / pure
-    climbs = pure.is_absolute() or ".." in pure.parts or "\\" in relative or ":" in relative or not pure.parts
-    if climbs or not path.resolve().is_relative_to(root.resolve()):
-        raise BundleError(f"manifest.json names {relative!r}, which lies outside the bundle; the bundle is refused")
-    return path
-
-
-def sha256(path: Path) -> str:
-    """Hash a file, or a package: its sorted relative paths and their contents."""
-    digest = hashlib.sha256()
-    if path.is_dir():
-        for file in sorted(item for item in path.rglob("*") if item.is_file()):
-            digest.update(f"{file.relative_to(path).as_posix()}\n{sha256(file)}\n".encode())
-        return digest.hexdigest()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def size_bytes(path: Path) -> int:
-    """Size on disk of a file, or of all files of a package."""
-    return (
-        sum(item.stat().st_size for item in path.rglob("*") if item.is_file()) if path.is_dir() else path.stat().st_size
-    )
-
-
-def write_whole(path: Path, text: str) -> Path:
-    """Write a text file so that a reader sees the old one or the new one, never a half."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return path
-
-
 @contextmanager
 def writing(target: Path, source_sha256: str) -> Iterator[Path]:
     """Give a folder to fill; it takes the place of *target* when the block ends well, and vanishes when it does not.
@@ -375,7 +321,6 @@ def finish(staging: Path, manifest: Manifest) -> Manifest:
 
 def artifact_name(model: str, kind: Format, precision: str, target_cpu: str | None) -> str:
     """Return the path of an artifact inside the bundle: ``onnx/mobilenetv2_ca_035_digits_fp32.onnx``."""
-    suffix = {Format.ONNX: ".onnx", Format.TFLITE: ".tflite", Format.COREML: ".mlpackage"}[kind]
     safe = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in model)
     cpu = f"_{target_cpu}" if target_cpu else ""
-    return f"{kind.value}/{safe}_{precision}{cpu}{suffix}"
+    return f"{kind.value}/{safe}_{precision}{cpu}{FORMATS[kind].suffix}"

@@ -12,8 +12,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from coordatt_deploy import __version__
-from coordatt_deploy.errors import DeployError, UsageError
-from coordatt_deploy.options import (
+from coordatt_deploy.commands.options import (
     BoundsType,
     MemberType,
     SizeType,
@@ -25,7 +24,9 @@ from coordatt_deploy.options import (
     numbers,
     shapes_of,
 )
-from coordatt_deploy.specs import SCHEMA_VERSION, Format, TargetCpu, member, to_json
+from coordatt_deploy.documents import SCHEMA_VERSION, member, to_json
+from coordatt_deploy.errors import DeployError, UsageError
+from coordatt_deploy.formats import Format, TargetCpu
 
 INTERRUPTED: Final = 130  # as shells say it: no check failed
 
@@ -56,7 +57,8 @@ def main() -> None:
 
 
 def _plan(**options: Any) -> Any:
-    from coordatt_deploy.pipeline import DEFAULT_MODEL, ExportPlan, command_line
+    from coordatt_deploy.conversion.plan import DEFAULT_MODEL, ExportPlan
+    from coordatt_deploy.host import command_line
 
     return ExportPlan(
         model=options["model"] or DEFAULT_MODEL,
@@ -79,14 +81,14 @@ def _plan(**options: Any) -> Any:
 
 
 def _count(given: int | None) -> int:
-    from coordatt_deploy.quantization.calibration import COUNT
+    from coordatt_deploy.data.calibration import COUNT
 
     return COUNT if given is None else given
 
 
 def _intake(**options: Any) -> dict[str, Any]:
     """Gather what the options say of the model beside its name, weights and size."""
-    from coordatt_deploy.intake.preprocessing import checked, parse_numbers, read_labels, read_preprocessing
+    from coordatt_deploy.loading.preprocessing import checked, parse_numbers, read_labels, read_preprocessing
 
     values = read_preprocessing(options["preprocessing"]) if options["preprocessing"] else {}
     for key in ("mean", "std", "input_range"):
@@ -123,21 +125,23 @@ def build(as_json: bool, **options: Any) -> None:
         coordatt-deploy build
         coordatt-deploy build --model mobilenetv2_ca_100 --checkpoint mbv2_ca.pth --output-dir ca_100
     """
-    from coordatt_deploy import pipeline
-    from coordatt_deploy.parity.proving import check_parity
-    from coordatt_deploy.report import screen
+    from coordatt_deploy.conversion import export_run
+    from coordatt_deploy.parity.run import check_parity
+    from coordatt_deploy.profile import run as profile_run
+    from coordatt_deploy.report.terminal import build as terminal_build
+    from coordatt_deploy.report.terminal import console
 
-    with screen.bars() as stages:
-        bundle = pipeline.export(_plan(**options), stages)
+    with console.bars() as stages:
+        bundle = export_run.export(_plan(**options), stages)
         parity = check_parity(bundle, stages)
-        profile = pipeline.measure_latency(bundle, stages)
+        profile = profile_run.measure_latency(bundle, stages)
     _notes(bundle)
     if as_json:
         _print({"bundle": str(bundle.root), "passed": parity.passed,
-                "artifacts": pipeline.summary(parity, profile)})  # fmt: skip
+                "artifacts": terminal_build.summary(parity, profile)})  # fmt: skip
     else:
-        screen.show_build(bundle, parity, profile)
-    sys.exit(screen.exit_code(parity))
+        terminal_build.show_build(bundle, parity, profile)
+    sys.exit(console.exit_code(parity))
 
 
 @main.command()
@@ -152,16 +156,17 @@ def export(as_json: bool, **options: Any) -> None:
     Example:
         coordatt-deploy export --format onnx --format tflite --output-dir digits
     """
-    from coordatt_deploy import pipeline
-    from coordatt_deploy.report import screen
+    from coordatt_deploy.conversion import export_run
+    from coordatt_deploy.report.terminal import build as terminal_build
+    from coordatt_deploy.report.terminal import console
 
-    with screen.bars() as stages:
-        bundle = pipeline.export(_plan(**options), stages)
+    with console.bars() as stages:
+        bundle = export_run.export(_plan(**options), stages)
     _notes(bundle)
     if as_json:
         _print({"bundle": str(bundle.root), "artifacts": to_json(bundle.manifest.artifacts)})
     else:
-        screen.show_artifacts(bundle)
+        terminal_build.show_artifacts(bundle)
 
 
 @main.command()
@@ -220,11 +225,12 @@ def quantize(bundle: Path, recipes: tuple[str, ...], as_json: bool, **options: A
     from dataclasses import replace
 
     from coordatt_deploy.bundle import open_bundle
-    from coordatt_deploy.pipeline import command_line
+    from coordatt_deploy.conversion.plan import QuantizePlan
+    from coordatt_deploy.conversion.quantize_run import quantize as run
+    from coordatt_deploy.host import command_line
     from coordatt_deploy.quantization.recipes import STATIC_INT8, load_recipe
-    from coordatt_deploy.report import screen
-    from coordatt_deploy.second_stage.stage import QuantizePlan
-    from coordatt_deploy.second_stage.stage import quantize as run
+    from coordatt_deploy.report.terminal import build as terminal_build
+    from coordatt_deploy.report.terminal import console
 
     chosen = [load_recipe(name) for name in recipes or (STATIC_INT8,)]
     if options["ranges"] is not None:
@@ -242,29 +248,30 @@ def quantize(bundle: Path, recipes: tuple[str, ...], as_json: bool, **options: A
         _by_layer(bundle, plan, as_json=as_json, **options)
     if options["dataset"] is not None or options["limit"] is not None:
         raise UsageError("--dataset and --limit are for --max-drop; to measure what is there: coordatt-deploy evaluate")
-    with screen.bars() as stages:
+    with console.bars() as stages:
         written = run(open_bundle(bundle), plan, stages)
     if as_json:
         manifest = written.manifest
         _print({"bundle": str(written.root), "artifacts": to_json(manifest.artifacts),
                 "quantization": to_json(manifest.quantization)})  # fmt: skip
     else:
-        screen.show_artifacts(written)
+        terminal_build.show_artifacts(written)
 
 
 def _by_layer(bundle: Path, plan: Any, *, as_json: bool, **options: Any) -> NoReturn:
     """Rank the layers, search for the fewest in float where a drop is given, print, and end the command."""
     from coordatt_deploy.bundle import open_bundle
-    from coordatt_deploy.report import layer_costs, screen
-    from coordatt_deploy.second_stage.layer_costs import rank_layers
-    from coordatt_deploy.second_stage.mixed_precision import SearchPlan, search
+    from coordatt_deploy.mixed_precision.ranking import rank_layers
+    from coordatt_deploy.mixed_precision.search import SearchPlan, search
+    from coordatt_deploy.report.terminal import console
+    from coordatt_deploy.report.terminal import search as layer_costs
 
     found = None
     wanted = {key: options[key] for key in ("max_drop", "dataset", "limit")}
     if options["max_drop"] is None and (options["dataset"] is not None or options["limit"] is not None):
         raise UsageError("--dataset and --limit are for --max-drop; the ranking uses the calibration data")
     searching = None if options["max_drop"] is None else SearchPlan(plan, **wanted)
-    with screen.bars() as stages:
+    with console.bars() as stages:
         opened = open_bundle(bundle)
         weighed, document = rank_layers(opened, plan, stages)
         if searching is not None:
@@ -325,10 +332,11 @@ def parity(
         coordatt-deploy parity mobilenetv2_ca_035.digits --target qemu-arm64
     """
     from coordatt_deploy.bundle import open_bundle
-    from coordatt_deploy.parity.proving import check_parity
+    from coordatt_deploy.parity.run import check_parity
     from coordatt_deploy.parity.tolerances import BUILT_IN, read_tolerances
-    from coordatt_deploy.report import screen
-    from coordatt_deploy.reporting import write_summaries
+    from coordatt_deploy.report.terminal import console
+    from coordatt_deploy.report.terminal import parity as terminal_parity
+    from coordatt_deploy.report.write import write_summaries
 
     if outputs_only and (show_layers or files["save_failing"]):
         raise UsageError("--outputs-only judges no layer; leave it out, or --layers and --save-failing")
@@ -340,10 +348,10 @@ def parity(
         "inputs": files["inputs"],
         "save_failing": files["save_failing"],
     }
-    with screen.bars() as stages:
+    with console.bars() as stages:
         opened = open_bundle(bundle)
         if target is not None:  # a target is slow: layers only where they are asked for
-            from coordatt_deploy.emulation import check_parity_on
+            from coordatt_deploy.parity.on_target import check_parity_on
 
             layers = bool(show_layers or files["save_failing"])
             report = check_parity_on(opened, target, stages, layers=layers, **options)
@@ -354,8 +362,8 @@ def parity(
     if as_json:
         _print(document)
     else:
-        screen.show_parity(opened, report, layers=show_layers)
-    sys.exit(screen.exit_code(report))
+        terminal_parity.show_parity(opened, report, layers=show_layers)
+    sys.exit(console.exit_code(report))
 
 
 @main.command()
@@ -380,33 +388,34 @@ def profile(bundle: Path, formats: tuple[Format, ...], target: str | None, as_js
         coordatt-deploy profile mobilenetv2_ca_035.digits --threads 1,2
         coordatt-deploy profile mobilenetv2_ca_035.digits --target qemu-arm64
     """
-    from coordatt_deploy import pipeline
     from coordatt_deploy.bundle import open_bundle
+    from coordatt_deploy.profile import run as profile_run
     from coordatt_deploy.profile.latency import ProfileSettings
-    from coordatt_deploy.report import costs, screen
+    from coordatt_deploy.report.terminal import console
+    from coordatt_deploy.report.terminal import profile as terminal_profile
 
     chosen = {key: value for key, value in settings.items() if value is not None}
     if target is not None:
-        from coordatt_deploy.emulation import count_on
+        from coordatt_deploy.profile.instructions import count_on
 
         if chosen:
             raise UsageError(f"--target counts instructions; --{next(iter(chosen)).replace('_', '-')} is for latency")
-        with screen.bars() as stages:
+        with console.bars() as stages:
             opened = open_bundle(bundle)
             counted = count_on(opened, target, stages, formats=formats or tuple(Format))
         if as_json:
             click.echo(json.dumps(counted, indent=2, allow_nan=False))
         else:
-            costs.show_instructions(opened, counted)
+            terminal_profile.show_instructions(opened, counted)
         return
     given = ProfileSettings(**chosen)
-    with screen.bars() as stages:
+    with console.bars() as stages:
         opened = open_bundle(bundle)
-        document = pipeline.measure_latency(opened, stages, given, formats=formats or tuple(Format))
+        document = profile_run.measure_latency(opened, stages, given, formats=formats or tuple(Format))
     if as_json:
         click.echo(json.dumps(document, indent=2, allow_nan=False))
     else:
-        costs.show_profile(opened, document)
+        terminal_profile.show_profile(opened, document)
 
 
 @main.command()
@@ -441,18 +450,19 @@ def evaluate(bundle: Path, formats: tuple[Format, ...], labels_by: str | None, a
         coordatt-deploy evaluate my_net --dataset photos/validation --limit 2000 --max-drop 0.5
     """
     from coordatt_deploy.bundle import open_bundle
-    from coordatt_deploy.evaluation.dataset import LabelsBy
-    from coordatt_deploy.evaluation.evaluating import EvaluationPlan, evaluate_bundle
-    from coordatt_deploy.report import accuracy, screen
+    from coordatt_deploy.data.labelled import LabelsBy
+    from coordatt_deploy.evaluation.run import EvaluationPlan, evaluate_bundle
+    from coordatt_deploy.report.terminal import console
+    from coordatt_deploy.report.terminal import evaluation as terminal_evaluation
 
     way = None if labels_by is None else member(LabelsBy, labels_by, "--labels-by")
     plan = EvaluationPlan(formats=formats or tuple(Format), labels_by=way, **options)
-    with screen.bars() as stages:
+    with console.bars() as stages:
         evaluation = evaluate_bundle(open_bundle(bundle), plan, stages)
     if as_json:
         _print(evaluation.to_json())
     else:
-        accuracy.show(evaluation)
+        terminal_evaluation.show(evaluation)
     sys.exit(evaluation.exit_code)
 
 
@@ -471,8 +481,8 @@ def report(bundle: Path, output: Path | None, as_json: bool) -> None:
         coordatt-deploy report mobilenetv2_ca_035.digits
     """
     from coordatt_deploy.bundle import open_bundle
-    from coordatt_deploy.quiet import logged
-    from coordatt_deploy.reporting import write_page
+    from coordatt_deploy.logs import logged
+    from coordatt_deploy.report.write import write_page
 
     opened = open_bundle(bundle)
     with logged("report"):
@@ -503,33 +513,28 @@ def inspect(subject: str, as_json: bool, **options: Any) -> None:
         coordatt-deploy inspect mobilenetv2_ca_035.digits
     """
     from coordatt_deploy.bundle import open_bundle
-    from coordatt_deploy.inspection.artifacts import (
-        BundleInspection,
-        Inspection,
-        inspect_artifact,
-        inspect_bundle,
-        is_artifact,
-        is_bundle,
-    )
-    from coordatt_deploy.inspection.tables import show_inspection
-    from coordatt_deploy.quiet import logged, set_environment
-    from coordatt_deploy.report import screen
+    from coordatt_deploy.inspection.result import BundleInspection, Inspection
+    from coordatt_deploy.inspection.run import inspect_artifact, inspect_bundle, is_artifact, is_bundle
+    from coordatt_deploy.logs import logged, set_environment
+    from coordatt_deploy.report.terminal import console
+    from coordatt_deploy.report.terminal.inspection import show_inspection
 
     path = Path(subject)
     found: Inspection | BundleInspection
     set_environment()
-    with screen.bars() as stages, stages.stage(f"inspect {subject}"), logged("inspect"):
+    with console.bars() as stages, stages.stage(f"inspect {subject}"), logged("inspect"):
         if is_bundle(path) or (subject and path.is_dir() and not is_artifact(path)):
             found = inspect_bundle(open_bundle(path))  # which says what is missing of one
         elif is_artifact(path):
             found = inspect_artifact(path)
         else:
-            from coordatt_deploy.exporters import need
-            from coordatt_deploy.intake.sizes import check_size
+            from coordatt_deploy.format_modules import need
+            from coordatt_deploy.loading.sizes import check_size
 
             need("torch", "onnx")
-            from coordatt_deploy.inspection.models import inspect_source
-            from coordatt_deploy.intake.request import Request, resolve
+            from coordatt_deploy.inspection.captured_graph import inspect_source
+            from coordatt_deploy.loading.load import resolve
+            from coordatt_deploy.loading.model_request import Request
 
             if options["input_size"] is not None:
                 check_size(options["input_size"])
@@ -557,9 +562,9 @@ def models(as_json: bool) -> None:
         keys = ("name", "parameters", "macs", "attention", "trained", "input_size", "num_classes")
         _print({"models": [{key: to_json(getattr(card, key)) for key in keys} for card in cards]})
         return
-    from coordatt_deploy.report import screen
+    from coordatt_deploy.report.terminal import models as terminal_models
 
-    screen.show_models(cards)
+    terminal_models.show_models(cards)
 
 
 @main.command()
@@ -573,12 +578,13 @@ def doctor(to_set_up: str | None, as_json: bool) -> None:
         coordatt-deploy doctor
         coordatt-deploy doctor --setup qemu-arm64
     """
-    from coordatt_deploy.doctor import examine
-    from coordatt_deploy.emulation import setup, statuses
-    from coordatt_deploy.report import screen
+    from coordatt_deploy.inspection.installation import examine
+    from coordatt_deploy.profile.instructions import setup, statuses
+    from coordatt_deploy.report.terminal import console
+    from coordatt_deploy.report.terminal import doctor as terminal_doctor
 
     if to_set_up is not None:
-        with screen.bars() as stages:
+        with console.bars() as stages:
             setup(to_set_up, stages)
     findings, targets = examine(), statuses()
     if as_json:
@@ -586,7 +592,7 @@ def doctor(to_set_up: str | None, as_json: bool) -> None:
             to_json(findings) | {"targets": to_json([{**to_json(item), "path": str(item.path)} for item in targets])}
         )
     else:
-        screen.show_doctor(findings, targets)
+        terminal_doctor.show_doctor(findings, targets)
 
 
 if __name__ == "__main__":

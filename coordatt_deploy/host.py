@@ -7,13 +7,17 @@ so that recorded texts of other machines can be read as well. What a machine doe
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final, Self
+
+from coordatt_deploy import __version__
 
 ROOT: Final = Path("/")
 
@@ -378,3 +382,25 @@ def _sysctl(run: Callable[..., Any] = subprocess.run) -> str:
 def _sysctl_int(text: str, key: str) -> int | None:
     value = dict(_fields(text)).get(key)
     return int(value) if value else None
+
+
+TOOLS: Final = (
+    "torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "litert-torch", "ai-edge-litert", "ai-edge-quantizer",
+    "coremltools", "numpy", "Pillow",
+)  # fmt: skip
+
+
+def tool_versions() -> tuple[tuple[str, str], ...]:
+    """Return the versions of everything that can have a hand in an artifact or a figure."""
+    found = [("coordatt-deploy", __version__), ("python", platform.python_version())]
+    for name in TOOLS:
+        try:
+            found.append((name, version(name)))
+        except PackageNotFoundError:
+            continue
+    return tuple(found)
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """Return the command as the user would type it again."""
+    return shlex.join(["coordatt-deploy", *arguments])

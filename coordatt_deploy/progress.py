@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from coordatt_deploy.bundle import Stage
-
 
 class Progress(Protocol):
     """Something that shows the progress of named stages."""
@@ -34,6 +32,14 @@ class Silent:
 
     def finish(self, handle: int) -> None:
         """See ``Progress``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step that was taken, and the seconds it took."""
+
+    name: str
+    seconds: float
 
 
 @dataclass

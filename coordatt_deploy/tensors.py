@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coordatt_deploy.specs import TensorSpec
+from coordatt_deploy.artifact_specs import TensorSpec
 
 REFERENCE_LAYOUT = "NCHW"
 

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
-from coordatt_deploy.quiet import log_folder
+from coordatt_deploy.logs import log_folder
 
 _OWN = Path(__file__).resolve().parent
 _LIBRARIES = tuple(Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib"))

@@ -1,25 +1,23 @@
-"""Exporters: each module writes one format through its official converter, all under one protocol."""
+"""Exporters: a folder a format. ``export`` goes through its official converter, ``quantize`` is the second stage."""
 
 if __name__ != "coordatt_deploy.exporters":
     raise ImportError("import coordatt_deploy.exporters; the folder at the top of the repository is only its place")
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
-from coordatt_deploy.bundle import sha256, size_bytes
-from coordatt_deploy.errors import MissingDependencyError
-from coordatt_deploy.layers import LayerMap
+from coordatt_deploy.artifact_specs import Artifact, ModelSpec, TensorSpec
+from coordatt_deploy.files import sha256, size_bytes
+from coordatt_deploy.format_modules import Role, load
+from coordatt_deploy.formats import Format, Precision, TargetCpu, format_of
+from coordatt_deploy.layer_map import LayerMap
 from coordatt_deploy.quantization.ranges import Range
 from coordatt_deploy.quantization.recipes import Recipe
-from coordatt_deploy.specs import Artifact, Format, ModelSpec, Precision, TargetCpu, TensorSpec
 
 if TYPE_CHECKING:
-    from coordatt_deploy.graph.capture import Graph
+    from coordatt_deploy.graph.graph import Graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +52,13 @@ class Exported:
             folder: That paths are relative to.
             recipe: Name of the quantization recipe; None for float.
         """
+        file_format = format_of(request.path)
+        assert file_format is not None  # noqa: S101 - who asks for a file knows its suffix
         layers = request.path.with_name(f"{request.path.stem}.layers.json")
         layers.write_text(self.layers.dump(), encoding="utf-8")
         return Artifact(
             path=request.path.relative_to(folder).as_posix(),
-            format=FORMATS[request.path.suffix],
+            format=file_format,
             precision=request.precision,
             recipe=recipe,
             target_cpu=request.target_cpu,
@@ -71,7 +71,7 @@ class Exported:
 
 
 class Exporter(Protocol):
-    """What each module of this folder offers (PEP 544: a module can satisfy a protocol)."""
+    """What ``exporters/<format>/export.py`` offers (PEP 544: a module can satisfy a protocol)."""
 
     def export(self, graph: "Graph", request: ExportRequest) -> Exported:
         """Write *graph* to ``request.path``; the same graph and request give the same bytes.
@@ -82,7 +82,7 @@ class Exporter(Protocol):
 
 
 class Quantizer(Protocol):
-    """What each module of the second table offers: a stage on the float artifact that an exporter wrote."""
+    """What ``exporters/<format>/quantize.py`` offers: a stage on the float artifact that an exporter wrote."""
 
     def activations(self, source: Path, exported: Exported) -> tuple[str, ...]:
         """Return the names of the tensors in the float artifact at *source* whose ranges a static recipe needs."""
@@ -113,74 +113,19 @@ class Quantizer(Protocol):
         """
 
 
-EXPORTERS: Final = {
-    Format.ONNX: "coordatt_deploy.exporters.onnx",
-    Format.TFLITE: "coordatt_deploy.exporters.tflite",
-    Format.COREML: "coordatt_deploy.exporters.coreml",
-}
-QUANTIZERS: Final = {
-    Format.ONNX: "coordatt_deploy.exporters.onnx_quantize",
-    Format.TFLITE: "coordatt_deploy.exporters.tflite_quantize",
-    Format.COREML: "coordatt_deploy.exporters.coreml_quantize",
-}
-CONVERTERS: Final = {Format.ONNX: "onnx", Format.TFLITE: "litert_torch", Format.COREML: "coremltools"}
-FORMATS: Final = {".onnx": Format.ONNX, ".tflite": Format.TFLITE, ".mlpackage": Format.COREML}
-
-# What the exporters write themselves; every other precision is a recipe of the second stage.
-PRECISIONS: Final = {
-    Format.ONNX: (Precision.FP32,),
-    Format.TFLITE: (Precision.FP32,),
-    Format.COREML: (Precision.FP32, Precision.FP16),
-}
-
-
-def exporter(kind: Format) -> Exporter:
-    """Return the module that writes *kind*.
+def exporter(file_format: Format) -> Exporter:
+    """Return the module that writes *file_format*.
 
     Raises:
         MissingDependencyError: A converter is not installed.
     """
-    return cast("Exporter", _load(EXPORTERS[kind], "exporting to", kind))
+    return cast("Exporter", load(file_format, Role.EXPORT))
 
 
-def quantizer(kind: Format) -> Quantizer:
-    """Return the module that quantizes artifacts of *kind*.
+def quantizer(file_format: Format) -> Quantizer:
+    """Return the module that quantizes artifacts of *file_format*.
 
     Raises:
         MissingDependencyError: The format's quantizer is not installed.
     """
-    return cast("Quantizer", _load(QUANTIZERS[kind], "quantizing", kind))
-
-
-def _load(module: str, what: str, kind: Format) -> ModuleType:
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("coordatt_deploy"):
-            raise
-        raise MissingDependencyError(
-            f"{what} {kind} needs {error.name}, which is not installed; run: pip install 'coordatt-deploy[{kind}]'"
-        ) from error
-
-
-def need(package: str, extra: str) -> None:
-    """Refuse to go on without *package*.
-
-    Raises:
-        MissingDependencyError: It is not installed; the text holds the line that installs it.
-    """
-    if find_spec(package) is None:
-        raise MissingDependencyError(
-            f"this needs {package}, which is not installed; run: pip install 'coordatt-deploy[{extra}]'"
-        )
-
-
-def need_converters(*kinds: Format) -> None:
-    """Refuse to go on where one of these formats cannot be written here.
-
-    Raises:
-        MissingDependencyError: See ``need``.
-    """
-    need("torch", "onnx")
-    for kind in dict.fromkeys(kinds):
-        need(CONVERTERS[kind], kind)
+    return cast("Quantizer", load(file_format, Role.QUANTIZE))

@@ -13,13 +13,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from coordatt_deploy.errors import UsageError
-from coordatt_deploy.models.registry import (
-    ARCHITECTURES,
-    ATTENTION_BLOCKS,
-    DEFAULT_REDUCTION,
-    ModelCard,
-    model_card,
-)
+from coordatt_deploy.models.registry import ARCHITECTURES, ATTENTION_BLOCKS, DEFAULT_REDUCTION, ModelCard, model_card
 
 
 def create_model(

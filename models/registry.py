@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from coordatt_deploy.artifact_specs import Preprocessing
 from coordatt_deploy.errors import UsageError, nearest
-from coordatt_deploy.specs import Preprocessing
 
 WEIGHTS_DIR: Final = Path(__file__).parent / "weights"
 

@@ -2,7 +2,7 @@
 
 Needs scikit-learn, which holds the digits. Writes, into the package (or into ``--output``):
 
-    data/digits_held_out.npz, data/digits_calibration.npz     the packaged digits, see coordatt_deploy.models.digits
+    data/digits_held_out.npz, data/digits_calibration.npz     the packaged digits, see coordatt_deploy.data.digits
     weights/mobilenetv2_ca_035.digits.safetensors             the weights, float32
     weights/mobilenetv2_ca_035.digits.json                    the recipe: settings, split, accuracy, checksums, versions
 
@@ -35,11 +35,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import update_bn
 
-from coordatt_deploy.images import preprocess
-from coordatt_deploy.models.digits import DigitSplit, first_of_each, read_all, write_split
+from coordatt_deploy.data.digits import DigitSplit, first_of_each, read_all, write_split
+from coordatt_deploy.data.images import preprocess
+from coordatt_deploy.documents import SCHEMA_VERSION
 from coordatt_deploy.models.factory import create_model
 from coordatt_deploy.models.registry import model_card
-from coordatt_deploy.specs import SCHEMA_VERSION
 
 MODEL: Final = "mobilenetv2_ca_035.digits"
 PACKAGE_DIR: Final = Path(__file__).parent

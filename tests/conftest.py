@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from coordatt_deploy.graph.capture import capture
-from coordatt_deploy.graph.fold import fold_batchnorms
+from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
 from coordatt_deploy.models.coordatt import CoordAtt
 
 

@@ -3,9 +3,11 @@ import json
 import numpy as np
 import pytest
 
-from coordatt_deploy.bundle import Manifest, finish, inside, open_bundle, save_golden, writing
+from coordatt_deploy.artifact_specs import Artifact, ModelSpec, Preprocessing, TensorSpec
+from coordatt_deploy.bundle import Manifest, finish, open_bundle, save_golden, writing
 from coordatt_deploy.errors import BundleError, UsageError
-from coordatt_deploy.specs import Artifact, Format, ModelSpec, Precision, Preprocessing, TensorSpec
+from coordatt_deploy.files import inside
+from coordatt_deploy.formats import Format, Precision
 
 SPEC = ModelSpec("net", Preprocessing((32, 48)), labels=("a", "b"), source_sha256="0" * 64)
 IMAGE = TensorSpec("image", (1, 3, 32, 48), "float32", "NCHW")
@@ -21,7 +23,7 @@ def bundle(tmp_path):
         (staging / "onnx" / "net_fp32.layers.json").write_text("{}")
         (staging / "golden").mkdir()
         save_golden(staging / "golden" / "outputs.npz", {"logits": [np.ones((1, 2)), np.zeros((1, 2))]})
-        from coordatt_deploy.bundle import sha256
+        from coordatt_deploy.files import sha256
 
         artifact = Artifact("onnx/net_fp32.onnx", Format.ONNX, Precision.FP32, None, None, 5,
                             sha256(staging / "onnx" / "net_fp32.onnx"), (IMAGE,), (LOGITS,),

@@ -5,8 +5,8 @@ import os
 import pytest
 
 from coordatt_deploy import host
+from coordatt_deploy.documents import to_json
 from coordatt_deploy.host import Host, HostState
-from coordatt_deploy.specs import to_json
 
 EPYC = """\
 processor\t: 0

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from benchmarks.faults.bench import Bench, Outcome
 from benchmarks.faults.planters import FAULTS
-from coordatt_deploy.specs import Artifact, Format
+from coordatt_deploy.artifact_specs import Artifact
+from coordatt_deploy.formats import Format
 
 
 class Tally:

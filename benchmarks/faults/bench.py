@@ -17,21 +17,21 @@ from benchmarks.faults.files import Array, EditedFile, Op
 from benchmarks.faults.onnx_file import OnnxFile
 from benchmarks.faults.planters import FAULTS, Place, Planter
 from benchmarks.faults.tflite_file import TfliteFile
+from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.bundle import Bundle, open_bundle
 from coordatt_deploy.errors import DeployError
-from coordatt_deploy.graph.capture import weight
-from coordatt_deploy.graph.layer_reference import ReferenceLayers
-from coordatt_deploy.graph.reference import load_graph
-from coordatt_deploy.layers import LayerMap, place_all, restore
-from coordatt_deploy.parity.inputs import choose_cases
-from coordatt_deploy.parity.layer_parity import ArtifactLayers
+from coordatt_deploy.formats import Format
+from coordatt_deploy.graph.graph import weight
+from coordatt_deploy.graph.saved_graph import load_graph
+from coordatt_deploy.layer_map import LayerMap, place_all, restore
+from coordatt_deploy.logs import captured
+from coordatt_deploy.parity.cases import calibrated_ranges, cases_of, choose_cases, golden_cases
+from coordatt_deploy.parity.error_statistics import by_channel
+from coordatt_deploy.parity.executors import LOCAL
+from coordatt_deploy.parity.layers import ArtifactLayers
 from coordatt_deploy.parity.localise import localise
-from coordatt_deploy.parity.outputs import TOLERANCES, tolerance_of
-from coordatt_deploy.parity.places import HERE
-from coordatt_deploy.parity.tallies import by_channel
-from coordatt_deploy.parity.trials import calibrated_ranges, golden_trial, trial_of
-from coordatt_deploy.quiet import captured
-from coordatt_deploy.specs import Artifact, Format
+from coordatt_deploy.parity.reference_layers import ReferenceLayers
+from coordatt_deploy.parity.tolerances import TOLERANCES, tolerance_of
 from coordatt_deploy.tensors import encode
 
 FILES: Final[Mapping[Format, type[EditedFile]]] = {
@@ -101,7 +101,7 @@ class Bench:
         if not tolerance_of(artifact, TOLERANCES).calibrated:
             return self.cases
         if artifact.path not in self.trials:
-            trial = trial_of(self.bundle, artifact, golden_trial(self.bundle))
+            trial = cases_of(self.bundle, artifact, golden_cases(self.bundle))
             self.trials[artifact.path] = trial.feeds(choose_cases(trial.names, trial.images, most=12))
         return self.trials[artifact.path]
 
@@ -163,7 +163,7 @@ class Bench:
         present = [layer for layer in bundle.layers(artifact).layers if layer.parts]
         names = tuple(dict.fromkeys(part.tensor for layer in present for part in layer.parts))
         path = bundle.path(artifact.path)
-        with HERE.open_artifact(path, artifact, names) as whole, HERE.open_pieces(path, artifact, names) as pieces:
+        with LOCAL.open_artifact(path, artifact, names) as whole, LOCAL.open_pieces(path, artifact, names) as pieces:
             for feeds in self.cases_of(artifact):
                 own = {spec.name: encode(feeds[spec.name], spec) for spec in artifact.inputs}
                 shapes = {name: np.shape(value) for name, value in whole.infer(own).items()}

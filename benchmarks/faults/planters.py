@@ -7,8 +7,9 @@ from typing import Final
 import numpy as np
 
 from benchmarks.faults.files import WEIGHTED, Array, EditedFile, Op
-from coordatt_deploy.layers import LayerMap
-from coordatt_deploy.specs import Artifact, Format, Precision
+from coordatt_deploy.artifact_specs import Artifact
+from coordatt_deploy.formats import Format, Precision
+from coordatt_deploy.layer_map import LayerMap
 
 
 @dataclass

@@ -9,8 +9,8 @@ import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from coordatt_deploy.graph.capture import Graph, attach, weight
-from coordatt_deploy.layers import Layer, LayerMap, Part
+from coordatt_deploy.graph.graph import Graph, attach, weight
+from coordatt_deploy.layer_map import Layer, LayerMap, Part
 
 
 @dataclass(frozen=True, slots=True)

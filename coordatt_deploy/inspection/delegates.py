@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from coordatt_deploy.errors import MissingDependencyError
-from coordatt_deploy.inspection.artifact_graph import FileGraph
-from coordatt_deploy.quiet import captured, log_folder
-from coordatt_deploy.specs import Format
+from coordatt_deploy.formats import Format
+from coordatt_deploy.logs import captured, log_folder
+from coordatt_deploy.runtimes.file_graph import FileGraph
 
 GPU_SOURCE: Final = (
     "https://github.com/google-ai-edge/LiteRT/blob/e3b6183f0e0435e97af09001d0001dee4b3b1120"
@@ -108,12 +108,12 @@ def delegates(path: Path, graph: FileGraph) -> tuple[Delegate, ...]:
 def xnnpack(path: Path) -> Delegate | None:
     """Ask XNNPACK itself what it takes of the TFLite file at *path*; None where LiteRT is not installed."""
     try:
-        from coordatt_deploy.runtimes import litert
+        from coordatt_deploy.runtimes.tflite.runner import LitertRunner, operators
     except (ModuleNotFoundError, MissingDependencyError):
         return None
     log = log_folder() / f"inspect-{os.getpid()}.log"
     with captured(log):  # LiteRT announces its delegates
-        found = litert.operators(path)
+        found = operators(path)
     log.unlink(missing_ok=True)
     left = Counter(item.name for item in found.operators if not item.delegated)
     return Delegate(
@@ -122,7 +122,7 @@ def xnnpack(path: Path) -> Delegate | None:
         taken=sum(item.delegated for item in found.operators),
         partitions=found.partitions,
         rejected=tuple((name, count, "XNNPACK leaves it to TFLite's own kernels") for name, count in left.items()),
-        source=f"asked: {litert.LitertRunner.runtime}",
+        source=f"asked: {LitertRunner.runtime}",
     )
 
 

@@ -11,11 +11,11 @@ from typing import Any, Final
 
 from torch import fx
 
-from coordatt_deploy.graph.calls import argument, kind, pair, same_size
-from coordatt_deploy.graph.capture import Graph, is_tensor, module_path
-from coordatt_deploy.graph.fold import BATCH_NORM, why_not
-from coordatt_deploy.graph.recognise import Recognition, find_attention
-from coordatt_deploy.inspection.artifacts import Finding
+from coordatt_deploy.graph.call_arguments import argument, kind, pair, same_size
+from coordatt_deploy.graph.graph import Graph, is_tensor, module_path
+from coordatt_deploy.graph.lowering.recognise import Recognition, find_attention
+from coordatt_deploy.graph.passes.batchnorm import BATCH_NORM, why_not
+from coordatt_deploy.inspection.result import Finding
 from coordatt_deploy.user_code import source_line
 
 

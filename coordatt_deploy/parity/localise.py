@@ -7,20 +7,20 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.errors import InferenceError
-from coordatt_deploy.graph.capture import Graph
-from coordatt_deploy.graph.layer_reference import GraphPieces, LayerReference, ReferenceLayers
-from coordatt_deploy.graph.layer_rounding import RoundingError, loudest
-from coordatt_deploy.layers import Layer, place_all, restore
-from coordatt_deploy.parity.layer_parity import ArtifactLayers, LayerJudge
-from coordatt_deploy.parity.outputs import Tolerance
-from coordatt_deploy.parity.places import HERE, Place
-from coordatt_deploy.parity.tallies import Tally
+from coordatt_deploy.graph.graph import Graph
+from coordatt_deploy.layer_map import Layer, place_all, restore
+from coordatt_deploy.parity.error_statistics import LayerErrorStats
+from coordatt_deploy.parity.executors import LOCAL, Executor
+from coordatt_deploy.parity.layers import ArtifactLayers, LayerJudge
+from coordatt_deploy.parity.reference_layers import GraphSubmodels, LayerReference, ReferenceLayers
+from coordatt_deploy.parity.reference_rounding import RoundingError, max_noise
 from coordatt_deploy.parity.tensor_shapes import expected_shapes
+from coordatt_deploy.parity.tolerances import Tolerance
 from coordatt_deploy.runtimes import Runner
-from coordatt_deploy.runtimes.pieces import Pieces
-from coordatt_deploy.specs import Artifact
+from coordatt_deploy.runtimes.submodels import Submodels
 from coordatt_deploy.tensors import decode, dequantized, encode
 
 Feeds = Mapping[str, NDArray[Any]]
@@ -39,7 +39,7 @@ def localise(
     reference: ReferenceLayers,
     tolerance: Tolerance,
     *,
-    where: Place = HERE,
+    where: Executor = LOCAL,
     calibrated: Ranges | None = None,
     step: Callable[[], None] = lambda: None,
 ) -> ArtifactLayers:
@@ -128,7 +128,7 @@ def localise_graph(
     """
     judge = LayerJudge(graph.layers, tolerance)
     run = _Run(judge, reference, cases)
-    cut = GraphPieces(graph, run.tensors)
+    cut = GraphSubmodels(graph, run.tensors)
     for number, feeds in enumerate(cases):
         if not run.case(number, feeds, cut.infer(feeds, {}), cut.infer):
             break
@@ -136,7 +136,7 @@ def localise_graph(
     return ArtifactLayers(None, name, judge.rows())
 
 
-def _infer(pieces: Pieces, artifact: Artifact, feeds: Feeds, given: Tensors) -> Tensors:
+def _infer(pieces: Submodels, artifact: Artifact, feeds: Feeds, given: Tensors) -> Tensors:
     return pieces.infer({spec.name: encode(feeds[spec.name], spec) for spec in artifact.inputs}, given)
 
 
@@ -197,7 +197,7 @@ class _Run:
         made = pieces(feeds, place_all(self.present, exact.values, shapes))
         local = reference.local(feeds, self.rounding, exact)
         # What is seen at a view is the rounding of the layer that made its tensor; the view itself rounds nothing.
-        local |= {view: loudest([local[item] for item in (view, *made_by)]) for view, made_by in self.makers.items()}
+        local |= {view: max_noise([local[item] for item in (view, *made_by)]) for view, made_by in self.makers.items()}
         self._count(self.present, made, exact.values, local, judge.alone)
         if self.judge.limit_db is None and number < PROBES:
             self._probe(number, feeds, exact, shapes, pieces)
@@ -228,7 +228,7 @@ class _Run:
         tensors: Mapping[str, NDArray[Any]],
         expected: Mapping[str, NDArray[np.float64]],
         rounding: Mapping[str, RoundingError],
-        tallies: dict[str, Tally],
+        tallies: dict[str, LayerErrorStats],
         *,
         calibrated: bool = True,
     ) -> None:
@@ -250,7 +250,7 @@ class _Run:
                 own = _cut_off(layer, tensors, value, reference, rounding[layer.layer_id].step)
                 inherited = self._inherited(layer.layer_id, cut_off, own.shape)
                 cut_off[layer.layer_id] = own | inherited
-                inherited |= unforeseen(own, reference, self.calibrated.get(layer.layer_id))
+                inherited |= outside_calibration(own, reference, self.calibrated.get(layer.layer_id))
                 own &= ~inherited
                 if not calibrated:
                     inherited = own | inherited
@@ -296,7 +296,7 @@ def _cut_off(
     return found
 
 
-def unforeseen(
+def outside_calibration(
     cut_off: NDArray[np.bool_], reference: NDArray[np.float64], ends: tuple[float, float] | None
 ) -> NDArray[np.bool_]:
     """Return those of the elements *cut_off* that go beyond all that calibration saw; no file could have had them.

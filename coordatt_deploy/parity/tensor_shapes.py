@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coordatt_deploy.layers import Layer
+from coordatt_deploy.layer_map import Layer
 
 Shape = tuple[int, ...]
 

@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordatt_deploy import errors
-from coordatt_deploy.bundle import inside
+from coordatt_deploy.artifact_specs import Artifact, TensorSpec
+from coordatt_deploy.documents import to_json
 from coordatt_deploy.errors import BundleError, DeployError
+from coordatt_deploy.files import inside
 from coordatt_deploy.profile.latency import ColdStart
 from coordatt_deploy.runtimes import runtime
-from coordatt_deploy.specs import Artifact, TensorSpec, to_json
 
 if sys.platform != "win32":
     import resource

@@ -32,11 +32,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from coordatt_deploy.artifact_specs import Origin
 from coordatt_deploy.profile import statistics
-from coordatt_deploy.profile.document import Profile
 from coordatt_deploy.profile.latency import Latency
+from coordatt_deploy.profile.result import Profile
 from coordatt_deploy.profile.statistics import Samples
-from coordatt_deploy.specs import Origin
 
 FAST: Final = 0.1
 SIGNIFICANCE: Final = 0.01

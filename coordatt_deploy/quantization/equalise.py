@@ -27,11 +27,12 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
-from coordatt_deploy.graph.calls import argument, is_number, kind
-from coordatt_deploy.graph.capture import Graph, is_tensor, prepare, weight
+from coordatt_deploy.data.calibration import CalibrationSet
+from coordatt_deploy.graph.call_arguments import argument, is_number, kind
+from coordatt_deploy.graph.execution import prepare
+from coordatt_deploy.graph.graph import Graph, is_tensor, weight
 from coordatt_deploy.graph.rewriter import Rewriter
-from coordatt_deploy.layers import Part
-from coordatt_deploy.quantization.calibration import CalibrationSet
+from coordatt_deploy.layer_map import Part
 
 MARGIN: Final = 1.1  # room above the greatest value that calibration met, before the clamp begins to bite
 GREATEST: Final = 16.0  # factor; what a channel of next to nothing would need lies far above

@@ -15,9 +15,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from coordatt_deploy.artifact_specs import RangeMethod
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.quantization.recipes import Recipe
-from coordatt_deploy.specs import RangeMethod
 
 BINS: Final = 2048
 TAIL: Final = 1e-5

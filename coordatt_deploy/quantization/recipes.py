@@ -19,9 +19,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
+from coordatt_deploy.artifact_specs import RangeMethod
+from coordatt_deploy.documents import SCHEMA_VERSION, from_json, member, to_json
 from coordatt_deploy.errors import UsageError, nearest
-from coordatt_deploy.layers import LayerMap
-from coordatt_deploy.specs import SCHEMA_VERSION, Format, Precision, RangeMethod, TargetCpu, from_json, member, to_json
+from coordatt_deploy.formats import FORMATS, Format, IoType, Precision, TargetCpu
+from coordatt_deploy.layer_map import LayerMap
 
 
 class Mode(enum.StrEnum):
@@ -31,13 +33,6 @@ class Mode(enum.StrEnum):
     DYNAMIC = "dynamic"
     WEIGHT_ONLY = "weight_only"
     PALETTIZED = "palettized"
-
-
-class IoType(enum.StrEnum):
-    """The type of an artifact's inputs and outputs."""
-
-    INT8 = "int8"
-    FP32 = "fp32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,27 +124,6 @@ class Recipe:
 
 STATIC_INT8: Final = "static_wi8_ai8"
 
-# What each format can express, its int8 default first. The reasons for what is not there stand in REFUSED.
-RECIPES: Final[Mapping[Format, tuple[str, ...]]] = {
-    Format.TFLITE: (
-        STATIC_INT8, "static_wi8_ai16", "dynamic_wi8_afp32", "weight_only_wi8_afp32", "weight_only_wfp16_afp32",
-    ),
-    Format.ONNX: (STATIC_INT8, "weight_only_wi8_afp32"),
-    Format.COREML: (STATIC_INT8, "weight_only_wi8", "palettized_w8", "palettized_w6", "palettized_w4"),
-}  # fmt: skip
-IO_TYPES: Final[Mapping[Format, tuple[IoType, ...]]] = {
-    Format.TFLITE: (IoType.INT8, IoType.FP32),
-    Format.ONNX: (IoType.FP32, IoType.INT8),
-    Format.COREML: (IoType.FP32,),
-}
-
-# The float artifact that a recipe starts from. Core ML computes in float16 wherever a phone has the choice.
-BASE: Final[Mapping[Format, Precision]] = {
-    Format.ONNX: Precision.FP32,
-    Format.TFLITE: Precision.FP32,
-    Format.COREML: Precision.FP16,
-}
-
 _PATTERN: Final = re.compile(
     r"(?P<mode>static|dynamic|weight_only)_w(?P<weights>i8|fp16)(_a(?P<activations>i8|i16|fp32))?(_io(?P<io>i8|fp32))?"
 )
@@ -164,7 +138,7 @@ def _short(kind: str) -> str:
 
 def all_recipes() -> tuple[str, ...]:
     """Return the names that some format can express, without suffixes."""
-    return tuple(dict.fromkeys(name for names in RECIPES.values() for name in names))
+    return tuple(dict.fromkeys(name for row in FORMATS.values() for name in row.recipes))
 
 
 def parse(name: str) -> Recipe:
@@ -224,27 +198,25 @@ def checked(recipe: Recipe, kind: Format) -> Recipe:
     Raises:
         UsageError: The format cannot express it; the text says which can.
     """
-    if recipe.base not in RECIPES[kind]:
-        able = [str(other) for other, names in RECIPES.items() if recipe.base in names]
+    row = FORMATS[kind]
+    if recipe.base not in row.recipes:
+        able = [str(other) for other, its in FORMATS.items() if recipe.base in its.recipes]
         others = f"formats that have it: {', '.join(able)}" if able else "no format has it"
-        raise UsageError(f"{kind} has no recipe {recipe.base}; {others}; recipes of {kind}: {', '.join(RECIPES[kind])}")
+        raise UsageError(f"{kind} has no recipe {recipe.base}; {others}; recipes of {kind}: {', '.join(row.recipes)}")
     if recipe.io is IoType.INT8 and not (recipe.mode is Mode.STATIC and recipe.activations == "int8"):
         raise UsageError(f"{recipe.name}: only {STATIC_INT8} can have int8 inputs and outputs")
-    if recipe.io is not None and recipe.io not in IO_TYPES[kind]:
-        able = [str(other) for other, types in IO_TYPES.items() if recipe.io in types]
+    if recipe.io is not None and recipe.io not in row.io_types:
+        able = [str(other) for other, its in FORMATS.items() if recipe.io in its.io_types]
         raise UsageError(f"{kind} has no {recipe.io} inputs and outputs here; formats that have: {', '.join(able)}")
     if recipe.io is None and recipe.mode is Mode.STATIC:
-        return replace(recipe, io=IO_TYPES[kind][0] if recipe.activations == "int8" else IoType.FP32)
+        return replace(recipe, io=row.io_types[0] if recipe.activations == "int8" else IoType.FP32)
     return recipe
 
 
 def recipe_of(precision: Precision, kind: Format) -> Recipe | None:
     """Return the recipe that ``--precision`` stands for in a format; None where the exporter writes it itself."""
-    if precision is Precision.INT8:
-        return parse(STATIC_INT8)
-    if precision is Precision.FP16 and kind is Format.TFLITE:
-        return parse("weight_only_wfp16_afp32")
-    return None
+    name = FORMATS[kind].precision_recipes.get(precision)
+    return None if name is None else parse(name)
 
 
 def needs_preparing(recipe: Recipe) -> bool:

@@ -21,13 +21,13 @@ import torch
 from torch import fx
 from torch.nn import functional
 
-from coordatt_deploy.graph.calls import argument, kind, pair
-from coordatt_deploy.graph.capture import Graph, weight
+from coordatt_deploy.artifact_specs import RangeMethod
+from coordatt_deploy.data.calibration import CalibrationSet
+from coordatt_deploy.graph.call_arguments import argument, kind, pair
+from coordatt_deploy.graph.graph import Graph, weight
 from coordatt_deploy.graph.rewriter import Rewriter
-from coordatt_deploy.quantization.calibration import CalibrationSet
 from coordatt_deploy.quantization.recipes import kept_in_float
 from coordatt_deploy.quantization.simulate import WEIGHTED, Grid, Values, apply, grid_of, last_uses, sqnr_db, stored
-from coordatt_deploy.specs import RangeMethod
 
 LEVELS: Final = 127
 PULL: Final = 1.0

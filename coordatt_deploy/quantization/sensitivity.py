@@ -21,9 +21,11 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
-from coordatt_deploy.graph.calls import argument, kind
-from coordatt_deploy.graph.capture import Graph, is_tensor, weight
-from coordatt_deploy.quantization.calibration import CalibrationSet
+from coordatt_deploy.artifact_specs import RangeMethod
+from coordatt_deploy.data.calibration import CalibrationSet
+from coordatt_deploy.formats import Format
+from coordatt_deploy.graph.call_arguments import argument, kind
+from coordatt_deploy.graph.graph import Graph, is_tensor, weight
 from coordatt_deploy.quantization.ranges import input_range
 from coordatt_deploy.quantization.simulate import (
     FUSED_BEHIND,
@@ -37,7 +39,6 @@ from coordatt_deploy.quantization.simulate import (
     sqnr_db,
     stored,
 )
-from coordatt_deploy.specs import Format, RangeMethod
 
 # What each format's quantizer computes in int8, beyond data that only moves; None for everything.
 INTEGER: Final[Mapping[Format, frozenset[str] | None]] = {

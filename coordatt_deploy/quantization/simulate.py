@@ -14,10 +14,10 @@ from typing import Any, Final
 import torch
 from torch import fx
 
-from coordatt_deploy.graph.calls import kind
-from coordatt_deploy.graph.capture import Graph, is_tensor
+from coordatt_deploy.artifact_specs import RangeMethod
+from coordatt_deploy.graph.call_arguments import kind
+from coordatt_deploy.graph.graph import Graph, is_tensor
 from coordatt_deploy.quantization.ranges import Range, of_values
-from coordatt_deploy.specs import RangeMethod
 
 Values = list[torch.Tensor]
 

@@ -1,18 +1,18 @@
-"""Runtimes: each module opens one kind of artifact and runs it, all under one protocol.
+"""Runtimes: a folder a format. ``runner`` opens files and runs them, ``submodels`` cuts them apart, ``reader`` reads.
 
 Running and judging are two phases: a runner turns feeds into named arrays and knows nothing of tolerances.
 """
 
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Protocol, Self, cast
+from typing import Any, Protocol, Self, cast
 
 from numpy.typing import NDArray
 
-from coordatt_deploy.errors import MissingDependencyError
-from coordatt_deploy.specs import Artifact, Format, Origin, TensorSpec
+from coordatt_deploy.artifact_specs import Artifact, Origin, TensorSpec
+from coordatt_deploy.format_modules import Role, load
+from coordatt_deploy.formats import Format
 
 
 class Runner(Protocol):
@@ -53,7 +53,7 @@ class Runner(Protocol):
 
 
 class Runtime(Protocol):
-    """What each module of this folder offers (PEP 544: a module can satisfy a protocol)."""
+    """What ``runtimes/<format>/runner.py`` offers (PEP 544: a module can satisfy a protocol)."""
 
     def open_artifact(
         self, path: Path, artifact: Artifact, *, threads: int = 1, tensors: tuple[str, ...] = ()
@@ -73,26 +73,10 @@ class Runtime(Protocol):
         """
 
 
-RUNTIMES: Final = {
-    Format.ONNX: "coordatt_deploy.runtimes.onnxruntime",
-    Format.TFLITE: "coordatt_deploy.runtimes.litert",
-    Format.COREML: "coordatt_deploy.runtimes.coreml",
-}
-
-
-def runtime(kind: Format) -> Runtime:
-    """Return the module that opens artifacts of format *kind*.
+def runtime(file_format: Format) -> Runtime:
+    """Return the module that opens artifacts of *file_format*.
 
     Raises:
         MissingDependencyError: A package it needs is not installed.
     """
-    try:
-        return cast("Runtime", import_module(RUNTIMES[kind]))
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("coordatt_deploy"):
-            raise
-        extra = "coreml" if kind is Format.COREML else "runtime"
-        raise MissingDependencyError(
-            f"opening {kind} artifacts needs {error.name}, which is not installed;"
-            f" run: pip install 'coordatt-deploy[{extra}]'"
-        ) from error
+    return cast("Runtime", load(file_format, Role.RUNNER))

@@ -4,7 +4,7 @@ A target is written ``name`` or ``name:cpu``, e.g. ``qemu-arm64:cortex-a53``. It
 does; what it computed carries the origin ``emulated`` and names the CPU.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from numpy.typing import NDArray
 
+from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.errors import UsageError, nearest
+from coordatt_deploy.formats import Format
 from coordatt_deploy.progress import Progress
-from coordatt_deploy.specs import Artifact
 
 if TYPE_CHECKING:
-    from coordatt_deploy.targets.counts import InstructionCount
-    from coordatt_deploy.targets.emulated import EmulatedRunner
+    from coordatt_deploy.targets.qemu_arm64.counts import InstructionCount
+    from coordatt_deploy.targets.session_client import EmulatedRunner
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ class Target(Protocol):
 
 
 TARGETS: Final = {
-    "qemu-arm64": "coordatt_deploy.targets.qemu_arm64",
+    "qemu-arm64": "coordatt_deploy.targets.qemu_arm64.target",
 }
 
 
@@ -136,3 +137,20 @@ def parse(text: str) -> TargetName:
     if cpu not in module.CPUS:
         raise UsageError(f"target {name} has no cpu {cpu!r}; {nearest(cpu, module.CPUS)}")
     return TargetName(name, cpu)
+
+
+def runnable(
+    artifacts: Sequence[Artifact], module: Target, formats: Sequence[Format], bundle: str
+) -> tuple[list[Artifact], list[tuple[Artifact, str]]]:
+    """Split the artifacts of these formats into those that can run on the target, and the others with the reason.
+
+    Raises:
+        UsageError: None can.
+    """
+    chosen = [artifact for artifact in artifacts if artifact.format in formats]
+    able = [artifact for artifact in chosen if module.why_not(artifact) is None]
+    unable = [(artifact, module.why_not(artifact) or "") for artifact in chosen if artifact not in able]
+    if not able:
+        reasons = "; ".join(dict.fromkeys(reason for _, reason in unable)) or "it has none in these formats"
+        raise UsageError(f"nothing of {bundle} can run on the target: {reasons}")
+    return able, unable

@@ -74,8 +74,8 @@ def test_weights_and_images_ship(wheel_names):
     expected = {
         "coordatt_deploy/models/weights/mobilenetv2_ca_035.digits.safetensors",
         "coordatt_deploy/models/weights/mobilenetv2_ca_035.digits.json",
-        "coordatt_deploy/models/data/digits_held_out.npz",
-        "coordatt_deploy/models/data/digits_calibration.npz",
+        "coordatt_deploy/data/digits_held_out.npz",
+        "coordatt_deploy/data/digits_calibration.npz",
         "coordatt_deploy/py.typed",
     }
 

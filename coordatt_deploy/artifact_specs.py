@@ -1,0 +1,206 @@
+"""The types that travel between the stages: frozen, small, and valid from birth.
+
+Shapes are batch first. Sizes are (height, width) in pixels, bytes are bytes, times carry their unit in the name.
+``to_json`` and the ``from_json`` constructors are the only way in and out of a document.
+"""
+
+import dataclasses
+import enum
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from coordatt_deploy import __version__
+from coordatt_deploy.documents import to_json
+from coordatt_deploy.errors import UsageError, nearest
+from coordatt_deploy.formats import Format, Precision, TargetCpu
+
+
+class RangeMethod(enum.StrEnum):
+    """How the range of an activation follows from its values on the calibration data."""
+
+    MIN_MAX = "minmax"
+    PERCENTILE = "percentile"
+    MSE = "mse"
+
+
+class Origin(enum.StrEnum):
+    """How a figure came about: on the real runtime here, under QEMU, or by evaluating a saved ML Program."""
+
+    MEASURED = "measured"
+    EMULATED = "emulated"
+    EVALUATED = "evaluated"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output of an artifact.
+
+    Attributes:
+        name: Stable name in every format, e.g. ``image``.
+        shape: Axis sizes, batch first; None for a dynamic axis.
+        dtype: NumPy's name, e.g. ``float32``.
+        layout: Axis letters, e.g. ``NCHW``, ``NHWC``, ``NC``.
+        scale: Step of the quantization grid; None for a float tensor.
+        zero_point: Integer that stands for 0.0; None for a float tensor.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+    layout: str
+    scale: float | None = None
+    zero_point: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.scale is None) != (self.zero_point is None):
+            raise ValueError(f"{self.name}: give scale and zero_point, or neither")
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Read what ``to_json`` wrote."""
+        return cls(**{**document, "shape": tuple(document["shape"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """How an 8-bit image becomes the input tensor: resize, crop, scale to ``input_range``, normalise.
+
+    ``tensor = (low + pixel / 255 * (high - low) - mean) / std``, per channel.
+
+    Attributes:
+        size: Height and width of the input tensor, in pixels.
+        mean: Per channel, in units of ``input_range``.
+        std: Per channel, in units of ``input_range``.
+        colour: ``RGB`` or ``BGR``; grey images are replicated.
+        resize: ``bilinear``, ``bicubic`` or ``nearest`` (Pillow's filters of these names).
+        crop: ``none`` (the whole image is stretched to ``size``) or ``center``.
+        crop_ratio: For ``center``: size / size of the image after resizing its shorter side; e.g. 0.875.
+        input_range: What pixel values 0 and 255 become before normalising.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    colour: str = "RGB"
+    resize: str = "bilinear"
+    crop: str = "none"
+    crop_ratio: float = 1.0
+    input_range: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        for field, known in (("colour", ("RGB", "BGR")), ("resize", ("bilinear", "bicubic", "nearest")),
+                             ("crop", ("none", "center"))):  # fmt: skip
+            value = getattr(self, field)
+            if value not in known:
+                raise UsageError(f"preprocessing: {field} is {value!r}; {nearest(str(value), known)}")
+        if len(self.mean) != 3 or len(self.std) != 3:
+            raise UsageError(f"preprocessing: three means and stds are needed, got {self.mean} and {self.std}")
+        if not all(math.isfinite(v) for v in self.mean) or not all(math.isfinite(v) and v > 0 for v in self.std):
+            raise UsageError(f"preprocessing: mean {self.mean} must be finite and std {self.std} positive")
+        if not 0 < self.crop_ratio <= 1:
+            raise UsageError(f"preprocessing: crop_ratio is {self.crop_ratio}; it lies above 0 and up to 1")
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Read what ``to_json`` wrote; an unknown key is refused by name."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        for key in document:
+            if key not in known:
+                raise UsageError(f"preprocessing: unknown key {key!r}; {nearest(key, known)}")
+        fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in document.items()}
+        return cls(**fields)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """What is known of a model beside its weights.
+
+    Attributes:
+        name: ``mobilenetv2_ca_035.digits``, or what the user calls theirs; it becomes part of file names.
+        preprocessing: How an image becomes the input tensor.
+        labels: Class names in the order of the logits; None where unknown.
+        attention: Name of the attention block, e.g. ``coordatt``; None without.
+        source_sha256: Hash of the weights (names, shapes and bytes) that everything was made from.
+        pixels: Whether normalisation is part of the network, so that it takes 8-bit RGB pixels as they are.
+        untrained: Whether its weights are known to be random, so that the classes it names mean nothing.
+    """
+
+    name: str
+    preprocessing: Preprocessing
+    labels: tuple[str, ...] | None = None
+    attention: str | None = None
+    source_sha256: str = ""
+    pixels: bool = False
+    untrained: bool = False
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Read what ``to_json`` wrote."""
+        labels = document["labels"]
+        return cls(
+            **{
+                **document,
+                "preprocessing": Preprocessing.from_json(document["preprocessing"]),
+                "labels": None if labels is None else tuple(labels),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A file (or folder, for Core ML) that a runtime opens, as the manifest describes it.
+
+    Attributes:
+        path: Relative to the bundle, with forward slashes.
+        recipe: Name of the quantization recipe, e.g. ``static_wi8_ai8``; None for float.
+        target_cpu: The CPU family of its form; None where the form is the same for all.
+        bytes: Size on disk; of all files of a package together.
+        sha256: Of the file, or of the package's sorted relative paths and contents.
+        layers: Path of the layer map, relative to the bundle.
+    """
+
+    path: str
+    format: Format
+    precision: Precision
+    recipe: str | None
+    target_cpu: TargetCpu | None
+    bytes: int
+    sha256: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    layers: str
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Read what ``to_json`` wrote."""
+        cpu = document["target_cpu"]
+        return cls(
+            path=document["path"],
+            format=Format(document["format"]),
+            precision=Precision(document["precision"]),
+            recipe=document["recipe"],
+            target_cpu=None if cpu is None else TargetCpu(cpu),
+            bytes=document["bytes"],
+            sha256=document["sha256"],
+            inputs=tuple(TensorSpec.from_json(item) for item in document["inputs"]),
+            outputs=tuple(TensorSpec.from_json(item) for item in document["outputs"]),
+            layers=document["layers"],
+        )
+
+
+def metadata(spec: ModelSpec, target_cpu: TargetCpu | None = None) -> dict[str, Any]:
+    """Return what every artifact carries in its format's metadata, as plain JSON data.
+
+    Keys: ``model``, ``source_sha256``, ``preprocessing``, ``labels``, ``target_cpu``, ``producer``. No path, no time.
+    """
+    return {
+        "model": spec.name,
+        "source_sha256": spec.source_sha256,
+        "preprocessing": to_json(spec.preprocessing),
+        "labels": to_json(spec.labels),
+        "attention": spec.attention,
+        "target_cpu": to_json(target_cpu),
+        "producer": f"coordatt-deploy {__version__}",
+    }

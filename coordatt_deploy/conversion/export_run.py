@@ -1,0 +1,182 @@
+"""The order of the stages: the only module that knows all of them. It owns no numerics."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from coordatt_deploy.artifact_specs import Artifact, TensorSpec
+from coordatt_deploy.bundle import Bundle, Manifest, check_same, check_target, finish, open_bundle, writing
+from coordatt_deploy.conversion.float_artifact import collect_floats, convert, plan_float_jobs
+from coordatt_deploy.conversion.jobs import calibration_of, collect, plan_jobs, submit
+from coordatt_deploy.conversion.plan import ExportPlan, QuantizePlan
+from coordatt_deploy.conversion.quantize_run import with_artifacts
+from coordatt_deploy.documents import to_json
+from coordatt_deploy.errors import UsageError
+from coordatt_deploy.format_modules import need_converters
+from coordatt_deploy.formats import Format
+from coordatt_deploy.host import tool_versions
+from coordatt_deploy.loading.sizes import formats_for_dynamic
+from coordatt_deploy.logs import set_environment
+from coordatt_deploy.processes import workers
+from coordatt_deploy.progress import Stages
+from coordatt_deploy.quantization.recipes import needs_preparing
+
+
+def export(plan: ExportPlan, stages: Stages) -> Bundle:
+    """Export the model into a bundle: all artifacts or none.
+
+    Raises:
+        UsageError: Bad input, or the output folder holds something else.
+        MissingDependencyError: A converter is not installed.
+        ConversionError: A converter refused the model.
+    """
+    set_environment()
+    jobs, pairs = plan.jobs(), plan.recipes()
+    if plan.softmax and not plan.bake:
+        raise UsageError("--softmax is for apps that take the file as it is; give --bake-preprocessing as well")
+    need_converters([*(kind for kind, _, _ in jobs), *(kind for kind, _ in pairs)])
+    import torch
+
+    from coordatt_deploy.conversion.golden import golden_inputs, write_golden
+    from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
+    from coordatt_deploy.graph.passes.input_normalisation import fold_normalisation
+    from coordatt_deploy.graph.saved_graph import save_graph
+    from coordatt_deploy.loading.bake_preprocessing import bake
+    from coordatt_deploy.loading.load import resolve
+    from coordatt_deploy.loading.loaded_model import capture_source, reference_module
+    from coordatt_deploy.loading.model_request import Request
+
+    torch.set_num_threads(1)  # the converters work beside it
+    with stages.stage("load model"):
+        request = Request(
+            model=plan.model,
+            checkpoint=plan.checkpoint,
+            input_size=plan.input_size,
+            dynamic=plan.dynamic,
+            **plan.intake,
+        )
+        source = resolve(request)
+    with stages.stage("capture"):
+        graph = capture_source(source)
+    target = plan.output_dir or Path(f"{source.spec.name}_baked" if plan.bake else source.spec.name)
+    replaced = source.spec.preprocessing
+    if plan.bake:
+        source, graph = bake(source, graph, softmax=plan.softmax)
+    check_same(check_target(target, source.spec.source_sha256), source.spec, graph.inputs)
+    outputs = tuple(_output_spec(node, name) for node, name in _returned(graph))
+    bare = Manifest(model=source.spec, inputs=graph.inputs, outputs=outputs)
+    with stages.stage("calibration data"):
+        second = _second_stage(plan)
+        data = calibration_of(second, bare)
+    with stages.stage("fold BatchNorm"):
+        folded, fold_report = fold_batchnorms(graph)
+        baked = None
+        if plan.bake:
+            folded, baked = fold_normalisation(folded)
+    with writing(target, source.spec.source_sha256) as staging, tempfile.TemporaryDirectory() as scratch:
+        save_graph(folded, Path(scratch))
+        _fresh(staging / "reference")
+        save_graph(graph, staging / "reference")
+        with workers(len(jobs) + len(pairs)) as pool:
+            futures = [pool.submit(convert, job) for job in plan_float_jobs(jobs, source.spec, Path(scratch), staging)]
+            # What prepares its own weights needs none of the float artifacts; the rest starts from them.
+            prepared, others = (
+                [pair for pair in pairs if needs_preparing(pair[1]) is wanted] for wanted in (True, False)
+            )
+            quantizing = submit(plan_jobs(second, prepared, bare, staging, data), pool)
+            unseen = source.unseen_sizes()
+            golden = golden_inputs(graph.inputs, source.spec.preprocessing, source.images, unseen)
+            with stages.stage("reference in float64", len(golden.cases)) as step:
+                exact, remark = reference_module(source, graph)
+                write_golden(staging, golden, graph, exact, step)
+            converted = collect_floats(futures, stages)
+            floats = replace(bare, artifacts=tuple(artifact for artifact, _ in converted))
+            quantizing += submit(plan_jobs(second, others, floats, staging, data), pool)
+            quantized = collect(quantizing, stages)
+        written = {artifact.path for artifact in floats.artifacts}
+        earlier = _earlier(staging)
+        kept = tuple(item for item in earlier.artifacts if item.path not in written) if earlier else ()
+        lowering = dict(earlier.lowering) if earlier else {}
+        lowering |= {artifact.path: report for artifact, report in converted}
+        manifest = Manifest(
+            model=source.spec,
+            inputs=graph.inputs,
+            outputs=outputs,
+            artifacts=kept + floats.artifacts,
+            lowering=lowering,
+            quantization=earlier.quantization if earlier else {},
+            golden=golden.cases,
+            fold={
+                "folded": len(fold_report.folded),
+                "max_relative_error": fold_report.max_relative_error,
+                "layers": to_json(fold_report.folded),
+            },
+            bake=None if baked is None else to_json(baked) | {"preprocessing": to_json(replaced)},
+            tool_versions=tool_versions(),
+            command=plan.command,
+            notes=tuple(
+                filter(
+                    None, [*source.notes, remark, None if baked is None else baked.remark, *_remarks(plan, converted)]
+                )
+            ),
+        )
+        finish(staging, with_artifacts(manifest, quantized, stages, staging))
+    return open_bundle(target, verify=False)
+
+
+def _second_stage(plan: ExportPlan) -> QuantizePlan:
+    return QuantizePlan(
+        recipes=tuple(dict.fromkeys(recipe for _, recipe in plan.recipes())),
+        target_cpus=plan.target_cpus,
+        calibration=plan.calibration,
+        count=plan.calibration_count,
+        seed=plan.seed,
+        command=plan.command,
+    )
+
+
+def _remarks(plan: ExportPlan, converted: Sequence[tuple[Artifact, dict[str, Any]]]) -> Iterator[str]:
+    """What the user should know of formats left out and of attention that was not found."""
+    from coordatt_deploy.loading.factories import attention_warning
+
+    if plan.dynamic is not None and not plan.formats:
+        _, text = formats_for_dynamic(plan.dynamic, tuple(Format), asked=False)
+        if text is not None:
+            yield text
+    blocks = max((len(report["blocks"]) for _, report in converted), default=0)
+    warning = attention_warning(plan.model, plan.intake.get("model_args"), blocks) if converted else None
+    if warning is not None:
+        yield warning
+        return
+    seen: set[str] = set()
+    for artifact, report in converted:
+        if not report["blocks"] and report["remark"] not in seen:
+            seen.add(report["remark"])
+            yield f"{artifact.format}: {report['remark']}"
+
+
+def _fresh(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+
+
+def _returned(graph: Any) -> list[tuple[Any, str]]:
+    node = next(node for node in graph.module.graph.nodes if node.op == "output")
+    return list(zip(node.args[0], graph.outputs, strict=True))
+
+
+def _output_spec(node: Any, name: str) -> TensorSpec:
+    value = node.meta["val"]
+    dtype = str(value.dtype).removeprefix("torch.")
+    if value.dtype.is_complex:
+        raise UsageError(
+            f"{name}, an output, is {dtype}; files for phones give real numbers: return torch.view_as_real(...) of it"
+        )
+    shape = tuple(size if isinstance(size, int) else None for size in value.shape)
+    return TensorSpec(name, shape, dtype, "NCHW"[: len(shape)] if len(shape) <= 4 else "")
+
+
+def _earlier(staging: Path) -> Manifest | None:
+    path = staging / "manifest.json"
+    return Manifest.parse(path.read_text(encoding="utf-8")) if path.exists() else None

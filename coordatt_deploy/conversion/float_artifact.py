@@ -1,0 +1,73 @@
+"""Float artifacts: one process lowers and converts each."""
+
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import Future, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coordatt_deploy.artifact_specs import Artifact, ModelSpec
+from coordatt_deploy.bundle import artifact_name
+from coordatt_deploy.documents import to_json
+from coordatt_deploy.formats import Format, Precision, TargetCpu, slowest_first
+from coordatt_deploy.logs import captured
+from coordatt_deploy.processes import job_log
+from coordatt_deploy.progress import Stages
+
+Conversion = Future[tuple[Artifact, dict[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class FloatJob:
+    """One float artifact to be written."""
+
+    kind: Format
+    precision: Precision
+    target_cpu: TargetCpu | None
+    spec: ModelSpec
+    graph_folder: Path
+    path: Path
+    log: Path
+
+
+def plan_float_jobs(
+    wanted: Sequence[tuple[Format, Precision, TargetCpu | None]], spec: ModelSpec, graph_folder: Path, staging: Path
+) -> list[FloatJob]:
+    """Return the jobs in the order of their making; what an earlier export left at their paths is removed."""
+    order = sorted(wanted, key=lambda job: slowest_first(job[0]))
+    jobs = []
+    for kind, precision, cpu in order:
+        path = staging / artifact_name(spec.name, kind, precision, cpu)
+        path.parent.mkdir(exist_ok=True)
+        if path.is_dir():  # a package of an earlier export
+            shutil.rmtree(path)
+        jobs.append(FloatJob(kind, precision, cpu, spec, graph_folder, path, job_log("export", path)))
+    return jobs
+
+
+def convert(job: FloatJob) -> tuple[Artifact, dict[str, Any]]:
+    """Run in a process of its own: load the folded graph, lower and convert it, describe the file."""
+    with captured(job.log):
+        import torch
+
+        from coordatt_deploy.exporters import ExportRequest, exporter
+        from coordatt_deploy.graph.lowering.lower import lower, target_of
+        from coordatt_deploy.graph.saved_graph import load_graph
+
+        torch.set_num_threads(1)
+        graph, report = lower(load_graph(job.graph_folder), target_of(job.kind, job.target_cpu))
+        request = ExportRequest(job.spec, job.precision, job.path, job.target_cpu)
+        exported = exporter(job.kind).export(graph, request)
+    job.log.unlink(missing_ok=True)
+    return exported.described(request, job.path.parent.parent), to_json(report)
+
+
+def collect_floats(futures: Sequence[Conversion], stages: Stages) -> list[tuple[Artifact, dict[str, Any]]]:
+    """Wait for all of them; return artifacts and what lowering did, in the order of formats and paths."""
+    with stages.stage("convert", len(futures)) as step:
+        for future in as_completed(futures):
+            future.result()
+            step()
+    converted = [future.result() for future in futures]
+    return sorted(converted, key=lambda item: (list(Format).index(item[0].format), item[0].path))

@@ -1,0 +1,192 @@
+"""Golden inputs and what the reference makes of them.
+
+Real images (the packaged digits, or the user's), and tensors that no photograph gives: zeros, black, white, noise and a
+checkerboard, because a wrong bias hides behind images and a wrong weight behind zeros. For dynamic sizes two sizes that
+the capture never saw, neither of them square.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from coordatt_deploy.artifact_specs import Preprocessing, TensorSpec
+from coordatt_deploy.bundle import GoldenCase, save_golden
+from coordatt_deploy.data.images import as_png, preprocess
+from coordatt_deploy.documents import SCHEMA_VERSION
+from coordatt_deploy.graph.execution import prepare
+from coordatt_deploy.graph.graph import Graph, tensor_outputs
+
+SHOWN_OUTPUTS: Final = 10_000  # values; larger outputs are in outputs.npz alone
+
+Arrays = list[NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenInputs:
+    """The cases and, per input of the model, one array per case (1, C, H, W) float32."""
+
+    cases: tuple[GoldenCase, ...]
+    feeds: dict[str, Arrays]
+    images: tuple[tuple[str, Image.Image], ...] = ()
+
+
+def golden_inputs(
+    inputs: Sequence[TensorSpec],
+    preprocessing: Preprocessing,
+    images: Sequence[tuple[str, Image.Image, int | None]],
+    sizes: Sequence[tuple[int, int]] = (),
+) -> GoldenInputs:
+    """Make the golden inputs of a model.
+
+    Args:
+        inputs: Of the captured graph; the first takes the images, further ones get noise.
+        preprocessing: How an image becomes the first input.
+        images: Name, image and class of each real image.
+        sizes: Further (H, W) for dynamic models.
+    """
+    cases: list[GoldenCase] = []
+    pictures, values = [], []
+    takes_images = len(inputs[0].shape) == 4 and inputs[0].shape[1] == 3
+    for name, image, label in images:
+        path = f"golden/images/{name}.png" if takes_images else None
+        cases.append(GoldenCase(name, path, label) if path else GoldenCase(f"noise_{len(cases):02d}"))
+        pictures += [(path, image)] if path else []
+        values.append(preprocess(image, preprocessing)[None])
+    for name, image in _made_up(preprocessing.size):
+        cases.append(GoldenCase(name))
+        values.append(preprocess(image, preprocessing)[None])
+    cases.append(GoldenCase("zeros"))
+    values.append(np.zeros_like(values[0]))
+    for size in sizes:
+        cases.append(GoldenCase(f"noise_{size[0]}x{size[1]}"))
+        values.append(preprocess(_random_image(size), replace(preprocessing, size=size))[None])
+    feeds: dict[str, Arrays] = {}
+    for position, spec in enumerate(inputs):
+        shape = tuple(size or 1 for size in spec.shape)
+        feeds[spec.name] = (
+            _batched(values, shape[0])
+            if position == 0 and takes_images
+            else [_noise(shape, seed=index) for index in range(len(cases))]
+        )
+    return GoldenInputs(tuple(cases), feeds, tuple(pictures))
+
+
+def _batched(values: Arrays, batch: int) -> Arrays:
+    """Put further cases of the same size beside each, for a model that takes several images at once."""
+    if batch == 1:
+        return values
+    together = []
+    for index, value in enumerate(values):
+        others = [item for item in values[index + 1 :] + values[:index] if item.shape == value.shape] or [value]
+        together.append(np.concatenate([value, *(others[place % len(others)] for place in range(batch - 1))]))
+    return together
+
+
+def _made_up(size: tuple[int, int]) -> list[tuple[str, Image.Image]]:
+    height, width = size
+    rows, columns = np.mgrid[:height, :width]
+    checker = ((rows // 4 + columns // 4) % 2 * 255).astype(np.uint8)
+    ramp = np.stack([rows * 255 // max(height - 1, 1), columns * 255 // max(width - 1, 1), 255 - checker // 2], axis=-1)
+    return [
+        ("black", Image.new("RGB", (width, height), 0)),
+        ("white", Image.new("RGB", (width, height), (255, 255, 255))),
+        ("noise", _random_image(size)),
+        ("checkerboard", Image.fromarray(checker)),
+        ("ramp", Image.fromarray(ramp.astype(np.uint8))),
+    ]
+
+
+def _random_image(size: tuple[int, int]) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
+
+
+def _noise(shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def write_golden(
+    folder: Path, golden: GoldenInputs, graph: Graph, module: nn.Module, progress: Callable[[], None] = lambda: None
+) -> None:
+    """Run the reference on every case and write ``golden/`` into *folder*.
+
+    ``outputs.npz`` holds the module's own float64 results. ``rounding_fp32.npz`` and ``rounding_fp16.npz`` hold what
+    torch makes of them in float32, and in float32 with every value rounded to float16.
+
+    Args:
+        folder: Of the bundle.
+        golden: The inputs.
+        graph: The captured graph.
+        module: The user's module in float64.
+        progress: Called once per case.
+    """
+    shutil.rmtree(folder / "golden" / "images", ignore_errors=True)  # of an earlier export
+    for earlier in (folder / "golden").glob("*.npz"):
+        earlier.unlink()  # folders are of images set aside for artifacts that stay
+    (folder / "golden" / "images").mkdir(parents=True)
+    for path, image in golden.images:
+        as_png(image).save(folder / path)
+    save_golden(folder / "golden" / "inputs.npz", dict(golden.feeds))
+    in_fp32 = prepare(graph, dtype=torch.float32)
+    in_fp16 = prepare(graph, dtype=torch.float32, after=lambda value: value.half().float())
+    results: dict[str, dict[str, list[NDArray[np.float64]]]] = {"outputs": {}, "rounding_fp32": {}, "rounding_fp16": {}}
+    for index in range(len(golden.cases)):
+        feeds = {name: values[index] for name, values in golden.feeds.items()}
+        with torch.no_grad():
+            tensors = [torch.from_numpy(feeds[spec.name]) for spec in graph.inputs]
+            returned = module(*(tensor.double() if tensor.is_floating_point() else tensor for tensor in tensors))
+        leaves = tensor_outputs(returned)
+        found = {
+            "outputs": {name: leaf.numpy() for name, leaf in zip(graph.outputs, leaves, strict=True)},
+            "rounding_fp32": in_fp32(feeds),
+            "rounding_fp16": in_fp16(feeds),
+        }
+        for kind, values in found.items():
+            for name, value in values.items():
+                results[kind].setdefault(name, []).append(value)
+        progress()
+    for kind, arrays in results.items():
+        save_golden(folder / "golden" / f"{kind}.npz", dict(arrays))
+    if golden.images:
+        text = json.dumps(_expected(golden, graph, results["outputs"]), indent=1, allow_nan=False)
+        (folder / "golden" / "images" / "expected.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _expected(golden: GoldenInputs, graph: Graph, outputs: dict[str, list[NDArray[np.float64]]]) -> dict[str, Any]:
+    """Return what an app's own test needs of each image: some places of the tensor, and the outputs."""
+    first = graph.inputs[0].name
+    images = []
+    for index, case in enumerate(golden.cases):
+        if case.image is None:
+            continue
+        tensor = golden.feeds[first][index]
+        rows, columns = (sorted({0, size // 3, size // 2, size - 1}) for size in tensor.shape[2:])
+        images.append({
+            "image": Path(case.image).name,
+            "label": case.label,
+            "tensor": {
+                "name": first,
+                "shape": list(tensor.shape),
+                "layout": "NCHW",
+                "mean": float(tensor.mean(dtype=np.float64)),
+                "places": [
+                    {"row": row, "column": column, "channels": [float(value) for value in tensor[0, :, row, column]]}
+                    for row in rows
+                    for column in columns
+                ],
+            },
+            "outputs": {
+                name: [float(value) for value in values[index].ravel()]
+                for name, values in outputs.items()
+                if values[index].size <= SHOWN_OUTPUTS and np.isfinite(values[index]).all()
+            },
+        })  # fmt: skip
+    return {"schema_version": SCHEMA_VERSION, "images": images}

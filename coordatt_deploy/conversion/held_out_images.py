@@ -1,0 +1,46 @@
+"""Calibration images that are set aside, so that parity judges on some that no range was measured on."""
+
+from typing import Any, Final
+
+import numpy as np
+
+from coordatt_deploy.bundle import save_golden
+from coordatt_deploy.conversion.plan import Job
+from coordatt_deploy.logs import captured
+
+HELD_OUT_PREFIX: Final = "set-aside-"
+
+
+def _hold_out(job: Job) -> dict[str, Any] | None:
+    """Where the reference on the images set aside is, for ``parity.trials``."""
+    if job.data is None or job.data.aside is None:
+        return None
+    return {"folder": f"{HELD_OUT_PREFIX}{job.data.aside.fingerprint[:12]}", "names": list(job.data.aside.names)}
+
+
+def write_held_out(job: Job) -> None:
+    """Write the images that were set aside, what the reference makes of them, and the ranges of the others.
+
+    Run in a process of its own.
+    """
+    with captured(job.log):
+        import torch
+
+        from coordatt_deploy.graph.execution import prepare
+        from coordatt_deploy.graph.saved_graph import load_graph
+        from coordatt_deploy.parity.reference_layers import ReferenceLayers
+
+        torch.set_num_threads(1)
+        graph = load_graph(job.root / "reference")
+        place = _hold_out(job)
+        if place is None or job.data is None or job.data.aside is None:
+            return
+        cases = list(job.data.aside.feeds(graph.example[0].shape[0]))
+        folder = job.root / "golden" / place["folder"]
+        folder.mkdir(exist_ok=True)
+        for file, run in (("outputs", prepare(graph)), ("rounding_fp32", prepare(graph, dtype=torch.float32))):
+            results = [run(feeds) for feeds in cases]
+            save_golden(folder / f"{file}.npz", {name: [case[name] for case in results] for name in graph.outputs})
+        ranges = ReferenceLayers(graph).ranges(job.data.feeds(graph.example[0].shape[0]))
+        save_golden(folder / "ranges.npz", {layer: [np.array(ends)] for layer, ends in ranges.items()})
+        save_golden(folder / "inputs.npz", {name: [case[name] for case in cases] for name in job.data.aside.arrays})

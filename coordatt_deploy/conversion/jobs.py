@@ -1,0 +1,149 @@
+"""Quantization jobs: planned, run in processes, collected."""
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from coordatt_deploy.artifact_specs import Artifact
+from coordatt_deploy.bundle import Manifest, artifact_name
+from coordatt_deploy.conversion.held_out_images import _hold_out, write_held_out
+from coordatt_deploy.conversion.plan import Job, QuantizePlan
+from coordatt_deploy.data.calibration import DIGITS, CalibrationSet, digits_calibration, load_calibration
+from coordatt_deploy.errors import UsageError
+from coordatt_deploy.exporters import Exported
+from coordatt_deploy.formats import FORMATS, Format, TargetCpu, slowest_first
+from coordatt_deploy.layer_map import LayerMap
+from coordatt_deploy.logs import captured
+from coordatt_deploy.models.registry import model_card, trained_models
+from coordatt_deploy.processes import job_log
+from coordatt_deploy.progress import Stages
+from coordatt_deploy.quantization.recipes import Recipe, needs_preparing
+from coordatt_deploy.tensors import weights_sha256
+
+QuantizedArtifact = tuple[Artifact, dict[str, Any]]
+
+
+def calibration_of(plan: QuantizePlan, manifest: Manifest) -> CalibrationSet | None:
+    """Read the calibration data; None where no recipe needs any.
+
+    Raises:
+        UsageError: It is needed and not given, is given and not needed, or is not what it should be.
+    """
+    needing = [recipe for recipe in plan.recipes if recipe.needs_calibration]
+    if not needing:
+        if plan.calibration is not None:
+            names = ", ".join(recipe.name for recipe in plan.recipes)
+            raise UsageError(f"{names} measures nothing, so calibration data changes nothing; leave it out")
+        return None
+    inputs, preprocessing = manifest.inputs, manifest.model.preprocessing
+    if plan.calibration is None and not _is_packaged(manifest.model.source_sha256):
+        raise UsageError(
+            f"{needing[0].name} needs calibration data, images of the kind that the model will meet; give"
+            " --calibration-data FOLDER, or a recipe that needs none: dynamic_wi8_afp32, weight_only_wi8_afp32"
+        )
+    if plan.calibration in (None, DIGITS):
+        return digits_calibration(inputs, preprocessing, count=plan.count, seed=plan.seed)
+    return load_calibration(Path(plan.calibration or ""), inputs, preprocessing, count=plan.count, seed=plan.seed)
+
+
+def _is_packaged(source_sha256: str) -> bool:
+    """Whether these are the weights of an embedded model, which were trained on the packaged digits."""
+    from safetensors.numpy import load_file
+
+    return any(weights_sha256(load_file(model_card(name).weights_path)) == source_sha256 for name in trained_models())
+
+
+def plan_jobs(
+    plan: QuantizePlan,
+    pairs: Sequence[tuple[Format, Recipe]],
+    manifest: Manifest,
+    root: Path,
+    data: CalibrationSet | None,
+) -> list[Job]:
+    """Return the jobs, the slowest first."""
+    floats = [item for item in manifest.artifacts if item.recipe is None]
+    cpus = tuple(dict.fromkeys(plan.target_cpus)) or tuple(
+        dict.fromkeys(item.target_cpu for item in floats if item.target_cpu is not None)
+    )
+    jobs = []
+    for kind, recipe in sorted(pairs, key=lambda pair: slowest_first(pair[0])):
+        for cpu in (cpus or (TargetCpu.ARM64,)) if FORMATS[kind].per_cpu else (None,):
+            wanted = (kind, FORMATS[kind].quantized_from, cpu)
+            found = [item for item in floats if (item.format, item.precision, item.target_cpu) == wanted]
+            path = artifact_name(manifest.model.name, kind, recipe.name, cpu)
+            jobs.append(
+                Job(
+                    kind=kind,
+                    # rounding weights on data takes minutes to gain an accuracy that random weights do not have
+                    recipe=replace(recipe, adjust=recipe.adjust and not manifest.model.untrained),
+                    target_cpu=cpu,
+                    spec=manifest.model,
+                    root=root,
+                    path=path,
+                    source=found[0] if found and not needs_preparing(recipe) else None,
+                    data=data if recipe.needs_calibration else None,
+                    log=job_log("quantize", Path(path)),
+                )
+            )
+    return jobs
+
+
+def submit(jobs: Sequence[Job], pool: ProcessPoolExecutor) -> list[Future[QuantizedArtifact | None]]:
+    """Start the jobs, and the reference on the images that were set aside."""
+    futures: list[Future[QuantizedArtifact | None]] = [pool.submit(make, job) for job in jobs]
+    asides = {job.data.fingerprint: job for job in jobs if job.data is not None and job.data.aside is not None}
+    return futures + [pool.submit(write_held_out, job) for job in asides.values()]
+
+
+def collect(futures: Sequence[Future[QuantizedArtifact | None]], stages: Stages) -> list[QuantizedArtifact]:
+    """Wait for every artifact; returns them with what the manifest says of each, in the order of formats and names."""
+    if not futures:
+        return []
+    with stages.stage("quantize", len(futures)) as step:
+        for future in as_completed(futures):
+            future.result()
+            step()
+    made = [item for item in (future.result() for future in futures) if item is not None]
+    return sorted(made, key=lambda item: (list(Format).index(item[0].format), item[0].path))
+
+
+def make(job: Job) -> QuantizedArtifact:
+    """Make one artifact in the bundle's folder; run in a process of its own."""
+    with captured(job.log):
+        import torch
+
+        from coordatt_deploy.conversion.quantized_artifact import existing, measure_ranges, prepare, write
+        from coordatt_deploy.graph.saved_graph import load_graph
+
+        torch.set_num_threads(1)
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            if job.source is None:
+                graph = load_graph(job.root / "reference")
+                prepared = prepare(
+                    graph, job.recipe, job.kind, job.spec, folder, target_cpu=job.target_cpu, data=job.data
+                )
+            else:
+                layers = LayerMap.load(job.root / job.source.layers)
+                exported = Exported(job.source.inputs, job.source.outputs, layers)
+                prepared = existing(job.root / job.source.path, job.source, exported)
+            ranges = measure_ranges(prepared, job.recipe, job.data)
+            final = job.root / job.path
+            final.parent.mkdir(exist_ok=True)
+            if final.is_dir():  # of an earlier export
+                shutil.rmtree(final)
+            exported, request = write(prepared, job.recipe, ranges, final, job.spec)
+    job.log.unlink(missing_ok=True)
+    said = {
+        "recipe": job.recipe.to_json(),
+        "calibration": None if job.data is None else job.data.to_json(),
+        "source": None if job.source is None else job.source.path,
+        "set_aside": _hold_out(job),
+        **prepared.preparing,
+    }
+    artifact = exported.described(request, job.root, job.recipe.name)
+    return artifact, {"quantization": said, "lowering": prepared.lowering}

@@ -1,0 +1,171 @@
+"""What to export and what to quantize, as plans that are checked before any work."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from coordatt_deploy.artifact_specs import Artifact, ModelSpec, RangeMethod
+from coordatt_deploy.data.calibration import COUNT, CalibrationSet
+from coordatt_deploy.errors import UsageError
+from coordatt_deploy.formats import FORMATS, Format, Precision, TargetCpu
+from coordatt_deploy.loading.sizes import formats_for_dynamic
+from coordatt_deploy.quantization.recipes import Recipe, checked, recipe_of
+
+DEFAULT_MODEL: Final = "mobilenetv2_ca_035.digits"
+
+
+@dataclass(frozen=True, slots=True)
+class ExportPlan:
+    """What to export.
+
+    Attributes:
+        model: What ``intake.Request`` takes: a name, ``file.py:factory``, a ``.pt2``, ``timm:NAME``.
+        checkpoint: Weights of the user's own; None for the model's.
+        formats: Which to write; empty for all that can be.
+        precisions: None for every float precision of each format; int8, and fp16 where the exporter does not write it,
+            come from the second stage.
+        calibration: See ``second_stage.stage.QuantizePlan``, as for the next three.
+        calibration_count: Images to use at most.
+        seed: Of the choice among more images.
+        ranges: How activation ranges are found; None for the recipe's own way.
+        target_cpus: CPU families whose fastest form is written, where forms differ (ONNX).
+        input_size: (H, W); None for the model's own.
+        dynamic: Smallest and largest height and width, and the step; None for a static size.
+        bake: Whether normalisation becomes part of the network, which then takes pixels.
+        softmax: Whether it then gives probabilities.
+        intake: Further fields of ``intake.Request``, by name.
+        output_dir: The bundle; None for the model's name in the current folder.
+        command: The command line, for the manifest.
+    """
+
+    model: str = DEFAULT_MODEL
+    checkpoint: Path | None = None
+    formats: tuple[Format, ...] = ()
+    precisions: tuple[Precision, ...] | None = None
+    target_cpus: tuple[TargetCpu, ...] = (TargetCpu.ARM64,)
+    input_size: tuple[int, int] | None = None
+    dynamic: tuple[int, int, int] | None = None
+    calibration: str | None = None
+    calibration_count: int = COUNT
+    seed: int = 0
+    ranges: RangeMethod | None = None
+    bake: bool = False
+    softmax: bool = False
+    intake: Mapping[str, Any] = field(default_factory=dict)
+    output_dir: Path | None = None
+    command: str = ""
+
+    def jobs(self) -> tuple[tuple[Format, Precision, TargetCpu | None], ...]:
+        """Return the float artifacts to write.
+
+        Raises:
+            UsageError: A format does not have one of the precisions, or cannot have a dynamic size.
+        """
+        wanted: list[tuple[Format, Precision, TargetCpu | None]] = []
+        for kind, precision in self._asked():
+            if precision in FORMATS[kind].precisions:
+                cpus = tuple(dict.fromkeys(self.target_cpus)) if FORMATS[kind].per_cpu else (None,)
+                wanted.extend((kind, precision, cpu) for cpu in cpus)
+        return tuple(wanted)
+
+    def recipes(self) -> tuple[tuple[Format, Recipe], ...]:
+        """Return what the second stage writes.
+
+        Raises:
+            UsageError: As for ``jobs``.
+        """
+        wanted = []
+        for kind, precision in self._asked():
+            recipe = None if precision in FORMATS[kind].precisions else recipe_of(precision, kind)
+            if recipe is not None:
+                wanted.append((kind, recipe if self.ranges is None else replace(recipe, ranges=self.ranges)))
+        return tuple(wanted)
+
+    def _asked(self) -> tuple[tuple[Format, Precision], ...]:
+        formats = self.formats or tuple(Format)
+        if self.dynamic is not None:
+            formats, _ = formats_for_dynamic(self.dynamic, formats, asked=bool(self.formats))
+        if self.precisions and not self.formats:  # all formats that have one of them
+            formats = tuple(kind for kind in formats if set(self.precisions) & set(_precisions(kind)))
+        asked = []
+        for kind in dict.fromkeys(formats):
+            for precision in dict.fromkeys(self.precisions or FORMATS[kind].precisions):
+                if precision not in _precisions(kind):
+                    raise UsageError(
+                        f"{kind} has no precision {precision} here; it has: {', '.join(_precisions(kind))}"
+                    )
+                asked.append((kind, precision))
+        return tuple(asked)
+
+
+def _precisions(kind: Format) -> tuple[Precision, ...]:
+    """Every precision of a format: the exporter's own, and those that a recipe stands for."""
+    return tuple(item for item in Precision if item in FORMATS[kind].precisions or recipe_of(item, kind) is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizePlan:
+    """What to quantize, and on what data.
+
+    Attributes:
+        recipes: Each is written in every format of *formats*; see ``recipes.load_recipe``.
+        formats: Empty for every format that can express the recipe, of those the bundle has.
+        target_cpus: For ONNX; empty for those that the bundle's float files are written for, ARM64 if it has none.
+        calibration: ``digits``, a folder of images or an ``.npz``; None: none is given.
+        count: Images to use at most.
+        seed: Of the choice among more images.
+        command: The command line, for the manifest.
+    """
+
+    recipes: tuple[Recipe, ...]
+    formats: tuple[Format, ...] = ()
+    target_cpus: tuple[TargetCpu, ...] = ()
+    calibration: str | None = None
+    count: int = COUNT
+    seed: int = 0
+    command: str = ""
+
+    def pairs(self, formats: Sequence[Format]) -> tuple[tuple[Format, Recipe], ...]:
+        """Return every format and recipe to write.
+
+        Args:
+            formats: Of the bundle, for where the plan names none.
+
+        Raises:
+            UsageError: A format that was named cannot express a recipe, or none of the bundle's can.
+        """
+        found: list[tuple[Format, Recipe]] = []
+        for recipe in dict.fromkeys(self.recipes):
+            kinds = self.formats or [kind for kind in formats if recipe.base in FORMATS[kind].recipes]
+            if not kinds:
+                able = ", ".join(kind for kind, row in FORMATS.items() if recipe.base in row.recipes)
+                if not able:
+                    checked(recipe, Format.TFLITE)  # says why
+                raise UsageError(f"{recipe.name} is for {able}; name one with --format")
+            for kind in dict.fromkeys(kinds):
+                checked(recipe, kind)
+                found.append((kind, recipe))
+        return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One artifact to write.
+
+    Attributes:
+        root: Of the bundle, with ``reference/`` and the float artifacts in place.
+        path: Relative to it.
+        source: The float artifact to start from; None to make one.
+        data: None for recipes that need none.
+    """
+
+    kind: Format
+    recipe: Recipe
+    target_cpu: TargetCpu | None
+    spec: ModelSpec
+    root: Path
+    path: str
+    source: Artifact | None
+    data: CalibrationSet | None
+    log: Path

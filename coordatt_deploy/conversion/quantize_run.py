@@ -1,0 +1,70 @@
+"""The second stage: quantize what a bundle holds. Its input is the bundle, or what an export is about to put there.
+
+Every artifact is made in a process of its own. All of them join the bundle together, or none does.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from coordatt_deploy.bundle import Bundle, Manifest, finish, open_bundle, writing
+from coordatt_deploy.conversion.held_out_images import HELD_OUT_PREFIX
+from coordatt_deploy.conversion.jobs import QuantizedArtifact, calibration_of, collect, plan_jobs, submit
+from coordatt_deploy.conversion.plan import QuantizePlan
+from coordatt_deploy.errors import MissingDependencyError
+from coordatt_deploy.format_modules import need_converters
+from coordatt_deploy.formats import Format
+from coordatt_deploy.logs import set_environment
+from coordatt_deploy.processes import workers
+from coordatt_deploy.progress import Stages
+
+
+def quantize(bundle: Bundle, plan: QuantizePlan, stages: Stages) -> Bundle:
+    """Quantize into the bundle: all artifacts of the plan or none.
+
+    Raises:
+        UsageError: A format cannot express a recipe, or the calibration data will not do.
+        MissingDependencyError: A converter is not installed, or the bundle has no ``reference/``.
+        ConversionError: A quantizer refused a file.
+    """
+    set_environment()
+    manifest = bundle.manifest
+    present = [kind for kind in Format if any(item.format is kind for item in manifest.artifacts)]
+    pairs = plan.pairs(present or tuple(Format))
+    need_converters(kind for kind, _ in pairs)
+    if not (bundle.root / "reference" / "graph.json").exists():
+        raise MissingDependencyError(f"{bundle.root} has no reference/ to quantize from; build it again")
+    with stages.stage("calibration data"):
+        data = calibration_of(plan, manifest)
+    with writing(bundle.root, manifest.model.source_sha256) as staging:
+        jobs = plan_jobs(plan, pairs, manifest, staging, data)
+        with workers(len(jobs)) as pool:
+            made = collect(submit(jobs, pool), stages)
+        finish(staging, with_artifacts(manifest, made, stages, staging))
+    return open_bundle(bundle.root, verify=False)
+
+
+def with_artifacts(manifest: Manifest, made: Sequence[QuantizedArtifact], stages: Stages, root: Path) -> Manifest:
+    """Return the manifest with the artifacts in it, in place of earlier ones of the same names.
+
+    Images set aside for artifacts that are gone are removed from *root*.
+    """
+    written = {artifact.path: said for artifact, said in made}
+    kept = tuple(item for item in manifest.artifacts if item.path not in written)
+    lowering = dict(manifest.lowering)
+    for path, said in written.items():
+        source = said["quantization"]["source"]
+        lowering[path] = said["lowering"] or manifest.lowering.get(source)
+    quantization = dict(manifest.quantization) | {path: said["quantization"] for path, said in written.items()}
+    used = {said["set_aside"]["folder"] for said in quantization.values() if said.get("set_aside")}
+    for folder in (root / "golden").glob(f"{HELD_OUT_PREFIX}*"):
+        if folder.name not in used:
+            shutil.rmtree(folder)
+    return replace(
+        manifest,
+        artifacts=kept + tuple(artifact for artifact, _ in made),
+        lowering=lowering,
+        quantization=quantization,
+        stages=manifest.stages + tuple(stages.taken),
+    )

@@ -1,0 +1,165 @@
+"""One quantized artifact, from the captured graph or from a float artifact that exists: prepare, measure, write.
+
+    prepare    fold, even out the channels, lower for the runtime, round the weights; export that as a float artifact
+    measure    run the float artifact on the calibration data and choose the range of every activation
+    write      let the format's own quantizer put integers in their place
+
+The steps are apart because a search over recipes repeats only the last two.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordatt_deploy.artifact_specs import Artifact, ModelSpec
+from coordatt_deploy.data.calibration import CalibrationSet
+from coordatt_deploy.documents import to_json
+from coordatt_deploy.errors import ConversionError, UsageError
+from coordatt_deploy.exporters import Exported, ExportRequest, exporter, quantizer
+from coordatt_deploy.formats import FORMATS, Format, TargetCpu
+from coordatt_deploy.graph.graph import Graph
+from coordatt_deploy.graph.lowering.lower import lower, target_of
+from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
+from coordatt_deploy.graph.passes.input_normalisation import fold_normalisation, is_baked
+from coordatt_deploy.quantization.equalise import equalise
+from coordatt_deploy.quantization.ranges import Range, input_range, measure
+from coordatt_deploy.quantization.recipes import Recipe, precision_of, weight_levels
+from coordatt_deploy.quantization.rounding import round_weights
+from coordatt_deploy.runtimes import runtime
+from coordatt_deploy.tensors import encode
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A float artifact ready to be quantized.
+
+    Attributes:
+        path: Of the file.
+        artifact: Its description.
+        exported: Its inputs, outputs and layer map.
+        preparing: What was done to the weights, for the manifest.
+        lowering: What lowering did; None for an artifact that existed.
+    """
+
+    path: Path
+    artifact: Artifact
+    exported: Exported
+    preparing: Mapping[str, Any] = field(default_factory=dict)
+    lowering: Mapping[str, Any] | None = None
+
+
+def existing(path: Path, artifact: Artifact, exported: Exported) -> Prepared:
+    """Take a float artifact as it is."""
+    return Prepared(path, artifact, exported)
+
+
+def prepare(
+    graph: Graph,
+    recipe: Recipe,
+    kind: Format,
+    spec: ModelSpec,
+    folder: Path,
+    *,
+    target_cpu: TargetCpu | None = None,
+    data: CalibrationSet | None = None,
+) -> Prepared:
+    """Export *graph* as the float artifact that *recipe* starts from.
+
+    Args:
+        graph: As it was captured; it is left alone.
+        recipe: Says what is done to the weights.
+        kind: Format.
+        spec: For the artifact's metadata.
+        folder: An empty one; the artifact is written there.
+        target_cpu: Whose form the artifact has (ONNX).
+        data: Calibration data; not used by recipes that need none.
+
+    Raises:
+        UsageError: The recipe needs calibration data and there is none.
+        ConversionError: A converter refused the graph.
+    """
+    if recipe.needs_calibration and data is None:
+        raise UsageError(f"{recipe.name} needs calibration data: give --calibration-data with a folder of images")
+    lowered, preparing, lowering = lower_and_equalise(graph, recipe, kind, target_cpu=target_cpu, data=data)
+    if data is not None and recipe.needs_calibration and recipe.adjust:
+        lowered, rounded = round_weights(
+            lowered,
+            data,
+            method=recipe.ranges,
+            activations=recipe.activations == "int8",  # finer ones add no noise worth looking at
+            levels=weight_levels(kind, target_cpu),
+            float_layers=frozenset(recipe.float_layers),
+        )
+        preparing["rounding"] = to_json(rounded)
+    request = ExportRequest(spec, FORMATS[kind].quantized_from, folder / f"float{FORMATS[kind].suffix}", target_cpu)
+    exported = exporter(kind).export(lowered, request)
+    return Prepared(request.path, exported.described(request, folder), exported, preparing, lowering)
+
+
+def lower_and_equalise(
+    graph: Graph,
+    recipe: Recipe,
+    kind: Format,
+    *,
+    target_cpu: TargetCpu | None = None,
+    data: CalibrationSet | None = None,
+) -> tuple[Graph, dict[str, Any], dict[str, Any]]:
+    """Fold *graph*, even out its channels where the recipe asks for it, and lower it; see ``prepare``.
+
+    Returns:
+        The lowered graph, what was done to the weights, and what lowering did.
+    """
+    folded = fold_batchnorms(graph)[0]
+    if is_baked(folded):
+        folded = fold_normalisation(folded)[0]
+    preparing: dict[str, Any] = {}
+    if data is not None and recipe.needs_calibration and recipe.equalise:
+        folded, evened = equalise(folded, data)
+        preparing["equalise"] = to_json(evened)
+    lowered, report = lower(folded, target_of(kind, target_cpu, integer=recipe.needs_calibration))
+    return lowered, preparing, to_json(report)
+
+
+def measure_ranges(prepared: Prepared, recipe: Recipe, data: CalibrationSet | None) -> dict[str, Range] | None:
+    """Run the float artifact on *data* and return the range of every activation; None where the recipe asks for none.
+
+    Raises:
+        UsageError: The recipe needs calibration data and there is none.
+        ConversionError: The float artifact gives NaN or infinity on the data.
+    """
+    if not recipe.needs_calibration:
+        return None
+    if data is None:
+        raise UsageError(f"{recipe.name} needs calibration data: give --calibration-data with a folder of images")
+    kind, inputs = prepared.artifact.format, prepared.artifact.inputs
+    wanted = quantizer(kind).activations(prepared.path, prepared.exported)
+    with runtime(kind).open_artifact(prepared.path, prepared.artifact, tensors=wanted) as runner:
+
+        def passes() -> Iterator[dict[str, NDArray[Any]]]:
+            for feeds in data.feeds(inputs[0].shape[0] or 1):
+                values = runner.infer({spec.name: encode(feeds[spec.name], spec) for spec in inputs})
+                yield {name: values[name] for name in wanted}
+
+        ranges = measure(passes, recipe.ranges)
+    for name, found in ranges.items():
+        if not np.isfinite([found.low, found.high]).all():
+            raise ConversionError(f"the float {kind} artifact gives NaN or infinity at {name} on the calibration data")
+    return ranges | {spec.name: input_range(data.arrays[spec.name]) for spec in inputs}
+
+
+def write(
+    prepared: Prepared, recipe: Recipe, ranges: Mapping[str, Range] | None, path: Path, spec: ModelSpec
+) -> tuple[Exported, ExportRequest]:
+    """Write the quantized artifact to *path*.
+
+    Raises:
+        UsageError: The format cannot express the recipe, or it names unknown layers.
+        ConversionError: The format's quantizer refused the file.
+    """
+    artifact = prepared.artifact
+    request = ExportRequest(spec, precision_of(recipe, artifact.precision), path, artifact.target_cpu)
+    return quantizer(artifact.format).quantize(prepared.path, prepared.exported, recipe, ranges, request), request

@@ -1,0 +1,1 @@
+"""Data: images, arrays, calibration sets, labelled folders, digits."""

@@ -1,0 +1,201 @@
+"""Evaluate a bundle: open the labelled images, run what is in it, judge, write ``reports/evaluate.json``.
+
+What every artifact is compared with is the captured graph in float64. Without torch, which boards do not have, it is
+the bundle's best float artifact, and the document says so.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Final
+
+from coordatt_deploy import targets
+from coordatt_deploy.artifact_specs import Artifact, TensorSpec
+from coordatt_deploy.bundle import Bundle
+from coordatt_deploy.data.labelled import Dataset, LabelsBy, open_dataset
+from coordatt_deploy.errors import UsageError
+from coordatt_deploy.evaluation.predict import Trial, run
+from coordatt_deploy.evaluation.result import Accuracy, Evaluation, judge
+from coordatt_deploy.formats import Format, Precision
+from coordatt_deploy.host import available_cores, describe
+from coordatt_deploy.progress import Stages
+from coordatt_deploy.runtimes.onnx.saturation import saturation_warning
+
+CHANCE: Final = 2.0  # times the accuracy of a guess: below it, labels or preprocessing are likely not the model's
+EXAMPLES: Final = 100  # images from which on such a low accuracy is no accident
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationPlan:
+    """What to evaluate.
+
+    Attributes:
+        dataset: A folder, ``digits`` or ``digits:all``.
+        formats: Only artifacts of these.
+        limit: How many images at most; None for all.
+        seed: Of the choice among them.
+        workers: Processes; None for one per core.
+        max_drop: Percentage points of top-1 that an artifact may lose; None for no verdict.
+        labels_by: How folders become classes; None for the first way that fits.
+        target: Where artifacts run; None for this machine.
+    """
+
+    dataset: str
+    formats: tuple[Format, ...] = tuple(Format)
+    limit: int | None = None
+    seed: int = 0
+    workers: int | None = None
+    max_drop: float | None = None
+    labels_by: LabelsBy | None = None
+    target: str | None = None
+
+    def __post_init__(self) -> None:
+        for option, value in (("limit", self.limit), ("workers", self.workers)):
+            if value is not None and value < 1:
+                raise UsageError(f"--{option} is {value}; it must be a whole number of at least 1")
+        if self.max_drop is not None and not (math.isfinite(self.max_drop) and 0 <= self.max_drop <= 100):
+            raise UsageError(f"--max-drop is {self.max_drop}; give percentage points from 0 to 100, such as 0.5")
+
+
+def evaluate_bundle(bundle: Bundle, plan: EvaluationPlan, stages: Stages) -> Evaluation:
+    """Evaluate the artifacts and write ``reports/evaluate.json``, or ``evaluate-TARGET.json``.
+
+    Raises:
+        UsageError: The bundle has no such artifact or is no classifier of images, or the dataset does not fit.
+        MissingDependencyError: The digits need scikit-learn, which is not installed.
+    """
+    name = None if plan.target is None else targets.parse(plan.target)
+    output, classes = logits_of(bundle)
+    dataset = open_dataset(plan.dataset, bundle.manifest.model.labels, classes, plan.labels_by)
+    if plan.limit is not None:
+        dataset = dataset.limited(plan.limit, plan.seed)
+    chosen, skipped = _chosen(bundle, plan, name)
+    evaluation = evaluate(
+        bundle, chosen, dataset, stages,
+        output=output.name, classes=classes, workers=plan.workers, max_drop=plan.max_drop,
+        target=None if name is None else str(name), skipped=skipped,
+    )  # fmt: skip
+    suffix = "" if name is None else f"-{str(name).replace(':', '-')}"
+    text = json.dumps(evaluation.to_json(), indent=1, allow_nan=False) + "\n"
+    bundle.write_report(f"evaluate{suffix}.json", text)
+    return evaluation
+
+
+def evaluate(
+    bundle: Bundle,
+    artifacts: Sequence[Artifact],
+    dataset: Dataset,
+    stages: Stages,
+    *,
+    output: str,
+    classes: int,
+    workers: int | None = None,
+    max_drop: float | None = None,
+    target: str | None = None,
+    skipped: tuple[tuple[str, str], ...] = (),
+) -> Evaluation:
+    """Run the reference and *artifacts* on *dataset* and judge; see ``EvaluationPlan``.
+
+    Raises:
+        UsageError: No image can be read.
+    """
+    missing = _no_reference(bundle)
+    if missing is not None:
+        artifacts = sorted(artifacts, key=_distance)
+    images = image_input(bundle)
+    trial = Trial(bundle, tuple(artifacts), missing is None, images.name, output, target)
+    where = "" if target is None else f" on {target}"
+    with stages.stage(f"{trial.subjects} × {len(dataset):,} images{where}", len(dataset)) as step:
+        answers = run(trial, dataset.images, workers or available_cores(), step)
+    unreadable = tuple((dataset.images[row].name, reason) for row, reason in answers.unreadable)
+    if not len(answers.rows):
+        name, reason = unreadable[0]
+        raise UsageError(f"none of the {len(unreadable)} images of {dataset.source} can be read; {name}: {reason}")
+    subjects: list[Artifact | None] = [*artifacts] if missing else [None, *artifacts]
+    machine = describe() if target is None else None
+    warnings = (
+        {}
+        if machine is None
+        else {
+            artifact.path: saturation_warning(bundle.path(artifact.path), artifact, machine) for artifact in artifacts
+        }
+    )
+    judged = judge(subjects, answers, dataset, classes, max_drop, warnings)
+    notes = [*dataset.notes]
+    if missing is not None:
+        notes.append(f"compared with {judged[0].name} instead of the float64 reference: {missing}")
+    notes += _doubts(judged[0], len(answers.rows), classes)
+    return Evaluation(dataset, classes, len(answers.rows), unreadable, judged, skipped, max_drop, target, tuple(notes))
+
+
+def logits_of(bundle: Bundle) -> tuple[TensorSpec, int]:
+    """Return the output that holds the logits and the number of classes.
+
+    Raises:
+        UsageError: The model is no classifier.
+    """
+    for spec in bundle.manifest.outputs:
+        classes = spec.shape[-1]
+        if len(spec.shape) == 2 and classes is not None and classes > 1:
+            return spec, classes
+    found = ", ".join(f"{spec.name} {spec.shape}" for spec in bundle.manifest.outputs)
+    raise UsageError(
+        f"accuracy needs a classifier with logits (1, classes); {bundle.manifest.model.name} gives {found}"
+    )
+
+
+def image_input(bundle: Bundle) -> TensorSpec:
+    """Return the input that takes the image.
+
+    Raises:
+        UsageError: The model takes something else, or more.
+    """
+    inputs = bundle.manifest.inputs
+    if len(inputs) == 1 and len(inputs[0].shape) == 4 and inputs[0].shape[1] == 3:
+        return inputs[0]
+    found = ", ".join(f"{spec.name} {spec.shape}" for spec in inputs)
+    raise UsageError(f"accuracy needs a model of one image (1, 3, H, W); {bundle.manifest.model.name} takes {found}")
+
+
+def _chosen(
+    bundle: Bundle, plan: EvaluationPlan, name: targets.TargetName | None
+) -> tuple[list[Artifact], tuple[tuple[str, str], ...]]:
+    has = bundle.manifest.artifacts
+    chosen = [artifact for artifact in has if artifact.format in plan.formats]
+    if not chosen:
+        found = ", ".join(dict.fromkeys(artifact.format.value for artifact in has)) or "none"
+        raise UsageError(
+            f"{bundle.root} has no artifact in {', '.join(plan.formats)} (it has: {found}); export some first"
+        )
+    if name is None:
+        return chosen, ()
+    module = targets.target(name.name)
+    reasons = [(artifact, module.why_not(artifact)) for artifact in chosen]
+    able = [artifact for artifact, reason in reasons if reason is None]
+    skipped = tuple((artifact.path, reason) for artifact, reason in reasons if reason is not None)
+    if not able:
+        raise UsageError(f"nothing of {bundle.root} can run on {name}: {skipped[0][1]}")
+    return able, skipped
+
+
+def _no_reference(bundle: Bundle) -> str | None:
+    for package in ("torch", "safetensors"):
+        if find_spec(package) is None:
+            return f"{package} is not installed here"
+    return None if bundle.path("reference/graph.json").exists() else "the bundle has no reference/"
+
+
+def _distance(artifact: Artifact) -> int:
+    """How far an artifact is from the reference: float32 before float16 before what is quantized."""
+    return list(Precision).index(artifact.precision) + (len(Precision) if artifact.recipe else 0)
+
+
+def _doubts(baseline: Accuracy, images: int, classes: int) -> list[str]:
+    if baseline.correct is None or images < EXAMPLES or baseline.correct / images >= CHANCE / classes:
+        return []
+    return [
+        f"{baseline.name} itself is right on only {baseline.correct / images:.1%}, a guess on {1 / classes:.1%}:"
+        " do the folders' classes and the bundle's preprocessing fit this model?"
+    ]

@@ -1,0 +1,163 @@
+"""File formats: one row per format with everything that is known of it. Imports nothing of this package.
+
+What a format *does* stands in its folders, ``exporters/<format>/`` and ``runtimes/<format>/``, whose modules are found
+by name (``format_modules``). A new format is a row here, the two folders, its tolerances and its pip extra.
+"""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Final
+
+
+class Format(enum.StrEnum):
+    """A file format that a mobile runtime opens.
+
+    The value is the name of its folders, of its pip extra, and what the command line calls it.
+    """
+
+    ONNX = "onnx"
+    TFLITE = "tflite"
+    COREML = "coreml"
+
+
+class Precision(enum.StrEnum):
+    """The number format that an artifact computes in."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """What values are rounded to between two operators; computing is in float32.
+
+    Attributes:
+        values: Type that activations are stored in.
+        weight_bits: Of the integers that weights are stored as, one step per output channel; None: as the values.
+        value_bits: Of the integers that activations are stored as, where they are.
+    """
+
+    values: Precision
+    weight_bits: int | None = None
+    value_bits: int = 8
+
+
+class TargetCpu(enum.StrEnum):
+    """The CPU family whose fastest form an artifact is written in."""
+
+    ARM64 = "arm64"
+    X86_64 = "x86_64"
+
+
+class IoType(enum.StrEnum):
+    """The type of an artifact's inputs and outputs."""
+
+    INT8 = "int8"
+    FP32 = "fp32"
+
+
+@dataclass(frozen=True, slots=True)
+class FormatFacts:
+    """What is known of a format.
+
+    Attributes:
+        title: As its makers spell it.
+        suffix: Of its files, or of its folders.
+        converter: The Python package that exporting needs, as it is imported.
+        runtime_extra: The pip extra with what opens its files.
+        precisions: What its exporter writes; every other precision is a recipe of quantization.
+        recipes: Names of the recipes that it can express.
+            Its int8 default comes first.
+        precision_recipes: The recipe that a precision stands for where the exporter does not write it.
+        io_types: Types that inputs and outputs of its quantized files can have; the first is the default.
+        quantized_from: Precision of the float artifact that recipes start from.
+        per_cpu: Whether there is a file for each CPU family.
+        dynamic_sizes: Whether height and width can be dynamic.
+        conversion_seconds: Of a MobileNetV2, roughly: the slowest is started first, so that it does not run alone.
+    """
+
+    title: str
+    suffix: str
+    converter: str
+    runtime_extra: str
+    precisions: tuple[Precision, ...]
+    recipes: tuple[str, ...]
+    precision_recipes: Mapping[Precision, str]
+    io_types: tuple[IoType, ...]
+    quantized_from: Precision
+    per_cpu: bool
+    dynamic_sizes: bool
+    conversion_seconds: int
+
+
+FORMATS: Final[Mapping[Format, FormatFacts]] = {
+    Format.TFLITE: FormatFacts(
+        title="TFLite",
+        suffix=".tflite",
+        converter="litert_torch",
+        runtime_extra="runtime",
+        precisions=(Precision.FP32,),
+        recipes=(
+            "static_wi8_ai8", "static_wi8_ai16", "dynamic_wi8_afp32", "weight_only_wi8_afp32",
+            "weight_only_wfp16_afp32",
+        ),
+        precision_recipes={Precision.INT8: "static_wi8_ai8", Precision.FP16: "weight_only_wfp16_afp32"},
+        io_types=(IoType.INT8, IoType.FP32),
+        quantized_from=Precision.FP32,
+        per_cpu=False,
+        dynamic_sizes=False,
+        conversion_seconds=20,
+    ),
+    Format.ONNX: FormatFacts(
+        title="ONNX",
+        suffix=".onnx",
+        converter="onnx",
+        runtime_extra="runtime",
+        precisions=(Precision.FP32,),
+        recipes=("static_wi8_ai8", "weight_only_wi8_afp32"),
+        precision_recipes={Precision.INT8: "static_wi8_ai8"},
+        io_types=(IoType.FP32, IoType.INT8),
+        quantized_from=Precision.FP32,
+        per_cpu=True,
+        dynamic_sizes=True,
+        conversion_seconds=5,
+    ),
+    Format.COREML: FormatFacts(
+        title="Core ML",
+        suffix=".mlpackage",
+        converter="coremltools",
+        runtime_extra="coreml",
+        precisions=(Precision.FP32, Precision.FP16),
+        recipes=("static_wi8_ai8", "weight_only_wi8", "palettized_w8", "palettized_w6", "palettized_w4"),
+        precision_recipes={Precision.INT8: "static_wi8_ai8"},
+        io_types=(IoType.FP32,),
+        quantized_from=Precision.FP16,
+        per_cpu=False,
+        dynamic_sizes=True,
+        conversion_seconds=10,
+    ),
+}  # fmt: skip
+
+
+def facts(file_format: Format) -> FormatFacts:
+    """Return the row of a format."""
+    return FORMATS[file_format]
+
+
+def format_of(path: PurePath) -> Format | None:
+    """Return the format of the artifact at *path*, by its suffix; None for what is not an artifact."""
+    return next((file_format for file_format, row in FORMATS.items() if row.suffix == path.suffix), None)
+
+
+def suffixes() -> str:
+    """Return the suffixes of all formats, for texts: ``.onnx, .tflite or .mlpackage``."""
+    *others, last = (FORMATS[file_format].suffix for file_format in Format)
+    return f"{', '.join(others)} or {last}"
+
+
+def slowest_first(file_format: Format) -> int:
+    """Key that sorts conversions so that the slowest is started first."""
+    return -FORMATS[file_format].conversion_seconds

@@ -1,0 +1,76 @@
+"""Export an edited graph again for the converters, and follow its nodes through that."""
+
+import operator
+from collections.abc import Sequence
+from typing import Any, Final
+
+import torch
+from torch import fx
+
+from coordatt_deploy.errors import ConversionError
+from coordatt_deploy.graph.graph import DynamicSize, Graph, is_call
+
+_SIZE_AXES: Final = {2: "height", 3: "width"}
+
+
+def _dynamic_shapes(example: Sequence[torch.Tensor], dynamic: DynamicSize) -> tuple[dict[int, Any] | None, ...]:
+    step = dynamic.multiple
+    bounds = {"min": -(-dynamic.minimum // step), "max": dynamic.maximum // step}
+    axes = {axis: torch.export.Dim(name if step == 1 else f"_{name}", **bounds) for axis, name in _SIZE_AXES.items()}
+    sizes = {axis: symbol if step == 1 else step * symbol for axis, symbol in axes.items()}
+    return tuple(sizes if tensor.ndim == 4 else None for tensor in example)
+
+
+def program(graph: Graph) -> tuple[torch.export.ExportedProgram, dict[str, str]]:
+    """Export the edited graph again, for the converters.
+
+    Returns:
+        The program, and for each call of ``graph.module`` the name of the program's node that makes it.
+
+    Raises:
+        ConversionError: The new program makes other calls than the graph.
+    """
+    shapes = None if graph.dynamic is None else _dynamic_shapes(graph.example, graph.dynamic)
+    exported = torch.export.export(graph.module, graph.example, dynamic_shapes=shapes, strict=False)
+    before = [node for node in graph.module.graph.nodes if is_call(node)]
+    after = [node for node in exported.graph.nodes if is_call(node)]
+    if [node.target for node in before] != [node.target for node in after]:
+        raise ConversionError("torch.export changed the order of the graph's operators; the layer map would be lost")
+    return exported, {old.name: new.name for old, new in zip(before, after, strict=True)}
+
+
+def provenance(program: torch.export.ExportedProgram) -> dict[str, str]:
+    """Follow the nodes of the graph through re-export and decomposition.
+
+    Args:
+        program: What ``program`` gave, after any number of ``run_decompositions``.
+
+    Returns:
+        For each node of ``graph.module``, the name of the program's node that holds its value. The elements of a tuple
+        (``split``) are listed as ``name[index]``.
+    """
+    where: dict[str, str] = {}
+    for node in program.graph.nodes:
+        origin = _origin(node)
+        if node.op != "call_function" or origin is None:
+            continue
+        if node.target is operator.getitem:
+            where[f"{origin}[{node.args[1]}]"] = node.name
+        else:
+            where[origin] = node.name
+    return where
+
+
+def _origin(node: fx.Node) -> str | None:
+    """Return the name at the root of the node's history (torch records it as ``from_node``)."""
+    history, name = node.meta.get("from_node"), None
+    while history:
+        name, history = history[0].name, history[0].from_node
+    return name
+
+
+def origin_key(node: fx.Node) -> str:
+    """Return the key under which ``provenance`` lists a node of ``graph.module``."""
+    if node.target is operator.getitem and isinstance(node.args[0], fx.Node):
+        return f"{node.args[0].name}[{node.args[1]}]"
+    return node.name

@@ -1,0 +1,311 @@
+"""Rewrite a folded graph into the form that one runtime runs fastest, and prove that it is the same function.
+
+Every attention block is first recognised (``recognise``), then written anew in the form that the target is fastest
+with (``forms``). Hard-swish and hard-sigmoid become one operator each wherever they are spelled out, or are spelled
+out where one operator would break the runtime's delegate.
+"""
+
+import enum
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import fx
+
+from coordatt_deploy.errors import ConversionError
+from coordatt_deploy.formats import Format, TargetCpu
+from coordatt_deploy.graph.call_arguments import argument, kind, same_size, sizes
+from coordatt_deploy.graph.execution import run
+from coordatt_deploy.graph.graph import Feeds, Graph, aten
+from coordatt_deploy.graph.lowering.activations import HardActivation
+from coordatt_deploy.graph.lowering.forms import FORMS, Form
+from coordatt_deploy.graph.lowering.pointwise import HardSwishForm, write_hard
+from coordatt_deploy.graph.lowering.recognise import AttentionBlock, NearMiss, Recognition, find_attention
+from coordatt_deploy.graph.lowering.strip_axes import (
+    CONVOLUTIONS,
+    DIRECTIONS,
+    LAYOUT,
+    WHOLE,
+    pooled_axes,
+    pooled_letters,
+)
+from coordatt_deploy.graph.lowering.writer import Writer
+from coordatt_deploy.graph.rewriter import Placed, Rewriter
+from coordatt_deploy.layer_map import restore
+
+
+class LoweringTarget(enum.StrEnum):
+    """A runtime on a kind of CPU, as far as the fastest form depends on them."""
+
+    ONNX_ARM64 = "onnx-arm64"
+    ONNX_X86_64 = "onnx-x86_64"
+    TFLITE = "tflite"
+    TFLITE_INT8 = "tflite-int8"
+    COREML = "coreml"
+
+
+def target_of(file_format: Format, cpu: TargetCpu | None = None, *, integer: bool = False) -> LoweringTarget:
+    """Return the target of an artifact; ARM64 where the CPU matters and none is given.
+
+    Args:
+        file_format: Of the artifact.
+        cpu: That it is for.
+        integer: Whether activations are integers as well: XNNPACK takes no HARD_SWISH of those.
+    """
+    if file_format is Format.ONNX:
+        return LoweringTarget.ONNX_X86_64 if cpu is TargetCpu.X86_64 else LoweringTarget.ONNX_ARM64
+    if file_format is Format.TFLITE:
+        return LoweringTarget.TFLITE_INT8 if integer else LoweringTarget.TFLITE
+    return LoweringTarget.COREML
+
+
+# In order of preference; the last serves every block and every size.
+PREFERRED: Final = {
+    LoweringTarget.ONNX_ARM64: (Form.CHANNELS_LAST, Form.MEANS),
+    LoweringTarget.ONNX_X86_64: (Form.BLOCKED, Form.MEANS),
+    LoweringTarget.TFLITE: (Form.MEANS,),
+    LoweringTarget.TFLITE_INT8: (Form.MEANS,),
+    LoweringTarget.COREML: (Form.PAIRED, Form.MEANS),
+}
+SPELLINGS: Final = {
+    LoweringTarget.ONNX_ARM64: HardSwishForm.OPERATOR,
+    LoweringTarget.ONNX_X86_64: HardSwishForm.OPERATOR,
+    LoweringTarget.TFLITE: HardSwishForm.OPERATOR,
+    LoweringTarget.TFLITE_INT8: HardSwishForm.SCALED,
+    LoweringTarget.COREML: HardSwishForm.PRODUCT,
+}
+# Relative to a layer's greatest value, both graphs run in float64. Forms that rescale a weight round it to float32 once
+# more (2^-24 = 6e-8); a few such roundings in a row stay far below, a wrong form far above.
+TOLERANCE: Final = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class LoweredBlock:
+    """One attention block and what became of it.
+
+    Attributes:
+        name: Path of the module that holds it.
+        kind: ``coordatt`` or ``squeeze_excite``.
+        channels: Of the feature map.
+        squeezed: Channels between the two convolutions.
+        height: Of the feature map; None if dynamic.
+        width: Of the feature map; None if dynamic.
+        form: How it is written now.
+        declined: Why not in the form that the target is fastest with; None where it is.
+    """
+
+    name: str
+    kind: str
+    channels: int
+    squeezed: int
+    height: int | None
+    width: int | None
+    form: Form
+    declined: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoweringReport:
+    """What lowering did.
+
+    Attributes:
+        target: What for.
+        blocks: In execution order.
+        near_misses: What looks like a block and was left as it is, with the reason.
+        activations: Hard-swish and hard-sigmoid found outside the blocks, by kind.
+        max_relative_error: Greatest difference of any layer to the folded graph, both run in float64, over the layer's
+            greatest value.
+        remark: One sentence for the user.
+    """
+
+    target: LoweringTarget
+    blocks: tuple[LoweredBlock, ...]
+    near_misses: tuple[NearMiss, ...]
+    activations: dict[str, int]
+    max_relative_error: float
+    remark: str
+
+
+@dataclass(frozen=True, slots=True)
+class LayerError:
+    """How far a layer's value is from what it was before; differences in float64."""
+
+    layer: str
+    max_abs_error: float
+    relative_error: float
+
+
+def lower(graph: Graph, target: LoweringTarget) -> tuple[Graph, LoweringReport]:
+    """Return the graph in the form for *target*, and what was done; *graph* itself is left alone.
+
+    A graph in which nothing is recognised is returned as it is, and the report says so.
+
+    Raises:
+        ConversionError: A BatchNorm is left inside an attention block, or a form does not compute the same function.
+    """
+    found = find_attention(graph)
+    rewriter = Rewriter(graph)
+    hard = {item.output: item for item in found.activations}
+    blocks = tuple(_write_block(rewriter, block, hard, target) for block in found.blocks)
+    inside = {name for block in found.blocks for name in (block.output, *block.inner)}
+    loose = [item for item in found.activations if item.output not in inside]
+    rewritten = [_write_activation(rewriter, item, target) for item in loose]
+    if target in POOLS:
+        outside = [node for node in rewriter.module.graph.nodes if node.name not in inside]
+        rewritten += [POOLS[target](rewriter, node) for node in outside]
+    counts = {name: sum(item.kind == name for item in loose) for name in ("hardswish", "hardsigmoid")}
+    if not any(rewritten) and not blocks:
+        return graph, LoweringReport(target, blocks, found.near_misses, counts, 0.0, _remark(found))
+    lowered = rewriter.finish()
+    errors = lowering_error(graph, lowered)
+    worst = max(errors, key=lambda error: error.relative_error)
+    if not worst.relative_error <= TOLERANCE:
+        raise ConversionError(
+            f"the form for {target} computes {worst.layer} differently: relative error {worst.relative_error:.1e},"
+            f" {TOLERANCE:.0e} allowed; report the model to the project"
+        )
+    report = LoweringReport(target, blocks, found.near_misses, counts, worst.relative_error, _remark(found))
+    return lowered, report
+
+
+def lowering_error(before: Graph, after: Graph, feeds: Feeds | None = None) -> tuple[LayerError, ...]:
+    """Compare every layer that both graphs hold, and the outputs, in float64.
+
+    Args:
+        before: For instance the folded graph.
+        after: The same after a pass.
+        feeds: Inputs; by default the captured example.
+
+    Returns:
+        One entry per layer in execution order, then one per output under its name.
+    """
+    if feeds is None:
+        feeds = {spec.name: tensor.numpy() for spec, tensor in zip(before.inputs, before.example, strict=True)}
+    held = {layer.layer_id: layer for layer in after.layers.layers if layer.parts}
+    both = [(layer, held[layer.layer_id]) for layer in before.layers.layers
+            if layer.parts and layer.layer_id in held]  # fmt: skip
+    old = run(before, feeds, nodes=frozenset(part.tensor for layer, _ in both for part in layer.parts))
+    new = run(after, feeds, nodes=frozenset(part.tensor for _, layer in both for part in layer.parts))
+    pairs = [(first.layer_id, restore(first, old), restore(second, new)) for first, second in both]
+    pairs += [(name, old[name], new[name]) for name in before.outputs]
+    return tuple(LayerError(name, *_difference(reference, value)) for name, reference, value in pairs)
+
+
+def _difference(reference: NDArray[np.float64], value: NDArray[np.float64]) -> tuple[float, float]:
+    if reference.shape != value.shape:
+        return float("inf"), float("inf")
+    error = float(np.max(np.abs(value - reference), initial=0.0))
+    scale = float(np.max(np.abs(reference), initial=0.0))
+    return error, error / scale if scale else error
+
+
+def _remark(found: Recognition) -> str:
+    if not found.blocks and not found.activations:
+        return "no attention block and no hard activation was recognised; the graph is exported as it is"
+    if not found.blocks:
+        return "no attention block was recognised"
+    return f"{len(found.blocks)} attention blocks recognised"
+
+
+def _write_block(
+    rewriter: Rewriter, block: AttentionBlock, hard: dict[str, HardActivation], target: LoweringTarget
+) -> LoweredBlock:
+    norms = [name for name in block.inner if kind(rewriter.nodes[name]) == "batch_norm"]
+    if norms:
+        raise ConversionError(f"{block.name} still holds a BatchNorm ({', '.join(norms)}); fold the graph first")
+    writer = Writer(rewriter, block, hard, SPELLINGS[target])
+    declined: list[str] = []
+    for form in PREFERRED[target]:
+        reason = FORMS[form].declines(writer)
+        if reason is None:
+            with rewriter.before(writer.output, writer.output):
+                FORMS[form].write(writer)
+            break
+        declined.append(f"{form}: {reason}")
+    return LoweredBlock(
+        block.name, block.kind, block.channels, block.squeezed, block.height, block.width, form,
+        "; ".join(declined) or None,
+    )  # fmt: skip
+
+
+def _write_activation(rewriter: Rewriter, found: HardActivation, target: LoweringTarget) -> bool:
+    """Write a hard activation outside of blocks as the target wants it; whether anything changed."""
+    node, value = rewriter.nodes[found.output], rewriter.nodes[found.source]
+    spelling = SPELLINGS[target]
+    if spelling is HardSwishForm.SCALED and not _takes_scale(rewriter, node):
+        spelling = HardSwishForm.OPERATOR
+    if not found.inner and (spelling is HardSwishForm.OPERATOR or found.kind != "hardswish"):
+        return False
+    with rewriter.before(node, node):
+        result, factor = write_hard(rewriter, found.kind, value, spelling)
+    for user in [*node.users] if factor != 1.0 else []:
+        with rewriter.before(user, user):
+            _scale_weight(rewriter, user, 1 / factor)
+    axes = "NCHWDE"[: node.meta["val"].ndim]
+    rewriter.put(found.output, axes, [Placed(result, axes, factor)])
+    for name in found.inner:
+        rewriter.fuse(name, found.output)
+    rewriter.replace(node, result)
+    return True
+
+
+def _pool_flat(rewriter: Rewriter, node: fx.Node) -> bool:
+    """Let a global pool that is flattened at once give (N, C) itself; whether *node* was such a flattening."""
+    pool = node.args[0] if kind(node) in LAYOUT and node.args else None
+    if not isinstance(pool, fx.Node) or not pool.args or not isinstance(pool.args[0], fx.Node) or len(pool.users) > 1:
+        return False
+    pooled = pooled_axes(pool, pool.args[0])
+    if pooled is None or DIRECTIONS[pooled[0]] != WHOLE or not pooled[1] or node.meta["val"].ndim != 2:
+        return False
+    if not all(map(same_size, sizes(node), sizes(pool.args[0])[:2])):
+        return False
+    with rewriter.before(node, pool):
+        flat = rewriter.call(aten.mean.dim, pool.args[0], [2, 3])
+    for old, axes in ((pool, pooled_letters(pool, (2, 3))), (node, "NC")):
+        rewriter.put(old.name, axes, [Placed(flat, "NC")])
+    rewriter.replace(node, flat)
+    return True
+
+
+def _pool_deep(rewriter: Rewriter, node: fx.Node) -> bool:
+    """Let a global mean keep its axes and flatten it then; whether *node* was one that drops them.
+
+    litert-torch reads an (N, C) mean in the order of the original and transposes the whole feature map for it.
+    """
+    value = node.args[0] if node.args else None
+    pooled = pooled_axes(node, value) if kind(node) == "mean" and isinstance(value, fx.Node) else None
+    if pooled is None or DIRECTIONS[pooled[0]] != WHOLE or node.meta["val"].ndim != 2:
+        return False
+    with rewriter.before(node, node):
+        deep = rewriter.call(aten.mean.dim, value, [2, 3], True)
+        flat = rewriter.call(aten.flatten.using_ints, deep, 1)
+    rewriter.put(node.name, "NC", [Placed(flat, "NC")])
+    rewriter.replace(node, flat)
+    return True
+
+
+# How a target wants a global pool whose result is (N, C).
+POOLS: Final = {
+    LoweringTarget.COREML: _pool_flat,
+    LoweringTarget.TFLITE: _pool_deep,
+    LoweringTarget.TFLITE_INT8: _pool_deep,
+}
+
+
+def _takes_scale(rewriter: Rewriter, node: fx.Node) -> bool:
+    """Whether every user is a convolution or linear layer that can take a factor into its weight."""
+    return all(
+        kind(user) in CONVOLUTIONS
+        and argument(user, 0, "input") is node
+        and rewriter.weight(argument(user, 1, "weight")) is not None
+        for user in node.users
+    )
+
+
+def _scale_weight(rewriter: Rewriter, node: fx.Node, factor: float) -> None:
+    old = argument(node, 1, "weight")
+    tensor = rewriter.weight(old)
+    assert tensor is not None  # noqa: S101 - _takes_scale has checked it
+    scaled = (tensor.double() * factor).to(tensor.dtype)
+    node.replace_input_with(old, rewriter.constant(f"{old.target}_scaled", scaled))

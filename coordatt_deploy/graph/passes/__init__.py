@@ -1,0 +1,1 @@
+"""Passes: each edits the captured graph and hands the layer map on."""

@@ -1,0 +1,155 @@
+"""Fold the normalisation of the input into the first convolution."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from torch import fx
+
+from coordatt_deploy.errors import ConversionError, UsageError
+from coordatt_deploy.graph.call_arguments import argument, kind, pair
+from coordatt_deploy.graph.execution import run
+from coordatt_deploy.graph.graph import Graph, aten
+from coordatt_deploy.graph.rewriter import Rewriter
+
+SCALE: Final = "normalisation.scale"
+
+
+SHIFT: Final = "normalisation.shift"
+
+
+@dataclass(frozen=True, slots=True)
+class BakeReport:
+    """What became of the normalisation.
+
+    Attributes:
+        layers: Layer ids of the convolutions that it was folded into.
+        form: ``folded`` (nothing is left of it), ``padded`` (a padding with grey is left), or ``shifted`` (one sum on
+            the image is left).
+        max_relative_error: Greatest difference of an output to the normalisation done apart, both in float64, over the
+            output's greatest value.
+        remark: One sentence for the user.
+    """
+
+    layers: tuple[str, ...]
+    form: str
+    max_relative_error: float
+    remark: str
+
+
+def fold_normalisation(graph: Graph) -> tuple[Graph, BakeReport]:
+    """Fold the normalisation that ``bake`` wrote into the convolutions that take the image.
+
+    Args:
+        graph: Baked; BatchNorm folded or not.
+
+    Raises:
+        UsageError: Something else than convolutions takes the image; the text says what, and what to do.
+        ConversionError: The graph has no normalisation that ``bake`` wrote.
+    """
+    rewriter = Rewriter(graph)
+    image = next(node for node in rewriter.module.graph.nodes if node.op == "placeholder")
+    flip, scale, shift = _baked(image)
+    last = [node for node in (flip, scale, shift) if node is not None][-1]
+    convolutions = list(last.users)
+    reason = next((why for node in convolutions if (why := _why_not(rewriter, node)) is not None), None)
+    if reason is not None:
+        raise UsageError(f"preprocessing cannot be baked in: {reason}; export without --bake-preprocessing")
+    a = rewriter.weight(scale.args[1]).double().flatten()  # type: ignore[union-attr]
+    b = rewriter.weight(shift.args[1]).double().flatten()  # type: ignore[union-attr]
+    padded = any(any(pair(argument(node, 4, "padding", 0))) for node in convolutions)
+    greys = -b / a
+    # Scale and shift are float32 by now: greys that differ in their seventh digit are one grey.
+    alike = bool(torch.allclose(greys, greys.mean(), rtol=1e-6, atol=0.0))
+    form = "folded" if not padded else ("padded" if alike else "shifted")
+    with rewriter.before(flip or scale):
+        pixels = image
+        if form == "shifted":
+            lift = (greys.flip(0) if flip is not None else greys).neg().to(torch.float32).reshape(1, -1, 1, 1)
+            pixels = rewriter.call(aten.add.Tensor, image, rewriter.constant("normalisation.lift", lift))
+    grey = float(greys.mean()) if form == "padded" else None
+    for node in convolutions:
+        _fold(rewriter, node, pixels, a, b, reverse=flip is not None, grey=grey, whole=form != "shifted")
+    layers = tuple(graph.layer_of(node.name) or node.name for node in convolutions)
+    folded = rewriter.finish()
+    left = {"folded": "nothing of it is left", "padded": "the image is padded with the grey of the mean",
+            "shifted": "the means differ by channel, so one sum on the image is left"}[form]  # fmt: skip
+    return folded, BakeReport(
+        layers, form, _error(graph, folded), f"normalisation is part of {', '.join(layers)}; {left}"
+    )
+
+
+def is_baked(graph: Graph) -> bool:
+    """Whether ``bake`` wrote a normalisation into the graph that is not folded yet."""
+    return any(node.target == SCALE for node in graph.module.graph.nodes if node.op == "get_attr")
+
+
+def _baked(image: fx.Node) -> tuple[fx.Node | None, fx.Node, fx.Node]:
+    """The operators that ``bake`` wrote behind the image: flip if any, product, sum."""
+    readers = [node for node in image.users if not str(node.target).startswith("aten.sym_size")]
+    first = readers[0] if len(readers) == 1 else image
+    flip = first if kind(first) == "flip" else None
+    scale = next(iter(flip.users)) if flip is not None else first
+    shift = next(iter(scale.users), scale)
+    names = [str(node.args[1].target) if isinstance(node.args[1], fx.Node) else "" for node in (scale, shift)
+             if len(node.args) > 1]  # fmt: skip
+    if names != [SCALE, SHIFT]:
+        raise ConversionError("the graph has no normalisation of its own to fold; bake it first")
+    return flip, scale, shift
+
+
+def _why_not(rewriter: Rewriter, node: fx.Node) -> str | None:
+    """Why a user of the normalised image cannot take the normalisation in; None if it can."""
+    where = rewriter.graph.layer_of(node.name) or node.name
+    if node.op == "output":
+        return "the model gives its own input back"
+    if node.target is not aten.conv2d.default:
+        what = kind(node) if kind(node) != "conv2d" else "a convolution with padding given by name"
+        named = where.lstrip(":")
+        named += "" if named == what else f" ({what})"
+        return f"{named} takes the image; only convolutions can take the normalisation in"
+    if rewriter.weight(node.args[1]) is None:
+        return f"the kernel of {where} is computed while the model runs"
+    return None
+
+
+def _fold(
+    rewriter: Rewriter, node: fx.Node, pixels: fx.Node, a: torch.Tensor, b: torch.Tensor, *, reverse: bool,
+    grey: float | None, whole: bool,
+) -> None:  # fmt: skip
+    """Give a convolution the factor of the normalisation, and all of it where *whole*."""
+    kernel = rewriter.weight(node.args[1])
+    bias = rewriter.weight(argument(node, 2, "bias"))
+    assert kernel is not None  # noqa: S101 - _why_not has looked
+    stride, padding = argument(node, 3, "stride", [1, 1]), argument(node, 4, "padding", [0, 0])
+    dilation, groups = argument(node, 5, "dilation", [1, 1]), argument(node, 6, "groups", 1)
+    shape = kernel.shape  # (C_out, C_in / groups, kH, kW)
+    by_group = kernel.double().reshape(groups, shape[0] // groups, *shape[1:])
+    spread = by_group * a.reshape(groups, 1, -1, 1, 1)
+    name = str(node.args[1].target).removesuffix("_folded").removesuffix(".weight")  # type: ignore[union-attr]
+    new_bias = None if bias is None else bias.double()
+    if whole:
+        lift = (by_group * b.reshape(groups, 1, -1, 1, 1)).sum((2, 3, 4)).flatten()
+        new_bias = lift if new_bias is None else new_bias + lift
+    new_kernel = spread.reshape(shape)
+    if reverse:
+        if groups != 1:
+            raise UsageError(f"preprocessing cannot be baked in: {name} filters BGR channels in groups")
+        new_kernel = new_kernel.flip(1)
+    with rewriter.before(node, like=node):
+        if grey is not None and any(pair(padding)):
+            height, width = pair(padding)
+            pixels = rewriter.call(aten.constant_pad_nd.default, pixels, [width, width, height, height], grey)
+            padding = [0, 0]
+        weight = rewriter.constant(f"{name}.weight_of_pixels", new_kernel.to(kernel.dtype))
+        constant = None if new_bias is None else rewriter.constant(f"{name}.bias_of_pixels", new_bias.to(kernel.dtype))
+    node.args = (pixels, weight, constant, stride, padding, dilation, groups)
+    node.kwargs = {}
+
+
+def _error(before: Graph, after: Graph) -> float:
+    feeds = {spec.name: tensor.numpy() for spec, tensor in zip(before.inputs, before.example, strict=True)}
+    old, new = run(before, feeds), run(after, feeds)
+    scales = {name: float(np.max(np.abs(value))) or 1.0 for name, value in old.items()}
+    return max(float(np.max(np.abs(new[name] - value))) / scales[name] for name, value in old.items())

@@ -1,0 +1,309 @@
+"""Write a graph to a folder and read it back without running any code from it.
+
+``graph.json`` lists the ATen calls, ``weights.safetensors`` the tensors. A bundle may come from a stranger, hence:
+
+* no pickle, and only operators of the ``aten`` namespace that neither write nor touch files are looked up;
+* what is read is interpreted node by node. ``torch.fx`` would print every name into Python source and execute that;
+* a converter exports the graph again, and may print it then. So names are held to what the printer cannot mistake for
+  code: nodes and inputs are identifiers, weights have no quote, backslash or control character in their names, and
+  arguments have the names that the operator's schema gives them.
+"""
+
+import inspect
+import json
+import keyword
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.graph import PythonCode
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+
+from coordatt_deploy.artifact_specs import TensorSpec
+from coordatt_deploy.documents import SCHEMA_VERSION, from_json, to_json
+from coordatt_deploy.errors import BundleError
+from coordatt_deploy.graph.graph import DynamicSize, Graph, attach, is_call, weight
+from coordatt_deploy.layer_map import Layer, LayerMap
+
+# Python's own functions that torch.export leaves in a graph: picking from a tuple, and arithmetic on sizes.
+PLAIN: Final[Mapping[str, Callable[..., Any]]] = {
+    f"operator.{function.__name__}": function
+    for function in (operator.getitem, operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod,
+                     operator.neg)
+}  # fmt: skip
+REFUSED: Final = frozenset({"from_file", "save", "load"})
+
+# Attributes that torch's modules have of their own: a weight of that name would stand in the place of one.
+_RESERVED: Final = frozenset(dir(nn.Module()))
+_RESERVED_AT_ROOT: Final = frozenset(dir(fx.GraphModule))
+
+
+class InterpretedGraph(fx.GraphModule):
+    """A graph module that is run node by node; no Python source is made of it, also not when it is edited or copied."""
+
+    def recompile(self) -> PythonCode:
+        """Compile nothing; give ``forward`` the names of the graph's inputs, which torch.export asks for."""
+        names = [str(node.target) for node in self.graph.nodes if node.op == "placeholder"]
+
+        def forward(module: "InterpretedGraph", *inputs: torch.Tensor) -> Any:
+            return module.interpret(inputs)
+
+        parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("self", *names)]
+        forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        type(self).forward = forward  # torch makes a class for each graph module
+        return PythonCode("", {}, _lineno_map=None)
+
+    def interpret(self, inputs: Sequence[torch.Tensor]) -> Any:
+        """Run the graph on its inputs, in the order of its placeholders."""
+        values: dict[fx.Node, Any] = {}
+        remaining = iter(inputs)
+        last_user: dict[fx.Node, fx.Node] = {}
+        for node in reversed(self.graph.nodes):
+            for source in node.all_input_nodes:
+                last_user.setdefault(source, node)
+        for node in self.graph.nodes:
+            if node.op == "placeholder":
+                values[node] = next(remaining)
+            elif node.op == "get_attr":
+                values[node] = weight(self, node)
+            else:
+                args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+                if node.op == "output":
+                    return args[0]
+                values[node] = node.target(*args, **kwargs)
+            for source in node.all_input_nodes:
+                if last_user[source] is node:
+                    del values[source]
+        raise BundleError("the captured graph returns nothing")
+
+
+def save_graph(graph: Graph, folder: Path) -> None:
+    """Write *graph* into *folder*, which exists."""
+    weights: dict[str, torch.Tensor] = {}
+    nodes = []
+    for node in graph.module.graph.nodes:
+        if node.op == "get_attr":
+            tensor = weight(graph.module, node)
+            assert tensor is not None  # noqa: S101 - a captured graph reads tensors only
+            weights[str(node.target)] = tensor.detach().contiguous()
+        nodes.append(
+            {
+                "name": node.name,
+                "op": node.op,
+                "target": _target_name(node),
+                "args": _encode(node.args),
+                "kwargs": _encode(node.kwargs),
+            }
+        )
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "inputs": to_json(graph.inputs),
+        "outputs": list(graph.outputs),
+        "example_shapes": [list(tensor.shape) for tensor in graph.example],
+        "dynamic": to_json(graph.dynamic),
+        "layers": to_json(graph.layers.layers),
+        "nodes": nodes,
+    }
+    (folder / "graph.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    save_file({name: weights[name].clone() for name in sorted(weights)}, folder / "weights.safetensors")
+
+
+def load_graph(folder: Path) -> Graph:
+    """Read what ``save_graph`` wrote.
+
+    Raises:
+        BundleError: A file is missing or damaged, or a call is not one that a captured graph makes.
+    """
+    try:
+        document = from_json((folder / "graph.json").read_text(encoding="utf-8"))
+        weights = load_file(folder / "weights.safetensors")
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
+        raise BundleError(f"{folder.name} holds no captured graph: {error}") from error
+    if not isinstance(document, dict):
+        raise BundleError(f"graph.json holds a {type(document).__name__}, expected an object")
+    if document.get("schema_version") != SCHEMA_VERSION:
+        raise BundleError(f"graph.json: schema_version is {document.get('schema_version')}, expected {SCHEMA_VERSION}")
+    try:
+        return _build(document, weights)
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise BundleError(f"graph.json describes no graph: {type(error).__name__}: {error}") from error
+
+
+def _build(document: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> Graph:
+    root, graph = nn.Module(), fx.Graph()
+    for name, tensor in weights.items():
+        _check_weight_name(name)
+        attach(root, name, tensor)
+    nodes: dict[str, fx.Node] = {}
+    for item in document["nodes"]:
+        node = _add_node(graph, item, nodes, weights)
+        if node.name != item["name"]:
+            raise BundleError(f"graph.json: {item['name']!r} cannot be the name of a node, or stands there twice")
+        nodes[node.name] = node
+    *others, last = (node.op for node in graph.nodes) if nodes else ("nothing",)
+    if last != "output" or "output" in others:
+        raise BundleError("graph.json: a captured graph ends with its output, and has one")
+    module = InterpretedGraph(root, graph)
+    generator = torch.Generator().manual_seed(0)
+    example = tuple(torch.randn(shape, generator=generator) for shape in document["example_shapes"])
+    dynamic = document["dynamic"]
+    read = Graph(
+        module,
+        tuple(TensorSpec.from_json(item) for item in document["inputs"]),
+        tuple(document["outputs"]),
+        LayerMap(tuple(Layer.from_json(item) for item in document["layers"])),
+        example,
+        None if dynamic is None else DynamicSize(**dynamic),
+    )
+    placeholders = [node.name for node in graph.nodes if node.op == "placeholder"]
+    if len(placeholders) != len(example) or len(read.inputs) != len(example):
+        raise BundleError(
+            f"graph.json: {len(placeholders)} placeholders, {len(read.inputs)} inputs and {len(example)} example"
+            " shapes; a captured graph has as many of each"
+        )
+    annotate(read)
+    return read
+
+
+def _add_node(
+    graph: fx.Graph, item: Mapping[str, Any], nodes: Mapping[str, fx.Node], weights: Mapping[str, torch.Tensor]
+) -> fx.Node:
+    """Append one node of the file.
+
+    Raises:
+        BundleError: It is none that a captured graph has, or a name in it could be taken for code.
+    """
+    op, name, target = item["op"], item["name"], item["target"]
+    if not _is_name(name):
+        raise BundleError(f"graph.json: {name!r} is not the name of a node; letters, digits and _ are")
+    args, kwargs = _decode(item["args"], nodes), _decode(item["kwargs"], nodes)
+    if not isinstance(args, list) or not isinstance(kwargs, dict):
+        raise BundleError(f"graph.json: the arguments of {name} are not a list and an object")
+    if op == "call_function":
+        function = _resolve(target)
+        _check_keywords(name, function, args, kwargs)
+        return graph.create_node(op, function, tuple(args), kwargs, name=name)
+    if op not in {"placeholder", "get_attr", "output"}:
+        raise BundleError(f"graph.json: a captured graph has no node of kind {op!r}")
+    if kwargs or (args and op != "output") or (op == "output" and len(args) != 1):
+        raise BundleError(f"graph.json: {name} is a node of kind {op} and has arguments that such a node never has")
+    if op == "placeholder" and not _is_name(target):
+        raise BundleError(f"graph.json: {target!r} is not the name of an input; letters, digits and _ are")
+    if op == "get_attr" and target not in weights:
+        raise BundleError(f"graph.json: {name} reads {target!r}, which is not among the weights")
+    if op == "output" and target != "output":
+        raise BundleError(f"graph.json: the output's target is {target!r}, expected 'output'")
+    return graph.create_node(op, target, tuple(args), kwargs, name=name)
+
+
+def _is_name(value: object) -> bool:
+    """Whether a value of the file is a plain identifier, which no printer of Python source can mistake for more."""
+    return isinstance(value, str) and value.isidentifier() and not keyword.iskeyword(value)
+
+
+def _check_weight_name(name: str) -> None:
+    parts = name.split(".")
+    printable = all(part and part.isprintable() and not set(part) & set("\"'\\") for part in parts)
+    if not printable or not _RESERVED.isdisjoint(parts) or parts[0] in _RESERVED_AT_ROOT:
+        raise BundleError(f"weights.safetensors: {name!r} is not the name of a weight of a module")
+
+
+def _check_keywords(name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Hold the names of arguments to the operator's schema; Python's own functions take none by name."""
+    schema = getattr(function, "_schema", None)
+    allowed = set() if schema is None else {argument.name for argument in schema.arguments}
+    if schema is not None and len(args) > len(schema.arguments):
+        raise BundleError(f"graph.json: {name} gives {len(args)} arguments, {function} takes {len(schema.arguments)}")
+    for key in kwargs:
+        if key not in allowed:
+            raise BundleError(f"graph.json: {name} gives an argument {key!r}, which {function} does not have")
+
+
+def annotate(graph: Graph) -> None:
+    """Give every node of the graph its value's shape and type (``meta["val"]``), symbolic where sizes are."""
+    if graph.dynamic is None:
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            FakeTensorProp(graph.module, mode).propagate(*graph.example)
+        return
+    symbols = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    shapes = tuple(symbols if tensor.ndim == 4 else None for tensor in graph.example)
+    exported = torch.export.export(graph.module, graph.example, dynamic_shapes=shapes, strict=False)
+    calls = [node for node in exported.graph.nodes if is_call(node)]
+    names = {str(getattr(node.target, "__name__", node.target)): None for node in calls}
+    mine = [
+        node
+        for node in graph.module.graph.nodes
+        if node.op == "call_function" and str(getattr(node.target, "__name__", node.target)) in names
+    ]
+    for node, twin in zip(mine, calls, strict=True):
+        node.meta["val"] = twin.meta["val"]
+
+
+def _target_name(node: fx.Node) -> str:
+    if node.op != "call_function":
+        return str(node.target)
+    target: Any = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        return str(target)  # aten.conv2d.default
+    name = f"operator.{target.__name__}"
+    if name not in PLAIN:
+        raise BundleError(f"the captured graph calls {target}, which the bundle cannot describe")
+    return name
+
+
+def _resolve(name: str) -> Callable[..., Any]:
+    if name in PLAIN:
+        return PLAIN[name]
+    namespace, _, rest = name.partition(".")
+    packet, _, overload = rest.partition(".")
+    if namespace != "aten" or packet in REFUSED or not hasattr(torch.ops.aten, packet):
+        raise BundleError(f"graph.json: refused to look up {name!r}; a captured graph calls aten operators only")
+    found = getattr(getattr(torch.ops.aten, packet), overload, None)
+    if found is None or found._schema.is_mutable:
+        raise BundleError(f"graph.json: {name!r} is no operator without side effects")
+    return found  # type: ignore[no-any-return]
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, fx.Node):
+        return {"node": value.name}
+    if isinstance(value, (list, tuple)):
+        return [_encode(item) for item in value]
+    if isinstance(value, Mapping):
+        return {"dict": {key: _encode(item) for key, item in value.items()}}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
+    if isinstance(value, (torch.dtype, torch.memory_format, torch.layout)):
+        return {"torch": str(value).removeprefix("torch.")}
+    if isinstance(value, torch.device):
+        return {"device": value.type}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise BundleError(f"the captured graph holds a constant of type {type(value).__name__}, which cannot be written")
+
+
+def _decode(value: Any, nodes: Mapping[str, fx.Node]) -> Any:
+    if isinstance(value, list):
+        return [_decode(item, nodes) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, item),) = value.items()
+    if kind == "node":
+        return nodes[item]
+    if kind == "dict":
+        return {key: _decode(entry, nodes) for key, entry in item.items()}
+    if kind == "float":
+        return float(item)
+    if kind == "device":
+        return torch.device("cpu")
+    found = getattr(torch, item, None) if kind == "torch" else None
+    if not isinstance(found, (torch.dtype, torch.memory_format, torch.layout)):
+        raise BundleError(f"graph.json: {item!r} is no type of torch")
+    return found

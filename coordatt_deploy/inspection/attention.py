@@ -1,0 +1,175 @@
+"""Find attention blocks in a file by structure: a feature map that is multiplied by gates computed from itself.
+
+A gate is smaller than the feature map (one value per row, per column or per channel) until a product, a Resize or a
+copy spreads it. Two gates along different axes make coordinate attention, one gate per channel squeeze-and-excitation.
+This holds for every form that an exporter writes, ours or another's; names do not matter.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from coordatt_deploy.formats import Format
+from coordatt_deploy.runtimes.file_graph import FileGraph, Node
+
+_PRODUCTS: Final = frozenset({"Mul", "MUL", "mul"})
+# Change how a gate lies or copy it along an axis, and nothing else.
+_CARRIERS: Final = frozenset({
+    "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Tile", "Resize", "Identity", "Cast", "Flatten",
+    "RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "BROADCAST_TO", "TILE", "RESIZE_NEAREST_NEIGHBOR", "QUANTIZE",
+    "DEQUANTIZE", "reshape", "transpose", "squeeze", "expand_dims", "tile", "cast", "upsample_nearest_neighbor",
+    "resize_nearest_neighbor", "resize", "QuantizeLinear", "DequantizeLinear",
+})  # fmt: skip
+_GATES: Final = frozenset({
+    "Sigmoid", "HardSigmoid", "LOGISTIC", "sigmoid", "sigmoid_hard", "Clip", "clip", "RELU6", "relu6", "Mul", "MUL",
+    "mul", "Div", "DIV", "RELU_0_TO_1", "MINIMUM", "Min", "FusedConv", "CONV_2D", "Conv",
+})  # fmt: skip
+DYNAMIC: Final = 997  # stands for a dynamic size: no other size is taken for it
+
+
+@dataclass(frozen=True, slots=True)
+class FoundBlock:
+    """An attention block in a file.
+
+    Attributes:
+        kind: ``coordatt`` or ``squeeze_excite``.
+        output: Tensor that holds the gated feature map.
+        channels: Of the feature map.
+        height: None where dynamic.
+        width: None where dynamic.
+    """
+
+    kind: str
+    output: str
+    channels: int
+    height: int | None
+    width: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Gate:
+    """A gate where it is smallest, and the axes of the feature map that it has one value for."""
+
+    tensor: str
+    spread: frozenset[int]
+
+
+def find_blocks(graph: FileGraph) -> tuple[FoundBlock, ...]:
+    """Return the attention blocks of *graph*, in execution order."""
+    return _Search(graph).blocks()
+
+
+class _Search:
+    def __init__(self, graph: FileGraph) -> None:
+        self.graph = graph
+        self.maker = {name: node for node in graph.nodes for name in node.outputs}
+        self.position = {name: index for index, node in enumerate(graph.nodes) for name in node.outputs}
+        self.users: dict[str, list[Node]] = {}
+        for node in graph.nodes:
+            for name in node.inputs:
+                self.users.setdefault(name, []).append(node)
+
+    def blocks(self) -> tuple[FoundBlock, ...]:
+        """Follow each product upwards through the products before it, and keep the last of every chain."""
+        chains: dict[str, tuple[str, tuple[_Gate, ...]]] = {}
+        for node in self.graph.nodes:
+            gated = self._gated(node)
+            if gated is None:
+                continue
+            feature, gates = gated
+            before = chains.pop(feature, None) if len(self.users.get(feature, ())) == 1 else None
+            if before is not None:
+                feature, gates = before[0], before[1] + gates
+            chains[node.outputs[0]] = (feature, gates)
+        found = [self._block(output, gates) for output, (_, gates) in chains.items()]
+        return tuple(block for block in found if block is not None)
+
+    def _gated(self, node: Node) -> tuple[str, tuple[_Gate, ...]] | None:
+        """Read *node* as the product of a feature map and a gate, or two gates that were multiplied first."""
+        if node.operator not in _PRODUCTS or len(node.inputs) < 2:
+            return None
+        sides = node.inputs[:2]
+        if any(self.graph.is_weight(name) for name in sides) or len(self._shape(node.outputs[0])) != 4:
+            return None
+        for feature, other in (sides, sides[::-1]):
+            if self._shape(feature) != self._shape(node.outputs[0]):
+                continue
+            gates = self._gates(other, self._shape(feature))
+            if gates and all(self._comes_from(gate.tensor, feature) for gate in gates):
+                return feature, gates
+        return None
+
+    def _gates(self, name: str, full: tuple[int, ...]) -> tuple[_Gate, ...]:
+        gate = self._gate(name, full)
+        if gate is not None:
+            return (gate,)
+        node = self.maker.get(name)
+        if node is None or node.operator not in _PRODUCTS or self._shape(name) != full:
+            return ()
+        parts = tuple(self._gate(side, full) for side in node.inputs[:2])
+        return tuple(part for part in parts if part is not None) if None not in parts else ()
+
+    def _gate(self, name: str, full: tuple[int, ...]) -> _Gate | None:
+        """Follow *name* upwards to where it is smallest; the axes are read where it still has the map's rank."""
+        spread: frozenset[int] | None = None
+        while True:
+            shape = self._shape(name)
+            if len(shape) == len(full) and all(have in (1, want) for have, want in zip(shape, full, strict=True)):
+                reduced = frozenset(
+                    axis for axis, (have, want) in enumerate(zip(shape, full, strict=True)) if have < want
+                )
+                spread = reduced or spread
+            node = self.maker.get(name)
+            if node is None or node.operator not in _CARRIERS:
+                break
+            name = node.inputs[0]
+        if not spread or node is None or node.operator not in _GATES or math.prod(self._shape(name)) >= math.prod(full):
+            return None
+        return _Gate(name, spread)
+
+    def _comes_from(self, gate: str, feature: str) -> bool:
+        """Whether the gate is computed from the feature map, or from what the map was before earlier gates."""
+        origins = {feature}
+        above = [feature]
+        while above:
+            node = self.maker.get(above.pop())
+            if node is None or node.operator not in _PRODUCTS | _CARRIERS:
+                continue
+            # A gate that Resize has spread is as large as the map: both sides are followed.
+            sizes = {name: math.prod(self._shape(name)) for name in node.inputs[:2]}
+            largest = {name for name, size in sizes.items() if size == max(sizes.values())}
+            above += largest - origins
+            origins |= largest
+        open_ends, seen = [gate], set[str]()
+        while open_ends:
+            name = open_ends.pop()
+            if name in origins:
+                return True
+            maker = self.maker.get(name)
+            if maker is not None and name not in seen:
+                seen.add(name)
+                open_ends += maker.inputs
+        return False
+
+    def _block(self, output: str, gates: tuple[_Gate, ...]) -> FoundBlock | None:
+        spreads = {gate.spread for gate in gates}
+        axes = frozenset().union(*spreads)
+        usual = 1 if self.graph.format is not Format.TFLITE else 3
+        channel = next(iter({1, 2, 3} - axes), usual) if len(axes) == 2 else usual
+        height, width = (self._size(output, axis) for axis in (1, 2, 3) if axis != channel)
+        channels = self._size(output, channel) or 0
+        if {len(spread) for spread in spreads} == {1} and len(spreads) == 2 and channel not in axes:
+            return FoundBlock("coordatt", output, channels, height, width)
+        if spreads == {axes} and channel not in axes and len(axes) == 2:
+            return FoundBlock("squeeze_excite", output, channels, height, width)
+        return None
+
+    def _size(self, name: str, axis: int) -> int | None:
+        tensor = self.graph.tensors[name]
+        return None if tensor.shape is None else tensor.shape[axis]
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        tensor = self.graph.tensors.get(name)
+        if tensor is None or tensor.shape is None:
+            return ()
+        return tuple(DYNAMIC if size is None else size for size in tensor.shape)

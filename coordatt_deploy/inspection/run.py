@@ -1,0 +1,132 @@
+"""What a model, an artifact or a bundle is made of, and what will trouble it on a phone. Nothing is executed.
+
+A file is read as the graph it holds (``artifact_graph``); a model as the graph it is captured as (``model_inspection``,
+which needs torch). The answer has the same keys for both.
+"""
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+from coordatt_deploy.bundle import MANIFEST, Bundle, open_bundle
+from coordatt_deploy.errors import BundleError, DeployError
+from coordatt_deploy.files import size_bytes
+from coordatt_deploy.formats import format_of
+from coordatt_deploy.inspection import file_macs
+from coordatt_deploy.inspection.attention import find_blocks
+from coordatt_deploy.inspection.delegates import delegates
+from coordatt_deploy.inspection.result import Block, BundleInspection, Inspection, LayerSize, largest
+from coordatt_deploy.layer_map import LayerMap
+from coordatt_deploy.runtimes.file_graph import FileGraph, read_artifact
+
+
+def inspect_artifact(path: Path) -> Inspection:
+    """Inspect an ONNX, TFLite or Core ML file; one that lies in a bundle is named by its layer map and manifest.
+
+    Raises:
+        UsageError: It is missing or of another format.
+        BundleError: It is damaged.
+        MissingDependencyError: What reads the format is not installed.
+    """
+    graph = read_artifact(path)
+    names = _layer_names(path)
+    spent = file_macs.macs(graph)
+    notes = []
+    if graph.flexible:
+        notes.append("dynamic axes count as 1, so the multiply-accumulates are a lower bound")
+    return Inspection(
+        subject=str(path),
+        parameters=file_macs.parameters(graph),
+        macs=sum(spent.values()),
+        macs_by_work=spent,
+        operators=graph.operators(),
+        attention_blocks=_blocks(path, graph, names),
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        bytes=size_bytes(path),
+        layers=_largest(graph, names),
+        delegates=delegates(path, graph),
+        notes=tuple(notes),
+    )
+
+
+def inspect_bundle(bundle: Bundle) -> BundleInspection:
+    """Inspect the captured model of a bundle and every file in it."""
+    notes: list[str] = []
+    artifacts = {}
+    for artifact in bundle.manifest.artifacts:
+        try:
+            artifacts[artifact.path] = inspect_artifact(bundle.path(artifact.path))
+        except DeployError as error:
+            notes.append(f"{artifact.path} was not inspected: {error}")
+    reference = None
+    if find_spec("torch") is None:
+        notes.append("the captured model was not inspected: that needs torch")
+    else:
+        from coordatt_deploy.graph.saved_graph import load_graph
+        from coordatt_deploy.inspection.captured_graph import inspect_graph
+
+        reference = inspect_graph(load_graph(bundle.path("reference")), bundle.manifest.model.name)
+    return BundleInspection(bundle.root, reference, artifacts, tuple(notes))
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether *path* is a folder with a manifest."""
+    return (path / MANIFEST).is_file()
+
+
+def is_artifact(path: Path) -> bool:
+    """Whether *path* has the suffix of an artifact."""
+    return format_of(path) is not None
+
+
+def _layer_names(path: Path) -> dict[str, str]:
+    """Layer id by tensor, from the layer map beside the file; empty where there is none."""
+    beside = path.with_name(f"{path.stem}.layers.json")
+    if not beside.is_file():
+        return {}
+    try:
+        layers = LayerMap.load(beside).layers
+    except BundleError:
+        return {}
+    names: dict[str, str] = {}
+    for layer in layers:
+        for part in layer.parts:
+            names.setdefault(part.tensor, layer.layer_id)
+    return names
+
+
+def _forms(path: Path) -> dict[str, str]:
+    """Lowered form by the name of the block, from the manifest of the bundle that the file lies in."""
+    root = path.resolve().parent.parent
+    if not is_bundle(root):
+        return {}
+    try:
+        manifest = open_bundle(root, verify=False).manifest
+    except BundleError:
+        return {}
+    report = manifest.lowering.get(path.resolve().relative_to(root).as_posix(), {})
+    return {block["name"]: block["form"] for block in report.get("blocks", ())}
+
+
+def _blocks(path: Path, graph: FileGraph, names: Mapping[str, str]) -> tuple[Block, ...]:
+    forms = _forms(path)
+    blocks = []
+    for found in find_blocks(graph):
+        name = names.get(found.output, found.output).rpartition(":")[0] or names.get(found.output, found.output)
+        blocks.append(Block(found.kind, name, found.channels, found.height, found.width, forms.get(name)))
+    return tuple(blocks)
+
+
+def _largest(graph: FileGraph, names: Mapping[str, str]) -> tuple[LayerSize, ...]:
+    seen: set[str] = set()
+    sizes = []
+    for node in graph.nodes:
+        weights = [name for name in dict.fromkeys(node.inputs) if graph.is_weight(name) and name not in seen]
+        seen.update(weights)
+        total = sum(graph.tensors[name].bytes or 0 for name in weights)
+        output = node.outputs[0] if node.outputs else ""
+        rule = file_macs.WORK.get(node.operator)
+        spent = 0 if rule is None else rule[1](graph, node)
+        sizes.append(LayerSize(names.get(output, output), node.operator, total, spent))
+    return largest(sizes)

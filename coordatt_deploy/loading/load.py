@@ -1,0 +1,309 @@
+"""From what the user names to a module with its weights, and what is known of it.
+
+    mobilenetv2_ca_100            a backbone of this package
+    package.module:factory        a function or class of the user's, imported as Python imports it
+    path/to/file.py:factory       the same from a file
+    path/to/program.pt2           a program that torch.export.save wrote
+    timm:NAME                     a model of timm, which the user installs
+
+Importing the user's code runs it, and the reader of ``.pt2`` files can be made to run what is pickled in them: name
+only code and programs that you trust. A checkpoint is different: nothing in it is ever run (``checkpoints``).
+"""
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from coordatt_deploy.artifact_specs import ModelSpec, Preprocessing
+from coordatt_deploy.data.digits import read_split
+from coordatt_deploy.data.images import find_images, load_image
+from coordatt_deploy.errors import UsageError, nearest
+from coordatt_deploy.formats import format_of
+from coordatt_deploy.graph.capture import check_weights, trial
+from coordatt_deploy.graph.graph import tensor_outputs, weights_sha256
+from coordatt_deploy.loading.checkpoints import read_checkpoint
+from coordatt_deploy.loading.factories import LoadedModule, build_factory, build_timm
+from coordatt_deploy.loading.fresh_statistics import initialise_batchnorm_statistics
+from coordatt_deploy.loading.io_names import input_names, output_names
+from coordatt_deploy.loading.key_matching import head_classes, load_into
+from coordatt_deploy.loading.loaded_model import LoadedModel, at_size
+from coordatt_deploy.loading.model_request import (
+    COLOUR,
+    GOLDEN_COUNT,
+    LONGEST_NAME,
+    SMALLEST,
+    USUAL_SIZE,
+    Images,
+    Request,
+)
+from coordatt_deploy.loading.preprocessing import resolve_preprocessing
+from coordatt_deploy.loading.saved_programs import build_program
+from coordatt_deploy.loading.sizes import check_size, size_within
+from coordatt_deploy.models import create_model, list_models, model_card
+
+
+def resolve(request: Request) -> LoadedModel:
+    """Build what the user named, load the weights, and try it once at every size that it has to take.
+
+    Raises:
+        UsageError: Anything about the model, its code, its weights or its input that cannot be shipped.
+        MissingDependencyError: timm is not installed.
+    """
+    built = _build(request)
+    notes = list(built.notes)
+    module = built.module
+    state = None
+    if request.checkpoint is not None and built.registry is None:
+        state = read_checkpoint(request.checkpoint, key=request.checkpoint_key)
+        notes += load_into(module, state)
+    notes += _to_evaluation(module, built)
+    check_weights(module)
+
+    size = _size(request, built)
+    preprocessing = resolve_preprocessing(built.preprocessing or Preprocessing(size=size), size, request.preprocessing)
+    if built.preprocessing is None and not request.preprocessing:
+        notes.append("preprocessing is assumed to be ImageNet's (RGB, 0 to 1, its mean and std); say otherwise with"
+                     " --mean --std --input-range --colour, or --preprocessing FILE")  # fmt: skip
+    names = input_names(module, built.inputs)
+    example, returned = _tried(names, size, request.inputs, built)
+    outputs, dropped = output_names(returned)
+    if dropped:
+        notes.append(f"outputs that are no tensors are left out: {', '.join(dropped)}")
+    source = LoadedModel(
+        module=module,
+        spec=ModelSpec(
+            name=_name(request.name) or built.name,
+            preprocessing=preprocessing,
+            labels=_labels(request, built, tensor_outputs(returned)),
+            attention=built.attention,
+            source_sha256=weights_sha256(module),
+            untrained=built.untrained,
+        ),
+        example=example,
+        images=_images(request.golden) if request.golden else golden_images(built.knows_digits),
+        inputs=names,
+        outputs=outputs,
+        notes=tuple(notes),
+        dynamic=request.dynamic,
+    )
+    _try_unseen(source)
+    return source
+
+
+def _name(given: str | None) -> str | None:
+    """The user's name for the model, which becomes part of files and of the bundle's folder.
+
+    Raises:
+        UsageError: It cannot.
+    """
+    if given and not re.fullmatch(r"\w[\w.-]*", given[: LONGEST_NAME + 1]):
+        raise UsageError(
+            f"the name {given[:LONGEST_NAME]!r} cannot be part of a file name; use letters, digits, '-', '_' and '.',"
+            " a letter or digit first"
+        )
+    if given and len(given) > LONGEST_NAME:
+        raise UsageError(f"the name has {len(given)} letters; at most {LONGEST_NAME} fit into the names of files")
+    return given
+
+
+def _build(request: Request) -> LoadedModule:
+    model = request.model
+    if model in list_models():
+        return _build_registered(request)
+    if model.startswith("timm:"):
+        return build_timm(model.removeprefix("timm:"), request.model_args or {}, request.num_classes,
+                          loaded=request.checkpoint is not None)  # fmt: skip
+    path = Path(model)
+    if path.suffix == ".pt2":
+        _no_arguments(request, "a saved program is already built")
+        return build_program(path, request.input_size)
+    if path.suffix in {".pth", ".pt", ".ckpt", ".safetensors", ".tar"}:
+        raise UsageError(
+            f"{model} is a file of weights; name the network with --model and give it as --checkpoint {model}"
+        )
+    if format_of(path) is not None:
+        raise UsageError(f"{model} is an artifact already; export starts from a torch model (inspect takes artifacts)")
+    if ":" in model or path.suffix == ".py":
+        return build_factory(model, request.model_args or {}, request.num_classes)
+    try:
+        model_card(model)
+    except UsageError as error:
+        raise UsageError(
+            f"{error}; code of your own is named as package.module:factory or path/to/file.py:factory"
+        ) from None
+    raise AssertionError(model)
+
+
+def _no_arguments(request: Request, why: str) -> None:
+    for option, value in (("--model-args", request.model_args), ("num_classes", request.num_classes)):
+        if value:
+            raise UsageError(f"{option} means nothing for {request.model}: {why}; leave it out")
+
+
+def _build_registered(request: Request) -> LoadedModule:
+    """Build one of the package's own models; the checkpoint says how many classes it has."""
+    card = model_card(request.model)
+    arguments = dict(request.model_args or {})
+    checkpoint = None
+    if request.checkpoint is not None:
+        checkpoint = read_checkpoint(request.checkpoint, key=request.checkpoint_key)
+    classes = request.num_classes or arguments.pop("num_classes", None)
+    classes = classes or (None if checkpoint is None else head_classes(checkpoint.state))
+    reduction = arguments.pop("reduction", None)
+    if arguments:
+        raise UsageError(
+            f"{request.model} takes no argument {next(iter(arguments))!r}; it takes num_classes, reduction"
+        )
+    keeps = checkpoint is None and classes in (None, card.num_classes) and reduction is None
+    module = create_model(request.model, num_classes=classes, reduction=reduction, pretrained=None if keeps else False)
+    notes: tuple[str, ...] = ()
+    untrained = checkpoint is None and not (card.trained and keeps)
+    if checkpoint is not None:
+        notes = tuple(load_into(module, checkpoint))
+    elif untrained:
+        initialise_batchnorm_statistics(module)
+        notes = ("the weights are random: good for speed and parity, not for accuracy; give a --checkpoint",)
+    return LoadedModule(
+        module=module,
+        name=request.model,
+        notes=notes,
+        input_size=card.input_size,
+        preprocessing=card.preprocessing,
+        labels=card.labels if keeps else None,
+        attention=card.attention,
+        inputs=("image",),
+        registry=card.name,
+        knows_digits=card.trained and keeps,
+        untrained=untrained,
+    )
+
+
+def _to_evaluation(module: nn.Module, built: LoadedModule) -> list[str]:
+    """Set the module to evaluation; fresh modules of torch are in training mode, so that alone is no mistake."""
+    notes: list[str] = []
+    if built.is_program:  # its mode is in its operators; ``build_program`` has looked
+        for layer in module.modules():
+            layer.training = False
+        return notes
+    if module.training:
+        module.eval()
+        notes.append("the model came in training mode and was set to evaluation with eval()")
+    left = [name or "the model" for name, layer in module.named_modules() if layer.training]
+    if left:
+        raise UsageError(
+            f"{', '.join(left[:5])} stay{'s' if len(left) == 1 else ''} in training mode after model.eval();"
+            " its train() is overridden: let it follow its argument"
+        )
+    return notes
+
+
+def _size(request: Request, built: LoadedModule) -> tuple[int, int]:
+    """The (H, W) to capture with: the user's, the model's own, or the usual one, within the dynamic bounds if any."""
+    size = request.input_size or built.input_size or USUAL_SIZE
+    check_size(size, SMALLEST if built.registry else 1)
+    if request.dynamic is None:
+        return size
+    low, high, step = request.dynamic
+    if request.input_size is not None and any(not low <= side <= high or side % step for side in size):
+        raise UsageError(
+            f"--input-size {size[0]}x{size[1]} does not lie within --dynamic-size {low}:{high}:{step};"
+            " leave it out, or widen the range"
+        )
+    if built.registry:
+        check_size((low, high), SMALLEST)
+    return size_within(request.dynamic, size)
+
+
+def _tried(
+    names: tuple[str, ...], size: tuple[int, int], shapes: Mapping[str, tuple[int, ...]] | None, built: LoadedModule
+) -> tuple[tuple[torch.Tensor, ...], Any]:
+    """An example of each input that the model takes, and what it returns; images have as many channels as it accepts.
+
+    Raises:
+        UsageError: It rejects what it should take.
+    """
+    first, *others = _image_channels(built.module)
+    example = _example(names, size, shapes, built, first)
+    try:
+        return example, trial(built.module, example)
+    except UsageError:
+        for channels in others:
+            with suppress(UsageError):
+                other = _example(names, size, shapes, built, channels)
+                return other, trial(built.module, other)
+        raise
+
+
+def _example(
+    names: tuple[str, ...],
+    size: tuple[int, int],
+    shapes: Mapping[str, tuple[int, ...]] | None,
+    built: LoadedModule,
+    channels: int,
+) -> tuple[torch.Tensor, ...]:
+    """One tensor per input: of the user's shape, of the saved program's, or an image."""
+    given = dict(shapes or {})
+    for name in given:
+        if name not in names:
+            raise UsageError(f"the model has no input {name!r}; {nearest(name, names)}")
+    generator = torch.Generator().manual_seed(0)
+    example = []
+    for index, name in enumerate(names):
+        usual = built.shapes[index] if built.shapes else (1, channels if index == 0 else 3, *size)
+        example.append(torch.randn(given.get(name, usual), generator=generator))
+    return tuple(example)
+
+
+def _image_channels(module: nn.Module) -> tuple[int, ...]:
+    """What the convolutions take, colour images first: the first that is defined need not be the first that is run."""
+    taken = dict.fromkeys(layer.in_channels for layer in module.modules() if isinstance(layer, nn.Conv2d))
+    return tuple(sorted(taken, key=lambda channels: channels != COLOUR)) or (COLOUR,)
+
+
+def _labels(request: Request, built: LoadedModule, outputs: list[torch.Tensor]) -> tuple[str, ...] | None:
+    """Class names, if there are any and there is an output that they name."""
+    labels = request.labels or built.labels
+    classes = {int(output.shape[1]) for output in outputs if output.ndim == 2}
+    if request.labels and len(request.labels) not in classes:
+        have = ", ".join(map(str, sorted(classes))) or "none"
+        raise UsageError(f"{len(request.labels)} labels were given, but the model's outputs have {have} classes")
+    return labels
+
+
+def _images(folder: Path) -> Images:
+    paths = find_images(folder)
+    chosen = [paths[round(index * (len(paths) - 1) / (GOLDEN_COUNT - 1))] for index in range(GOLDEN_COUNT)]
+    return tuple(
+        (f"{index:02d}_{path.stem}", load_image(path), None) for index, path in enumerate(dict.fromkeys(chosen))
+    )
+
+
+def golden_images(labelled: bool) -> Images:
+    """Return the packaged golden digits; their classes only where the model knows digits."""
+    split = read_split("golden")
+    return tuple(
+        (f"digit_{label}_{index:02d}", image, int(label) if labelled else None)
+        for index, (label, image) in enumerate(zip(split.labels, split.images(), strict=True))
+    )
+
+
+def _try_unseen(source: LoadedModel) -> None:
+    """Refuse a dynamic size that the user's own module does not take: torch.export does not always notice."""
+    for size in source.unseen_sizes():
+        trial(source.module, at_size(source.example, size))
+
+
+def load_model(
+    name: str,
+    *,
+    checkpoint: Path | None = None,
+    input_size: tuple[int, int] | None = None,
+    num_classes: int | None = None,
+) -> LoadedModel:
+    """Build the model called *name*; the short form of ``resolve``."""
+    return resolve(Request(name, checkpoint=checkpoint, input_size=input_size, num_classes=num_classes))

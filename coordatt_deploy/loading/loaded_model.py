@@ -1,0 +1,131 @@
+"""A model that is ready to be captured, its capture, and its float64 reference."""
+
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import nn
+
+from coordatt_deploy.artifact_specs import ModelSpec
+from coordatt_deploy.errors import UsageError
+from coordatt_deploy.graph.capture import capture, trial
+from coordatt_deploy.graph.execution import run
+from coordatt_deploy.graph.graph import DynamicSize, Graph, operator_name, tensor_outputs
+from coordatt_deploy.loading.sizes import Bounds, unseen_sizes
+from coordatt_deploy.user_code import source_line
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model ready to be captured.
+
+    Attributes:
+        module: In evaluation mode, float32.
+        spec: Its name, preprocessing, labels and the hash of its weights.
+        example: One tensor per input.
+        images: Real images for the golden inputs: name, image, class.
+        inputs: Stable names of the inputs.
+        outputs: Stable names of the outputs, nested ones flattened.
+        notes: What was assumed, renamed or done, for the user to read.
+        dynamic: Bounds of a dynamic height and width; None for a static size.
+    """
+
+    module: nn.Module
+    spec: ModelSpec
+    example: tuple[torch.Tensor, ...]
+    images: tuple[tuple[str, Image.Image, int | None], ...]
+    inputs: tuple[str, ...] = ("image",)
+    outputs: tuple[str, ...] = ("logits",)
+    notes: tuple[str, ...] = ()
+    dynamic: Bounds | None = None
+
+    def unseen_sizes(self) -> tuple[tuple[int, int], ...]:
+        """The sizes at which a dynamic model has to be right as well; none for a static one."""
+        return () if self.dynamic is None else unseen_sizes(self.dynamic, self.spec.preprocessing.size)
+
+
+def capture_source(source: LoadedModel) -> Graph:
+    """Capture the model under its stable names, with its dynamic size if it has one.
+
+    Raises:
+        UsageError: torch.export cannot follow the model, or fixed a size that should have stayed open.
+    """
+    dynamic = None if source.dynamic is None else DynamicSize(*source.dynamic)
+    graph = capture(
+        source.module, source.example, input_names=source.inputs, output_names=source.outputs, dynamic=dynamic
+    )
+    for size in source.unseen_sizes():
+        _check_unseen(source, graph, size)
+    return graph
+
+
+def _check_unseen(source: LoadedModel, graph: Graph, size: tuple[int, int]) -> None:
+    """Compare the graph with the module at a size that the capture did not see: torch.export fixes some silently."""
+    inputs = at_size(source.example, size)
+    expected = tensor_outputs(trial(source.module, inputs))
+    feeds = {name: tensor.numpy() for name, tensor in zip(source.inputs, inputs, strict=True)}
+    try:
+        results = run(graph, feeds, dtype=torch.float32)
+        # A wrong kernel changes the first digits; rounding in another order changes the sixth.
+        right = all(
+            torch.allclose(torch.from_numpy(results[name]), tensor, rtol=1e-3, atol=1e-3 * float(tensor.abs().max()))
+            for name, tensor in zip(source.outputs, expected, strict=True)
+        )
+    except RuntimeError:
+        right = False
+    if not right:
+        fixed = _fixed_pools(graph)
+        where = f" (it looks like {'; '.join(fixed)})" if fixed else ""
+        raise UsageError(
+            f"captured with a dynamic size, the model is no longer the same at {size[0]}x{size[1]}: torch.export"
+            f" fixed a size that the code computes{where}; write such pools as x.mean(3, keepdim=True) or as adaptive"
+            " pools, or leave --dynamic-size out"
+        )
+
+
+def _fixed_pools(graph: Graph) -> list[str]:
+    """Pools whose kernel is as large as the feature map was when it was captured."""
+    found = []
+    for node in graph.module.graph.nodes:
+        if node.op == "call_function" and "pool2d" in str(node.target) and isinstance(node.args[1], list | tuple):
+            sizes = node.args[0].meta["val"].shape[2:]
+            for kernel, side in zip(node.args[1], sizes, strict=False):
+                if not isinstance(side, int) and isinstance(kernel, int) and side.node.hint == kernel > 1:
+                    at = source_line(node.meta.get("stack_trace", ""))
+                    found.append(f"{operator_name(node)} with kernel {kernel}{f' at {at}' if at else ''}")
+    return list(dict.fromkeys(found))
+
+
+def at_size(example: tuple[torch.Tensor, ...], size: tuple[int, int]) -> list[torch.Tensor]:
+    """Return inputs like *example* with images of another (H, W)."""
+    generator = torch.Generator().manual_seed(size[0])
+    return [
+        torch.randn(*tensor.shape[:2], *size, generator=generator) if tensor.ndim == 4 else tensor for tensor in example
+    ]
+
+
+class _InFloat64(nn.Module):
+    """A captured graph as a module that computes in float64."""
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self.graph = graph
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        feeds = {spec.name: tensor.numpy() for spec, tensor in zip(self.graph.inputs, inputs, strict=True)}
+        results = run(self.graph, feeds)
+        return tuple(torch.from_numpy(results[name]) for name in self.graph.outputs)
+
+
+def reference_module(source: LoadedModel, graph: Graph) -> tuple[nn.Module, str | None]:
+    """Return what gives the float64 reference, and a remark where it is not the user's own module.
+
+    The module itself is asked wherever it can compute in float64; code that makes float32 tensors as it goes may not.
+    """
+    module = source.module.double()
+    try:
+        trial(module, [tensor.double() if tensor.is_floating_point() else tensor for tensor in source.example])
+    except UsageError as error:
+        source.module.float()
+        return _InFloat64(graph), f"the float64 reference is the captured graph, as the model itself refuses: {error}"
+    return module, None

@@ -1,0 +1,46 @@
+"""How far arrays lie apart: SQNR, cosine similarity, top-1 agreement."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = Sequence[NDArray[Any]]
+
+
+def sqnr_db(candidate: Arrays, reference: Arrays) -> float:
+    """Signal-to-quantization-noise ratio over all cases, in dB; NaN where a value is not finite."""
+    signal = sum(float(np.sum(np.square(r, dtype=np.float64))) for r in reference)
+    noise = sum(
+        float(np.sum(np.square(np.asarray(c, np.float64) - r))) for c, r in zip(candidate, reference, strict=True)
+    )
+    if not math.isfinite(noise):
+        return math.nan
+    if noise == 0.0:
+        return math.inf
+    return 10.0 * math.log10(signal / noise) if signal > 0 else -math.inf
+
+
+def cosine(candidate: Arrays, reference: Arrays) -> float:
+    """Cosine of the angle between candidate and reference over all cases; NaN where a value is not finite."""
+    mine = np.concatenate([np.asarray(item, np.float64).ravel() for item in candidate])
+    theirs = np.concatenate([np.asarray(item, np.float64).ravel() for item in reference])
+    if not np.isfinite(mine).all():
+        return math.nan
+    norms = float(np.linalg.norm(mine) * np.linalg.norm(theirs))
+    if norms == 0.0:
+        return 1.0 if np.array_equal(mine, theirs) else 0.0
+    return float(np.clip(np.dot(mine, theirs) / norms, -1.0, 1.0))
+
+
+def top1_agreement(candidate: Arrays, reference: Arrays) -> float | None:
+    """Share of the cases in which both name the same class; None unless the output is (1, classes)."""
+    if not reference or any(item.ndim != 2 or item.shape[1] < 2 for item in reference):
+        return None
+    same = [
+        bool(np.isfinite(mine).all()) and bool((np.argmax(mine, 1) == np.argmax(theirs, 1)).all())
+        for mine, theirs in zip(candidate, reference, strict=True)
+    ]
+    return sum(same) / len(same)

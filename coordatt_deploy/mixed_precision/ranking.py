@@ -1,0 +1,185 @@
+"""What int8 costs layer by layer: a simulated ranking, of which the top is measured again with real artifacts.
+
+Each of the costliest layers gets an artifact with only this one layer in int8. What differs between such artifacts is
+one step of quantization, so a bench prepares the float artifact and its ranges once.
+"""
+
+import json
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+import torch
+
+from coordatt_deploy.artifact_specs import Artifact
+from coordatt_deploy.bundle import Bundle
+from coordatt_deploy.conversion.jobs import calibration_of, plan_jobs
+from coordatt_deploy.conversion.plan import Job, QuantizePlan
+from coordatt_deploy.conversion.quantized_artifact import Prepared, lower_and_equalise, measure_ranges, write
+from coordatt_deploy.conversion.quantized_artifact import prepare as prepare_artifact
+from coordatt_deploy.data.calibration import CalibrationSet
+from coordatt_deploy.documents import SCHEMA_VERSION, to_json
+from coordatt_deploy.errors import MissingDependencyError, UsageError
+from coordatt_deploy.format_modules import need_converters
+from coordatt_deploy.formats import Format
+from coordatt_deploy.graph.execution import prepare
+from coordatt_deploy.graph.graph import Graph
+from coordatt_deploy.graph.saved_graph import load_graph
+from coordatt_deploy.logs import logged, set_environment
+from coordatt_deploy.progress import Stages
+from coordatt_deploy.quantization.ranges import Range
+from coordatt_deploy.quantization.recipes import Mode, weight_levels
+from coordatt_deploy.quantization.sensitivity import INTEGER, LayerCost, affordable, rank, units
+from coordatt_deploy.runtimes import runtime
+from coordatt_deploy.tensors import decode, encode
+
+VERIFIED: Final = 3  # costliest layers that are measured with a real artifact each
+
+RankedJob = tuple[Job, list[LayerCost]]
+
+
+def rank_layers(bundle: Bundle, plan: QuantizePlan, stages: Stages) -> tuple[list[RankedJob], dict[str, Any]]:
+    """Rank the layers for every format of the plan, and write ``reports/sensitivity.json``.
+
+    Returns:
+        Each job with its layers, the costliest first; and the document.
+
+    Raises:
+        UsageError: The recipe or the calibration data will not do.
+        MissingDependencyError: A converter is not installed, or the bundle has no ``reference/``.
+    """
+    jobs, data = _jobs(bundle, plan, stages)
+    found = []
+    with logged("sensitivity"):
+        graph = load_graph(bundle.root / "reference")
+        for job in jobs:
+            costs = _ranked(graph, job, data, stages)
+            found.append((job, _verified(graph, job, data, costs, stages)))
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "recipe": plan.recipes[0].name,
+        "calibration": data.to_json(),
+        "cases": affordable(graph, len(data)),
+        "results": [
+            {
+                "format": job.kind.value,
+                "target_cpu": to_json(job.target_cpu),
+                "predicted_sqnr_db": to_json(predicted_db(costs)),
+                "layers": to_json(costs),
+            }
+            for job, costs in found
+        ],
+    }
+    bundle.write_report("sensitivity.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
+    return found, document
+
+
+def predicted_db(costs: Sequence[LayerCost]) -> float:
+    """Return the SQNR with every layer in int8, if their errors are independent of one another."""
+    noise = sum(10 ** (-cost.sqnr_db / 10) for cost in costs if math.isfinite(cost.sqnr_db))
+    return -10 * math.log10(noise) if noise > 0 else math.inf
+
+
+def _jobs(bundle: Bundle, plan: QuantizePlan, stages: Stages) -> tuple[list[Job], CalibrationSet]:
+    set_environment()
+    if len(plan.recipes) != 1 or plan.recipes[0].mode is not Mode.STATIC:
+        names = ", ".join(recipe.name for recipe in plan.recipes)
+        raise UsageError(f"layers are ranked for one static recipe, such as static_wi8_ai8; got {names}")
+    manifest = bundle.manifest
+    present = [kind for kind in Format if any(item.format is kind for item in manifest.artifacts)]
+    pairs = plan.pairs(present or tuple(Format))
+    need_converters(kind for kind, _ in pairs)
+    if not (bundle.root / "reference" / "graph.json").exists():
+        raise MissingDependencyError(f"{bundle.root} has no reference/ to quantize from; build it again")
+    torch.set_num_threads(1)
+    with stages.stage("calibration data"):
+        data = calibration_of(plan, manifest)
+    assert data is not None  # noqa: S101 - a static recipe needs it
+    return plan_jobs(plan, pairs, manifest, bundle.root, data), data
+
+
+def job_name(job: Job) -> str:
+    """``onnx arm64``: what tells a job from the others of its recipe."""
+    return " ".join(filter(None, [job.kind.value, job.target_cpu]))
+
+
+def _ranked(graph: Graph, job: Job, data: CalibrationSet, stages: Stages) -> list[LayerCost]:
+    lowered = lower_and_equalise(graph, job.recipe, job.kind, target_cpu=job.target_cpu, data=data)[0]
+    levels = weight_levels(job.kind, job.target_cpu)
+    integer = INTEGER[job.kind]
+    with stages.stage(f"each layer alone, {job_name(job)}", len(units(lowered, integer))) as step:
+        return rank(lowered, data, method=job.recipe.ranges, levels=levels, integer=integer, step=step)
+
+
+def _verified(graph: Graph, job: Job, data: CalibrationSet, costs: list[LayerCost], stages: Stages) -> list[LayerCost]:
+    """Measure the costliest layers with real artifacts."""
+    keepable = [cost for cost in costs if cost.layers]
+    chosen = {cost.name for cost in keepable[:VERIFIED]}
+    # Weights that were rounded to make up for int8 elsewhere would be errors in a network that is float elsewhere.
+    recipe = replace(job.recipe, adjust=False)
+    measured = []
+    with (
+        Bench(graph, replace(job, recipe=recipe), data) as bench,
+        stages.stage(f"costliest layers, {job_name(job)}", len(chosen)) as step,
+    ):
+        for cost in costs:
+            if cost.name in chosen:
+                others = [layer for other in keepable if other.name != cost.name for layer in other.layers]
+                with bench.artifact(others) as (folder, artifact):
+                    cost = replace(cost, verified_db=bench.sqnr_db(folder, artifact))
+                step()
+            measured.append(cost)
+    return measured
+
+
+class Bench:
+    """Makes artifacts of one format that differ in their float layers. Use as a context manager."""
+
+    def __init__(self, graph: Graph, job: Job, data: CalibrationSet) -> None:
+        self.graph, self.job, self.data = graph, job, data
+        self._scratch = tempfile.TemporaryDirectory()
+        self._prepared: Prepared | None = None
+        self._ranges: dict[str, Range] | None = None
+
+    def __enter__(self) -> Self:
+        folder = Path(self._scratch.name) / "float"
+        folder.mkdir()
+        job = self.job
+        self._prepared = prepare_artifact(
+            self.graph, job.recipe, job.kind, job.spec, folder, target_cpu=job.target_cpu, data=self.data
+        )
+        self._ranges = measure_ranges(self._prepared, job.recipe, self.data)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._scratch.cleanup()
+
+    @contextmanager
+    def artifact(self, float_layers: Sequence[str]) -> Iterator[tuple[Path, Artifact]]:
+        """Give an artifact with *float_layers* in float beside those of the recipe, and the folder it is in."""
+        assert self._prepared is not None  # noqa: S101 - entered
+        layers = tuple(dict.fromkeys([*self.job.recipe.float_layers, *float_layers]))
+        recipe = replace(self.job.recipe, float_layers=layers)
+        with tempfile.TemporaryDirectory(dir=self._scratch.name) as name:
+            path = Path(name) / Path(self.job.path).name
+            exported, request = write(self._prepared, recipe, self._ranges, path, self.job.spec)
+            yield Path(name), exported.described(request, Path(name), recipe.name)
+
+    def sqnr_db(self, folder: Path, artifact: Artifact) -> float:
+        """Compare an artifact's outputs with the float64 reference on the cases of the ranking."""
+        call = prepare(self.graph)
+        signal = noise = 0.0
+        cases = self.data.first(affordable(self.graph, len(self.data)))
+        with runtime(artifact.format).open_artifact(folder / artifact.path, artifact) as runner:
+            for feeds in cases.feeds(self.graph.example[0].shape[0]):
+                exact = call(feeds)
+                given = runner.infer({spec.name: encode(feeds[spec.name], spec) for spec in runner.inputs})
+                for spec in runner.outputs:
+                    signal += float(np.square(exact[spec.name]).sum())
+                    noise += float(np.square(decode(given[spec.name], spec) - exact[spec.name]).sum())
+        return math.inf if noise == 0 else 10 * math.log10(signal / noise) if signal > 0 else -math.inf

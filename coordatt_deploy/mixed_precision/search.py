@@ -1,0 +1,370 @@
+"""The fewest layers that must stay in float until a drop in accuracy holds.
+
+First the recipe itself is tried. Where it loses too much, the search keeps the first k of the ranking in float (see
+``layer_costs``) and looks for the least k that holds, by doubling and halving, in artifacts that are quickly made, with
+weights rounded to the nearest; and tries whether any of the k can go back to int8. What it found is made the whole way,
+as a recipe file replays it, with weights rounded on data around the layers in float; that loses less, so fewer of the k
+may do. Every verdict comes from an artifact on labelled images.
+"""
+
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordatt_deploy.artifact_specs import Artifact
+from coordatt_deploy.bundle import Bundle, artifact_name, finish, open_bundle, writing
+from coordatt_deploy.conversion.held_out_images import write_held_out
+from coordatt_deploy.conversion.jobs import QuantizedArtifact, make
+from coordatt_deploy.conversion.plan import Job, QuantizePlan
+from coordatt_deploy.conversion.quantize_run import with_artifacts
+from coordatt_deploy.data.calibration import DIGITS
+from coordatt_deploy.data.labelled import CALIBRATION_DIGITS, Dataset, LabelsBy, open_dataset
+from coordatt_deploy.documents import SCHEMA_VERSION, to_json
+from coordatt_deploy.errors import ConversionError, UsageError
+from coordatt_deploy.evaluation.paired import PairedDifference
+from coordatt_deploy.evaluation.predict import Trial, run
+from coordatt_deploy.evaluation.run import image_input, logits_of
+from coordatt_deploy.graph.graph import Graph
+from coordatt_deploy.graph.saved_graph import load_graph
+from coordatt_deploy.host import available_cores
+from coordatt_deploy.logs import logged
+from coordatt_deploy.mixed_precision.ranking import Bench, RankedJob, job_name
+from coordatt_deploy.progress import Stages
+from coordatt_deploy.quantization.recipes import Recipe, save_recipe
+from coordatt_deploy.quantization.sensitivity import LayerCost
+
+PRUNED: Final = 12  # most kept layers of which each is tried in int8 again
+WHOLE: Final = 3  # further layers that the recipe may get where the artifact made the whole way misses the limit
+MANY: Final = 1000  # images from which on several processes pay
+REPORTS: Final = "reports"
+
+
+@dataclass(frozen=True, slots=True)
+class SearchPlan:
+    """What to search for.
+
+    Attributes:
+        quantize: One static recipe, its formats and its calibration data.
+        max_drop: Percentage points of top-1 that may be lost.
+        dataset: Labelled images for the search; None for the labels of the calibration data.
+        labels_by: How folders become classes.
+        limit: How many of these images at most.
+        workers: Processes for the images; None for what pays.
+    """
+
+    quantize: QuantizePlan
+    max_drop: float
+    dataset: str | None = None
+    labels_by: LabelsBy | None = None
+    limit: int | None = None
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.max_drop) and 0 <= self.max_drop <= 100):
+            raise UsageError(f"--max-drop is {self.max_drop}; give percentage points from 0 to 100, such as 0.5")
+        if self.limit is not None and self.limit < 1:
+            raise UsageError(f"--limit is {self.limit}; it must be a whole number of at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One artifact of the search.
+
+    Attributes:
+        kept: Names of the layers in float.
+        difference: To the float64 reference.
+        whole: Whether it was made the whole way, its weights rounded on data around the layers in float.
+    """
+
+    kept: tuple[str, ...]
+    difference: PairedDifference
+    whole: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the document says of it."""
+        return {"kept": list(self.kept), "points": self.difference.points, "whole": self.whole,
+                "lost": self.difference.lost, "gained": self.difference.gained}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """How the search ended for one format.
+
+    Attributes:
+        job: The format, and the recipe that was found or, where none holds, the one that was asked for.
+        layers: How many layers could have been kept in float.
+        kept: Names of those that stay in float.
+        attempts: In their order; the last one of a search that found something is the artifact in the bundle.
+        reached: Whether the drop holds.
+        recipe_file: What replays it, relative to the bundle; None where nothing was found.
+    """
+
+    job: Job
+    layers: int
+    kept: tuple[str, ...]
+    attempts: tuple[Attempt, ...]
+    reached: bool
+    recipe_file: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of ``search.json``."""
+        return {
+            "format": self.job.kind.value,
+            "target_cpu": to_json(self.job.target_cpu),
+            "path": self.job.path if self.reached else None,
+            "reached": self.reached,
+            "kept": list(self.kept),
+            "layers": self.layers,
+            "difference_points": self.attempts[-1].difference.points,
+            "interval_points": list(self.attempts[-1].difference.interval_points),
+            "recipe_file": self.recipe_file,
+            "attempts": [attempt.to_json() for attempt in self.attempts],
+        }
+
+
+def search(
+    bundle: Bundle, plan: SearchPlan, weighed: Sequence[RankedJob], stages: Stages
+) -> tuple[Bundle, dict[str, Any]]:
+    """Keep the fewest layers in float until the drop holds; write artifacts, recipe files and ``reports/search.json``.
+
+    Args:
+        bundle: Opened.
+        plan: What to reach, on which images.
+        weighed: From ``rank_layers``.
+        stages: Shows the progress.
+
+    Returns:
+        The bundle with an artifact for each format that reached the drop, and the document.
+
+    Raises:
+        UsageError: The images have no labels, or not those of the model.
+    """
+    output, classes = logits_of(bundle)
+    dataset = _labelled(bundle, plan, classes)
+    judge = _Judge(bundle, dataset, output.name, plan.workers)
+    with logged("search"):
+        with stages.stage(f"reference on {len(dataset):,} images", len(dataset)) as step:
+            judge.ask_reference(step)
+        graph = load_graph(bundle.root / "reference")
+        with writing(bundle.root, bundle.manifest.model.source_sha256) as staging:
+            found, made = [], []
+            for job, costs in weighed:
+                one, artifact = _search_one(graph, job, costs, judge, plan.max_drop, staging, stages)
+                found.append(one)
+                made += [artifact] if artifact is not None else []
+            finish(staging, with_artifacts(bundle.manifest, made, stages, staging))
+    written = open_bundle(bundle.root, verify=False)
+    for index, one in enumerate(found):
+        if one.reached:
+            found[index] = replace(one, recipe_file=_save(written, one))
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "reached": all(one.reached for one in found),
+        "max_drop_points": plan.max_drop,
+        "recipe": plan.quantize.recipes[0].name,
+        "dataset": {"source": dataset.source, "images": judge.images, "notes": list(dataset.notes)},
+        "results": [one.to_json() for one in found],
+    }
+    written.write_report("search.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
+    return written, document
+
+
+def _save(bundle: Bundle, found: Found) -> str:
+    name = f"{REPORTS}/recipe-{job_name(found.job).replace(' ', '-')}.json"
+    (bundle.root / REPORTS).mkdir(exist_ok=True)
+    save_recipe(found.job.recipe, bundle.root / name)
+    return name
+
+
+def _labelled(bundle: Bundle, plan: SearchPlan, classes: int) -> Dataset:
+    labels = bundle.manifest.model.labels
+    source, calibration = plan.dataset, plan.quantize.calibration
+    try:
+        if source is None:
+            source = CALIBRATION_DIGITS if calibration in (None, DIGITS) else str(calibration)
+        dataset = open_dataset(source, labels, classes, plan.labels_by)
+    except UsageError as error:
+        if plan.dataset is not None:
+            raise
+        raise UsageError(f"--max-drop needs labelled images; the calibration data has no labels: {error}") from error
+    return dataset if plan.limit is None else dataset.limited(plan.limit, plan.quantize.seed)
+
+
+@dataclass(slots=True)
+class _Judge:
+    """Says how much an artifact loses against the reference."""
+
+    bundle: Bundle
+    dataset: Dataset
+    output: str
+    workers: int | None
+    right: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+
+    @property
+    def images(self) -> int:
+        return len(self.right)
+
+    def ask_reference(self, step: Callable[[], None]) -> None:
+        self.right = self._right(Trial(self.bundle, (), True, image_input(self.bundle).name, self.output), step)
+
+    def ask(self, folder: Path, artifact: Artifact) -> PairedDifference:
+        there = Bundle(folder, self.bundle.manifest)
+        trial = Trial(there, (artifact,), False, image_input(self.bundle).name, self.output)
+        return PairedDifference.of(self.right, self._right(trial))
+
+    def _right(self, trial: Trial, step: Callable[[], None] = lambda: None) -> NDArray[np.bool_]:
+        workers = self.workers or (available_cores() if len(self.dataset) >= MANY else 1)
+        answers = run(trial, self.dataset.images, workers, step)
+        for failure in answers.failures.values():
+            raise ConversionError(failure.text)
+        if not len(answers.rows):
+            raise UsageError(f"none of the images of {self.dataset.source} can be read: {answers.unreadable[0][1]}")
+        return np.asarray(answers.places[0] == 0)
+
+
+def _search_one(
+    graph: Graph, job: Job, costs: Sequence[LayerCost], judge: _Judge, max_drop: float, staging: Path, stages: Stages
+) -> tuple[Found, QuantizedArtifact | None]:
+    """Search one format; what was found goes into *staging*, the bundle that is being written."""
+    data = job.data
+    assert data is not None  # noqa: S101 - a static recipe has it
+    ranking = [cost for cost in costs if cost.layers]
+    attempts: list[Attempt] = []
+    # In these artifacts every weight is rounded to its nearest step: weights that were rounded to make up for one
+    # another are ruined for a layer that is then kept in float.
+    nearest = replace(job, recipe=replace(job.recipe, adjust=False))
+    benches: list[Bench] = []
+    with ExitStack() as stack:
+        step = stack.enter_context(stages.stage(f"search, {job_name(job)}"))
+        scratch = stack.enter_context(tempfile.TemporaryDirectory())
+
+        def judged(kept: Sequence[LayerCost], folder: Path, artifact: Artifact, *, whole: bool) -> bool:
+            difference = judge.ask(folder, artifact)
+            attempts.append(Attempt(tuple(cost.name for cost in kept), difference, whole))
+            step()
+            return not difference.exceeds(max_drop)
+
+        def holds(kept: Sequence[LayerCost]) -> bool:
+            if not kept:
+                return False  # it was made the whole way, and lost more
+            if not benches:
+                benches.append(stack.enter_context(Bench(graph, nearest, data)))
+            with benches[0].artifact(_layers(kept)) as (folder, artifact):
+                return judged(kept, folder, artifact, whole=False)
+
+        good: dict[int, tuple[Path, Job, QuantizedArtifact]] = {}
+
+        def whole(kept: Sequence[LayerCost]) -> bool:
+            folder = Path(tempfile.mkdtemp(dir=scratch))
+            made = _make_in(folder, _with_float(job, _layers(kept)))
+            works = judged(kept, folder, made[0], whole=True)
+            if works:
+                good[len(attempts)] = folder, _with_float(job, _layers(kept)), made
+            return works
+
+        kept = [] if whole([]) else smallest_passing_set(ranking, holds)
+        kept = kept if kept is None or not kept else prune(kept, ranking, whole)
+        if kept is None:
+            return Found(job, len(ranking), attempts[-1].kept, tuple(attempts), False), None
+        at = max(number for number in good if attempts[number - 1].kept == tuple(cost.name for cost in kept))
+        folder, final, made = good[at]
+        _move(made[0], folder, staging)
+        write_held_out(replace(final, root=staging))
+    ordered = (*attempts[: at - 1], *attempts[at:], attempts[at - 1])
+    return Found(final, len(ranking), attempts[at - 1].kept, ordered, True), made
+
+
+def prune(
+    kept: Sequence[LayerCost], ranking: Sequence[LayerCost], whole: Callable[[Sequence[LayerCost]], bool]
+) -> list[LayerCost] | None:
+    """Return the fewest of *kept*, from its front, that hold when made the whole way; WHOLE more if need be.
+
+    Args:
+        kept: What the quick artifacts found, in the order of the ranking.
+        ranking: All layers; never all of them are kept.
+        whole: Whether an artifact with these layers in float holds.
+    """
+    fails, kept = 0, list(kept)
+    for _ in range(WHOLE + 1):
+        if len(kept) == len(ranking):
+            return None
+        if whole(kept):
+            break
+        fails, kept = len(kept), [*kept, *[cost for cost in ranking if cost not in kept][:1]]
+    else:
+        return None
+    works = len(kept)
+    while works - fails > 1:
+        middle = (fails + works) // 2
+        fails, works = (fails, middle) if whole(kept[:middle]) else (middle, works)
+    return kept[:works]
+
+
+def smallest_passing_set(
+    ranking: Sequence[LayerCost], holds: Callable[[Sequence[LayerCost]], bool]
+) -> list[LayerCost] | None:
+    """Return the fewest layers, from the front of *ranking*, that must be kept in float; None if all would be.
+
+    Args:
+        ranking: The costliest first.
+        holds: Whether the drop holds with these layers in float; taken to hold for more of them if it does for some.
+    """
+    if holds([]):
+        return []
+    fails, works = 0, 1
+    most = len(ranking) - 1  # with the last one as well nothing would be left in int8
+    while works < most and not holds(ranking[:works]):
+        fails, works = works, min(2 * works, most)
+    if works >= most and (most < 1 or not holds(ranking[:most])):
+        return None
+    works = min(works, most)
+    while works - fails > 1:
+        middle = (fails + works) // 2
+        fails, works = (fails, middle) if holds(ranking[:middle]) else (middle, works)
+    kept = list(ranking[:works])
+    for cost in reversed(kept[:-1]) if len(kept) <= PRUNED else ():
+        fewer = [other for other in kept if other is not cost]
+        kept = fewer if holds(fewer) else kept
+    return kept
+
+
+def _layers(kept: Sequence[LayerCost]) -> list[str]:
+    return [layer for cost in kept for layer in cost.layers]
+
+
+def _with_float(job: Job, layers: Sequence[str]) -> Job:
+    recipe: Recipe = replace(job.recipe, float_layers=tuple(dict.fromkeys([*job.recipe.float_layers, *layers])))
+    return replace(job, recipe=recipe, path=artifact_name(job.spec.name, job.kind, recipe.name, job.target_cpu))
+
+
+def _make_in(folder: Path, job: Job) -> QuantizedArtifact:
+    """Make an artifact as the second stage does, in a folder that stands for the bundle."""
+    (folder / "reference").symlink_to((job.root / "reference").absolute())
+    if job.source is not None:
+        for relative in (job.source.path, job.source.layers):
+            _copy(job.root / relative, folder / relative)
+    return make(replace(job, root=folder))
+
+
+def _move(artifact: Artifact, source: Path, target: Path) -> None:
+    for relative in (artifact.path, artifact.layers):
+        _copy(source / relative, target / relative)
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_dir():
+        shutil.rmtree(target)
+    if source.is_dir():
+        shutil.copytree(source, target)
+    else:
+        shutil.copyfile(source, target)

@@ -1,0 +1,266 @@
+"""The judge, layer by layer: which layer of an artifact is wrong, and which only inherit. NumPy only.
+
+Each layer is judged twice. *Accumulated*: the artifact ran from its own input. *Local*: its piece was fed with the
+reference's values, so only its own fault shows; once more it is *probed* with noise around them, because a dead
+channel or a bound that no image reaches hides a fault. ``tallies`` says what an error is allowed to be.
+"""
+
+import statistics
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordatt_deploy.artifact_specs import Artifact
+from coordatt_deploy.documents import to_json
+from coordatt_deploy.formats import Precision
+from coordatt_deploy.layer_map import LayerMap
+from coordatt_deploy.parity.error_statistics import LayerErrorStats, Rounded
+from coordatt_deploy.parity.tolerances import Tolerance
+
+# Times the multiple: what layers that are all within it may add up to in the whole of an integer artifact.
+ADDED_UP: Final = 1.5
+WEIGHTED: Final = frozenset({"conv2d", "convolution", "linear", "addmm"})
+UNIT_ROUNDOFF: Final = {Precision.FP32: 2.0**-24, Precision.FP16: 2.0**-11}
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """One layer of one artifact.
+
+    Attributes:
+        accumulated: None where the artifact has no such value.
+        local: None where its piece could not be run on its own.
+        probed: The same on stirred values; None where they were not tried.
+        misfit: What is wrong with the tensor itself, where it cannot be compared at all.
+        seen_through: The layer at which it is judged, if not itself.
+        note: Why it is absent, what it was fused with.
+    """
+
+    layer_id: str
+    operator: str
+    accumulated: LayerErrorStats | None
+    local: LayerErrorStats | None
+    seen_through: str | None
+    note: str | None
+    limit_db: float | None = None
+    probed: LayerErrorStats | None = None
+    misfit: str | None = None
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether the layer itself is within tolerance; None where nothing of it can be seen."""
+        if self.misfit:
+            return False
+        judged = self.local or self.accumulated
+        if judged is None:
+            return None
+        return self._within(judged) and (self.probed is None or self._within(self.probed))
+
+    @property
+    def evidence(self) -> LayerErrorStats | None:
+        """What shows best that the layer is not right: its own error, that on stirred values, or the accumulated."""
+        for tally in (self.local, self.probed):
+            if tally is not None and not self._within(tally):
+                return tally
+        return self.accumulated
+
+    def shown(self) -> str:
+        """Say what was found and what was allowed."""
+        if self.misfit:
+            return self.misfit
+        tally = self.evidence
+        if tally is None:
+            return "nothing of it can be seen"
+        if self.limit_db is not None and not tally.nonfinite:
+            return f"SQNR {tally.sqnr_db:.1f} dB, {self.limit_db:.0f} dB needed"
+        return tally.evidence() + (", on values that the inputs do not reach" if tally is self.probed else "")
+
+    @property
+    def inherits(self) -> bool:
+        """Whether it is right with right inputs, but off in the whole artifact."""
+        return bool(self.local and self.passed and self.accumulated and not self._within(self.accumulated))
+
+    def _within(self, tally: LayerErrorStats) -> bool:
+        if tally.nonfinite:
+            return False
+        if self.limit_db is not None:
+            return tally.sqnr_db >= self.limit_db
+        return tally.excess <= 1.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of ``parity.json``."""
+        whole, alone = self.accumulated, self.local
+        return {
+            "layer_id": self.layer_id,
+            "operator": self.operator,
+            "sqnr_db": to_json(whole.sqnr_db) if whole else None,
+            "max_abs_error": to_json(whole.max_abs_error) if whole else None,
+            "local_sqnr_db": to_json(alone.sqnr_db) if alone else None,
+            "local_max_abs_error": to_json(alone.max_abs_error) if alone else None,
+            "local_allowed": to_json(alone.allowed) if alone else None,
+            "excess": to_json(whole.excess) if whole else None,
+            "local_excess": to_json(alone.excess) if alone else None,
+            "max_steps": to_json(whole.max_steps) if whole else None,
+            "local_max_steps": to_json(alone.max_steps) if alone else None,
+            "probe_max_abs_error": to_json(self.probed.max_abs_error) if self.probed else None,
+            "probe_allowed": to_json(self.probed.allowed) if self.probed else None,
+            "exact": bool(whole and whole.max_abs_error == 0.0),
+            "nonfinite": (whole.nonfinite if whole else 0) + (alone.nonfinite if alone else 0),
+            "passed": self.passed,
+            "evidence": self.shown() if self.passed is False else None,
+            "inherits": self.inherits,
+            "seen_through": self.seen_through,
+            "note": self.misfit or self.note,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactLayers:
+    """Every layer of one artifact, in execution order.
+
+    Attributes:
+        marked_difference: Greatest difference of the outputs between the final file and the one whose inner tensors
+            were kept; a runtime may fuse differently then.
+        problem: Why nothing could be judged.
+    """
+
+    artifact: Artifact | None
+    name: str
+    rows: tuple[LayerRow, ...] = ()
+    marked_difference: float | None = None
+    problem: str | None = None
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether every layer that can be seen is within tolerance; None where nothing could be judged."""
+        return None if self.problem else self.first_diverging_layer is None
+
+    @property
+    def first_diverging_layer(self) -> str | None:
+        """Return the first layer beyond tolerance: NaN and infinity first, then local error, then accumulated."""
+        row = self._first()
+        return None if row is None else row.layer_id
+
+    def _first(self) -> LayerRow | None:
+        misfit = [row for row in self.rows if row.misfit]
+        makes_nan = [row for row in self.rows if row.local and row.local.nonfinite]
+        has_nan = [row for row in self.rows if row.accumulated and row.accumulated.nonfinite]
+        wrong = [row for row in self.rows if row.passed is False]
+        drifted = [row for row in self.rows if row.accumulated is not None and not row._within(row.accumulated)]
+        for group in (misfit, makes_nan, wrong, has_nan, drifted):
+            if group:
+                return group[0]
+        return None
+
+    @property
+    def smallest_weight_change(self) -> float | None:
+        """Relative change of a layer's weights that is beyond tolerance, at the median of the layers with weights.
+
+        All weights of a layer times 1 + d change what it gives by d of it, its bias aside; so d is what is allowed over
+        the greatest value, in the case where that is least.
+        """
+        changes = []
+        for row in self.rows:
+            if row.operator in WEIGHTED and row.limit_db is None:
+                found = [t.detectable for t in (row.local, row.probed) if t is not None and t.detectable is not None]
+                changes += [min(found)] if found else []
+        return statistics.median(changes) if changes else None
+
+    def sentence(self) -> str:
+        """Say in one sentence what was found."""
+        if self.problem:
+            return f"{self.name}: layers not judged: {self.problem}"
+        row = self._first()
+        if row is None:
+            return f"{self.name}: all layers within tolerance"
+        if row.misfit:
+            return f"{self.name}: first beyond tolerance at {row.layer_id}: {row.misfit}"
+        later = [
+            item for item in self.rows[self.rows.index(row) + 1 :] if item.passed is False and item.seen_through is None
+        ]
+        others = [item for item in later if item.layer_id != row.seen_through]
+        if row.passed is not False:
+            tail = "; no layer is wrong on its own, the error accumulates"
+        elif others:
+            tail = f"; {len(others)} more wrong on their own, next {others[0].layer_id}"
+        else:
+            tail = "; layers after it only inherit"
+        through = f" (seen through {row.seen_through})" if row.seen_through else ""
+        return f"{self.name}: first beyond tolerance at {row.layer_id}{through} ({row.shown()}){tail}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``parity.json`` holds of it."""
+        return {
+            "first_diverging_layer": self.first_diverging_layer,
+            "layers_passed": self.passed,
+            "layers_problem": self.problem,
+            "marked_difference": to_json(self.marked_difference),
+            "smallest_weight_change": to_json(self.smallest_weight_change),
+            "summary": self.sentence(),
+            "layers": [row.to_json() for row in self.rows],
+        }
+
+
+@dataclass(slots=True)
+class LayerJudge:
+    """Collects one artifact's layers case by case.
+
+    Attributes:
+        layers: The artifact's map.
+        tolerance: Its multiple is applied at every layer.
+        limit_db: The SQNR that each layer must reach instead; None where the multiple holds.
+        adjusted: Layers whose weights were rounded on data, so that they may make up for the layers before them.
+    """
+
+    layers: LayerMap
+    tolerance: Tolerance
+    limit_db: float | None = None
+    adjusted: frozenset[str] = frozenset()
+    whole: dict[str, LayerErrorStats] = field(default_factory=dict)
+    alone: dict[str, LayerErrorStats] = field(default_factory=dict)
+    probed: dict[str, LayerErrorStats] = field(default_factory=dict)
+    misfits: dict[str, str] = field(default_factory=dict)
+
+    def add(
+        self,
+        tallies: dict[str, LayerErrorStats],
+        layer_id: str,
+        value: NDArray[Any],
+        reference: NDArray[np.float64],
+        rounding: Rounded,
+        cut_off: NDArray[np.bool_] | None = None,
+        inherited: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Count one case of one layer that the artifact has a tensor for, in one of the three tallies."""
+        if layer_id not in tallies:
+            storage = self.tolerance.storage
+            roundoff = UNIT_ROUNDOFF.get(storage.values, 0.0)
+            on_grid = storage.weight_bits is not None
+            multiple = self.tolerance.multiple * (ADDED_UP if on_grid and tallies is self.whole else 1.0)
+            tallies[layer_id] = LayerErrorStats(multiple, roundoff, on_grid)
+        tallies[layer_id].add(value, reference, rounding, cut_off, inherited)
+
+    def rows(self) -> tuple[LayerRow, ...]:
+        """Return one row per layer of the captured graph."""
+        for layer_id in self.adjusted & self.alone.keys():
+            self.alone[layer_id].upstream = self.whole.get(layer_id)
+        rows = []
+        for layer in self.layers.layers:
+            holder = self.layers.resolved(layer.layer_id)
+            at = holder.layer_id if holder is not None else layer.layer_id
+            rows.append(
+                LayerRow(
+                    layer.layer_id,
+                    layer.operator,
+                    self.whole.get(at),
+                    self.alone.get(at),
+                    None if at == layer.layer_id else at,
+                    layer.absent or layer.note,
+                    self.limit_db,
+                    self.probed.get(at),
+                    self.misfits.get(at),
+                )
+            )
+        return tuple(rows)

@@ -1,0 +1,171 @@
+"""What rounding alone makes of every layer: torch computes in float32 and rounds where an artifact would.
+
+    float16:  every value and every weight to the nearest float16
+    int8:     Q(x) = s * clip(round(x / s), low / s, high / s), s = (high - low) / 255 from the range of the layer
+    weights:  w = s * round(w / s), s = max |w| / (2^(bits - 1) - 1) for each output channel
+
+The error of this, against float64, is what an artifact is allowed a multiple of.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import fx
+
+from coordatt_deploy.formats import Precision, Storage
+from coordatt_deploy.graph.call_arguments import argument, kind
+from coordatt_deploy.graph.graph import operator_name
+from coordatt_deploy.graph.summation_order import in_sequence
+
+WEIGHTED: Final = {"conv2d": 1, "convolution": 1, "linear": 1, "addmm": 2}  # position of the weights
+# Runtimes keep the input's grid for what only moves or averages values, and a fixed one for the sigmoid.
+KEEPS_GRID: Final = frozenset({
+    "mean", "avg_pool2d", "adaptive_avg_pool2d", "max_pool2d", "cat", "view", "reshape", "flatten", "permute",
+    "transpose", "squeeze", "unsqueeze", "split", "split_with_sizes", "slice", "getitem",
+})  # fmt: skip
+FIXED: Final = {"sigmoid": (0.0, 1.0), "hardsigmoid": (0.0, 1.0), "relu6": (0.0, 6.0)}
+
+
+@dataclass(frozen=True, eq=False)
+class Rounding:
+    """How torch rounds.
+
+    Attributes:
+        storage: What to.
+        cuts: Names of the nodes that the artifact has a tensor for; integers are stored there.
+        ranges: Least and greatest value of each node, 0 included; for integers.
+        clips: Whether what lies beyond the range is cut off. Not for values that nothing was calibrated on.
+    """
+
+    storage: Storage
+    cuts: frozenset[str]
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    clips: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RoundingError:
+    """What rounding costs at one layer in one case.
+
+    Attributes:
+        greatest: Of all elements.
+        noise: Mean square error of each channel (axis 1); of all elements where there is no such axis.
+        step: Of the integer grid that the layer is stored on; 0 where it is not.
+    """
+
+    greatest: float
+    noise: NDArray[np.float64]
+    step: float = 0.0
+
+
+def compare(value: NDArray[Any], reference: NDArray[np.float64], step: float = 0.0) -> RoundingError:
+    """Return how far *value* is from the reference."""
+    error = np.abs(np.asarray(value, np.float64) - reference)
+    axes = tuple(axis for axis in range(error.ndim) if axis != 1 or error.ndim < 2)
+    noise = np.atleast_1d(np.mean(np.square(error), axis=axes))
+    return RoundingError(float(np.max(error)) if error.size else 0.0, noise, step)
+
+
+def max_noise(errors: Sequence[RoundingError]) -> RoundingError:
+    """Return what a layer is off by that holds the values of several: the greatest error, and its own channels' noise.
+
+    Args:
+        errors: Of the layer itself first, then of those that made its values.
+    """
+    own = errors[0]
+    noise = own.noise
+    for other in errors[1:]:
+        if other.noise.shape == own.noise.shape:
+            noise = np.maximum(noise, other.noise)
+    return RoundingError(max(error.greatest for error in errors), noise, own.step)
+
+
+class Rounder(fx.Interpreter):
+    """Runs a graph in float32 and rounds; after each cut its readers go on from the exact value, where one is given.
+
+    Attributes:
+        kept: Value of every node asked for, as it is stored.
+        steps: Of the integer grids.
+    """
+
+    def __init__(
+        self,
+        module: fx.GraphModule,
+        rounding: Rounding,
+        exact: Mapping[str, NDArray[np.float64]],
+        nodes: frozenset[str],
+    ) -> None:
+        super().__init__(module)
+        self.rounding, self.exact, self.nodes = rounding, exact, nodes
+        self.kept: dict[str, NDArray[Any]] = {}
+        self.steps: dict[str, float] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one node, round its value, keep that, and hand on the exact value where one is given."""
+        value = super().run_node(n)
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            if n.op == "call_function" and n.args and isinstance(n.args[0], fx.Node):
+                value = in_sequence(n, operator_name(n), self.env[n.args[0]], value)
+            value = self._stored(n, value)
+            if n.name in self.nodes:
+                self.kept[n.name] = value.numpy()
+            if n.name in self.exact:
+                value = self._stored(n, torch.from_numpy(np.asarray(self.exact[n.name])).float())
+        elif n.name in self.nodes:
+            self.kept[n.name] = value.numpy()
+        return value
+
+    def _stored(self, node: fx.Node, value: torch.Tensor) -> torch.Tensor:
+        storage = self.rounding.storage
+        if node.op == "get_attr":
+            if storage.weight_bits is not None and (axis := _output_axis(node)) is not None:
+                return _coarse(value, axis, storage.weight_bits)
+            return value if storage.values is not Precision.FP16 else value.half().float()
+        if storage.values is Precision.FP16:
+            return value.half().float()
+        if storage.values is Precision.INT8 and (node.op == "placeholder" or node.name in self.rounding.cuts):
+            low, high = self._range(node, value)
+            step = (high - low) / (2**storage.value_bits - 1)
+            self.steps[node.name] = step
+            return _snapped(value, low, high, step, clips=self.rounding.clips)
+        return value
+
+    def _range(self, node: fx.Node, value: torch.Tensor) -> tuple[float, float]:
+        if node.op == "placeholder":
+            return min(0.0, float(value.min())), max(0.0, float(value.max()))
+        if kind(node) in FIXED:
+            return FIXED[kind(node)]
+        low, high = self.rounding.ranges.get(node.name, (float(value.min()), float(value.max())))
+        for source in node.all_input_nodes if kind(node) in KEEPS_GRID else ():
+            first, last = self.rounding.ranges.get(source.name, (low, high))
+            low, high = min(low, first), max(high, last)
+        return min(low, 0.0), max(high, 0.0)
+
+
+def _output_axis(node: fx.Node) -> int | None:
+    """Return the axis of a weight along its outputs; None for what is no weight."""
+    for user in node.users:
+        name = kind(user)
+        if name in WEIGHTED and argument(user, WEIGHTED[name], "weight") is node:
+            return 1 if name == "addmm" else 0
+        if name in ("t", "transpose", "permute") and any(kind(reader) in ("addmm", "mm") for reader in user.users):
+            return 0
+    return None
+
+
+def _coarse(weights: torch.Tensor, axis: int, bits: int) -> torch.Tensor:
+    others = [at for at in range(weights.ndim) if at != axis]
+    step = weights.abs().amax(others, keepdim=True) / (2 ** (bits - 1) - 1)
+    return torch.where(step > 0, torch.round(weights / step.clamp_min(1e-30)) * step, weights)
+
+
+def _snapped(value: torch.Tensor, low: float, high: float, step: float, *, clips: bool) -> torch.Tensor:
+    if not step > 0:
+        return value
+    first, last = round(low / step), round(high / step)  # 0 is on the grid
+    steps = torch.round(value / step)
+    return (torch.clamp(steps, first, last) if clips else steps) * step

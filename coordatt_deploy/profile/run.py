@@ -1,0 +1,264 @@
+"""Profile a bundle: every artifact first in a process of its own, then all of them in turns. Compare two in one run."""
+
+import dataclasses
+import json
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, Final
+
+from numpy.typing import NDArray
+
+from coordatt_deploy import host
+from coordatt_deploy.artifact_specs import Artifact, Origin
+from coordatt_deploy.bundle import (
+    Bundle,
+)
+from coordatt_deploy.documents import to_json
+from coordatt_deploy.errors import MissingDependencyError, UsageError
+from coordatt_deploy.formats import Format
+from coordatt_deploy.logs import logged, set_environment
+from coordatt_deploy.profile.cold_start import cold_start
+from coordatt_deploy.profile.compare import PairComparison, compare_latencies
+from coordatt_deploy.profile.latency import ColdStart, Latency, Measurement, ProfileSettings
+from coordatt_deploy.profile.result import ArtifactLatency, Profile, Skipped, profile_document
+from coordatt_deploy.profile.rounds import Call, measure_openings, pinned
+from coordatt_deploy.progress import Stages
+from coordatt_deploy.runtimes import Runner, runtime
+from coordatt_deploy.runtimes.onnx.saturation import saturation_warning
+from coordatt_deploy.tensors import encode
+
+# An evaluator's time says nothing about the artifact: three samples show what it costs to wait for it, and are judged
+# unusable as a latency.
+EVALUATOR_SAMPLES: Final = 3
+
+Feeds = Mapping[str, NDArray[Any]]
+
+
+def profile_bundle(
+    bundle: Bundle,
+    settings: ProfileSettings,
+    stages: Stages | None = None,
+    *,
+    formats: Sequence[Format] = tuple(Format),
+    machine: host.Host | None = None,
+) -> Profile:
+    """Measure the artifacts of *bundle* on this machine, with its first golden input.
+
+    Ctrl-C keeps what was measured, if anything was.
+
+    Args:
+        bundle: Opened.
+        settings: How long and with how many threads.
+        stages: Shows the progress.
+        formats: Only artifacts of these.
+        machine: What this is run on; looked up by default.
+
+    Raises:
+        UsageError: The bundle has no such artifact.
+        MissingDependencyError: No runtime for any of them is installed. If one is, the others are skipped, with reason.
+    """
+    stages = stages or Stages()
+    here, before = machine or host.describe(), host.state()
+    inputs = {name: values[0] for name, values in bundle.golden("inputs").items()}
+    openable, skipped = _openable(bundle, formats)
+    kinds = {artifact.path: _kind(bundle, artifact) for artifact in openable}
+    warnings = {item.path: saturation_warning(bundle.path(item.path), item, here) for item in openable}
+    measured = [artifact for artifact in openable if kinds[artifact.path][1] is not Origin.EVALUATED]
+    cold = _cold_starts(bundle, measured, settings, inputs, stages)
+    results: list[ArtifactLatency] = []
+    yardsticks: dict[int, Latency] = {}
+    interrupted = False
+    try:
+        for threads in settings.threads if measured else ():
+            measurement = _turns(bundle, measured, inputs, settings, threads, stages)
+            for artifact in measured:
+                if latency := measurement.latencies.get(artifact.path):
+                    own = cold.get(artifact.path) if threads == settings.threads[0] else None
+                    kind, warning = kinds[artifact.path], warnings[artifact.path]
+                    results.append(ArtifactLatency.of(artifact, *kind, latency, own, warning))
+            if measurement.yardstick:
+                yardsticks[threads] = measurement.yardstick
+            if measurement.interrupted:
+                raise KeyboardInterrupt
+        rest = [artifact for artifact in openable if artifact not in measured]
+        results.extend(_evaluated(bundle, artifact, inputs, kinds[artifact.path], stages) for artifact in rest)
+    except KeyboardInterrupt:
+        if not results:
+            raise
+        interrupted = True
+    here = dataclasses.replace(here, before=before, after=host.state())
+    return Profile(here, tuple(results), yardsticks, to_json(settings), tuple(skipped), interrupted)
+
+
+def _openable(bundle: Bundle, formats: Sequence[Format]) -> tuple[list[Artifact], list[Skipped]]:
+    chosen = [artifact for artifact in bundle.manifest.artifacts if artifact.format in formats]
+    if not chosen:
+        raise UsageError(f"{bundle.root} has no artifact in {', '.join(formats)}; export some first")
+    openable, skipped, missing = [], [], None
+    for artifact in chosen:
+        try:
+            runtime(artifact.format)
+        except MissingDependencyError as error:
+            missing = error
+            skipped.append(Skipped(artifact.path, str(error)))
+        else:
+            openable.append(artifact)
+    if missing and not openable:
+        raise missing
+    return openable, skipped
+
+
+def _open(bundle: Bundle, artifact: Artifact, threads: int) -> Runner:
+    return runtime(artifact.format).open_artifact(bundle.path(artifact.path), artifact, threads=threads)
+
+
+def _kind(bundle: Bundle, artifact: Artifact) -> tuple[str, Origin]:
+    with _open(bundle, artifact, 1) as runner:
+        return runner.runtime, runner.origin
+
+
+def _feeds(runner: Runner, inputs: Feeds) -> Feeds:
+    return {spec.name: encode(inputs[spec.name], spec) for spec in runner.inputs}
+
+
+def _cold_starts(
+    bundle: Bundle, artifacts: Sequence[Artifact], settings: ProfileSettings, inputs: Feeds, stages: Stages
+) -> dict[str, ColdStart]:
+    height, width = next(iter(inputs.values())).shape[-2:]
+    found = {}
+    with stages.stage("cold start", len(artifacts)) as step, pinned(settings.cpu_affinity):
+        for artifact in artifacts:
+            found[artifact.path] = cold_start(
+                bundle.root, artifact, threads=settings.threads[0], size=(int(height), int(width))
+            )
+            step()
+    return found
+
+
+def _turns(
+    bundle: Bundle,
+    artifacts: Sequence[Artifact],
+    inputs: Feeds,
+    settings: ProfileSettings,
+    threads: int,
+    stages: Stages,
+) -> Measurement:
+    entries = {artifact.path: (bundle, artifact, inputs) for artifact in artifacts}
+    return _take_turns(entries, settings, threads, stages)
+
+
+def _take_turns(
+    entries: Mapping[str, tuple[Bundle, Artifact, Feeds]], settings: ProfileSettings, threads: int, stages: Stages
+) -> Measurement:
+    order = random.Random(settings.seed)  # noqa: S311  (an order, not a secret)
+
+    @contextmanager
+    def open_calls() -> Iterator[Mapping[str, Call]]:
+        with ExitStack() as stack:
+            calls = {}
+            for name, (bundle, artifact, inputs) in order.sample(list(entries.items()), len(entries)):
+                runner = stack.enter_context(_open(bundle, artifact, threads))
+                calls[name] = partial(runner.infer, _feeds(runner, inputs))
+            yield calls
+
+    with stages.stage(f"latency, {threads} thread{'s' if threads > 1 else ''}", 100) as step:
+        return measure_openings(open_calls, settings, threads=threads, on_progress=_percents(step))
+
+
+def compare_bundles(
+    a: Bundle,
+    b: Bundle,
+    settings: ProfileSettings,
+    stages: Stages | None = None,
+    *,
+    formats: Sequence[Format] = tuple(Format),
+) -> tuple[PairComparison, ...]:
+    """Measure the artifacts of two bundles in one run, and compare those of *b* with their counterparts in *a*.
+
+    Taking turns is what tells a tenth apart on a busy machine, where two profiles would be inconclusive. Counterparts
+    have the same format, precision, recipe and target CPU; each bundle feeds its own first golden input. The paths of
+    the result are those of *b*. Ctrl-C compares what was measured.
+
+    Raises:
+        UsageError: There are no counterparts that a runtime measures here.
+        MissingDependencyError: No runtime for a bundle is installed.
+    """
+    stages = stages or Stages()
+    sides = []
+    for bundle in (a, b):
+        inputs = {name: values[0] for name, values in bundle.golden("inputs").items()}
+        artifacts = [item for item in _openable(bundle, formats)[0] if _kind(bundle, item)[1] is not Origin.EVALUATED]
+        sides.append({_role(artifact): (bundle, artifact, inputs) for artifact in artifacts})
+    roles = [role for role in sides[1] if role in sides[0]]
+    if not roles:
+        raise UsageError(f"{a.root} and {b.root} have no artifact of the same kind that can be measured here")
+    found = []
+    for threads in settings.threads:
+        entries = {f"{side} {role}": sides[side][role] for role in roles for side in (0, 1)}
+        measurement = _take_turns(entries, settings, threads, stages)
+        for role in roles:
+            pair = [measurement.latencies.get(f"{side} {role}") for side in (0, 1)]
+            if pair[0] and pair[1]:
+                found.append(PairComparison(sides[1][role][1].path, threads, compare_latencies(pair[0], pair[1])))
+        if measurement.interrupted:
+            break
+    return tuple(found)
+
+
+def _role(artifact: Artifact) -> tuple[str, str, str | None, str | None]:
+    return artifact.format, artifact.precision, artifact.recipe, artifact.target_cpu
+
+
+def _percents(step: Callable[[], None]) -> Callable[[float], None]:
+    """Return what calls *step* once for each per cent that is done."""
+    shown = 0
+
+    def report(share: float) -> None:
+        nonlocal shown
+        while shown < int(share * 100 + 1e-6):
+            step()
+            shown += 1
+
+    return report
+
+
+def _evaluated(
+    bundle: Bundle, artifact: Artifact, inputs: Feeds, kind: tuple[str, Origin], stages: Stages
+) -> ArtifactLatency:
+    times = []
+    with (
+        stages.stage(f"evaluator's time, {artifact.path}", EVALUATOR_SAMPLES + 1) as step,
+        _open(bundle, artifact, 1) as runner,
+    ):
+        feeds = _feeds(runner, inputs)
+        for _ in range(EVALUATOR_SAMPLES + 1):
+            start = time.perf_counter_ns()
+            runner.infer(feeds)
+            times.append(time.perf_counter_ns() - start)
+            step()
+    latency = Latency(tuple(times[1:]), warmups_ns=(times[0],), per_round=1)
+    return ArtifactLatency.of(artifact, *kind, latency)
+
+
+def measure_latency(
+    bundle: Bundle,
+    stages: Stages,
+    settings: ProfileSettings | None = None,
+    *,
+    formats: Sequence[Format] = tuple(Format),
+) -> dict[str, Any]:
+    """Time every artifact and write ``reports/profile.json``; returns that document.
+
+    Raises:
+        UsageError: The bundle has no such artifact.
+        MissingDependencyError: None of them can be run here.
+    """
+    set_environment()
+    with logged("profile"):
+        profile = profile_bundle(bundle, settings or ProfileSettings(), stages, formats=formats)
+    document = profile_document(profile)
+    bundle.write_report("profile.json", json.dumps(document, allow_nan=False) + "\n")
+    return document

@@ -1,0 +1,43 @@
+"""A summary in Markdown, for the page of a CI run."""
+
+from coordatt_deploy.report.junit import Document, printable
+
+
+def markdown(parity: Document, model: str) -> str:
+    """Return ``parity.json``'s document as Markdown for the summary of a CI run."""
+    verdict = "all files compute the model's function" if parity["passed"] else "not all files passed"
+    where = f" on {cell(parity['target'])}" if parity.get("target") else ""
+    lines = [
+        f"### Parity of {cell(model)}{where}: {verdict}",
+        "",
+        "| file | verdict | worst error | allowed | SQNR | top-1 agreement | first layer beyond tolerance |",
+        "|---|---|--:|--:|--:|--:|---|",
+    ]
+    for item in parity["artifacts"]:
+        mark = {True: "✅ passed", False: "❌ failed", None: "➖ not run"}[item["passed"]]
+        decibels = "equal" if item["exact"] else _figure(item["sqnr_db"], ".1f", " dB")
+        first = "–" if not item["first_diverging_layer"] else cell(item["first_diverging_layer"])
+        figures = (_figure(item["max_abs_error"]), _figure(item["allowed"]), decibels, _percent(item["top1_agreement"]))
+        lines.append(f"| {cell(item['path'])} | {mark} | {' | '.join(figures)} | {first} |")
+    for item in parity["artifacts"]:
+        for text in filter(None, (item.get("problem"), item.get("warning"))):
+            lines += ["", f"- {cell(item['path'])}: {cell(text)}"]
+    return "\n".join(lines) + "\n"
+
+
+def cell(value: object) -> str:
+    """Return a text from outside as inert Markdown on one line."""
+    text = " ".join(printable(value).split())
+    for letter in "\\`*_{}[]<>()#+!|~@&":
+        text = text.replace(
+            letter, f"\\{letter}" if letter not in "<>&" else {"<": "&lt;", ">": "&gt;", "&": "&amp;"}[letter]
+        )
+    return text
+
+
+def _figure(value: float | None, form: str = ".3g", unit: str = "") -> str:
+    return "–" if value is None else f"{float(value):{form}}{unit}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{float(value):.1%}"

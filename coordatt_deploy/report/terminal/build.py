@@ -1,0 +1,81 @@
+"""A build as a table: artifacts with their verdicts and latency."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.text import Text
+
+from coordatt_deploy.bundle import Bundle
+from coordatt_deploy.documents import to_json
+from coordatt_deploy.parity.result import ParityReport
+from coordatt_deploy.report.terminal.console import host_line, label, new_console, new_table, size
+from coordatt_deploy.report.terminal.parity import _evidence, _explain, _verdict
+
+
+def summary(parity: ParityReport, profile: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return one entry per artifact: its manifest entry, its verdict, its median latency."""
+    timed = {item["path"]: item for item in profile["results"]}
+    entries = []
+    for item in parity.artifacts:
+        verdict = item.to_json()
+        verdict.pop("layers", None)
+        latency = timed.get(item.artifact.path, {})
+        entries.append(
+            to_json(item.artifact)
+            | verdict
+            | {"layer_map": item.artifact.layers}
+            | {key: latency.get(key) for key in ("median_ms", "p90_ms", "ci95_ms", "verdict", "threads")}
+        )
+    return entries
+
+
+def show_artifacts(bundle: Bundle) -> None:
+    """What ``export`` wrote."""
+    table = new_table(
+        str(bundle.root), "artifact", "format", "precision", "size", "layers mapped", right=("size", "layers mapped")
+    )
+    for artifact in bundle.manifest.artifacts:
+        coverage = bundle.layers(artifact).coverage
+        table.add_row(Text(artifact.path), artifact.format, artifact.precision, size(artifact.bytes), f"{coverage:.0%}")
+    new_console().print(table)
+
+
+def show_build(bundle: Bundle, report: ParityReport, profile: Mapping[str, Any]) -> None:
+    """One line per file: size, runtime, origin, parity, latency."""
+    latency = {item["path"]: item for item in profile["results"]}
+    table = new_table(
+        f"{bundle.manifest.model.name} → {bundle.root}",
+        "artifact",
+        "size",
+        "runtime",
+        "origin",
+        "worst error",
+        "SQNR",
+        "top-1 agreement",
+        "parity",
+        "median latency",
+        right=("size", "worst error", "SQNR", "top-1 agreement", "median latency"),
+    )
+    for item in report.artifacts:
+        timed = latency.get(item.artifact.path)
+        median = "–" if timed is None else f"{timed['median_ms']:.2f} ms" + _remark(timed)
+        table.add_row(
+            label(item.artifact),
+            size(item.artifact.bytes),
+            item.runtime or "–",
+            item.origin or "–",
+            *_evidence(item),
+            _verdict(item),
+            median,
+        )
+    console = new_console()
+    console.print(table)
+    _explain(console, report)
+    console.print(Text(host_line(profile), style="dim"))
+
+
+def _remark(result: Mapping[str, Any]) -> str:
+    if result["origin"] == "evaluated":
+        return " (evaluator)"
+    verdict = result.get("verdict")
+    return "" if verdict in (None, "stable") else f" ({verdict})"

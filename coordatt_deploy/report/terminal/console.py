@@ -1,0 +1,112 @@
+"""Tables and progress bars on the terminal."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from coordatt_deploy.artifact_specs import Artifact
+from coordatt_deploy.parity.result import ParityReport
+from coordatt_deploy.progress import Stages
+
+WIDTH_WHEN_PIPED = 160
+COLUMN_WIDTH = 17  # figures of a layer below the longest name that cannot be broken: static_wi8_ai8
+FAMILIES = {"x86_64": "x86_64", "AMD64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}  # platform.machine() to ours
+
+
+class _Bars:
+    """``progress.Progress`` drawn with rich."""
+
+    def __init__(self, bars: Progress) -> None:
+        self.bars = bars
+
+    def start(self, stage: str, total: int | None) -> int:
+        return int(self.bars.add_task(stage, total=total))
+
+    def advance(self, handle: int) -> None:
+        self.bars.advance(handle)  # type: ignore[arg-type]
+
+    def finish(self, handle: int) -> None:
+        task = self.bars.tasks[handle]
+        self.bars.update(handle, total=task.total or 1, completed=task.total or 1)  # type: ignore[arg-type]
+
+
+@contextmanager
+def bars() -> Iterator[Stages]:
+    """Show the stages on stderr while the block runs.
+
+    The bars have a descriptor of their own: stages redirect stderr itself to keep converters off the screen.
+    """
+    with os.fdopen(os.dup(2), "w") as stream:
+        console = Console(file=stream, stderr=True)
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+            yield Stages(_Bars(progress))
+
+
+def new_console() -> Console:
+    """Return stdout; wide where it is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH_WHEN_PIPED)
+
+
+def new_table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
+    """Return an empty table; columns named in *right* are aligned there."""
+    table = Table(title=Text(title), title_justify="left", title_style="bold", header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return table
+
+
+def exit_code(report: ParityReport) -> int:
+    """0 all passed, 1 one failed, 3 one could not be run here."""
+    graphs = any(item.passed is False for item in report.graphs)
+    if graphs or any(item.passed is False for item in report.artifacts):
+        return 1
+    return 3 if any(item.passed is None for item in report.artifacts) else 0
+
+
+def size(count: int) -> str:
+    """``1.9 MB``."""
+    return f"{count / 1e6:.2f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"
+
+
+def count(value: int) -> str:
+    """``3,950,648``."""
+    return f"{value:,}"
+
+
+def label(artifact: Artifact) -> Text:
+    """``onnx fp32 arm64``: what tells an artifact from the others of its bundle."""
+    parts = (artifact.format.value, artifact.recipe or artifact.precision.value, artifact.target_cpu)
+    return Text(" ".join(part for part in parts if part))
+
+
+def host_line(profile: Mapping[str, Any]) -> str:
+    """Say what a profile was taken on, and what its figures do not say."""
+    host = profile["host"]
+    text = f"latency: one image on {host['cpu']}, {host['os']}; the evaluator's time says nothing about a phone"
+    cpus = {item["target_cpu"] for item in profile["results"]} - {None, FAMILIES.get(host["architecture"])}
+    if cpus:
+        text += f"; the {' and '.join(sorted(cpus))} form is made for another CPU than this one and is slower here"
+    return text

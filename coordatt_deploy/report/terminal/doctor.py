@@ -1,0 +1,26 @@
+"""What this machine has, as tables."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.text import Text
+
+from coordatt_deploy.report.terminal.console import new_console, new_table
+
+
+def show_doctor(findings: Any, targets: Sequence[Any] = ()) -> None:
+    """What is here and what is missing."""
+    console = new_console()
+    host = findings.host
+    console.print(Text(f"{host.cpu}, {host.cores_available} of {host.cores} cores, {host.os}, Python {host.python}"))
+    console.print(Text(f"CPU features: {', '.join(host.features) or 'none known'}"))
+    table = new_table("Packages", "package", "version", "for", "to install")
+    for part in findings.parts:
+        table.add_row(part.name, part.version or Text("missing", style="yellow"), part.purpose, Text(part.remedy or ""))
+    console.print(table)
+    for target in targets:
+        counts = "counts instructions" if target.counts else target.no_counts_because or ""
+        remark = counts if target.state == "ready" else f"{target.reason or ''}; run: {target.command}"
+        console.print(Text(f"target {target.name}: {target.state}; {remark}".rstrip("; ")))
+    for note in findings.notes:
+        console.print(Text(note, style="dim"))

@@ -1,0 +1,143 @@
+"""Parity as a table: verdicts, evidence, layers."""
+
+import math
+import re
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from coordatt_deploy.bundle import Bundle
+from coordatt_deploy.parity.layers import ArtifactLayers, LayerRow
+from coordatt_deploy.parity.result import ArtifactParity, ParityReport
+from coordatt_deploy.parity.tolerances import Tolerance
+from coordatt_deploy.report.terminal.console import COLUMN_WIDTH, label, new_console, new_table
+
+LONGEST_LAYER = 40  # longer ones are folded
+
+
+def _verdict(item: ArtifactParity) -> Text:
+    if item.passed is None:
+        return Text("not run", style="yellow")
+    return Text("passed", style="green") if item.passed else Text("FAILED", style="bold red")
+
+
+def _evidence(item: ArtifactParity) -> tuple[str, str, str]:
+    worst = item.worst()
+    if worst is None:
+        return "–", "–", "–"
+    agreement = "–" if worst.top1_agreement is None else f"{worst.top1_agreement:.1%}"
+    if item.tolerance is not None and item.tolerance.min_sqnr_db is not None:
+        return f"{worst.max_abs_error:.2g}", f"{worst.sqnr_db:.1f} of {item.tolerance.min_sqnr_db:g} dB", agreement
+    return f"{worst.max_abs_error:.2g} of {worst.allowed:.2g}", f"{worst.sqnr_db:.1f} dB", agreement
+
+
+def show_parity(bundle: Bundle, report: ParityReport, *, layers: bool = False) -> None:
+    """The verdicts, and under them the reason of each tolerance and of each failure."""
+    table = new_table(
+        f"Parity of {bundle.manifest.model.name} over {len(report.cases)} inputs",
+        "artifact",
+        "runtime",
+        "origin",
+        "worst error",
+        "SQNR",
+        "top-1 agreement",
+        "parity",
+        right=("worst error", "SQNR", "top-1 agreement"),
+    )
+    for item in report.artifacts:
+        table.add_row(label(item.artifact), item.runtime or "–", item.origin or "–", *_evidence(item), _verdict(item))
+    console = new_console()
+    console.print(table)
+    _explain(console, report)
+    if layers:
+        _show_layers(console, report)
+
+
+def _show_layers(console: Console, report: ParityReport) -> None:
+    judged = [
+        *report.graphs,
+        *(item.layers for item in report.artifacts if item.layers is not None and item.layers.rows),
+    ]
+    if not judged:
+        return
+    widest = min(max(len(row.layer_id) for row in judged[0].rows), LONGEST_LAYER)
+    most = max(1, (console.width - widest - 4) // COLUMN_WIDTH)
+    for start in range(0, len(judged), most):
+        console.print(_layer_table(judged[start : start + most]))
+    reasons: dict[str, list[str]] = {}
+    for item in judged:
+        for row in item.rows:
+            if row.note and not row.accumulated:
+                reasons.setdefault(re.sub(r"\d+", "N", row.note), []).append(row.layer_id)
+    for reason, layers in reasons.items():
+        names = list(dict.fromkeys(layers))
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        console.print(Text(f"{', '.join(names[:3])}{more}: {reason}", style="dim"))
+    for item in judged:
+        if item.marked_difference:
+            text = f"{item.name}: keeping inner tensors changed the outputs by up to {item.marked_difference:.2g}"
+            console.print(Text(f"{text}; the verdict on outputs comes from the unmarked file", style="dim"))
+
+
+def _layer_table(judged: Sequence[ArtifactLayers]) -> Table:
+    names = [label(item.artifact).plain if item.artifact else item.name for item in judged]
+    table = new_table(
+        "SQNR in dB by layer: accumulated / local; = seen through a later layer, ∞ equal", "layer", *names
+    )
+    table.columns[0].min_width = min(max(len(row.layer_id) for row in judged[0].rows), LONGEST_LAYER)
+    for rows in zip(*(item.rows for item in judged), strict=True):
+        table.add_row(Text(rows[0].layer_id), *(_layer_cell(row) for row in rows))
+    return table
+
+
+def _layer_cell(row: LayerRow) -> Text:
+    if row.accumulated is None:
+        return Text("absent", style="dim")
+    figures = " / ".join("–" if tally is None else _decibel(tally.sqnr_db) for tally in (row.accumulated, row.local))
+    style = "bold red" if row.passed is False else ("yellow" if row.inherits else "")
+    return Text(("= " if row.seen_through else "") + figures, style=style)
+
+
+def _decibel(value: float) -> str:
+    return "∞" if math.isinf(value) and value > 0 else ("NaN" if math.isnan(value) else f"{value:.0f}")
+
+
+def _explain(console: Console, report: ParityReport) -> None:
+    for path, reason in report.skipped:
+        console.print(Text(f"{path}: not run: {reason}", style="yellow"))
+    unjudged = dict.fromkeys(item.layers.problem for item in report.artifacts if item.layers and item.layers.problem)
+    for problem in unjudged:
+        console.print(Text(f"layers not judged: {problem}", style="yellow"))
+    for graph in report.graphs:
+        console.print(Text(graph.sentence(), style="green" if graph.passed else "bold red"))
+    for item in report.artifacts:
+        if item.layers is not None and not item.layers.problem:
+            console.print(Text(item.layers.sentence(), style="green" if item.layers.passed else "bold red"))
+    for item in report.artifacts:
+        said = item.layers.sentence().partition(": ")[2] if item.layers is not None and item.layers.rows else None
+        if item.problem and item.problem != said:
+            console.print(
+                Text(f"{item.artifact.path}: {item.problem}", style="red" if item.passed is False else "yellow")
+            )
+    for item in report.artifacts:
+        if item.warning:
+            console.print(Text(f"{item.artifact.path}: {item.warning}", style="yellow"))
+    for tolerance in dict.fromkeys(item.tolerance for item in report.artifacts if item.tolerance):
+        console.print(Text(f"{allowed(tolerance)}; {tolerance.reason}", style="dim"))
+
+
+def allowed(tolerance: Tolerance) -> str:
+    """``allowed: 16 × torch-float32's own rounding error``: what a tolerance asks for, without its reason."""
+    asked = []
+    if tolerance.weight_bits is not None:
+        asked.append(f"{tolerance.multiple:g} × the noise of torch rounding to integers, in every channel of a layer")
+    elif tolerance.min_sqnr_db is None:
+        basis = {"fp32": "torch-float32's", "fp16": "float16 storage's"}[tolerance.basis.value]
+        asked.append(f"{tolerance.multiple:g} × {basis} own rounding error")
+    if tolerance.min_sqnr_db is not None:
+        asked.append(f"at least {tolerance.min_sqnr_db:g} dB")
+    if tolerance.min_top1_agreement is not None:
+        asked.append(f"the same class in {tolerance.min_top1_agreement:.0%} of the images")
+    return f"allowed: {', '.join(asked)}"

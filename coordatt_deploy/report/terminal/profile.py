@@ -1,0 +1,118 @@
+"""What artifacts cost, on the terminal: latency on this machine, instructions on another."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from rich.console import Console
+from rich.text import Text
+
+from coordatt_deploy.bundle import Bundle
+from coordatt_deploy.report.terminal.console import host_line, label, new_console, new_table
+
+Document = Mapping[str, Any]
+WIDE: Final = 130  # columns that the whole table needs
+
+
+def show_profile(bundle: Bundle, document: Document) -> None:
+    """Latency per artifact and thread count, each against the fastest, with the reason of each doubt below.
+
+    A narrow terminal shows no percentiles and says runtime and origin below the table.
+    """
+    console = new_console()
+    wide = console.width >= WIDE
+    left = ("artifact", "runtime", "origin") if wide else ("artifact",)
+    figures = ("threads", "median ms", "95 % interval", *(("p90", "p99") if wide else ()), "× fastest")
+    table = new_table(f"Latency of {bundle.manifest.model.name}", *left, *figures, "verdict", right=figures)
+    labels = {artifact.path: label(artifact) for artifact in bundle.manifest.artifacts}
+    for item in document["results"]:
+        low, high = item["ci95_ms"]
+        cells = {
+            "artifact": labels[item["path"]],
+            "runtime": item["runtime"],
+            "origin": item["origin"],
+            "threads": str(item["threads"]),
+            "median ms": f"{item['median_ms']:.3f}",
+            "95 % interval": f"{low:.3f} … {high:.3f}",
+            "p90": f"{item['p90_ms']:.3f}",
+            "p99": f"{item['p99_ms']:.3f}",
+            "× fastest": _against_fastest(item, document, with_interval=wide),
+            "verdict": item["verdict"],
+        }
+        table.add_row(*(cells[column] for column in (*left, *figures, "verdict")))
+    console.print(table)
+    if not wide:
+        runtimes = dict.fromkeys(f"{item['origin']} with {item['runtime']}" for item in document["results"])
+        console.print(Text(f"{'; '.join(runtimes)}; {WIDE} columns show p90 and p99 as well", style="dim"))
+    _doubts(console, labels, document)
+    console.print(Text(f"{host_line(document)}\n{_machine(document['host'])}", style="dim"))
+
+
+def _doubts(console: Console, labels: Mapping[str, Text], document: Document) -> None:
+    """Say what is wrong with the figures."""
+    for item in document["results"]:
+        if item["verdict"] != "stable" and item["origin"] != "evaluated":
+            text = f"{labels[item['path']]}, threads {item['threads']}: {item['verdict']}: {item['reason']}"
+            console.print(Text(text, style="yellow"))
+    for path, warning in dict.fromkeys((item["path"], item["warning"]) for item in document["results"]):
+        if warning:
+            console.print(Text(f"{path}: {warning}", style="yellow"))
+    for item in document["skipped"]:
+        console.print(Text(f"{item['path']}: not measured: {item['reason']}", style="yellow"))
+    if document["interrupted"]:
+        console.print(Text("interrupted: these are the samples taken until then", style="yellow"))
+
+
+def _machine(host: Document) -> str:
+    """Return what the machine was like: features, limits, and its state before and after."""
+    before, after = host["before"], host["after"]
+    told = [
+        f"{host['cores_available']} of {host['cores']} cores",
+        host["cpu_limit"] and f"limited to {host['cpu_limit']:g} cores",
+        host["memory_limit_bytes"] and f"limited to {host['memory_limit_bytes'] / 2**30:.1f} GiB",
+        before["load_average"] and f"load {before['load_average'][0]:.1f} → {after['load_average'][0]:.1f}",
+        before["governor"] and f"governor {before['governor']}",
+        before["frequency_mhz"] and f"{max(before['frequency_mhz']):.0f} → {max(after['frequency_mhz']):.0f} MHz",
+        before["temperature_c"] and f"{before['temperature_c']:.0f} → {after['temperature_c'] or 0:.0f} °C",
+        ", ".join(host["features"]),
+    ]
+    return f"machine: {'; '.join(filter(None, told))}"
+
+
+def _against_fastest(item: Document, document: Document, *, with_interval: bool) -> str:
+    """Return the ratio of medians; empty for the fastest, and for one that took no turns."""
+    rivals = [
+        other
+        for other in document["results"]
+        if (other["threads"], other["origin"]) == (item["threads"], item["origin"])
+    ]
+    fastest = min(rivals, key=lambda other: other["median_ms"])["path"]
+    for ratio in document["ratios"]:
+        if ratio["threads"] == item["threads"] and {ratio["a"], ratio["b"]} == {item["path"], fastest}:
+            value, (low, high) = ratio["ratio"], ratio["ci95"]
+            if ratio["a"] == fastest:
+                value, low, high = 1 / value, 1 / high, 1 / low
+            return f"{value:.3f} ({low:.3f} … {high:.3f})" if with_interval else f"{value:.2f}"
+    return ""
+
+
+def show_instructions(bundle: Bundle, document: Document) -> None:
+    """Guest instructions per artifact, with the classes that matter."""
+    labels = {artifact.path: label(artifact) for artifact in bundle.manifest.artifacts}
+    results: Sequence[Document] = document["results"]
+    used = dict.fromkeys(name for item in results for name, count in item["classes"].items() if count)
+    title = (
+        f"Instructions per inference of {bundle.manifest.model.name} on {document['target']} (emulated), in millions"
+    )
+    figures = ("all", "× fewest", *used, "spread")
+    table = new_table(title, "artifact", "runtime", *figures, right=figures)
+    fewest = min(item["instructions"] for item in results)
+    for item in results:
+        counts = [f"{item['classes'].get(name, 0) / 1e6:.1f}" for name in used]
+        total, ratio = f"{item['instructions'] / 1e6:.1f}", f"{item['instructions'] / fewest:.3f}"
+        runtime = item["runtime"].partition(" on ")[0]
+        table.add_row(labels[item["path"]], runtime, total, ratio, *counts, f"{item['spread']:.1e}")
+    console = new_console()
+    console.print(table)
+    for item in document["skipped"]:
+        console.print(Text(f"{item['path']}: not run: {item['reason']}", style="yellow"))
+    console.print(Text("instructions are no latency: what one costs depends on the kernel and the chip", style="dim"))

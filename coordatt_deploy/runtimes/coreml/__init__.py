@@ -1,0 +1,1 @@
+"""Core ML packages: Core ML, or the evaluator."""

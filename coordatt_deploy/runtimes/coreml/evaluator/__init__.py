@@ -1,0 +1,1 @@
+"""The ML Program evaluator: runs saved Core ML packages anywhere."""

@@ -1,0 +1,114 @@
+"""Read a Core ML package: its metadata and its graph."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coordatt_deploy.formats import Format
+from coordatt_deploy.runtimes.file_graph import (
+    FileGraph,
+    Node,
+    OperatorCount,
+    Shape,
+    Tensor,
+    most_frequent_first,
+    spec_of,
+)
+
+
+def metadata(path: Path) -> dict[str, Any]:
+    """See ``file_graph.Reader``."""
+    from coordatt_deploy.runtimes.coreml.evaluator.program import read_model
+
+    model, _ = read_model(path)
+    return dict(model.description.metadata.userDefined)
+
+
+def graph(path: Path) -> FileGraph:
+    """See ``file_graph.Reader``."""
+    from coordatt_deploy.runtimes.coreml.evaluator.program import block_of, input_ports, output_names, read_model
+
+    model, _ = read_model(path)
+    block = block_of(model)
+    tensors: dict[str, Tensor] = {}
+    nodes = []
+    ports = input_ports(model)
+    for port in ports:
+        tensors[port.name] = Tensor(port.shape, port.dtype)
+    for operation in block.operations:
+        constant = operation.type == "const" or operation.type.startswith("constexpr_")
+        for output in operation.outputs:
+            shape, dtype = _declared(output.type.tensorType)
+            tensors[output.name] = Tensor(shape, dtype, _constant_bytes(operation, shape, dtype) if constant else None)
+        if constant:
+            continue
+        arguments = {
+            key: tuple(item.name if item.name else f"{operation.outputs[0].name}/{key}" for item in value.arguments)
+            for key, value in operation.inputs.items()
+        }
+        window = None
+        if "kernel_sizes" in arguments:
+            window = _numbers(operation, "kernel_sizes", block)
+        order = [key for key in ("x", "y", "weight", "bias", "values", "data") if key in arguments]
+        order += [key for key in arguments if key not in order]
+        inputs = tuple(name for key in order for name in arguments[key])
+        nodes.append(Node(operation.type, inputs, tuple(output.name for output in operation.outputs), window))
+    return FileGraph(
+        format=Format.COREML,
+        nodes=tuple(nodes),
+        tensors=tensors,
+        inputs=tuple(spec_of(port.name, tensors) for port in ports),
+        outputs=tuple(spec_of(name, tensors) for name in output_names(model)),
+        flexible=any(port.choices or any(low != high for low, high in port.ranges) for port in ports),
+    )
+
+
+def _declared(tensor: Any) -> tuple[Shape, str]:
+    from coordatt_deploy.runtimes.coreml.coremltools_import import mil_types
+
+    shape = tuple(
+        int(axis.constant.size) if axis.WhichOneof("dimension") == "constant" else None for axis in tensor.dimensions
+    )
+    kind = mil_types.PROTO_TO_BUILTIN_TYPE.get(tensor.dataType)
+    return shape, str(getattr(kind, "__name__", "unknown")).replace("fp", "float")
+
+
+def operators(path: Path) -> OperatorCount:
+    """See ``file_graph.Reader``."""
+    from coordatt_deploy.runtimes.coreml.evaluator.program import load
+
+    return OperatorCount(most_frequent_first(step.operator for step in load(path).steps))
+
+
+def _constant_bytes(operation: Any, shape: Shape, dtype: str) -> int:
+    """Bytes of a constant in the file; a compressed one has those of its parts."""
+    if operation.type == "const":
+        return math.prod(size or 1 for size in shape) * _item_bytes(dtype)
+    total = 0
+    for value in operation.attributes.values():
+        if value.WhichOneof("value") == "blobFileValue":
+            inner, kind = _declared(value.type.tensorType)
+            total += math.prod(size or 1 for size in inner) * _item_bytes(kind)
+    return total
+
+
+def _item_bytes(dtype: str) -> int:
+    try:
+        return np.dtype(dtype).itemsize
+    except TypeError:
+        return 1
+
+
+def _numbers(operation: Any, key: str, block: Any) -> tuple[int, ...] | None:
+    """The whole numbers of a constant argument."""
+    argument = operation.inputs[key].arguments[0]
+    value = argument.value
+    if argument.name:
+        made = {output.name: item for item in block.operations for output in item.outputs}
+        source = made.get(argument.name)
+        if source is None or "val" not in source.attributes:
+            return None
+        value = source.attributes["val"]
+    return tuple(int(number) for number in value.immediateValue.tensor.ints.values) or None

@@ -1,0 +1,102 @@
+"""Read an ONNX file: its metadata and its graph."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coordatt_deploy.errors import BundleError
+from coordatt_deploy.formats import Format
+from coordatt_deploy.runtimes.file_graph import (
+    FileGraph,
+    Node,
+    OperatorCount,
+    Tensor,
+    most_frequent_first,
+    spec_of,
+)
+
+
+def metadata(path: Path) -> dict[str, Any]:
+    """See ``file_graph.Reader``."""
+    import onnxruntime
+
+    from coordatt_deploy.runtimes.argument_checks import first_line
+    from coordatt_deploy.runtimes.onnx.runner import LOG_ERRORS, PROVIDERS
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = LOG_ERRORS
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=list(PROVIDERS))
+    except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
+        raise BundleError(
+            f"ONNX Runtime cannot open {path.name}: {first_line(error)}; build the bundle again"
+        ) from error
+    return dict(session.get_modelmeta().custom_metadata_map)
+
+
+def graph(path: Path) -> FileGraph:
+    """See ``file_graph.Reader``."""
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+        model = onnx.shape_inference.infer_shapes(model, strict_mode=False)
+    except (OSError, ValueError, DecodeError, RuntimeError) as error:
+        raise BundleError(f"{path.name} cannot be read as ONNX: {error}") from error
+    if not model.graph.node:
+        raise BundleError(f"{path.name} holds no ONNX graph")
+    tensors: dict[str, Tensor] = {}
+
+    def name_of(kind: int) -> str:
+        try:
+            return str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)).name)
+        except KeyError:
+            return str(onnx.TensorProto.DataType.Name(kind)).lower()
+
+    def add(name: str, tensor: Any) -> None:
+        size = sum(len(getattr(tensor, field)) for field in ("float_data", "int32_data", "int64_data", "double_data"))
+        held = len(tensor.raw_data) or size * np.dtype(np.float32).itemsize
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            held = next((int(entry.value) for entry in tensor.external_data if entry.key == "length"), 0)
+        tensors[name] = Tensor(tuple(tensor.dims), name_of(tensor.data_type), held)
+
+    for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
+        tensor = value.type.tensor_type
+        known = tensor.HasField("shape")
+        shape = tuple(axis.dim_value if axis.HasField("dim_value") else None for axis in tensor.shape.dim)
+        tensors[value.name] = Tensor(shape if known else None, name_of(tensor.elem_type))
+    for initializer in model.graph.initializer:
+        add(initializer.name, initializer)
+    nodes = []
+    for node in model.graph.node:
+        attributes = {item.name: item for item in node.attribute}
+        if node.op_type == "Constant" and "value" in attributes:
+            add(node.output[0], attributes["value"].t)
+            continue
+        window = tuple(attributes["kernel_shape"].ints) if "kernel_shape" in attributes else None
+        nodes.append(Node(node.op_type, tuple(node.input), tuple(node.output), window))
+    weights = {initializer.name for initializer in model.graph.initializer}
+    inputs = tuple(spec_of(value.name, tensors) for value in model.graph.input if value.name not in weights)
+    return FileGraph(
+        format=Format.ONNX,
+        nodes=tuple(nodes),
+        tensors=tensors,
+        inputs=inputs,
+        outputs=tuple(spec_of(value.name, tensors) for value in model.graph.output),
+        flexible=any(None in spec.shape for spec in inputs),
+    )
+
+
+def operators(path: Path) -> OperatorCount:
+    """See ``file_graph.Reader``."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (OSError, ValueError, DecodeError) as error:
+        raise BundleError(f"{path.name} cannot be read as ONNX: {error}; build the bundle again") from error
+    return OperatorCount(most_frequent_first(node.op_type for node in model.graph.node))

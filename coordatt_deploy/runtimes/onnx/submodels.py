@@ -1,0 +1,145 @@
+"""Cut an ONNX artifact apart, for ONNX Runtime."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from coordatt_deploy.artifact_specs import Artifact, TensorSpec
+from coordatt_deploy.errors import BundleError
+from coordatt_deploy.runtimes.argument_checks import checked, first_line
+from coordatt_deploy.runtimes.onnx.runner import LOG_ERRORS, LOG_FATAL, PROVIDERS
+from coordatt_deploy.runtimes.submodels import GIVEN
+
+
+def open_pieces(path: Path, artifact: Artifact, tensors: tuple[str, ...]) -> "OnnxSubmodels":
+    """Cut the file at *path* apart at *tensors*; see ``Cutter.open_pieces``."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.use_deterministic_compute = True
+    options.log_severity_level = LOG_ERRORS
+    try:
+        model = cut(onnx.load(path), tensors)
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=list(PROVIDERS))
+    except Exception as error:  # onnx's and ONNX Runtime's exceptions share no base but Exception
+        raise BundleError(f"{path.name} cannot be cut apart: {first_line(error)}; build the bundle again") from error
+    return OnnxSubmodels(session, model, artifact, tensors)
+
+
+def write_pieces(
+    path: Path, artifact: Artifact, tensors: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]], target: Path
+) -> Artifact:
+    """Write the file at *path* cut apart; see ``Cutter.write_pieces``."""
+    model = cut(onnx.load(path), tensors)
+    own = {spec.name for spec in artifact.inputs}
+    given = tuple(
+        TensorSpec(value.name, (None,) * len(shapes[value.name.removesuffix(GIVEN)]), "float32", "")
+        for value in model.graph.input
+        if value.name not in own
+    )
+    for value in model.graph.input:
+        if value.name not in own:
+            sizes = shapes[value.name.removesuffix(GIVEN)]
+            value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, onnx.TensorProto.FLOAT, sizes))
+    returned = {spec.name for spec in artifact.outputs}
+    made = tuple(
+        TensorSpec(name, (None,) * len(shapes[name]), "float32", "") for name in tensors if name not in returned
+    )
+    onnx.save(model, target)
+    return replace(artifact, inputs=artifact.inputs + given, outputs=artifact.outputs + made)
+
+
+def cut(model: onnx.ModelProto, tensors: tuple[str, ...]) -> onnx.ModelProto:
+    """Return *model* with every reader of one of *tensors* reading an input, and all of them outputs.
+
+    Raises:
+        BundleError: The model has no such tensor.
+    """
+    graph = model.graph
+    made = {name for node in graph.node for name in node.output}
+    missing = [name for name in tensors if name not in made]
+    if missing:
+        raise BundleError(f"the file has no tensor {', '.join(missing[:3])}; the layer map belongs to another file")
+    cuts = set(tensors)
+    read: set[str] = set()
+    for node in graph.node:
+        for position, name in enumerate(node.input):
+            if name in cuts:
+                node.input[position] = name + GIVEN
+                read.add(name)
+    returned = {value.name for value in graph.output}
+    for name in tensors:
+        if name in read:
+            graph.input.append(onnx.helper.make_tensor_value_info(name + GIVEN, onnx.TensorProto.FLOAT, None))
+        if name not in returned:
+            graph.output.append(onnx.ValueInfoProto(name=name))
+    return model
+
+
+def _piece(model: onnx.ModelProto, tensor: str) -> onnx.ModelProto:
+    """Return what of *model*, cut apart, makes one tensor."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    wanted, needed = [tensor], {tensor}
+    while wanted:
+        node = makers.get(wanted.pop())
+        sources = set(node.input) - needed if node is not None else set()
+        wanted += sources
+        needed |= sources
+    graph = onnx.helper.make_graph(
+        [node for node in model.graph.node if set(node.output) & needed],
+        tensor,
+        [value for value in model.graph.input if value.name in needed],
+        [onnx.ValueInfoProto(name=tensor)],
+        [value for value in model.graph.initializer if value.name in needed],
+    )
+    return onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+
+
+class OnnxSubmodels:
+    """The pieces in one session; made by ``open_pieces``."""
+
+    def __init__(
+        self, session: ort.InferenceSession, model: onnx.ModelProto, artifact: Artifact, tensors: tuple[str, ...]
+    ) -> None:
+        self._session, self._model = session, model
+        self._artifact = artifact
+        self._tensors = tensors
+        self._given = [value.name for value in session.get_inputs() if value.name.endswith(GIVEN)]
+
+    def infer(self, feeds: Mapping[str, NDArray[Any]], given: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run every piece; see ``Pieces.infer``."""
+        arrays = dict(checked(feeds, self._artifact.inputs))
+        for name in self._given:
+            arrays[name] = np.ascontiguousarray(given[name.removesuffix(GIVEN)], dtype=np.float32)
+        try:
+            return dict(zip(self._tensors, self._session.run(list(self._tensors), arrays), strict=True))
+        except Exception:  # noqa: BLE001 - its exceptions share no base but this
+            return self._one_by_one(arrays)
+
+    def _one_by_one(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run each piece by itself: one that is refused takes the others with it."""
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = LOG_FATAL  # what is refused is told by what is missing
+        made = {}
+        for name in self._tensors:
+            with suppress(Exception):
+                piece = _piece(self._model, name)
+                session = ort.InferenceSession(piece.SerializeToString(), options, providers=list(PROVIDERS))
+                (made[name],) = session.run([name], {value.name: arrays[value.name] for value in session.get_inputs()})
+        return made
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass

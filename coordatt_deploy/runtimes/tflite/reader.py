@@ -1,0 +1,84 @@
+"""Read a TFLite file: its metadata and its graph."""
+
+from pathlib import Path
+from typing import Any
+
+from coordatt_deploy.errors import BundleError
+from coordatt_deploy.formats import Format
+from coordatt_deploy.runtimes.file_graph import (
+    FileGraph,
+    Node,
+    OperatorCount,
+    Tensor,
+    most_frequent_first,
+    spec_of,
+)
+
+
+def metadata(path: Path) -> dict[str, Any]:
+    """See ``file_graph.Reader``."""
+    from coordatt_deploy.runtimes.tflite.metadata import read_metadata
+
+    return read_metadata(path)
+
+
+def graph(path: Path) -> FileGraph:
+    """See ``file_graph.Reader``."""
+    import flatbuffers  # noqa: F401 - the schema needs it, and its absence should name it
+    from ai_edge_litert import schema_py_generated as schema
+
+    content = path.read_bytes()
+    if content[4:8] != b"TFL3":
+        raise BundleError(f"{path.name} is no TFLite file: it has no TFL3 mark")
+    try:
+        model: Any = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+        graph = model.subgraphs[0]
+        codes = [_operator_name(schema, code) for code in model.operatorCodes]
+    except Exception as error:  # a damaged FlatBuffer makes the generated reader raise many kinds
+        raise BundleError(f"{path.name} cannot be read as TFLite: {error}") from error
+    dtypes = {number: name for name, number in vars(schema.TensorType).items() if not name.startswith("_")}
+    names = [tensor.name.decode() for tensor in graph.tensors]
+    tensors = {}
+    for name, tensor in zip(names, graph.tensors, strict=True):
+        signature = tensor.shapeSignature if tensor.shapeSignature is not None else tensor.shape
+        shape = tuple(int(size) if size >= 0 else None for size in (signature if signature is not None else ()))
+        data = model.buffers[tensor.buffer].data
+        held = None if data is None or len(data) == 0 else len(data)
+        tensors[name] = Tensor(shape, dtypes[tensor.type].lower(), held)
+    nodes = []
+    for operator in graph.operators:
+        options = operator.builtinOptions
+        window = (options.filterHeight, options.filterWidth) if hasattr(options, "filterHeight") else None
+        nodes.append(
+            Node(
+                codes[operator.opcodeIndex],
+                tuple(names[index] if index >= 0 else "" for index in operator.inputs),
+                tuple(names[index] for index in operator.outputs),
+                window,
+            )
+        )
+    inputs = tuple(spec_of(names[index], tensors, "NHWC") for index in graph.inputs)
+    return FileGraph(
+        format=Format.TFLITE,
+        nodes=tuple(nodes),
+        tensors=tensors,
+        inputs=inputs,
+        outputs=tuple(spec_of(names[index], tensors, "NHWC") for index in graph.outputs),
+        flexible=any(None in spec.shape for spec in inputs),
+    )
+
+
+def _operator_name(schema: Any, code: Any) -> str:
+    number = max(code.builtinCode, code.deprecatedBuiltinCode)
+    name = next(key for key, value in vars(schema.BuiltinOperator).items() if value == number)
+    return f"CUSTOM {code.customCode.decode()}" if name == "CUSTOM" and code.customCode else name
+
+
+def operators(path: Path) -> OperatorCount:
+    """See ``file_graph.Reader``."""
+    from coordatt_deploy.runtimes.tflite import runner
+
+    found = runner.operators(path)
+    delegated = sum(item.delegated for item in found.operators)
+    remark = f"XNNPACK runs {delegated} of {len(found.operators)}, in {found.partitions} partitions"
+    return OperatorCount(most_frequent_first(item.name for item in found.operators), remark)

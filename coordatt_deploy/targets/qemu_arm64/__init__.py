@@ -1,0 +1,1 @@
+"""Emulated ARM64: a sysroot of packages, run by QEMU."""

@@ -1,0 +1,247 @@
+"""Write a Core ML ML Program (``.mlpackage``) through coremltools.
+
+coremltools gives each operator of the program the name of the torch node that it computes, with an ending of its own
+for fp16; the layer map is carried by these names and every shape is checked on the way. The package is then written by
+this module, because coremltools puts random identifiers, the date and a debugging table into it: here identifiers are
+the hash of what they identify, and the same graph gives the same bytes.
+"""
+
+import hashlib
+import json
+import tempfile
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import fx
+
+from coordatt_deploy import __version__
+from coordatt_deploy.artifact_specs import ModelSpec, TensorSpec, metadata
+from coordatt_deploy.errors import ConversionError
+from coordatt_deploy.exporters import Exported, ExportRequest
+from coordatt_deploy.formats import Precision
+from coordatt_deploy.graph.exported_program import origin_key, program, provenance
+from coordatt_deploy.graph.graph import Graph, is_tensor
+from coordatt_deploy.layer_map import LayerMap, Part
+from coordatt_deploy.runtimes.coreml.coremltools_import import coremltools as ct
+from coordatt_deploy.runtimes.coreml.coremltools_import import mil_types
+
+# The oldest target whose operator set holds all that a float network needs and whose weights can later be compressed in
+# place (constexpr operators): every iPhone since the 8 runs it. Quantized activations need iOS 17; whoever makes them
+# raises the target.
+TARGET: Final = ct.target.iOS16
+
+COMPUTE: Final = {Precision.FP32: ct.precision.FLOAT32, Precision.FP16: ct.precision.FLOAT16}
+
+_ListVar: Final[Any] = ct.converters.mil.mil.var.ListVar
+
+MODEL_FOLDER: Final = "com.apple.CoreML"
+DATE_KEY: Final = "com.github.apple.coremltools.conversion_date"
+
+
+def export(graph: Graph, request: ExportRequest) -> Exported:
+    """Write *graph* as an ``.mlpackage`` folder; see ``Exporter.export``."""
+    exported, _ = program(graph)
+    exported = exported.run_decompositions({})
+    # coremltools numbers the operators that it names itself through the life of the process: begin anew
+    ct.converters.mil.mil.Builder.name_count.clear()
+    try:
+        converted = ct.convert(
+            exported,
+            convert_to="mlprogram",
+            compute_precision=COMPUTE[request.precision],
+            minimum_deployment_target=TARGET,
+            inputs=[_input(graph, request.spec, index) for index in range(len(graph.inputs))],
+            outputs=[ct.TensorType(name, dtype=np.float32) for name in graph.outputs],
+            classifier_config=_classes(graph, request.spec),
+            skip_model_load=True,
+        )
+    except Exception as error:
+        raise ConversionError(f"coremltools cannot convert the graph: {error}") from error
+    function = converted._mil_program.functions["main"]
+    layers = _layer_map(graph, function, provenance(exported))
+    model = converted.get_spec()
+    _describe(model, request, graph)
+    with tempfile.TemporaryDirectory() as scratch:
+        saved = Path(scratch) / "saved.mlpackage"
+        converted.save(str(saved))
+        stored = saved / "Data" / MODEL_FOLDER / "weights" / "weight.bin"
+        weights = stored.read_bytes() if stored.exists() else None  # small constants are part of the specification
+    write_package(Path(request.path), model.SerializeToString(deterministic=True), weights)
+    inputs = tuple(TensorSpec(spec.name, spec.shape, "float32", spec.layout) for spec in graph.inputs)
+    if request.spec.pixels:
+        inputs = (_as_image(inputs[0]), *inputs[1:])
+    made = {var.name: var for operation in function.operations for var in operation.outputs}
+    return Exported(inputs, tuple(_output_spec(made[name]) for name in graph.outputs), layers)
+
+
+def _input(graph: Graph, model: ModelSpec, index: int) -> Any:
+    """Describe an input to coremltools: pixels as an image, everything else as an array."""
+    spec = graph.inputs[index]
+    if index == 0 and model.pixels:
+        return ct.ImageType(spec.name, _shape(graph, spec), color_layout=ct.colorlayout.RGB)
+    return ct.TensorType(spec.name, _shape(graph, spec), dtype=np.float32)
+
+
+def _classes(graph: Graph, model: ModelSpec) -> Any:
+    """Make a classifier of what takes images and has names for its only output: Vision shows such a one by itself."""
+    (node,) = (node for node in graph.module.graph.nodes if node.op == "output")
+    values = [value.meta["val"] for value in node.args[0]]
+    labels = model.labels
+    if not model.pixels or labels is None or len(values) != 1 or tuple(values[0].shape) != (1, len(labels)):
+        return None
+    return ct.ClassifierConfig(list(labels))
+
+
+def _as_image(spec: TensorSpec) -> TensorSpec:
+    """What an app hands over: rows of RGB pixels of 8 bits."""
+    batch, channels, height, width = spec.shape
+    return TensorSpec(spec.name, (batch, height, width, channels), "uint8", "NHWC")
+
+
+def _shape(graph: Graph, spec: TensorSpec) -> Any:
+    """The input's shape for coremltools, with a range on each dynamic axis."""
+    example = graph.example[[item.name for item in graph.inputs].index(spec.name)].shape
+    if graph.dynamic is None or None not in spec.shape:
+        return tuple(example)
+    low, high = graph.dynamic.minimum, graph.dynamic.maximum
+    return ct.Shape([
+        ct.RangeDim(lower_bound=low, upper_bound=high, default=now) if size is None else size
+        for size, now in zip(spec.shape, example, strict=True)
+    ])  # fmt: skip
+
+
+def _output_spec(var: Any) -> TensorSpec:
+    shape = _sizes(var)
+    return TensorSpec(var.name, shape, np.dtype(mil_types.nptype_from_builtin(var.dtype)).name, "NCHW"[: len(shape)])
+
+
+def _sizes(var: Any) -> tuple[int | None, ...]:
+    return tuple(int(size) if isinstance(size, (int, np.integer)) else None for size in var.shape)
+
+
+def _layer_map(graph: Graph, function: Any, renamed: Mapping[str, str]) -> LayerMap:
+    """Carry the graph's map to the tensors of the program, by name."""
+    tensors = (operation.outputs for operation in function.operations if not _names_classes(operation))
+    shapes = {var.name: _sizes(var) for outputs in tensors for var in outputs}
+    (output,) = (node for node in graph.module.graph.nodes if node.op == "output")
+    outputs = {node.name: name for node, name in zip(output.args[0], graph.outputs, strict=True)}
+    places: dict[str, Part | None] = {}
+    for node in graph.module.graph.nodes:
+        if is_tensor(node):
+            found = next((name for name in _candidates(node, renamed, outputs) if _fits(node, shapes.get(name))), None)
+            places[node.name] = None if found is None else Part(found)
+    reasons = {name: _reason(graph, name, places) for name, part in places.items() if part is None}
+    return graph.layers.carried(places, reasons)
+
+
+def _names_classes(operation: Any) -> bool:
+    """Whether it has no tensors: a classifier's last operator, and the list of names that it takes."""
+    return operation.op_type == "classify" or any(isinstance(var, _ListVar) for var in operation.outputs)
+
+
+def _candidates(node: fx.Node, renamed: Mapping[str, str], outputs: Mapping[str, str]) -> list[str]:
+    """Names that coremltools may have given to the node's value, the surest first."""
+    key = origin_key(node)
+    stem, _, index = key.partition("[")
+    name = renamed.get(key, node.name)
+    if index:  # a part of a split: named after the whole, and numbered
+        whole, number = renamed.get(stem, stem), index.rstrip("]")
+        names = [f"{whole}_cast_fp16_{number}", f"{whole}_{number}"]
+    else:  # a division by a constant becomes a multiplication
+        names = [f"{name}_cast_fp16", name, f"_inversed_{name}_cast_fp16", f"_inversed_{name}"]
+    if node.name not in outputs:
+        return names
+    # In fp16 an output is a copy in float32; what else reads the value reads the original.
+    read_inside = any(user.op != "output" for user in node.users)
+    return [*names, outputs[node.name]] if read_inside else [outputs[node.name], *names]
+
+
+def _fits(node: fx.Node, shape: tuple[int | None, ...] | None) -> bool:
+    """Whether a tensor of *shape* can hold the node's value: the same name with another shape is another value."""
+    if shape is None:
+        return False
+    wanted = node.meta["val"].shape
+    return len(wanted) == len(shape) and all(
+        have is None or not isinstance(want, int) or have == want for have, want in zip(shape, wanted, strict=True)
+    )
+
+
+def _reason(graph: Graph, name: str, places: Mapping[str, Part | None]) -> str:
+    """Why a value is gone: it was fused into the one that is made from it alone, or coremltools dropped it."""
+    node = next(node for node in graph.module.graph.nodes if node.name == name)
+    while len(node.users) == 1:
+        (node,) = node.users
+        layer = graph.layer_of(node.name)
+        if places.get(node.name) is not None and layer is not None:
+            return f"->{layer}"
+    return "coremltools merged it with others; the program has no such tensor"
+
+
+def _describe(model: Any, request: ExportRequest, graph: Graph) -> None:
+    """Fill in what Xcode shows and what a program can read; no date and no path."""
+    spec, description = request.spec, model.description.metadata
+    values = metadata(spec, request.target_cpu) | {
+        "precision": request.precision.value,
+        "torch": torch.__version__,
+        "coremltools": ct.__version__,
+    }
+    description.shortDescription = _summary(spec, request.precision)
+    description.author = f"coordatt-deploy {__version__}"
+    description.license = "The licence of the weights applies; the file does not state it."
+    description.versionString = spec.source_sha256[:12] or __version__
+    del description.userDefined[DATE_KEY]
+    for key, value in values.items():
+        description.userDefined[key] = value if isinstance(value, str) else json.dumps(value)
+    for feature, tensor in zip(model.description.input, graph.inputs, strict=True):
+        image = feature.type.WhichOneof("Type") == "imageType"
+        what = "RGB image, resized" if image else f"float32, {tensor.layout}, preprocessed"
+        feature.shortDescription = f"{what} as the key preprocessing says"
+    for feature in model.description.output:
+        feature.shortDescription = _of_output(feature, spec)
+
+
+def _of_output(feature: Any, spec: ModelSpec) -> str:
+    kind = feature.type.WhichOneof("Type")
+    if kind == "stringType":
+        return "the class of the greatest value"
+    if kind == "dictionaryType":
+        return "the value of each class"
+    return "float32, one value per class, before softmax" if spec.labels else "float32"
+
+
+def _summary(spec: ModelSpec, precision: Precision) -> str:
+    classes = f", {len(spec.labels)} classes" if spec.labels else ""
+    attention = f" with {spec.attention} attention" if spec.attention else ""
+    return f"{spec.name}{attention}{classes}, {precision.value}"
+
+
+def write_package(path: Path, model: bytes, weights: bytes | None) -> None:
+    """Write a package whose bytes follow from its content alone.
+
+    Args:
+        path: The folder to make; it does not exist yet.
+        model: The serialised specification.
+        weights: The weight file that the specification refers to; None if it refers to none.
+    """
+    items = [("model.mlmodel", "CoreML Model Specification", model)]
+    if weights is not None:
+        items.append(("weights", "CoreML Model Weights", weights))
+    # the hash of the content, in the form of the random UUID that coremltools takes
+    identifiers = [str(uuid.UUID(bytes=hashlib.sha256(name.encode() + data).digest()[:16])) for name, _, data in items]
+    entries = {
+        identifier: {"author": MODEL_FOLDER, "description": text, "name": name, "path": f"{MODEL_FOLDER}/{name}"}
+        for identifier, (name, text, _) in zip(identifiers, items, strict=True)
+    }
+    manifest = {"fileFormatVersion": "1.0.0", "itemInfoEntries": entries, "rootModelIdentifier": identifiers[0]}
+    folder = path / "Data" / MODEL_FOLDER
+    folder.mkdir(parents=True)
+    (folder / "model.mlmodel").write_bytes(model)
+    if weights is not None:
+        (folder / "weights").mkdir()
+        (folder / "weights" / "weight.bin").write_bytes(weights)
+    # the form that Core ML's package reader writes when it opens a package: opening changes nothing
+    (path / "Manifest.json").write_text(json.dumps(manifest, indent=4, sort_keys=True) + "\n", encoding="utf-8")

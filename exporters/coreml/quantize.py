@@ -1,0 +1,241 @@
+"""Compress a Core ML ML Program through coremltools.optimize: int8 weights, palettes, and int8 activations.
+
+coremltools measures activations by running the model, which needs a Mac. Its graph passes only want the ranges, so
+they get those that this project measured on the saved program, with the ML Program evaluator or Core ML itself. Each
+convolution, linear layer, sum and pool then stands between a pair of ``quantize`` and ``dequantize`` (iOS 17). Names of
+tensors survive, hence the layer map does.
+"""
+
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from coordatt_deploy.errors import ConversionError
+from coordatt_deploy.exporters import Exported, ExportRequest
+from coordatt_deploy.exporters.coreml.export import DATE_KEY, MODEL_FOLDER, write_package
+from coordatt_deploy.formats import Format
+from coordatt_deploy.layer_map import LayerMap, Part
+from coordatt_deploy.quantization.ranges import Range, needed
+from coordatt_deploy.quantization.recipes import Mode, Recipe, checked, kept_in_float
+from coordatt_deploy.runtimes.coreml.coremltools_import import coremltools as ct
+from coordatt_deploy.runtimes.coreml.coremltools_import import proto
+
+# Weights up to this size stay as they are: coremltools' own threshold; small ones save nothing and cost most accuracy.
+FEW_WEIGHTS: Final = 2048
+LEAST_STEP: Final = 2.0**-18  # float16 holds four bits of it; nothing in a network that computes in float16 is finer
+IOS_17: Final = 8  # specification version: the first with quantize and dequantize
+QUANTIZED: Final = frozenset({"conv", "linear", "add", "avg_pool", "max_pool"})
+
+
+def activations(source: Path, exported: Exported) -> tuple[str, ...]:
+    """Return the names of the tensors whose ranges ``quantize`` needs."""
+    with _opened(source) as model:
+        block = _block(model.get_spec())
+        made = {output.name for operation in block.operations for output in operation.outputs}
+        constants = {output.name for operation in block.operations if _is_constant(operation)
+                     for output in operation.outputs}  # fmt: skip
+        outputs = {spec.name for spec in exported.outputs}
+        return tuple(sorted(made - constants - outputs))
+
+
+def quantize(
+    source: Path, exported: Exported, recipe: Recipe, ranges: Mapping[str, Range] | None, request: ExportRequest
+) -> Exported:
+    """Quantize the package at *source*; see ``Quantizer.quantize``.
+
+    Raises:
+        UsageError: Core ML cannot express the recipe, it needs ranges, or it names unknown layers.
+        ConversionError: coremltools refused the package.
+    """
+    recipe = checked(recipe, Format.COREML)
+    with _opened(source) as model, _silent():
+        kept = kept_in_float(recipe.float_layers, exported.layers, _edges(_block(model.get_spec())))
+        ct.converters.mil.mil.Builder.name_count.clear()
+        try:
+            if recipe.mode is Mode.STATIC:
+                model = _with_activations(model, needed(ranges, recipe), kept)
+            model = _with_weights(model, recipe, kept)
+        except Exception as error:
+            raise ConversionError(f"coremltools cannot apply {recipe.name}: {error}") from error
+        _write(model, recipe, request)
+        layers = _with_factors(exported.layers, _rescaled(_block(model.get_spec())))
+    return Exported(exported.inputs, exported.outputs, layers)
+
+
+def _rescaled(block: Any) -> dict[str, float]:
+    """Return the tensors that are another multiple of the layer's value than before, with the factor between.
+
+    So that int8 sums stay int8, coremltools lets the first ``dequantize`` before an ``add`` give whole steps, not
+    floats, changes the second to match, and takes the factor back in the ``quantize`` behind.
+    """
+    constants = {operation.outputs[0].name: operation for operation in block.operations if operation.type == "const"}
+    made_by = {output.name: operation for operation in block.operations for output in operation.outputs}
+
+    def scale(operation: Any) -> float | None:
+        return _scalar(constants.get(operation.inputs["scale"].arguments[0].name))
+
+    found: dict[str, float] = {}
+    for operation in block.operations:
+        if operation.type != "add":
+            continue
+        after = made_by.get(operation.inputs["x"].arguments[0].name)
+        if after is None or after.type != "dequantize":
+            continue
+        before = made_by.get(after.inputs["input"].arguments[0].name)
+        if before is None or before.type != "quantize":
+            continue
+        given, stored = scale(after), scale(before)
+        if given and stored:  # what was stored may itself be a sum of whole steps
+            factor = given / stored * found.get(before.inputs["input"].arguments[0].name, 1.0)
+            if factor != 1.0:
+                found[operation.outputs[0].name] = factor
+    return found
+
+
+def _with_factors(layers: LayerMap, factors: Mapping[str, float]) -> LayerMap:
+    tensors = {part.tensor for layer in layers.layers for part in layer.parts}
+    return layers.carried({name: Part(name, factor=factors.get(name, 1.0)) for name in tensors})
+
+
+def _with_activations(model: Any, ranges: Mapping[str, Range], kept: set[str]) -> Any:
+    """Insert quantize and dequantize, as ``linear_quantize_activations`` does, with the ranges given."""
+    from coremltools.converters.mil.frontend.milproto.load import load
+    from coremltools.converters.mil.mil.passes.graph_pass import PassOption
+    from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
+    from coremltools.models.utils import _apply_graph_pass
+
+    config = _config(ct.optimize.coreml.OpLinearQuantizerConfig(mode="linear", dtype="int8"), kept)
+    statistics = {name: _wide_enough(bounds) for name, bounds in ranges.items()}
+    passes = []
+    for name in ("compression::insert_prefix_quantize_dequantize_pair",
+                 "compression::insert_suffix_quantize_dequantize_pair"):  # fmt: skip
+        graph_pass = PASS_REGISTRY[name]
+        graph_pass.set_options([PassOption("config", config), PassOption("activation_stats", statistics)])
+        passes.append(graph_pass)
+    passes.append(PASS_REGISTRY["common::dequantize_quantize_pair_elimination"])
+    return _apply_graph_pass(model, passes, spec_version=IOS_17, pymil_load_func=load, skip_model_load=True)
+
+
+def _wide_enough(bounds: Range) -> dict[str, float]:
+    """Return the range as coremltools takes it; steps are stored in float16, where tiny ones would become 0."""
+    return {"rmin": bounds.low, "rmax": max(bounds.high, bounds.low + 255 * LEAST_STEP)}
+
+
+def _with_weights(model: Any, recipe: Recipe, kept: set[str]) -> Any:
+    optimize = ct.optimize.coreml
+    if recipe.mode is Mode.PALETTIZED:
+        chosen = optimize.OpPalettizerConfig(mode="kmeans", nbits=int(recipe.weights), weight_threshold=FEW_WEIGHTS)
+        return optimize.palettize_weights(model, _config(chosen, _weights_of(model, kept)))
+    chosen = optimize.OpLinearQuantizerConfig(mode="linear_symmetric", dtype="int8", weight_threshold=FEW_WEIGHTS)
+    return optimize.linear_quantize_weights(model, _config(chosen, _weights_of(model, kept)))
+
+
+def _config(chosen: Any, kept: set[str]) -> Any:
+    return ct.optimize.coreml.OptimizationConfig(
+        global_config=chosen, op_name_configs=dict.fromkeys(sorted(kept)) or None
+    )
+
+
+def _weights_of(model: Any, kept: set[str]) -> set[str]:
+    """Names of the constants that the operations which make the tensors *kept* read."""
+    block = _block(model.get_spec())
+    constants = {output.name for operation in block.operations if _is_constant(operation)
+                 for output in operation.outputs}  # fmt: skip
+    return {
+        binding.name
+        for operation in block.operations
+        if kept & {output.name for output in operation.outputs}
+        for argument in operation.inputs.values()
+        for binding in argument.arguments
+        if binding.name in constants
+    }
+
+
+def _edges(block: Any) -> list[tuple[list[str], list[str]]]:
+    """Names of the tensors that each operation reads and makes."""
+    return [
+        (
+            [binding.name for argument in operation.inputs.values() for binding in argument.arguments],
+            [output.name for output in operation.outputs],
+        )
+        for operation in block.operations
+    ]
+
+
+def _is_constant(operation: Any) -> bool:
+    return bool(operation.type == "const" or operation.type.startswith("constexpr_"))
+
+
+def _block(spec: Any) -> Any:
+    function = spec.mlProgram.functions[spec.description.defaultFunctionName or "main"]
+    return function.block_specializations[function.opset]
+
+
+@contextmanager
+def _opened(source: Path) -> Iterator[Any]:
+    """Open a copy: coremltools' package reader rewrites the manifest of what it opens."""
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "float.mlpackage"
+        shutil.copytree(source, copy)
+        file = copy / "Data" / MODEL_FOLDER / "model.mlmodel"
+        spec = proto.Model_pb2.Model.FromString(file.read_bytes())
+        _name_relu6(_block(spec))
+        file.write_bytes(spec.SerializeToString(deterministic=True))
+        yield ct.models.MLModel(str(copy), skip_model_load=True)
+
+
+def _name_relu6(block: Any) -> None:
+    """Call a clip to [0, 6] what it is: only then does coremltools take it with the convolution before it.
+
+    Else the convolution's own output is quantized, over a range of which the clip throws most away.
+    """
+    constants = {operation.outputs[0].name: operation for operation in block.operations if operation.type == "const"}
+    for operation in block.operations:
+        if operation.type == "clip":
+            bounds = [_scalar(constants.get(operation.inputs[name].arguments[0].name)) for name in ("alpha", "beta")]
+            if bounds == [0.0, 6.0]:
+                operation.type = "relu6"
+                del operation.inputs["alpha"], operation.inputs["beta"]
+
+
+def _scalar(constant: Any) -> float | None:
+    if constant is None:
+        return None
+    value = constant.attributes["val"].immediateValue.tensor
+    if value.WhichOneof("value") == "floats":
+        return float(value.floats.values[0])
+    if value.WhichOneof("value") == "bytes" and len(value.bytes.values) == 2:
+        return float(np.frombuffer(value.bytes.values, np.float16)[0])
+    return None
+
+
+def _write(model: Any, recipe: Recipe, request: ExportRequest) -> None:
+    spec = model.get_spec()
+    described = spec.description.metadata
+    described.userDefined.pop(DATE_KEY, None)
+    described.userDefined["recipe"] = recipe.name
+    described.userDefined["float_layers"] = json.dumps(list(recipe.float_layers))
+    described.shortDescription = f"{described.shortDescription}, {recipe.name}"
+    with tempfile.TemporaryDirectory() as scratch:
+        saved = Path(scratch) / "saved.mlpackage"
+        model.save(str(saved))
+        stored = saved / "Data" / MODEL_FOLDER / "weights" / "weight.bin"
+        weights = stored.read_bytes() if stored.exists() else None
+    write_package(request.path, spec.SerializeToString(deterministic=True), weights)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,119 @@
+"""Write ONNX through torch's own exporter, simplified, checked, in one file.
+
+Names of values are those of the graph's nodes; a node is named after the layer it computes, so that profilers of ONNX
+Runtime speak of ``features.4.conv.0``. Stack traces, paths and time stamps stay out of the file.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+import onnxsim
+import torch
+
+from coordatt_deploy import __version__
+from coordatt_deploy.artifact_specs import TensorSpec, metadata
+from coordatt_deploy.errors import ConversionError
+from coordatt_deploy.exporters import Exported, ExportRequest
+from coordatt_deploy.graph.call_arguments import kind
+from coordatt_deploy.graph.exported_program import origin_key, program, provenance
+from coordatt_deploy.graph.graph import Graph
+from coordatt_deploy.layer_map import LayerMap, Part
+
+# The lowest opset that torch's exporter writes natively: the most runtimes open it. Speed does not depend on it
+# (measured in ONNX Runtime 1.31: opsets 14 to 22 alike).
+OPSET: Final = 18
+
+
+def export(graph: Graph, request: ExportRequest) -> Exported:
+    """Write *graph* as an ONNX file; see ``Exporter.export``."""
+    exported, _ = program(graph)
+    try:
+        converted = torch.onnx.export(
+            exported,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[spec.name for spec in graph.inputs],
+            output_names=list(graph.outputs),
+            dynamic_shapes=None,
+            external_data=False,
+            verbose=False,
+        )
+        assert converted is not None  # noqa: S101 - None only with a file argument
+        model, same = onnxsim.simplify(converted.model_proto)
+    except Exception as error:
+        raise ConversionError(f"torch.onnx cannot convert the graph: {error}") from error
+    if not same:
+        raise ConversionError("onnxsim changed the function of the graph; report the model to the project")
+    decomposed = converted.exported_program
+    assert decomposed is not None  # noqa: S101 - kept unless the exporter is told to forget it
+    renamed = provenance(decomposed)
+    layers = _layer_map(graph, model, renamed)
+    _clean(model, layers, request)
+    onnx.checker.check_model(model, full_check=True)
+    Path(request.path).write_bytes(model.SerializeToString(deterministic=True))
+    return Exported(tuple(map(_spec, model.graph.input)), tuple(map(_spec, model.graph.output)), layers)
+
+
+def _layer_map(graph: Graph, model: onnx.ModelProto, renamed: dict[str, str]) -> LayerMap:
+    values = {name for node in model.graph.node for name in node.output} | {item.name for item in model.graph.output}
+    returned = next(node for node in graph.module.graph.nodes if node.op == "output").args[0]
+    outputs = {node.name: name for node, name in zip(returned, graph.outputs, strict=True)}
+    places: dict[str, Part | None] = {}
+
+    def place(node: Any) -> Part | None:
+        key = origin_key(node)
+        stem, _, index = key.partition("[")
+        candidates = [outputs.get(node.name), renamed.get(key)]
+        if index:  # the exporter names the outputs of Split after the call
+            candidates.append(f"{renamed.get(stem, stem)}_split_{index.rstrip(']')}")
+        name = next((item for item in candidates if item is not None and item in values), None)
+        if name is None and _adds_ones(node):  # which the simplifier leaves out where the next reader adds them again
+            return places.get(node.args[0].name)
+        return None if name is None else Part(name)
+
+    for node in graph.module.graph.nodes:
+        places[node.name] = place(node)
+    return graph.layers.carried(places)
+
+
+def _adds_ones(node: Any) -> bool:
+    """Whether a node only adds or drops axes of size 1."""
+    if kind(node) not in ("view", "reshape", "_unsafe_view", "unsqueeze", "squeeze"):
+        return False
+    shapes = [[size for size in item.meta["val"].shape if size != 1] for item in (node, node.args[0])]
+    return shapes[0] == shapes[1]
+
+
+def _clean(model: onnx.ModelProto, layers: LayerMap, request: ExportRequest) -> None:
+    model.producer_name, model.producer_version = "coordatt-deploy", __version__
+    model.doc_string, model.graph.name = "", request.spec.name
+    del model.metadata_props[:]
+    for key, value in metadata(request.spec, request.target_cpu).items():
+        model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
+    first: dict[str, str] = {}
+    for layer in layers.layers:
+        holder = layers.resolved(layer.layer_id)
+        for part in holder.parts if holder is not None else ():
+            first.setdefault(part.tensor, layer.layer_id)
+    taken: set[str] = set()
+    for index, node in enumerate(model.graph.node):
+        node.doc_string = ""
+        del node.metadata_props[:]
+        name = next((first[output] for output in node.output if output in first), f"{node.op_type}_{index}")
+        node.name = name if name not in taken else f"{name}/{node.op_type}_{index}"
+        taken.add(node.name)
+    for value in [*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer]:
+        value.doc_string = ""
+        if hasattr(value, "metadata_props"):
+            del value.metadata_props[:]
+    del model.graph.metadata_props[:]
+
+
+def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    tensor = value.type.tensor_type
+    shape = tuple(axis.dim_value if axis.HasField("dim_value") else None for axis in tensor.shape.dim)
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
+    return TensorSpec(value.name, shape, dtype, "NCHW"[: len(shape)] if len(shape) <= 4 else "")

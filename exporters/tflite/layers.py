@@ -1,0 +1,187 @@
+"""Find the values of a graph's nodes among the tensors of the TFLite file that was made from it.
+
+The converter names a tensor after all nodes that went into the operator which makes it, and changes layouts as it
+likes. So names only say where to look; what is claimed is proven: the file and the graph are run on the same random
+feeds, and
+
+    tensor i holds node n  <=>  max |transpose(tensor_i) - value_n| <= TOLERANCE * std(value_n)   on every feed
+
+for one order of the axes. Feeds of two widths make sure that clipping operators clip, hence that what stands before one
+is told from what stands behind it.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import fx
+
+from coordatt_deploy.graph.execution import run
+from coordatt_deploy.graph.graph import Graph, is_tensor, operator_name
+from coordatt_deploy.layer_map import Part
+
+# Both sides compute in float32 or better; rounding stays a thousand times below this, another layer's value far above.
+TOLERANCE: Final = 1e-3
+WIDTHS: Final = (1.0, 4.0)  # standard deviations of the feeds
+SEED: Final = 20210305
+
+# Operators whose result has the same elements, so that one tensor can stand for what is before and behind them.
+MOVES: Final = frozenset({
+    "view", "reshape", "permute", "transpose", "flatten", "unflatten", "squeeze", "unsqueeze", "movedim", "swapaxes",
+})  # fmt: skip
+
+PREFIX: Final = "at_"  # of the module that stands for a node
+MARK: Final = f"_Call_{PREFIX}"  # the converter writes class, underscore, module
+NODE_NAMES: Final = re.compile(rf"{MARK}(\w+);")
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where the nodes are.
+
+    Attributes:
+        places: For each node that computes a tensor: the tensor and the order of its axes; None where it is nowhere.
+        reasons: Why it is nowhere; ``->layer_id`` where it was fused into that layer.
+        owners: Name of a tensor to the node that it holds first of all.
+    """
+
+    places: dict[str, Part | None]
+    reasons: dict[str, str]
+    owners: dict[str, str]
+
+
+def feeds_for(graph: Graph) -> list[dict[str, NDArray[np.float32]]]:
+    """Return random feeds in the reference's layout, the same ones every time."""
+    generator = np.random.default_rng(SEED)
+    return [
+        {
+            spec.name: (width * generator.standard_normal(tuple(tensor.shape))).astype(np.float32)
+            for spec, tensor in zip(graph.inputs, graph.example, strict=True)
+        }
+        for width in WIDTHS
+    ]
+
+
+def find(graph: Graph, tensors: Sequence[Arrays], sources: Mapping[str, str]) -> Found:
+    """Match nodes and tensors.
+
+    Args:
+        graph: What was converted.
+        tensors: The file's tensors in execution order, for each of ``feeds_for(graph)``.
+        sources: The name that the converter gave to each tensor. Graph outputs, which it names otherwise, are given as
+            ``_Call_at_<node>;``.
+    """
+    nodes = {node.name: node for node in graph.module.graph.nodes if is_tensor(node)}
+    order = {name: position for position, name in enumerate(nodes)}
+    results = [run(graph, feeds, dtype=torch.float64, nodes=frozenset(nodes)) for feeds in feeds_for(graph)]
+    moved = _moved_together(nodes.values())
+    owners: dict[str, str] = {}
+    named: dict[str, Part] = {}
+    implied: dict[str, Part] = {}
+    for tensor, source in sources.items():
+        mentioned = _mentioned(graph, source)
+        candidates = {name for node in mentioned for name in moved.get(node, ())}
+        matches = {
+            name: axes
+            for name in sorted(candidates, key=lambda name: order[name], reverse=True)
+            if (axes := axes_between([one[tensor] for one in tensors], [one[name] for one in results])) is not None
+        }
+        if not matches:
+            continue
+        # The last operator in a fused one is what the tensor holds; an earlier one that looks the same on these feeds
+        # (a clip that clipped nothing) does not count, unless only the order of the elements differs.
+        owner = next((name for name in matches if name in mentioned), next(iter(matches)))
+        owners[tensor] = owner
+        for name in moved[owner]:
+            if name in matches:
+                (named if name in mentioned else implied).setdefault(name, Part(tensor, matches[name]))
+    places = {name: named.get(name, implied.get(name)) for name in nodes}
+    reasons = {name: _reason(graph, nodes[name], sources, owners) for name, part in places.items() if part is None}
+    return Found(places, reasons, owners)
+
+
+def axes_between(tensors: Sequence[NDArray[Any]], values: Sequence[NDArray[np.float64]]) -> tuple[int, ...] | None:
+    """Return the axes by which the tensor is the value on every feed (axis i of it is axis ``axes[i]`` of the value).
+
+    A tensor may lack or add axes of size 1. None if no order of the axes does it.
+    """
+    tensor, value = tensors[0], values[0]
+    if tensor.size != value.size:
+        return None
+    for axes in _orders(value.ndim):
+        sizes = tuple(value.shape[axis] for axis in axes)
+        same = sizes == tensor.shape if tensor.ndim == value.ndim else _longer(sizes) == _longer(tensor.shape)
+        if same and all(_equal(one, other, axes) for one, other in zip(tensors, values, strict=True)):
+            return axes
+    return None
+
+
+def _orders(rank: int) -> Iterable[tuple[int, ...]]:
+    """All orders of the axes, TFLite's own layout and the unchanged one first."""
+    likely = [(0, *range(2, rank), 1)] if rank >= 3 else []
+    likely.append(tuple(range(rank)))
+    return dict.fromkeys([*likely, *permutations(range(rank))])
+
+
+def _longer(sizes: Sequence[int]) -> tuple[int, ...]:
+    return tuple(size for size in sizes if size != 1)
+
+
+def _equal(tensor: NDArray[Any], value: NDArray[np.float64], axes: tuple[int, ...]) -> bool:
+    moved = np.transpose(value, axes).reshape(tensor.shape)
+    allowed = TOLERANCE * np.std(value) + 1e-6 * np.max(np.abs(value), initial=0.0)
+    return bool(np.max(np.abs(tensor - moved), initial=0.0) <= allowed)
+
+
+def _moved_together(nodes: Iterable[fx.Node]) -> dict[str, set[str]]:
+    """For each node, the nodes that hold the same elements, itself among them."""
+    together: dict[str, set[str]] = {}
+    for node in nodes:
+        together[node.name] = {node.name}
+        before = node.args[0] if node.args else None
+        if operator_name(node) in MOVES and isinstance(before, fx.Node) and before.name in together:
+            joined = together[before.name]
+            joined.add(node.name)
+            together[node.name] = joined
+    return together
+
+
+def _mentioned(graph: Graph, source: str) -> set[str]:
+    """The nodes that a converter's name mentions; of a tuple, all its elements."""
+    names = set(NODE_NAMES.findall(source))
+    elements = {
+        user.name
+        for node in graph.module.graph.nodes
+        if node.name in names and not is_tensor(node)
+        for user in node.users
+    }
+    return names | elements
+
+
+def _reason(graph: Graph, node: fx.Node, sources: Mapping[str, str], owners: Mapping[str, str]) -> str:
+    """Why a node has no tensor: the name of the first tensor behind it tells whether it was fused into that."""
+    followers = _followers(node)
+    for tensor, owner in owners.items():  # in execution order
+        if owner in followers and node.name in NODE_NAMES.findall(sources[tensor]):
+            layer = graph.layer_of(owner)
+            if layer is not None:
+                return f"->{layer}"
+    return "the converter made other operators of it; no tensor of the file holds its value"
+
+
+def _followers(node: fx.Node) -> set[str]:
+    names: set[str] = set()
+    open_ends = list(node.users)
+    while open_ends:
+        user = open_ends.pop()
+        if user.name not in names:
+            names.add(user.name)
+            open_ends += user.users
+    return names

@@ -1,0 +1,281 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from coordatt_deploy.artifact_specs import Preprocessing, TensorSpec
+from coordatt_deploy.data.calibration import ASIDE, MINIMUM, CalibrationSet, digits_calibration, load_calibration
+from coordatt_deploy.data.digits import read_split
+from coordatt_deploy.data.images import preprocess
+from coordatt_deploy.errors import UsageError
+
+PREPROCESSING = Preprocessing(size=(16, 20))
+IMAGE = TensorSpec("image", (1, 3, 16, 20), "float32", "NCHW")
+
+
+def photo(seed, size=(40, 32)):
+    """An image of several colours, unlike the others."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize(size, Image.Resampling.BILINEAR)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for index in range(30):
+        path = tmp_path / "photos" / f"kind_{index % 3}" / f"{index:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        photo(index).save(path)
+    return tmp_path / "photos"
+
+
+def tensors(count=30):
+    return np.stack([preprocess(photo(index), PREPROCESSING) for index in range(count)])
+
+
+@pytest.fixture
+def saved(tmp_path):
+    def save(array, name="image"):
+        np.savez(tmp_path / "data.npz", **{name: array})
+        return tmp_path / "data.npz"
+
+    return save
+
+
+def load(source, **options):
+    return load_calibration(source, [IMAGE], PREPROCESSING, **options)
+
+
+def test_images_go_through_the_models_own_preprocessing(folder):
+    """
+    Each tensor is what the app will make of that file.
+    """
+    data = load(folder)
+
+    assert (24, 3, 16, 20) == data.arrays["image"].shape
+    for name, array in zip(data.names, data.arrays["image"], strict=True):
+        assert np.array_equal(array, preprocess(Image.open(folder / name), PREPROCESSING))
+
+
+def test_the_seed_chooses_and_the_same_seed_chooses_the_same(folder):
+    """
+    Count and seed decide which images; the hash tells whether it was the same data.
+    """
+    one, same, other = load(folder, count=10), load(folder, count=10), load(folder, count=10, seed=1)
+
+    assert 10 == len(one) == len(other)
+    assert (one.names, one.fingerprint) == (same.names, same.fingerprint)
+    assert set(one.names) != set(other.names)
+    assert one.fingerprint != other.fingerprint
+
+
+@pytest.mark.parametrize(("count", "aside"), [(200, 6), (10, 5), (26, 6)])
+def test_some_images_are_set_aside(folder, count, aside):
+    """
+    Nothing is measured on them, and they are of the same kind.
+    """
+    data = load(folder, count=count)
+
+    assert data.aside is not None
+    assert not set(data.aside.names) & set(data.names)
+    assert 1 <= len(data.aside) <= min(ASIDE, aside)
+    assert len(data) + len(data.aside) <= 30
+    assert len(data.aside) == data.to_json()["set_aside"]
+
+
+def test_an_archive_of_tensors_is_the_same_as_the_folder(folder, saved):
+    """
+    Values, not places, decide the hash.
+    """
+    data = load(folder)
+
+    again = load(saved(np.concatenate([data.arrays["image"], data.aside.arrays["image"]])))
+
+    assert sorted(map(bytes, again.arrays["image"])) != []
+    assert len(again) == len(data)
+    assert set(map(bytes, again.arrays["image"])) <= set(map(bytes, tensors()))
+
+
+def test_the_digits_are_training_images():
+    """
+    No held-out digit is among them; the digits set aside are held out.
+    """
+    data = digits_calibration([IMAGE], PREPROCESSING, count=50)
+    held_out = {f"digit_{index}" for index in read_split("held_out").indices}
+
+    assert 50 == len(data)
+    assert not held_out & set(data.names)
+    assert set(data.aside.names) <= held_out
+
+
+def test_batches_leave_out_what_does_not_fill_the_last():
+    """
+    A model that takes two images gets pairs.
+    """
+    data = CalibrationSet("made up", {"image": np.zeros((5, 1), np.float32)}, tuple("abcde"), 0)
+
+    assert [2, 2] == [len(feeds["image"]) for feeds in data.feeds(2)]
+
+
+@pytest.mark.parametrize("source", ["absent", "absent.npz"])
+def test_no_such_place(tmp_path, source):
+    """
+    The place is named, and what would do.
+    """
+    with pytest.raises(UsageError, match=f"no calibration data at .*{source}.*folder of images"):
+        load(tmp_path / source)
+
+
+def test_an_empty_folder(tmp_path):
+    """
+    What files were expected is said.
+    """
+    with pytest.raises(UsageError, match=r"holds no image.*\.png"):
+        load(tmp_path)
+
+
+def test_a_folder_of_unreadable_images(folder):
+    """
+    They are named, and beyond a tenth of them nothing is calibrated.
+    """
+    for path in sorted(folder.rglob("*.png"))[:10]:
+        path.write_bytes(b"not an image")
+
+    with pytest.raises(UsageError, match=r"10 of 30 images cannot be read: kind_\d/\d\d\.png .* and 5 more"):
+        load(folder)
+
+
+def test_one_unreadable_image_is_said_and_replaced(folder):
+    """
+    Named in a note that travels into the manifest.
+    """
+    (folder / "kind_0" / "00.png").write_bytes(b"\x89PNG broken")
+
+    notes = load(folder).notes
+
+    assert any("1 of 30 images could not be read" in note and "kind_0/00.png" in note for note in notes)
+
+
+def test_too_few(folder):
+    """
+    Below eight images nothing is measured; below sixty-four it is said.
+    """
+    assert any("only 24 images" in note or "only 30 images" in note for note in load(folder).notes)
+    for path in sorted(folder.rglob("*.png"))[MINIMUM - 1 :]:
+        path.unlink()
+
+    with pytest.raises(UsageError, match="7 different images; ranges need at least 8"):
+        load(folder)
+
+
+@pytest.mark.parametrize("count", [0, -1, MINIMUM - 1])
+def test_a_count_too_small(folder, count):
+    """
+    For the packaged digits as for a folder.
+    """
+    with pytest.raises(UsageError, match=f"--calibration-count is {count}"):
+        load(folder, count=count)
+    with pytest.raises(UsageError, match=f"--calibration-count is {count}"):
+        digits_calibration([IMAGE], PREPROCESSING, count=count)
+
+
+def test_copies_count_once(folder):
+    """
+    Twenty copies of one image are one image.
+    """
+    first, *others = sorted(folder.rglob("*.png"))
+    for path in others[:20]:
+        path.write_bytes(first.read_bytes())
+
+    data = load(folder)
+
+    assert any("20 of 30 images are copies" in note for note in data.notes)
+    assert 10 == len(data) + len(data.aside)
+
+
+def test_images_of_one_colour_each(folder):
+    """
+    Blank pages say nothing of activations.
+    """
+    for index, path in enumerate(sorted(folder.rglob("*.png"))):
+        Image.new("RGB", (20, 20), (8 * index, 40, 200 - 5 * index)).save(path)
+
+    with pytest.raises(UsageError, match="30 of 30 images are of one colour each"):
+        load(folder)
+
+
+def test_images_all_alike(folder):
+    """
+    Thirty frames of one scene are no sample.
+    """
+    pixels = np.array(photo(0))
+    for index, path in enumerate(sorted(folder.rglob("*.png"))):
+        changed = pixels.copy()
+        changed[index % 32, index] ^= 1 + index % 3
+        Image.fromarray(changed).resize((400, 400), Image.Resampling.NEAREST).save(path)
+
+    with pytest.raises(UsageError, match=r"nearly alike|different images"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda x: x * 50, "preprocessed images of this model lie within"),
+        (lambda x: (x * 0.2).astype(np.float32), "as if they had not been normalised"),
+        (lambda x: np.where(x > 2, np.nan, x).astype(np.float32), "NaN or infinity"),
+        (lambda x: x.transpose(0, 2, 3, 1), "channels last: transpose"),
+        (lambda x: x[:, :, :8], "has shape"),
+        (lambda x: x[:, 0], "has shape"),
+        (lambda x: (x * 50).clip(0, 255).astype(np.uint8), "must have been through the model's preprocessing"),
+    ],
+    ids=["pixels", "scaled", "nan", "layout", "size", "rank", "bytes"],
+)
+def test_tensors_that_cannot_be_what_they_should_be(saved, change, said):
+    """
+    The wrong range, layout or size is named, with the remedy.
+    """
+    with pytest.raises(UsageError, match=said):
+        load(saved(change(tensors())))
+
+
+def test_red_and_blue_exchanged(saved):
+    """
+    Where the channels have different bounds, the order shows.
+    """
+    bounds = [(np.array([0, 1]) - m) / s for m, s in zip(PREPROCESSING.mean, PREPROCESSING.std, strict=True)]
+    array = tensors()
+    array[0, :, 0, 0] = [low for low, _ in bounds]
+    array[0, :, 0, 1] = [high for _, high in bounds]
+    load(saved(array))
+
+    with pytest.raises(UsageError, match=r"red and blue exchanged.*\[:, ::-1\]"):
+        load(saved(np.ascontiguousarray(array[:, ::-1])))
+
+
+@pytest.mark.parametrize("name", ["picture", "images"])
+def test_an_array_of_another_name(saved, name):
+    """
+    The model's own names are given.
+    """
+    with pytest.raises(UsageError, match="image"):
+        load(saved(tensors(), name))
+
+
+def test_a_damaged_archive(tmp_path):
+    """
+    No traceback for a file that is no archive.
+    """
+    (tmp_path / "data.npz").write_bytes(b"PK\x03\x04 broken")
+
+    with pytest.raises(UsageError, match=r"data\.npz cannot be read"):
+        load(tmp_path / "data.npz")
+
+
+def test_a_model_that_takes_no_image(folder):
+    """
+    A folder cannot feed it; an archive can.
+    """
+    spec = TensorSpec("features", (1, 12), "float32", "NC")
+
+    with pytest.raises(UsageError, match=r"give an \.npz with every input"):
+        load_calibration(folder, [spec], PREPROCESSING)

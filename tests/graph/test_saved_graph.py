@@ -1,0 +1,77 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from coordatt_deploy.errors import BundleError
+from coordatt_deploy.graph.capture import capture
+from coordatt_deploy.graph.execution import run
+from coordatt_deploy.graph.exported_program import program
+from coordatt_deploy.graph.graph import DynamicSize
+from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
+from coordatt_deploy.graph.saved_graph import load_graph, save_graph
+
+FEEDS = {"image": np.random.default_rng(0).standard_normal((1, 3, 32, 48)).astype(np.float32)}
+
+
+@pytest.mark.parametrize("dynamic", [None, DynamicSize(32, 96)], ids=["static", "dynamic"])
+def test_a_graph_survives_its_folder(tiny, tmp_path, dynamic):
+    """
+    Same function to the last bit, same layers, and it can be exported again.
+    """
+    graph = capture(tiny, (torch.randn(1, 3, 32, 48),), dynamic=dynamic)
+    folded, _ = fold_batchnorms(graph)
+    save_graph(folded, tmp_path)
+
+    read = load_graph(tmp_path)
+
+    assert np.array_equal(run(folded, FEEDS)["logits"], run(read, FEEDS)["logits"])
+    assert (folded.layers, folded.inputs, folded.outputs) == (read.layers, read.inputs, read.outputs)
+    assert list(program(folded)[1]) == list(program(read)[1])
+
+
+def test_the_same_graph_gives_the_same_bytes(tiny_graph, tmp_path):
+    """
+    Nothing in the folder depends on when or where it was written.
+    """
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        save_graph(tiny_graph, tmp_path / name)
+
+    for file in ("graph.json", "weights.safetensors"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["os.system", "builtins.eval", "aten.from_file.default", "aten.add_.Tensor", "aten.nothing.default",
+     "aten.__class__.x", "quantized.add.default"],
+)  # fmt: skip
+def test_only_harmless_calls_are_looked_up(tiny_graph, tmp_path, target):
+    """
+    A bundle from a stranger cannot make this machine call what it likes.
+    """
+    save_graph(tiny_graph, tmp_path)
+    document = json.loads((tmp_path / "graph.json").read_text())
+    next(node for node in document["nodes"] if node["op"] == "call_function")["target"] = target
+    (tmp_path / "graph.json").write_text(json.dumps(document))
+
+    with pytest.raises(BundleError):
+        load_graph(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["graph", "weights", "node"])
+def test_damage_is_one_line(tiny_graph, tmp_path, damage):
+    """
+    Truncated JSON, truncated weights, a reference to a node that is not there.
+    """
+    save_graph(tiny_graph, tmp_path)
+    file = tmp_path / ("weights.safetensors" if damage == "weights" else "graph.json")
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b'"node": "image"', b'"node": "nobody"') if damage == "node" else content[:-100])
+
+    with pytest.raises(BundleError) as caught:
+        load_graph(tmp_path)
+
+    assert "\n" not in str(caught.value)

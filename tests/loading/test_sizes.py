@@ -1,0 +1,102 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordatt_deploy.errors import UsageError
+from coordatt_deploy.formats import Format
+from coordatt_deploy.loading.sizes import (
+    fixed_sizes,
+    formats_for_dynamic,
+    parse_dynamic_size,
+    parse_size,
+    size_within,
+    unseen_sizes,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("224", (224, 224)), ("320x192", (320, 192)), (" 320 X 192 ", (320, 192)), ("1x4096", (1, 4096))],
+)
+def test_a_size_is_height_by_width(text, expected):
+    """
+    One number is a square; two are height, then width.
+    """
+    assert expected == parse_size(text)
+
+
+@pytest.mark.parametrize("text", ["", "x", "224x", "x224", "-1", "1.5", "224x224x3", "０", "big", "0", "4097", "224x0"])
+def test_what_is_no_size_is_refused(text):
+    """
+    Zero, beyond the largest, and anything that is not whole pixels.
+    """
+    with pytest.raises(UsageError, match=r"is no size|must lie between"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("96:320", (96, 320, 1)), ("96:320:32", (96, 320, 32)), ("90:325:32", (96, 320, 32))]
+)
+def test_a_range_is_rounded_inwards_to_its_step(text, expected):
+    """
+    The bounds themselves are sizes that the model takes.
+    """
+    assert expected == parse_dynamic_size(text)
+
+
+@pytest.mark.parametrize("text", ["96", "96:", ":320", "320:96", "96:96", "100:120:64", "96:320:0", "a:b", "96:9999"])
+def test_what_is_no_range_is_refused(text):
+    """
+    Also a range in which only one size is left.
+    """
+    with pytest.raises(UsageError):
+        parse_dynamic_size(text)
+
+
+ranges = st.builds(
+    lambda low, steps, step: (low * step, (low + steps) * step, step),
+    st.integers(1, 20),
+    st.integers(3, 20),
+    st.sampled_from([1, 2, 7, 32]),
+)
+
+
+@given(bounds=ranges, height=st.integers(1, 800), width=st.integers(1, 800))
+def test_the_unseen_sizes_are_new_and_not_square(bounds, height, width):
+    """
+    With four sizes or more to choose from, one check is tall, one is wide, and both axes of both are new.
+    """
+    low, high, step = bounds
+    captured = size_within(bounds, (height, width))
+
+    sizes = unseen_sizes(bounds, captured)
+
+    assert {True, False} == {h > w for h, w in sizes}
+    for size in sizes:
+        assert size[0] != size[1]
+        assert size[0] != captured[0]
+        assert size[1] != captured[1]
+        assert all(low <= value <= high and value % step == 0 for value in size)
+
+
+def test_tflite_is_refused_with_the_sizes_to_export_instead():
+    """
+    Asked for by name it is an error; by default it is left out and said.
+    """
+    bounds = parse_dynamic_size("96:320")
+    with pytest.raises(UsageError, match="--input-size 96, --input-size 192, --input-size 320"):
+        formats_for_dynamic(bounds, tuple(Format), asked=True)
+
+    formats, note = formats_for_dynamic(bounds, tuple(Format), asked=False)
+
+    assert (Format.ONNX, Format.COREML) == formats
+    assert "one input size" in note
+    assert ((Format.ONNX,), None) == formats_for_dynamic(bounds, (Format.ONNX,), asked=True)
+
+
+def test_fixed_sizes_stay_within_the_range():
+    """
+    A narrow range gives what it has.
+    """
+    assert (96, 192, 320) == fixed_sizes((96, 320, 1))
+    assert (100, 105, 110) == fixed_sizes((100, 110, 5))

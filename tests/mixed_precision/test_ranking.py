@@ -1,0 +1,439 @@
+"""What int8 costs layer by layer, and the search for the fewest layers that must stay in float."""
+
+import copy
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from coordatt_deploy.bundle import open_bundle
+from coordatt_deploy.cli import main
+from coordatt_deploy.conversion.plan import QuantizePlan
+from coordatt_deploy.data.calibration import CalibrationSet
+from coordatt_deploy.data.images import preprocess
+from coordatt_deploy.errors import UsageError
+from coordatt_deploy.formats import Format, TargetCpu
+from coordatt_deploy.graph.call_arguments import kind
+from coordatt_deploy.graph.capture import capture
+from coordatt_deploy.graph.execution import prepare
+from coordatt_deploy.graph.lowering.lower import lower, target_of
+from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
+from coordatt_deploy.graph.saved_graph import load_graph
+from coordatt_deploy.layer_map import Layer, LayerMap, Part
+from coordatt_deploy.mixed_precision.ranking import Bench, predicted_db, rank_layers
+from coordatt_deploy.mixed_precision.search import PRUNED, SearchPlan, prune, smallest_passing_set
+from coordatt_deploy.progress import Stages
+from coordatt_deploy.quantization.recipes import kept_in_float, parse
+from coordatt_deploy.quantization.sensitivity import INTEGER, LayerCost, rank, units
+from coordatt_deploy.runtimes.file_graph import count_operators
+
+STATIC = parse("static_wi8_ai8")
+SIZE = (3, 32, 48)
+TARGETS = [
+    (Format.TFLITE, None),
+    (Format.ONNX, TargetCpu.ARM64),
+    (Format.ONNX, TargetCpu.X86_64),
+    (Format.COREML, None),
+]
+
+# A network of which one layer cannot be int8: an input channel that is always 0 has weights so great that the step
+# which covers them leaves nothing of the others, whatever equalisation does. In float they do not matter.
+MODEL = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, spoilt, single):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU6())
+        self.filter = nn.Sequential(nn.Conv2d(16, 16, 3, 1, 1, groups=16), nn.ReLU6())
+        self.mix = nn.Sequential(nn.Conv2d(16, 160, 1), nn.ReLU6())
+        self.head = nn.Linear(3 if single else 160, 4)
+        self.single = single
+        self.eval()
+        with torch.no_grad():
+            generator = torch.Generator().manual_seed(0)
+            for parameter in self.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
+            spoil = self.head if single else self.mix[0]
+            if spoilt:
+                self.filter[0].weight[0] = 0
+                self.filter[0].bias[0] = 0
+                spoil.weight[:, 0] = 150.0 if single else 3e4
+            if single:
+                spoil.weight[:, 0] += torch.arange(4.0) * 0.4
+            colours = torch.rand(256, 3, 1, 1, generator=generator).expand(-1, -1, 32, 32) * 2 - 1
+            logits = self.forward(colours)
+            self.head.bias -= logits.mean(0)  # so that every class is named
+            if not single:
+                self.head.weight /= logits.std(0)[:, None]
+                self.head.bias /= logits.std(0)
+
+    def forward(self, image):
+        if self.single:
+            return self.head(image.mean((2, 3)))
+        return self.head(self.mix(self.filter(self.stem(image))).mean((2, 3)))
+
+
+def net(spoilt=True, single=False):
+    return Net(spoilt, single).eval()
+"""
+
+
+def data(count=12, shape=SIZE, name="image"):
+    values = np.random.default_rng(0).uniform(-1, 1, (count, *shape)).astype(np.float32)
+    return CalibrationSet("noise", {name: values}, tuple(map(str, range(count))), 0)
+
+
+def lowered(module, kind_, cpu):
+    graph = fold_batchnorms(capture(module, (torch.zeros(1, *SIZE),)))[0]
+    return lower(graph, target_of(kind_, cpu))[0]
+
+
+# units and their ranking
+
+
+@pytest.mark.parametrize(("kind_", "cpu"), TARGETS)
+def test_every_computation_is_in_one_unit_that_a_recipe_can_name(tiny, kind_, cpu):
+    """
+    In every runtime's form nothing is left out and nothing counts twice; what no layer stands for joins one.
+    """
+    graph = lowered(tiny, kind_, cpu)
+    found = units(graph)
+    nodes = [name for unit in found for name in unit.nodes]
+    computing = {
+        node.name for node in graph.module.graph.nodes
+        if node.op == "call_function" and kind(node) in {"conv2d", "linear", "mean", "mul", "add", "sigmoid", "matmul"}
+    }  # fmt: skip
+    known = {layer.layer_id for layer in graph.layers.layers}
+
+    assert len(nodes) == len(set(nodes))
+    assert computing <= set(nodes)
+    assert [("image", ())] == [(unit.name, unit.layers) for unit in found if not unit.layers]
+    assert {layer for unit in found for layer in unit.layers} <= known
+
+
+def test_a_convolution_goes_by_its_own_name_with_its_activation(tiny):
+    """
+    The folded BatchNorm and the fused ReLU6 are no layers of their own.
+    """
+    names = {unit.name: unit for unit in units(lowered(tiny, Format.TFLITE, None))}
+
+    assert ("stem.0", "stem.2") == names["stem.0"].layers
+    assert not {"stem.1", "stem.2"} & set(names)
+
+
+def test_core_ml_ranks_what_core_ml_quantizes(tiny):
+    """
+    Its quantizer leaves products and gates in float: they are no candidates there.
+    """
+    graph = lowered(tiny, Format.COREML, None)
+    every, integer = (units(graph, kinds) for kinds in (None, INTEGER[Format.COREML]))
+
+    assert {unit.name for unit in integer} < {unit.name for unit in every}
+    assert not [unit.name for unit in integer if "sigmoid" in unit.name]
+
+
+def spoilt(tiny):
+    """The network with a projection that int8 cannot hold: see MODEL."""
+    net = copy.deepcopy(tiny)
+    with torch.no_grad():
+        net.block[1].weight[0] = 0
+        net.block[1].bias[0] = 0
+        net.block[4].weight[:, 0] = 300.0
+    return net
+
+
+@pytest.mark.parametrize(("kind_", "cpu"), TARGETS)
+def test_the_spoilt_layer_is_ranked_first(tiny, kind_, cpu):
+    """
+    In every form, by far; without the fault it is not.
+    """
+    costs = rank(lowered(spoilt(tiny), kind_, cpu), data(), integer=INTEGER[kind_])
+    sound = rank(lowered(tiny, kind_, cpu), data(), integer=INTEGER[kind_])
+
+    assert "block.4" == costs[0].name
+    assert costs[0].sqnr_db < costs[1].sqnr_db - 10
+    assert costs[0].share > 0.9
+    assert min(cost.sqnr_db for cost in sound) > costs[0].sqnr_db + 10
+    assert math.isclose(1.0, sum(cost.share for cost in costs))
+
+
+def test_ranking_repeats_and_more_levels_cost_less(tiny):
+    """
+    The same figures in every run; weights of seven bits cost more than weights of eight.
+    """
+    graph = lowered(tiny, Format.TFLITE, None)
+    first, again, coarse = rank(graph, data()), rank(graph, data()), rank(graph, data(), levels=64)
+
+    assert first == again
+    assert predicted_db(coarse) < predicted_db(first)
+
+
+def test_operators_between_kept_layers_stay_in_float():
+    """
+    One that is no layer's follows its readers; one that an int8 operator reads as well does not.
+    """
+    layers = LayerMap(tuple(Layer(name, "op", (1,), (Part(name),)) for name in ("a", "b", "c")))
+    chain = [(["x"], ["a"]), (["a"], ["helper"]), (["helper"], ["b"]), (["b"], ["c"])]
+    shared = [*chain[:3], (["helper"], ["c"])]
+
+    assert {"a", "b", "helper"} == kept_in_float(("a", "b"), layers, chain)
+    assert {"a", "b"} == kept_in_float(("a", "b"), layers, shared)
+    assert set() == kept_in_float((), layers, chain)
+    with pytest.raises(UsageError, match="no such layer"):
+        kept_in_float(("d",), layers, chain)
+
+
+# the search
+
+
+RANKING = [LayerCost(f"layer{index}", (f"layer{index}",), "conv2d", float(index)) for index in range(40)]
+
+
+@given(needed=st.sets(st.integers(0, PRUNED - 1)))
+def test_search_finds_exactly_what_is_needed(needed):
+    """
+    Whatever of the first dozen must stay in float, nothing else does; and few artifacts are tried.
+    """
+    wanted, tried = {f"layer{index}" for index in needed}, []
+
+    def holds(kept):
+        tried.append(kept)
+        return wanted <= {cost.name for cost in kept}
+
+    assert wanted == {cost.name for cost in smallest_passing_set(RANKING, holds)}
+    assert len(tried) <= 10 + PRUNED
+
+
+@given(count=st.integers(PRUNED + 1, 38))
+def test_search_finds_the_least_prefix(count):
+    """
+    Where the ranking is right, the least k, by doubling and halving.
+    """
+    tried = []
+
+    def holds(kept):
+        tried.append(len(kept))
+        return len(kept) >= count
+
+    assert count == len(smallest_passing_set(RANKING, holds))
+    assert len(tried) <= 14
+    assert 40 not in tried
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2, 40])
+def test_search_never_keeps_everything(layers):
+    """
+    Where only float would do, there is no answer.
+    """
+    assert smallest_passing_set(RANKING[:layers], lambda kept: len(kept) == layers and bool(kept)) is None
+
+
+@given(enough=st.integers(1, 39), start=st.integers(1, 38))
+def test_artifacts_made_the_whole_way_have_the_last_word(enough, start):
+    """
+    Fewer layers where fewer do, up to three more where the quick artifacts promised too much, else no answer.
+    """
+    found = prune(RANKING[:start], RANKING, lambda kept: len(kept) >= enough)
+
+    assert (None if enough > start + 3 or enough == 40 else enough) == (found and len(found))
+
+
+@pytest.mark.parametrize(
+    ("options", "answer"), [({"max_drop": -1.0}, "--max-drop is -1"), ({"max_drop": 0.5, "limit": 0}, "--limit is 0")]
+)
+def test_slips_in_a_search(options, answer):
+    """
+    Each says what was expected.
+    """
+    with pytest.raises(UsageError, match=answer):
+        SearchPlan(QuantizePlan((STATIC,)), **options)
+
+
+# with real converters
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def build(folder, *formats, **options):
+    """Export MODEL; returns the bundle's folder."""
+    (folder / "net.py").write_text(MODEL)
+    chosen = [part for name in formats for part in ("--format", name)]
+    arguments = (
+        "--model-args",
+        json.dumps(options),
+        "--input-size",
+        32,
+        "--mean",
+        "0.5,0.5,0.5",
+        "--std",
+        "0.5,0.5,0.5",
+    )
+    result = run("export", "--model", f"{folder}/net.py:net", *arguments, *chosen, "--output-dir", folder / "bundle")
+    assert 0 == result.exit_code, result.output
+    return folder / "bundle"
+
+
+def photos(folder, root, each=12):
+    """Colourful images, each in the folder of the class that the float network gives it: its accuracy is 100 %.
+
+    No class has more than *each*, so that a network which names one class for all of them fails.
+    """
+    bundle = open_bundle(root)
+    call = prepare(load_graph(bundle.path("reference")))
+    generator = np.random.default_rng(0)
+    found = {}
+    for _ in range(200):
+        tiles = generator.integers(0, 256, (4, 4, 3), dtype=np.uint8) // 2 + generator.integers(0, 128, 3, np.uint8)
+        image = Image.fromarray(tiles).resize((32, 32), Image.Resampling.NEAREST)
+        logits = call({"image": preprocess(image, bundle.manifest.model.preprocessing)[None]})["logits"]
+        found.setdefault(int(logits.argmax()), []).append(image)
+    assert sum(len(images) >= each for images in found.values()) >= 2
+    for label, images in found.items():
+        place = folder / "photos" / str(label)
+        place.mkdir(parents=True)
+        for index, image in enumerate(images[:each]):
+            image.save(place / f"{index:03d}.png")
+    return folder / "photos"
+
+
+@pytest.fixture(scope="module")
+def onnx_bundle(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("spoilt")
+    root = build(folder, "onnx")
+    return root, photos(folder, root)
+
+
+@pytest.mark.slow
+def test_search_keeps_the_spoilt_layer_and_the_recipe_replays_it(onnx_bundle):
+    """
+    Plain int8 loses most of the accuracy; with one layer in float nothing; the file gives the same bytes again.
+    """
+    root, folder = onnx_bundle
+    arguments = ("quantize", root, "--format", "onnx", "--calibration-data", folder)
+    plain = run(*arguments)
+    drop = run("evaluate", root, "--dataset", folder, "--labels-by", "index", "--max-drop", 5, "--workers", 1)
+    found = run(*arguments, "--max-drop", 5, "--json")
+    document = json.loads(found.stdout)["search"]
+    (result,) = document["results"]
+    artifact = root / result["path"]
+    content, written = artifact.read_bytes(), artifact.stat().st_mtime_ns
+    again = run(*arguments, "--recipe", root / result["recipe_file"])
+
+    assert (0, 1, 0, 0) == (plain.exit_code, drop.exit_code, found.exit_code, again.exit_code), plain.output
+    assert ["mix.0"] == result["kept"]
+    assert result["difference_points"] >= -5
+    assert document["results"][0]["attempts"][0]["points"] < -5
+    assert content == artifact.read_bytes()
+    assert written != artifact.stat().st_mtime_ns
+    assert document == json.loads((root / "reports" / "search.json").read_text())
+    assert ["mix.0", "mix.1"] == json.loads((root / result["recipe_file"]).read_text())["float_layers"]
+
+
+@pytest.mark.slow
+def test_ranking_is_verified_with_artifacts(onnx_bundle):
+    """
+    The spoilt layer leads; what is measured is near to what was simulated.
+    """
+    root, folder = onnx_bundle
+    result = run("quantize", root, "--format", "onnx", "--calibration-data", folder, "--sensitivity", "--json")
+    layers = json.loads(result.stdout)["sensitivity"]["results"][0]["layers"]
+
+    assert 0 == result.exit_code, result.output
+    assert "mix.0" == layers[0]["name"]
+    measured = [layer for layer in layers if layer["verified_db"] is not None]
+    assert 3 == len(measured)
+    assert all(abs(layer["verified_db"] - layer["sqnr_db"]) < 4 for layer in measured)
+
+
+@pytest.mark.slow
+def test_what_cannot_be_reached_is_said(tmp_path):
+    """
+    A network of one layer that int8 ruins: exit code 1, no artifact, no recipe, and the bundle as it was.
+    """
+    root = build(tmp_path, "onnx", single=True)
+    folder = photos(tmp_path, root)
+    before = (root / "manifest.json").read_text()
+    result = run("quantize", root, "--format", "onnx", "--calibration-data", folder, "--max-drop", 1)
+
+    assert 1 == result.exit_code, result.output
+    assert "cannot be reached short of keeping every layer in float" in result.stdout
+    assert json.loads(before)["artifacts"] == json.loads((root / "manifest.json").read_text())["artifacts"]
+    assert not list((root / "reports").glob("recipe-*"))
+    assert not list((root / "onnx").glob("*static*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind_", list(Format))
+def test_layers_stay_in_float_in_every_format(tmp_path, kind_):
+    """
+    All kept: the file is the float one again. One kept: only its weights are wide, and its fault is gone.
+    """
+    root = build(tmp_path, kind_.value)
+    folder = photos(tmp_path, root)
+    bundle = open_bundle(root)
+    plan = QuantizePlan((replace(STATIC, adjust=False),), (kind_,), calibration=str(folder), count=16)
+    weighed, _ = rank_layers(bundle, plan, Stages())
+    (job, costs), graph = weighed[0], load_graph(root / "reference")
+    every = [layer for cost in costs for layer in cost.layers]
+    first = next(cost for cost in costs if cost.name == "mix.0")
+    figures = {}
+    with Bench(graph, job, job.data) as bench:
+        for name, layers in (("none", []), ("spoilt", list(first.layers)), ("all", every)):
+            with bench.artifact(layers) as (place, artifact):
+                figures[name] = bench.sqnr_db(place, artifact), artifact.bytes
+                operators = count_operators(place / artifact.path, kind_).names
+
+    assert "mix.0" == costs[0].name
+    assert figures["none"][0] < 15 < 25 < figures["spoilt"][0] < figures["all"][0]
+    assert figures["all"][0] > 45  # TFLite's own input stays int8; Core ML computes in float16
+    assert not {"QUANTIZE", "QuantizeLinear", "quantize"} & set(operators)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        (("--max-drop", 0.5, "--recipe", "weight_only_wi8_afp32"), "one static recipe"),
+        (("--max-drop", 0.5, "--dataset", "digits"), "the digits have the labels"),
+        (("--sensitivity", "--dataset", "digits"), "--dataset and --limit are for --max-drop"),
+        (("--dataset", "digits"), "coordatt-deploy evaluate"),
+        (("--sensitivity", "--format", "tflite", "--recipe", "palettized_w6"), "one static recipe"),
+    ],
+)
+def test_slips_on_the_command_line(onnx_bundle, arguments, answer):
+    """
+    Exit code 2, with what to do instead.
+    """
+    root, folder = onnx_bundle
+    calibrated = () if "--recipe" in arguments else ("--calibration-data", folder)
+    result = run("quantize", root, *calibrated, *arguments)
+
+    assert 2 == result.exit_code, result.output
+    assert answer in result.stderr.replace("\n", " ")
+
+
+@pytest.mark.slow
+def test_calibration_images_without_labels(onnx_bundle, tmp_path):
+    """
+    A search needs labels: the answer names --max-drop and what the folder lacks.
+    """
+    root, folder = onnx_bundle
+    (tmp_path / "flat").mkdir()
+    for index, path in enumerate(sorted(folder.rglob("*.png"))):
+        (tmp_path / "flat" / f"{index}.png").write_bytes(path.read_bytes())
+    result = run("quantize", root, "--calibration-data", tmp_path / "flat", "--max-drop", 1)
+
+    assert 2 == result.exit_code
+    assert "--max-drop needs labelled images" in result.stderr

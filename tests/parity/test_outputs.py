@@ -1,0 +1,152 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from coordatt_deploy.documents import to_json
+from coordatt_deploy.metrics import sqnr_db, top1_agreement
+from coordatt_deploy.parity.outputs import allowance, judge
+from coordatt_deploy.parity.tolerances import TOLERANCES
+
+RNG = np.random.default_rng(0)
+REFERENCE = [RNG.standard_normal((1, 10)) for _ in range(6)]
+ROUNDING = [value + 1e-6 * RNG.uniform(-1, 1, value.shape) for value in REFERENCE]
+EVERY = pytest.mark.parametrize("tolerance", TOLERANCES.values(), ids=[f"{f}-{p}" for f, p in TOLERANCES])
+
+
+@EVERY
+def test_the_reference_itself_passes(tolerance):
+    """
+    No error, infinite SQNR, full agreement.
+    """
+    verdict = judge("logits", REFERENCE, REFERENCE, ROUNDING, tolerance)
+
+    assert verdict.passed
+    assert (0.0, float("inf"), 1.0) == (verdict.max_abs_error, verdict.sqnr_db, verdict.top1_agreement)
+
+
+FLOAT = [pytest.param(t, id=f"{f}-{p}") for (f, p), t in TOLERANCES.items() if t.min_sqnr_db is None]
+INTEGER = [pytest.param(t, id=f"{f}-{p}") for (f, p), t in TOLERANCES.items() if t.min_sqnr_db is not None]
+
+
+@pytest.mark.parametrize("tolerance", FLOAT)
+def test_within_and_beyond_what_is_allowed(tolerance):
+    """
+    Just inside passes, just outside fails with the place and the allowance.
+    """
+    limit = allowance(REFERENCE, ROUNDING, tolerance.multiple)[3]
+    for factor, passed in ((0.99, True), (1.01, False)):
+        candidate = [value.copy() for value in REFERENCE]
+        candidate[3][0, 7] += factor * limit
+
+        verdict = judge("logits", candidate, REFERENCE, ROUNDING, tolerance)
+
+        assert passed == verdict.passed
+        assert (3, (0, 7)) == (verdict.worst_case, verdict.worst_index)
+    assert "1 of 60 elements differ" in verdict.sentence()
+    assert "at (0, 7) of golden case 3" in verdict.sentence()
+
+
+@pytest.mark.parametrize("tolerance", INTEGER)
+def test_decibels_and_classes_judge_integers(tolerance):
+    """
+    Noise just below what is asked for passes, just above fails, and the sentence says how much was needed.
+    """
+    noise = [RNG.standard_normal(value.shape) for value in REFERENCE]
+    quiet = -sqnr_db([r + n for r, n in zip(REFERENCE, noise, strict=True)], REFERENCE)
+    for spare, passed in ((1.0, True), (-1.0, False)):
+        gain = 10 ** (-(tolerance.min_sqnr_db + spare + quiet) / 20)
+        candidate = [r + gain * n for r, n in zip(REFERENCE, noise, strict=True)]
+        verdict = judge("logits", candidate, REFERENCE, ROUNDING, replace(tolerance, min_top1_agreement=None))
+        assert (passed, tolerance.min_sqnr_db + spare) == (verdict.passed, pytest.approx(verdict.sqnr_db))
+    assert f"{tolerance.min_sqnr_db:g} dB needed" in verdict.sentence()
+    turned = [np.roll(value, 1, axis=1) for value in REFERENCE]
+    verdict = judge(
+        "logits", turned, REFERENCE, ROUNDING, replace(tolerance, min_sqnr_db=-99.0, min_top1_agreement=0.9)
+    )
+    assert not verdict.passed
+    assert "top-1 agreement 0.0%, 90% needed" in verdict.sentence()
+
+
+@EVERY
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_nan_and_infinity_never_pass(tolerance, value):
+    """
+    Not even when the allowance is not finite either.
+    """
+    candidate = [item.copy() for item in REFERENCE]
+    candidate[0][0, 0] = value
+    for rounding in (ROUNDING, [item * np.nan for item in ROUNDING], [item + np.inf for item in ROUNDING]):
+        verdict = judge("logits", candidate, REFERENCE, rounding, tolerance)
+
+        assert not verdict.passed
+        assert "1 of 60 values are NaN or infinite" in verdict.sentence()
+    assert '"sqnr_db": null' in json.dumps(to_json(verdict), allow_nan=False)
+
+
+def test_a_reference_that_overflows_in_the_artifacts_precision_allows_nothing():
+    """
+    Where torch itself overflows float16, no tolerance can be derived, so only equality passes.
+    """
+    tolerance = next(iter(TOLERANCES.values()))
+    overflowed = [np.full_like(value, np.inf) for value in REFERENCE]
+    candidate = [value + 1e-9 for value in REFERENCE]
+
+    assert not judge("logits", candidate, REFERENCE, overflowed, tolerance).passed
+
+
+def test_a_case_that_rounds_to_nothing_by_luck_gets_the_median():
+    """
+    The allowance of a case has the median over the cases as its floor.
+    """
+    lucky = [REFERENCE[0], *ROUNDING[1:]]
+
+    allowed = allowance(REFERENCE, lucky, 8.0)
+
+    assert allowed[0] == pytest.approx(np.median([0.0, *(a / 8 for a in allowed[1:])]) * 8, rel=0.5)
+    assert allowed[0] > 0
+
+
+def test_results_of_another_shape_are_no_results():
+    """
+    Broadcasting must not hide a missing axis.
+    """
+    with pytest.raises(ValueError, match="shape"):
+        judge("logits", [v[:, :1] for v in REFERENCE], REFERENCE, ROUNDING, next(iter(TOLERANCES.values())))
+
+
+def test_sqnr_against_a_hand_computed_value():
+    """
+    Signal power 25, noise power 0.25: 20 dB.
+    """
+    assert sqnr_db([np.array([3.5, 4.0])], [np.array([3.0, 4.0])]) == pytest.approx(20.0)
+
+
+def test_top1_counts_cases():
+    """
+    One of two cases agrees; an output that is no row of classes has no top-1.
+    """
+    assert 0.5 == top1_agreement([np.array([[1.0, 2.0]]), np.array([[2.0, 1.0]])], [np.array([[0.0, 1.0]])] * 2)
+    assert top1_agreement([np.zeros((1, 2, 3, 3))], [np.zeros((1, 2, 3, 3))]) is None
+
+
+@settings(deadline=None)
+@given(
+    noise=hnp.arrays(np.float64, (1, 10), elements=st.floats(-1, 1)),
+    scale=st.floats(1e-9, 1e3),
+)
+def test_the_verdict_is_the_comparison_of_error_and_allowance(noise, scale):
+    """
+    For any error: passed if and only if no element is beyond its case's allowance.
+    """
+    tolerance = next(iter(TOLERANCES.values()))
+    candidate = [REFERENCE[0] + scale * noise, *REFERENCE[1:]]
+    limit = allowance(REFERENCE, ROUNDING, tolerance.multiple)[0]
+
+    verdict = judge("logits", candidate, REFERENCE, ROUNDING, tolerance)
+
+    assert verdict.passed == bool((np.abs(candidate[0] - REFERENCE[0]) <= limit).all())

@@ -1,0 +1,51 @@
+"""What int8 costs torch itself at each layer: the measure that quantized files are held to."""
+
+import numpy as np
+
+from coordatt_deploy.formats import Precision, Storage
+from coordatt_deploy.parity.reference_layers import ReferenceLayers
+
+INT8 = Storage(Precision.INT8, 8)
+
+
+def _cases(count, scale=1.0):
+    random = np.random.default_rng(0)
+    return [{"image": scale * random.standard_normal((1, 3, 32, 48)).astype(np.float32)} for _ in range(count)]
+
+
+def _noise(reference, case, rounding):
+    errors = reference.local(case, rounding, reference.reference(case))
+    return {layer: float(np.mean(error.noise)) for layer, error in errors.items()}
+
+
+def test_one_image_that_goes_far_makes_the_steps_of_all_coarse(shared_graph):
+    """
+    The grid covers what it was calibrated on; on tame images it then costs more, and a fault must stand out of that.
+    """
+    reference = ReferenceLayers(shared_graph)
+    cases, far = _cases(2), _cases(1, scale=8.0)
+    cuts = frozenset(reference.nodes)
+
+    tame = reference.rounding(INT8, cases, cuts)
+    covered = reference.rounding(INT8, cases, cuts, reference.ranges([*cases, *far]))
+    fine, coarse = (_noise(reference, cases[0], rounding) for rounding in (tame, covered))
+
+    assert all(covered.ranges[node][1] >= ends[1] for node, ends in tame.ranges.items())
+    assert np.mean([coarse[layer] > fine[layer] for layer in fine if fine[layer] > 0]) > 0.6
+    assert sum(coarse.values()) > 2 * sum(fine.values())
+
+
+def test_ranges_of_the_cases_themselves_change_nothing(shared_graph):
+    """
+    The twin: calibrated on what it is judged on, a file is held to the same measure as before.
+    """
+    reference = ReferenceLayers(shared_graph)
+    cases = _cases(2)
+    cuts = frozenset(reference.nodes)
+
+    plain = reference.rounding(INT8, cases, cuts)
+    same = reference.rounding(INT8, cases, cuts, reference.ranges(cases))
+
+    assert plain.ranges.keys() == same.ranges.keys()
+    for node, ends in plain.ranges.items():
+        assert np.allclose(ends, same.ranges[node], rtol=1e-4, atol=1e-5)

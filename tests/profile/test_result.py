@@ -1,0 +1,152 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from coordatt_deploy import host
+from coordatt_deploy.artifact_specs import Origin
+from coordatt_deploy.documents import to_json
+from coordatt_deploy.errors import UsageError
+from coordatt_deploy.formats import Format, Precision, TargetCpu
+from coordatt_deploy.profile.latency import ColdStart, Latency, ProfileSettings
+from coordatt_deploy.profile.result import (
+    ArtifactLatency,
+    Profile,
+    Skipped,
+    load_profile,
+    parse_profile,
+    profile_document,
+)
+from coordatt_deploy.profile.statistics import Evidence
+
+RNG = np.random.default_rng(0)
+KEYS = [
+    *("path", "format", "precision", "target_cpu", "runtime", "origin", "threads"),
+    *("median_ms", "p90_ms", "p95_ms", "p99_ms", "iqr_ms", "ci95_ms", "verdict", "reason"),
+    *("load_ms", "first_inference_ms", "peak_memory_bytes", "warning", "samples_ns", "warmups_ns"),
+]
+
+
+def latency(centre_ms, threads=1, **more):
+    samples = tuple(int(value) for value in centre_ms * 1e6 * RNG.normal(1, 0.01, 60))
+    return Latency(samples, warmups_ns=(9_000_000, 6_000_000), threads=threads, **more)
+
+
+def result(path, centre_ms, threads=1, origin=Origin.MEASURED, cold=None, **more):
+    return ArtifactLatency(
+        path, Format.ONNX, Precision.FP32, TargetCpu.ARM64, "onnxruntime 1.31.1", origin,
+        latency(centre_ms, threads, **more), cold,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def profile():
+    here = dataclasses.replace(host.describe(), before=host.state(), after=host.state())
+    return Profile(
+        host=here,
+        results=(
+            result("onnx/a.onnx", 5.0, cold=ColdStart(31.5, 9.25, 1 << 24), lost_ns=(0, None, 7) * 20),
+            result("onnx/b.onnx", 10.0, evidence=Evidence(stolen=0.1)),
+            result("onnx/a.onnx", 3.0, threads=2),
+            result("coreml/c.mlpackage", 500.0, origin=Origin.EVALUATED),
+        ),
+        yardsticks={1: latency(1.5), 2: latency(1.6)},
+        settings=to_json(ProfileSettings()),
+        skipped=(Skipped("tflite/d.tflite", "no runtime"),),
+        interrupted=True,
+    )
+
+
+def test_a_profile_survives_its_document(profile):
+    """
+    What was measured comes back from strict JSON as it was, and so do the figures derived from it.
+    """
+    document = profile_document(profile)
+
+    again = parse_profile(json.loads(json.dumps(document, allow_nan=False)))
+
+    assert profile == again
+    assert document == profile_document(again)
+
+
+def test_the_document_holds_what_was_promised(profile):
+    """
+    Every key of the schema is there, the version comes first, and the figures are those of the samples.
+    """
+    document = profile_document(profile)
+    first, second = document["results"][:2]
+
+    assert ("schema_version", 1) == next(iter(document.items()))
+    assert {"host", "results", "ratios", "interrupted"} <= set(document)
+    assert KEYS == list(first)[: len(KEYS)]
+    assert np.median(first["samples_ns"]) / 1e6 == first["median_ms"]
+    assert first["ci95_ms"][0] <= first["median_ms"] <= first["ci95_ms"][1]
+    assert first["p90_ms"] <= first["p95_ms"] <= first["p99_ms"]
+    assert (31.5, 9.25, 1 << 24) == (first["load_ms"], first["first_inference_ms"], first["peak_memory_bytes"])
+    assert (None, None, None) == (second["load_ms"], second["first_inference_ms"], second["peak_memory_bytes"])
+    assert ("noisy", True) == (second["verdict"], "hypervisor" in second["reason"])
+    assert document["interrupted"] is True
+
+
+def test_ratios_are_of_artifacts_that_took_turns(profile):
+    """
+    One pair shares threads and origin; its ratio is a over b, with an interval around it.
+    """
+    (ratio,) = profile_document(profile)["ratios"]
+
+    assert ("onnx/a.onnx", "onnx/b.onnx", 1) == (ratio["a"], ratio["b"], ratio["threads"])
+    assert ratio["ratio"] == pytest.approx(0.5, rel=0.02)
+    assert ratio["ci95"][0] < ratio["ratio"] < ratio["ci95"][1]
+
+
+def test_a_file_is_read_back(profile, tmp_path):
+    """
+    The file that a bundle keeps gives the same profile.
+    """
+    path = tmp_path / "profile.json"
+    path.write_text(json.dumps(profile_document(profile)))
+
+    assert profile == load_profile(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda document: document.update(schema_version=2), "schema_version 2"),
+        (lambda document: document.pop("schema_version"), "schema_version None"),
+        (lambda document: document.pop("results"), "KeyError: 'results'"),
+        (lambda document: document["results"][0].update(samples_ns=[1, -2]), "positive"),
+        (lambda document: document["results"][0].update(samples_ns=[]), "no samples"),
+        (lambda document: document["results"][0].update(origin="guessed"), "guessed"),
+        (lambda document: document["results"][0].update(median_ms=float("nan")), "NaN is not JSON"),
+    ],
+    ids=["other schema", "no schema", "no results", "impossible sample", "no sample", "origin", "NaN"],
+)
+def test_a_damaged_document_is_refused(profile, tmp_path, change, words):
+    """
+    Each damage is told with the command that measures again, exit code 2.
+    """
+    document = profile_document(profile)
+    change(document)
+    path = tmp_path / "profile.json"
+    path.write_text(json.dumps(document))
+
+    with pytest.raises(UsageError, match=words) as refused:
+        load_profile(path)
+
+    assert "coordatt-deploy profile" in str(refused.value)
+    assert 2 == refused.value.exit_code
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", "{"])
+def test_what_is_no_document_is_refused(tmp_path, text):
+    """
+    No file, no JSON, no object.
+    """
+    path = tmp_path / "profile.json"
+    if text is not None:
+        path.write_text(text)
+
+    with pytest.raises(UsageError):
+        load_profile(path)

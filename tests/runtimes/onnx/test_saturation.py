@@ -1,0 +1,293 @@
+"""The warning about int8 ONNX on x86 hosts whose sums saturate; files are written by onnx and ONNX Runtime."""
+
+import dataclasses
+import json
+from xml.etree import ElementTree
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+from coordatt_deploy import host
+from coordatt_deploy.artifact_specs import Artifact, ModelSpec, Preprocessing, TensorSpec
+from coordatt_deploy.bundle import GoldenCase, Manifest, finish, open_bundle, save_golden, writing
+from coordatt_deploy.cli import main
+from coordatt_deploy.errors import BundleError
+from coordatt_deploy.files import sha256
+from coordatt_deploy.formats import Format, Precision
+from coordatt_deploy.layer_map import LayerMap
+from coordatt_deploy.parity.tolerances import TOLERANCES, Tolerance
+from coordatt_deploy.runtimes import provenance, runtime
+from coordatt_deploy.runtimes.onnx.saturation import WeightRange, saturation_risk, saturation_warning, weight_range
+
+WIDE = WeightRange(tensors=3, wide=2, greatest=127)
+SEVEN_BITS = WeightRange(tensors=3, wide=0, greatest=64)
+
+
+def _model(**weights):
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "weights",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    return helper.make_model(graph)
+
+
+def _range(tmp_path, model):
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    return weight_range(path)
+
+
+@pytest.mark.parametrize("features", [("avx", "avx2", "fma"), ("avx512f", "avx512bw"), ()])
+@pytest.mark.parametrize("machine", ["x86_64", "AMD64"])
+def test_x86_without_vnni_and_eight_bit_weights_is_a_risk(machine, features):
+    """
+    The text names what was found and the target that settles it.
+    """
+    reason = saturation_risk(WIDE, machine, features)
+
+    assert "2 of 3 int8 weights" in reason
+    assert "127" in reason
+    assert "--target qemu-arm64" in reason
+
+
+@pytest.mark.parametrize(
+    ("weights", "machine", "features"),
+    [
+        (SEVEN_BITS, "x86_64", ("avx2",)),
+        (WIDE, "x86_64", ("avx2", "avx512f", "avx512_vnni")),
+        (WIDE, "x86_64", ("avx2", "avx_vnni")),
+        (WIDE, "aarch64", ("asimd", "asimddp")),
+        (WIDE, "arm64", ()),
+        (WeightRange(0, 0, 0), "x86_64", ()),
+    ],
+)
+def test_no_risk_where_nothing_can_saturate(weights, machine, features):
+    """
+    Seven-bit weights, VNNI, an ARM host, or a float file.
+    """
+    assert saturation_risk(weights, machine, features) is None
+
+
+def test_the_file_says_how_wide_its_weights_are(tmp_path):
+    """
+    Convolutions and matrices count; depthwise kernels, zero points, biases and floats do not.
+    """
+    model = _model(
+        dense=np.full((8, 4, 3, 3), -127, np.int8),
+        pointwise=np.full((8, 4, 1, 1), 64, np.int8),
+        grouped=np.full((8, 2, 3, 3), -65, np.int8),
+        matrix=np.full((8, 4), 3, np.int8),
+        depthwise=np.full((8, 1, 3, 3), 127, np.int8),
+        zero_points=np.full(8, 127, np.int8),
+        bias=np.full((8, 8), 1000, np.int32),
+        unsigned=np.full((8, 8), 255, np.uint8),
+        floats=np.full((8, 8), 1000.0, np.float32),
+    )
+
+    assert WeightRange(tensors=4, wide=2, greatest=127) == _range(tmp_path, model)
+
+
+def test_the_lowest_number_counts_as_128(tmp_path):
+    """
+    The absolute value of -128 does not wrap around to -128.
+    """
+    assert _range(tmp_path, _model(w=np.array([[-128, 1]], np.int8))).greatest == 128
+
+
+def test_weights_may_be_written_as_a_list_of_numbers(tmp_path):
+    """
+    onnx allows int32_data for int8 tensors; negative numbers take ten bytes there.
+    """
+    model = _model()
+    model.graph.initializer.append(helper.make_tensor("w", TensorProto.INT8, (2, 2), [-100, 3, 0, 64]))
+
+    assert WeightRange(1, 1, 100) == _range(tmp_path, model)
+
+
+def test_a_float_file_has_no_int8_weights(tmp_path):
+    """
+    So no host is a risk for it.
+    """
+    assert WeightRange(0, 0, 0) == _range(tmp_path, _model(w=np.ones((4, 4, 1, 1), np.float32)))
+
+
+def test_what_is_no_onnx_file_is_refused(tmp_path):
+    """
+    Noise, and a file that ends in the middle.
+    """
+    path = tmp_path / "model.onnx"
+    onnx.save(_model(w=np.full((64, 64), 100, np.int8)), path)
+    whole = path.read_bytes()
+    for content in (whole[:200], b"\xff" * 40, b"PK\x03\x04 not onnx at all"):
+        path.write_bytes(content)
+        with pytest.raises(BundleError, match="cannot be read as an ONNX file"):
+            weight_range(path)
+
+
+def test_weights_in_another_file_are_refused(tmp_path):
+    """
+    They cannot be judged, and bundles never have them.
+    """
+    model = _model(w=np.full((64, 64), 100, np.int8))
+    onnx.save(model, tmp_path / "model.onnx", save_as_external_data=True, size_threshold=0)
+
+    with pytest.raises(BundleError, match="in another file"):
+        weight_range(tmp_path / "model.onnx")
+
+
+# The warning in the reports: a real int8 file, on a machine that is described otherwise than this one -----------------
+
+AVX2 = dataclasses.replace(host.describe(), architecture="x86_64", cpu="a laptop of 2017", features=("avx", "avx2"))
+VNNI = dataclasses.replace(AVX2, features=("avx", "avx2", "avx512f", "avx512_vnni"))
+SPEC = ModelSpec("net", Preprocessing((8, 8)), source_sha256="0" * 64)
+IMAGE = TensorSpec("image", (1, 3, 8, 8), "float32", "NCHW")
+LOGITS = TensorSpec("logits", (1, 16, 8, 8), "float32", "NCHW")
+CASES = ("one", "two")
+
+
+class Images(CalibrationDataReader):
+    def __init__(self, images):
+        self.left = iter({"image": image} for image in images)
+
+    def get_next(self):
+        return next(self.left, None)
+
+
+def _save_float(path):
+    weights = np.random.default_rng(0).normal(size=(16, 3, 3, 3)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["image", "weights"], ["logits"], pads=[1, 1, 1, 1])],
+        "net",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, IMAGE.shape)],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, LOGITS.shape)],
+        [numpy_helper.from_array(weights, "weights")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    helper.set_model_props(model, {provenance.KEY: SPEC.source_sha256})
+    onnx.save(model, path)
+
+
+def _int8_bundle(folder, *, reduce_range):
+    """Write a bundle of a convolution, float and as ONNX Runtime's own quantizer makes it int8."""
+    images = [np.random.default_rng(seed).uniform(-1, 1, IMAGE.shape).astype(np.float32) for seed in (1, 2)]
+    with writing(folder, SPEC.source_sha256) as staging:
+        (staging / "onnx").mkdir()
+        (staging / "golden").mkdir()
+        paths = {kind: staging / f"onnx/net_{kind.value}.onnx" for kind in (Precision.FP32, Precision.INT8)}
+        _save_float(paths[Precision.FP32])
+        quantize_static(
+            paths[Precision.FP32], paths[Precision.INT8], Images(images), quant_format=QuantFormat.QDQ,
+            per_channel=True, reduce_range=reduce_range, weight_type=QuantType.QInt8,
+        )  # fmt: skip
+        layers = staging / "onnx/net.layers.json"
+        layers.write_text(LayerMap(()).dump())
+        artifacts = tuple(
+            Artifact(f"onnx/{path.name}", Format.ONNX, kind, None, None, path.stat().st_size, sha256(path),
+                     (IMAGE,), (LOGITS,), "onnx/net.layers.json")
+            for kind, path in paths.items()
+        )  # fmt: skip
+        with runtime(Format.ONNX).open_artifact(paths[Precision.FP32], artifacts[0]) as runner:
+            outputs = [runner.infer({"image": image})["logits"] for image in images]
+        values = {
+            "inputs": {"image": images},
+            "outputs": {"logits": [output.astype(np.float64) for output in outputs]},
+            "rounding_fp32": {"logits": outputs},
+            "rounding_fp16": {"logits": outputs},
+        }
+        for name, cases in values.items():
+            save_golden(staging / f"golden/{name}.npz", cases)
+        golden = tuple(GoldenCase(name) for name in CASES)
+        finish(staging, Manifest(SPEC, (IMAGE,), (LOGITS,), artifacts, golden=golden))
+    return open_bundle(folder)
+
+
+@pytest.fixture
+def on(monkeypatch):
+    """Run a command of this tool on a machine described by its features."""
+    tolerance = Tolerance(1.0, Precision.FP32, "eight bits", min_sqnr_db=20.0)
+    monkeypatch.setitem(TOLERANCES, (Format.ONNX, Precision.INT8), tolerance)
+    monkeypatch.setitem(TOLERANCES, (Format.ONNX, Precision.FP32), tolerance)
+
+    def run(machine, *arguments):
+        monkeypatch.setattr(host, "describe", lambda: machine)
+        done = CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    return run
+
+
+def test_every_parity_report_warns_where_int8_can_saturate(on, tmp_path):
+    """
+    Terminal, JSON, JUnit, Markdown and HTML name the target that settles it, for the int8 file only.
+    """
+    bundle = _int8_bundle(tmp_path / "net", reduce_range=False)
+    target, path = "--target qemu-arm64", "onnx/net_int8.onnx"
+
+    shown = on(AVX2, "parity", bundle.root, "--outputs-only", "--markdown", tmp_path / "summary.md")
+    document = json.loads(on(AVX2, "parity", bundle.root, "--outputs-only", "--json"))
+    on(AVX2, "report", bundle.root)
+
+    warnings = {item["path"]: item["warning"] for item in document["artifacts"]}
+    assert warnings["onnx/net_fp32.onnx"] is None
+    assert target in warnings[path]
+    assert document == json.loads((bundle.root / "reports/parity.json").read_text())
+    assert f"{path}: this x86 CPU has no VNNI" in " ".join(shown.split())
+    suites = ElementTree.parse(bundle.root / "reports/junit.xml").findall("testsuite")  # noqa: S314 - our own
+    said = {suite.get("name"): suite.findtext("testcase[@name='verdict']/system-out") for suite in suites}
+    assert {"onnx/net_fp32.onnx": None, path: warnings[path]} == said
+    assert "qemu-arm64" in (tmp_path / "summary.md").read_text()
+    assert 1 == (bundle.root / "reports/report.html").read_text().count(target)
+
+
+def test_profile_warns_as_well(on, tmp_path):
+    """
+    The figure is right, but it was the time of a computation that another CPU does not do.
+    """
+    bundle = _int8_bundle(tmp_path / "net", reduce_range=False)
+    command = ("profile", bundle.root, "--samples", 20, "--min-seconds", 0)
+
+    shown = on(AVX2, *command)
+    document = json.loads(on(AVX2, *command, "--json"))
+
+    assert [False, True] == [bool(item["warning"]) for item in document["results"]]
+    assert "--target qemu-arm64" in " ".join(shown.split())
+    assert document["host"]["cpu"] == AVX2.cpu
+
+
+@pytest.mark.parametrize(
+    ("machine", "reduce_range"),
+    [(VNNI, False), (AVX2, True), (dataclasses.replace(AVX2, architecture="aarch64", features=("asimd",)), False)],
+    ids=["vnni", "seven bits", "arm"],
+)
+def test_nothing_is_said_where_nothing_can_saturate(on, tmp_path, machine, reduce_range):
+    """
+    A CPU with VNNI, weights of seven bits, an ARM board.
+    """
+    bundle = _int8_bundle(tmp_path / "net", reduce_range=reduce_range)
+
+    document = json.loads(on(machine, "parity", bundle.root, "--outputs-only", "--json"))
+
+    assert [None, None] == [item["warning"] for item in document["artifacts"]]
+    assert "VNNI" not in on(machine, "parity", bundle.root, "--outputs-only")
+
+
+def test_a_file_that_cannot_be_read_is_said_to_be_unknown(tmp_path):
+    """
+    Weights elsewhere: not silently taken for safe.
+    """
+    onnx.save(
+        _model(w=np.full((64, 64), 100, np.int8)), tmp_path / "net.onnx", save_as_external_data=True, size_threshold=0
+    )
+    artifact = Artifact("net.onnx", Format.ONNX, Precision.INT8, None, None, 0, "", (IMAGE,), (LOGITS,), "")
+
+    assert "cannot be told" in saturation_warning(tmp_path / "net.onnx", artifact, AVX2)
+    assert saturation_warning(tmp_path / "net.onnx", artifact, VNNI) is None
+    assert saturation_warning(tmp_path / "none", dataclasses.replace(artifact, format=Format.TFLITE), AVX2) is None
