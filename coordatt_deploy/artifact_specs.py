@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from coordatt_deploy import __version__
-from coordatt_deploy.documents import to_json
+from coordatt_deploy.documents import DocumentError, from_json, to_json
 from coordatt_deploy.errors import UsageError, nearest
 from coordatt_deploy.formats import Format, Precision, TargetCpu
 
@@ -57,11 +57,6 @@ class TensorSpec:
         if (self.scale is None) != (self.zero_point is None):
             raise ValueError(f"{self.name}: give scale and zero_point, or neither")
 
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Read what ``to_json`` wrote."""
-        return cls(**{**document, "shape": tuple(document["shape"])})
-
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
@@ -103,14 +98,20 @@ class Preprocessing:
             raise UsageError(f"preprocessing: crop_ratio is {self.crop_ratio}; it lies above 0 and up to 1")
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Read what ``to_json`` wrote; an unknown key is refused by name."""
+    def from_json(cls, document: object) -> Self:
+        """Read what ``to_json`` wrote; an unknown key is refused by name.
+
+        Raises:
+            UsageError: A key or a value is not one of preprocessing.
+            DocumentError: A value is missing or of another kind.
+        """
+        if not isinstance(document, Mapping):
+            raise DocumentError("preprocessing is not an object")
         known = {field.name for field in dataclasses.fields(cls)}
         for key in document:
             if key not in known:
                 raise UsageError(f"preprocessing: unknown key {key!r}; {nearest(key, known)}")
-        fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in document.items()}
-        return cls(**fields)
+        return from_json(cls, document)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,18 +135,6 @@ class ModelSpec:
     source_sha256: str = ""
     pixels: bool = False
     untrained: bool = False
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Read what ``to_json`` wrote."""
-        labels = document["labels"]
-        return cls(
-            **{
-                **document,
-                "preprocessing": Preprocessing.from_json(document["preprocessing"]),
-                "labels": None if labels is None else tuple(labels),
-            }
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,23 +160,6 @@ class Artifact:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     layers: str
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Read what ``to_json`` wrote."""
-        cpu = document["target_cpu"]
-        return cls(
-            path=document["path"],
-            format=Format(document["format"]),
-            precision=Precision(document["precision"]),
-            recipe=document["recipe"],
-            target_cpu=None if cpu is None else TargetCpu(cpu),
-            bytes=document["bytes"],
-            sha256=document["sha256"],
-            inputs=tuple(TensorSpec.from_json(item) for item in document["inputs"]),
-            outputs=tuple(TensorSpec.from_json(item) for item in document["outputs"]),
-            layers=document["layers"],
-        )
 
 
 def metadata(spec: ModelSpec, target_cpu: TargetCpu | None = None) -> dict[str, Any]:

@@ -10,123 +10,26 @@ A bundle is written into a temporary folder beside its place and renamed when wh
 the old one. Opening one checks schema, paths and hashes.
 """
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec, TensorSpec
-from coordatt_deploy.documents import SCHEMA_VERSION, from_json, to_json
+from coordatt_deploy.documents import object_of
 from coordatt_deploy.errors import BundleError, UsageError
 from coordatt_deploy.files import inside, sha256, write_whole
 from coordatt_deploy.formats import FORMATS, Format
 from coordatt_deploy.layer_map import LayerMap
-from coordatt_deploy.progress import Stage
+from coordatt_deploy.manifest import MANIFEST, Manifest
 
-MANIFEST: Final = "manifest.json"
 REPORTS: Final = "reports"
-
-
-@dataclass(frozen=True, slots=True)
-class GoldenCase:
-    """One golden input.
-
-    Attributes:
-        name: E.g. ``digit_3``, ``zeros``, ``noise``.
-        image: Path of the PNG it comes from, relative to the bundle; None for a made-up tensor.
-        label: Index of its class; None where it has none.
-    """
-
-    name: str
-    image: str | None = None
-    label: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What a bundle holds.
-
-    Attributes:
-        model: Name, preprocessing, labels, hash of the weights.
-        inputs: Of the reference: NCHW float32.
-        outputs: Of the reference.
-        artifacts: In the order of their making.
-        golden: In the order of the golden files.
-        files: sha256 of every other file by its path relative to the bundle; reports are left out.
-        fold: What BatchNorm folding did: layers, and the greatest relative error.
-        bake: What became of the normalisation: ``intake.bake.BakeReport`` and the preprocessing that it replaces; None
-            where the app normalises.
-        lowering: By artifact, what lowering did: attention blocks with their forms, near misses, greatest error.
-        quantization: By artifact, how it was quantized: recipe, calibration data, what was done to the weights.
-        tool_versions: Of everything that had a hand in it.
-        command: The command line that made it.
-        stages: What was done, with seconds.
-        notes: What was assumed, renamed or left out, for the user to read.
-    """
-
-    model: ModelSpec
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    artifacts: tuple[Artifact, ...] = ()
-    golden: tuple[GoldenCase, ...] = ()
-    files: tuple[tuple[str, str], ...] = ()
-    fold: Mapping[str, Any] | None = None
-    bake: Mapping[str, Any] | None = None
-    lowering: Mapping[str, Any] = field(default_factory=dict)
-    quantization: Mapping[str, Any] = field(default_factory=dict)
-    tool_versions: tuple[tuple[str, str], ...] = ()
-    command: str = ""
-    stages: tuple[Stage, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    def dump(self) -> str:
-        """Return the manifest as one JSON document, ``schema_version`` first."""
-        document = {"schema_version": SCHEMA_VERSION} | to_json(self)
-        document["files"] = dict(self.files)
-        document["tool_versions"] = dict(self.tool_versions)
-        document["source_sha256"] = self.model.source_sha256
-        return json.dumps(document, indent=2, allow_nan=False) + "\n"
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read what ``dump`` wrote.
-
-        Raises:
-            BundleError: No JSON, another schema, or a missing or misshapen entry.
-        """
-        try:
-            document = from_json(text)
-            version = document.get("schema_version")
-            if version != SCHEMA_VERSION:
-                raise BundleError(
-                    f"manifest.json: schema_version is {version!r}, this tool reads {SCHEMA_VERSION};"
-                    " open it with the version of coordatt-deploy that wrote it"
-                )
-            return cls(
-                model=ModelSpec.from_json(document["model"]),
-                inputs=tuple(TensorSpec.from_json(item) for item in document["inputs"]),
-                outputs=tuple(TensorSpec.from_json(item) for item in document["outputs"]),
-                artifacts=tuple(Artifact.from_json(item) for item in document["artifacts"]),
-                golden=tuple(GoldenCase(**item) for item in document["golden"]),
-                files=tuple(sorted(document["files"].items())),
-                fold=document.get("fold"),
-                bake=document.get("bake"),
-                lowering=document.get("lowering") or {},
-                quantization=document.get("quantization") or {},
-                tool_versions=tuple(sorted(document["tool_versions"].items())),
-                command=document["command"],
-                stages=tuple(Stage(**item) for item in document["stages"]),
-                notes=tuple(document.get("notes", ())),
-            )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BundleError(f"manifest.json is damaged ({type(error).__name__}: {error})") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +124,7 @@ def check_hashes(bundle: Bundle) -> None:
 
 
 def _hashed(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    yield from manifest.files
+    yield from manifest.files.items()
     for artifact in manifest.artifacts:
         yield artifact.path, artifact.sha256
 
@@ -275,11 +178,11 @@ def check_same(existing: Bundle | None, model: ModelSpec, inputs: tuple[TensorSp
     """
     if existing is None:
         return
-    old, new = to_json(existing.manifest.model), to_json(model)
-    differing = [key for key in ("preprocessing", "labels", "pixels") if old[key] != new[key]]
+    there = existing.manifest.model
+    differing = [key for key in ("preprocessing", "labels", "pixels") if getattr(there, key) != getattr(model, key)]
     if "preprocessing" in differing:
-        pairs = ((key, old["preprocessing"][key], new["preprocessing"][key]) for key in new["preprocessing"])
-        differing = [f"{key} {there} there, {here} here" for key, there, here in pairs if there != here]
+        old, new = object_of(there.preprocessing), object_of(model.preprocessing)
+        differing = [f"{key} {old[key]} there, {new[key]} here" for key in new if old[key] != new[key]]
     if not differing and existing.manifest.inputs != inputs:
         differing = ["the input is dynamic in one and fixed in the other"]
     if differing:
@@ -314,7 +217,7 @@ def finish(staging: Path, manifest: Manifest) -> Manifest:
         in_artifact = any(relative == path or relative.startswith(f"{path}/") for path in covered)
         if not in_artifact and relative != MANIFEST and not relative.startswith(f"{REPORTS}/"):
             files.append((relative, sha256(file)))
-    complete = replace(manifest, files=tuple(files))
+    complete = replace(manifest, files=dict(files))
     (staging / MANIFEST).write_text(complete.dump(), encoding="utf-8")
     return complete
 

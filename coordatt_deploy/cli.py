@@ -24,7 +24,7 @@ from coordatt_deploy.commands.options import (
     numbers,
     shapes_of,
 )
-from coordatt_deploy.documents import SCHEMA_VERSION, member, to_json
+from coordatt_deploy.documents import SCHEMA_VERSION, dump, member, object_of, to_json
 from coordatt_deploy.errors import DeployError, UsageError
 from coordatt_deploy.formats import Format, TargetCpu
 
@@ -108,6 +108,10 @@ def _notes(bundle: Any) -> None:
         click.echo(f"note: {note}", err=True)
 
 
+def _document(document: Any) -> dict[str, Any]:
+    return {"schema_version": document.VERSION} | object_of(document)
+
+
 def _print(document: dict[str, Any]) -> None:
     click.echo(json.dumps({"schema_version": SCHEMA_VERSION} | document, indent=2, allow_nan=False))
 
@@ -126,14 +130,14 @@ def build(as_json: bool, **options: Any) -> None:
         coordatt-deploy build --model mobilenetv2_ca_100 --checkpoint mbv2_ca.pth --output-dir ca_100
     """
     from coordatt_deploy.conversion import export_run
-    from coordatt_deploy.parity.run import check_parity
+    from coordatt_deploy.parity.run import ParityPlan, check_parity
     from coordatt_deploy.profile import run as profile_run
     from coordatt_deploy.report.terminal import build as terminal_build
     from coordatt_deploy.report.terminal import console
 
     with console.bars() as stages:
         bundle = export_run.export(_plan(**options), stages)
-        parity = check_parity(bundle, stages)
+        parity = check_parity(bundle, ParityPlan(), stages)
         profile = profile_run.measure_latency(bundle, stages)
     _notes(bundle)
     if as_json:
@@ -141,7 +145,7 @@ def build(as_json: bool, **options: Any) -> None:
                 "artifacts": terminal_build.summary(parity, profile)})  # fmt: skip
     else:
         terminal_build.show_build(bundle, parity, profile)
-    sys.exit(console.exit_code(parity))
+    sys.exit(parity.exit_code)
 
 
 @main.command()
@@ -277,12 +281,12 @@ def _by_layer(bundle: Path, plan: Any, *, as_json: bool, **options: Any) -> NoRe
         if searching is not None:
             _, found = search(opened, searching, weighed, stages)
     if as_json:
-        _print({"bundle": str(bundle), "sensitivity": document, "search": found})
+        _print({"bundle": str(bundle), "sensitivity": _document(document), "search": found and _document(found)})
     else:
         layer_costs.show(document, bundle, every=options["sensitivity"])
         if found is not None:
             layer_costs.show_search(found, bundle)
-    sys.exit(1 if found is not None and not found["reached"] else 0)
+    sys.exit(1 if found is not None and not found.reached else 0)
 
 
 @main.command()
@@ -332,7 +336,7 @@ def parity(
         coordatt-deploy parity mobilenetv2_ca_035.digits --target qemu-arm64
     """
     from coordatt_deploy.bundle import open_bundle
-    from coordatt_deploy.parity.run import check_parity
+    from coordatt_deploy.parity.run import ParityPlan, check_parity
     from coordatt_deploy.parity.tolerances import BUILT_IN, read_tolerances
     from coordatt_deploy.report.terminal import console
     from coordatt_deploy.report.terminal import parity as terminal_parity
@@ -341,29 +345,30 @@ def parity(
     if outputs_only and (show_layers or files["save_failing"]):
         raise UsageError("--outputs-only judges no layer; leave it out, or --layers and --save-failing")
     tolerances = read_tolerances(files["tolerance"]) if files["tolerance"] else BUILT_IN
-    options: dict[str, Any] = {
-        "formats": formats or tuple(Format),
-        "need_layers": show_layers,
-        "tolerances": tolerances,
-        "inputs": files["inputs"],
-        "save_failing": files["save_failing"],
-    }
+    on_target = target is not None  # a target is slow: layers only where they are asked for
+    plan = ParityPlan(
+        formats=formats or tuple(Format),
+        layers=bool(show_layers or files["save_failing"]) if on_target else not outputs_only,
+        need_layers=show_layers,
+        tolerances=tolerances,
+        inputs=files["inputs"],
+        save_failing=files["save_failing"],
+    )
     with console.bars() as stages:
         opened = open_bundle(bundle)
-        if target is not None:  # a target is slow: layers only where they are asked for
+        if target is not None:
             from coordatt_deploy.parity.on_target import check_parity_on
 
-            layers = bool(show_layers or files["save_failing"])
-            report = check_parity_on(opened, target, stages, layers=layers, **options)
+            report = check_parity_on(opened, plan, target, stages)
         else:
-            report = check_parity(opened, stages, layers=not outputs_only, **options)
-    document = report.to_json()
-    write_summaries(opened, document, files["junit"], files["markdown"])
+            report = check_parity(opened, plan, stages)
+    result = report.record()
+    write_summaries(opened, result, files["junit"], files["markdown"])
     if as_json:
-        _print(document)
+        click.echo(dump(result, indent=2), nl=False)
     else:
         terminal_parity.show_parity(opened, report, layers=show_layers)
-    sys.exit(console.exit_code(report))
+    sys.exit(report.exit_code)
 
 
 @main.command()
@@ -411,11 +416,11 @@ def profile(bundle: Path, formats: tuple[Format, ...], target: str | None, as_js
     given = ProfileSettings(**chosen)
     with console.bars() as stages:
         opened = open_bundle(bundle)
-        document = profile_run.measure_latency(opened, stages, given, formats=formats or tuple(Format))
+        result = profile_run.measure_latency(opened, stages, given, formats=formats or tuple(Format))
     if as_json:
-        click.echo(json.dumps(document, indent=2, allow_nan=False))
+        click.echo(dump(result, indent=2), nl=False)
     else:
-        terminal_profile.show_profile(opened, document)
+        terminal_profile.show_profile(opened, result)
 
 
 @main.command()
@@ -460,7 +465,7 @@ def evaluate(bundle: Path, formats: tuple[Format, ...], labels_by: str | None, a
     with console.bars() as stages:
         evaluation = evaluate_bundle(open_bundle(bundle), plan, stages)
     if as_json:
-        _print(evaluation.to_json())
+        click.echo(dump(evaluation.record(), indent=2), nl=False)
     else:
         terminal_evaluation.show(evaluation)
     sys.exit(evaluation.exit_code)
@@ -588,9 +593,7 @@ def doctor(to_set_up: str | None, as_json: bool) -> None:
             setup(to_set_up, stages)
     findings, targets = examine(), statuses()
     if as_json:
-        _print(
-            to_json(findings) | {"targets": to_json([{**to_json(item), "path": str(item.path)} for item in targets])}
-        )
+        _print(object_of(findings) | {"targets": [object_of(item) | {"path": str(item.path)} for item in targets]})
     else:
         terminal_doctor.show_doctor(findings, targets)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from coordatt_deploy import __version__
 
@@ -97,18 +97,6 @@ class HostState:
     throttle_events: int | None = None
     uptime_ms: float | None = None
 
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Read what ``to_json`` wrote."""
-        load = document["load_average"]
-        return cls(
-            **{
-                **document,
-                "frequency_mhz": tuple(document["frequency_mhz"]),
-                "load_average": None if load is None else tuple(load),
-            }
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Host:
@@ -144,12 +132,6 @@ class Host:
     container: str | None = None
     before: HostState | None = None
     after: HostState | None = None
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Read what ``to_json`` wrote."""
-        states = {key: document[key] and HostState.from_json(document[key]) for key in ("before", "after")}
-        return cls(**{**document, "features": tuple(document["features"]), **states})
 
     def same_machine(self, other: "Host") -> bool:
         """Whether *other* is a machine of the same kind: latencies of different ones are not compared."""
@@ -390,7 +372,7 @@ TOOLS: Final = (
 )  # fmt: skip
 
 
-def tool_versions() -> tuple[tuple[str, str], ...]:
+def tool_versions() -> dict[str, str]:
     """Return the versions of everything that can have a hand in an artifact or a figure."""
     found = [("coordatt-deploy", __version__), ("python", platform.python_version())]
     for name in TOOLS:
@@ -398,7 +380,7 @@ def tool_versions() -> tuple[tuple[str, str], ...]:
             found.append((name, version(name)))
         except PackageNotFoundError:
             continue
-    return tuple(found)
+    return dict(sorted(found))
 
 
 def command_line(arguments: Sequence[str]) -> str:

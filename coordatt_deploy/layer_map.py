@@ -8,17 +8,16 @@ reference value of a layer follows from the tensors of an artifact by
     value = concatenate(parts, axis),   part = transpose(tensor[..., channels]) / factor
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coordatt_deploy.documents import SCHEMA_VERSION, from_json, to_json
+from coordatt_deploy.documents import dump, load
 from coordatt_deploy.errors import BundleError
 
 
@@ -38,17 +37,6 @@ class Part:
     axes: tuple[int, ...] | None = None
     factor: float | tuple[float, ...] = 1.0
     channels: tuple[int, int] | None = None
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Read what ``to_json`` wrote."""
-        factor = document["factor"]
-        return cls(
-            tensor=document["tensor"],
-            axes=None if document["axes"] is None else tuple(document["axes"]),
-            factor=tuple(factor) if isinstance(factor, list) else factor,
-            channels=None if document["channels"] is None else tuple(document["channels"]),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +67,20 @@ class Layer:
         if sum((bool(self.parts), self.seen_through is not None, self.absent is not None)) != 1:
             raise ValueError(f"{self.layer_id}: give parts, or the layer it is seen through, or why it is absent")
 
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Read what ``to_json`` wrote."""
-        return cls(
-            **{
-                **document,
-                "shape": tuple(document["shape"]),
-                "parts": tuple(Part.from_json(part) for part in document["parts"]),
-            }
-        )
+
+@dataclass(frozen=True, slots=True)
+class LayersDocument:
+    """The document ``*.layers.json``: a layer map beside its artifact.
+
+    Attributes:
+        coverage: Share of the layers whose value is in the artifact; see ``LayerMap.coverage``.
+        layers: In execution order.
+    """
+
+    VERSION: ClassVar[int] = 1
+
+    coverage: float
+    layers: tuple[Layer, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,26 +117,18 @@ class LayerMap:
         """Read a ``.layers.json``.
 
         Raises:
-            BundleError: It is missing, no JSON, or of another schema.
+            BundleError: It is missing, not JSON, of another schema, or an entry is misshapen.
         """
         try:
-            document = from_json(path.read_text(encoding="utf-8"))
-            if document["schema_version"] != SCHEMA_VERSION:
-                raise BundleError(f"{path.name}: schema_version is {document['schema_version']}, expected 1")
-            return cls(tuple(Layer.from_json(item) for item in document["layers"]))
+            return cls(load(LayersDocument, path.read_text(encoding="utf-8")).layers)
         except FileNotFoundError:
             raise BundleError(f"{path.name} is missing: the bundle has no layer map for this artifact") from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BundleError(f"{path.name} is no layer map ({type(error).__name__}: {error})") from None
+        except (OSError, ValueError) as error:
+            raise BundleError(f"{path.name} is not a layer map: {error}") from None
 
     def dump(self) -> str:
         """Return the map as one JSON document."""
-        document = {
-            "schema_version": SCHEMA_VERSION,
-            "coverage": round(self.coverage, 4),
-            "layers": to_json(self.layers),
-        }
-        return json.dumps(document, indent=1, allow_nan=False) + "\n"
+        return dump(LayersDocument(round(self.coverage, 4), self.layers))
 
 
 def _carry(layer: Layer, places: Mapping[str, Part | None], reasons: Mapping[str, str]) -> Layer:

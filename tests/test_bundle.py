@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec, Preprocessing, TensorSpec
-from coordatt_deploy.bundle import Manifest, finish, open_bundle, save_golden, writing
+from coordatt_deploy.bundle import finish, open_bundle, save_golden, writing
 from coordatt_deploy.errors import BundleError, UsageError
 from coordatt_deploy.files import inside
 from coordatt_deploy.formats import Format, Precision
+from coordatt_deploy.manifest import Manifest
 
 SPEC = ModelSpec("net", Preprocessing((32, 48)), labels=("a", "b"), source_sha256="0" * 64)
 IMAGE = TensorSpec("image", (1, 3, 32, 48), "float32", "NCHW")

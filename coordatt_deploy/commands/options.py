@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from coordatt_deploy.artifact_specs import RangeMethod
-from coordatt_deploy.documents import from_json, member
+from coordatt_deploy.documents import member, parse
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.formats import Format, Precision, TargetCpu
 
@@ -80,7 +80,7 @@ def json_object(context: click.Context, parameter: click.Parameter, value: str |
     if value is None:
         return None
     try:
-        document = from_json(value)
+        document = parse(value)
     except ValueError as error:
         raise click.BadParameter(f"{value!r} is no JSON ({error})", context, parameter) from None
     if not isinstance(document, dict):

@@ -6,19 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from coordatt_deploy.artifact_specs import Artifact, TensorSpec
-from coordatt_deploy.bundle import Bundle, Manifest, check_same, check_target, finish, open_bundle, writing
-from coordatt_deploy.conversion.float_artifact import collect_floats, convert, plan_float_jobs
+from coordatt_deploy.artifact_specs import TensorSpec
+from coordatt_deploy.bundle import Bundle, check_same, check_target, finish, open_bundle, writing
+from coordatt_deploy.conversion.float_artifact import FloatArtifact, collect_floats, convert, plan_float_jobs
 from coordatt_deploy.conversion.jobs import calibration_of, collect, plan_jobs, submit
 from coordatt_deploy.conversion.plan import ExportPlan, QuantizePlan
 from coordatt_deploy.conversion.quantize_run import with_artifacts
-from coordatt_deploy.documents import to_json
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.format_modules import need_converters
 from coordatt_deploy.formats import Format
 from coordatt_deploy.host import tool_versions
 from coordatt_deploy.loading.sizes import formats_for_dynamic
 from coordatt_deploy.logs import set_environment
+from coordatt_deploy.manifest import Manifest
 from coordatt_deploy.processes import workers
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.recipes import needs_preparing
@@ -92,14 +92,14 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
                 exact, remark = reference_module(source, graph)
                 write_golden(staging, golden, graph, exact, step)
             converted = collect_floats(futures, stages)
-            floats = replace(bare, artifacts=tuple(artifact for artifact, _ in converted))
+            floats = replace(bare, artifacts=tuple(item.artifact for item in converted))
             quantizing += submit(plan_jobs(second, others, floats, staging, data), pool)
             quantized = collect(quantizing, stages)
         written = {artifact.path for artifact in floats.artifacts}
         earlier = _earlier(staging)
         kept = tuple(item for item in earlier.artifacts if item.path not in written) if earlier else ()
         lowering = dict(earlier.lowering) if earlier else {}
-        lowering |= {artifact.path: report for artifact, report in converted}
+        lowering |= {item.artifact.path: item.lowering for item in converted}
         manifest = Manifest(
             model=source.spec,
             inputs=graph.inputs,
@@ -108,12 +108,8 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
             lowering=lowering,
             quantization=earlier.quantization if earlier else {},
             golden=golden.cases,
-            fold={
-                "folded": len(fold_report.folded),
-                "max_relative_error": fold_report.max_relative_error,
-                "layers": to_json(fold_report.folded),
-            },
-            bake=None if baked is None else to_json(baked) | {"preprocessing": to_json(replaced)},
+            fold=fold_report,
+            bake=None if baked is None else replace(baked, preprocessing=replaced),
             tool_versions=tool_versions(),
             command=plan.command,
             notes=tuple(
@@ -137,7 +133,7 @@ def _second_stage(plan: ExportPlan) -> QuantizePlan:
     )
 
 
-def _remarks(plan: ExportPlan, converted: Sequence[tuple[Artifact, dict[str, Any]]]) -> Iterator[str]:
+def _remarks(plan: ExportPlan, converted: Sequence[FloatArtifact]) -> Iterator[str]:
     """What the user should know of formats left out and of attention that was not found."""
     from coordatt_deploy.loading.factories import attention_warning
 
@@ -145,16 +141,16 @@ def _remarks(plan: ExportPlan, converted: Sequence[tuple[Artifact, dict[str, Any
         _, text = formats_for_dynamic(plan.dynamic, tuple(Format), asked=False)
         if text is not None:
             yield text
-    blocks = max((len(report["blocks"]) for _, report in converted), default=0)
+    blocks = max((len(item.lowering.blocks) for item in converted), default=0)
     warning = attention_warning(plan.model, plan.intake.get("model_args"), blocks) if converted else None
     if warning is not None:
         yield warning
         return
     seen: set[str] = set()
-    for artifact, report in converted:
-        if not report["blocks"] and report["remark"] not in seen:
-            seen.add(report["remark"])
-            yield f"{artifact.format}: {report['remark']}"
+    for item in converted:
+        if not item.lowering.blocks and item.lowering.remark not in seen:
+            seen.add(item.lowering.remark)
+            yield f"{item.artifact.format}: {item.lowering.remark}"
 
 
 def _fresh(folder: Path) -> None:

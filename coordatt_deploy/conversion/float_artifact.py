@@ -5,17 +5,22 @@ from collections.abc import Sequence
 from concurrent.futures import Future, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec
 from coordatt_deploy.bundle import artifact_name
-from coordatt_deploy.documents import to_json
 from coordatt_deploy.formats import Format, Precision, TargetCpu, slowest_first
 from coordatt_deploy.logs import captured
+from coordatt_deploy.manifest import LoweringReport
 from coordatt_deploy.processes import job_log
 from coordatt_deploy.progress import Stages
 
-Conversion = Future[tuple[Artifact, dict[str, Any]]]
+
+@dataclass(frozen=True, slots=True)
+class FloatArtifact:
+    """One artifact as its exporter wrote it, and what lowering did on the way."""
+
+    artifact: Artifact
+    lowering: LoweringReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,7 @@ def plan_float_jobs(
     return jobs
 
 
-def convert(job: FloatJob) -> tuple[Artifact, dict[str, Any]]:
+def convert(job: FloatJob) -> FloatArtifact:
     """Run in a process of its own: load the folded graph, lower and convert it, describe the file."""
     with captured(job.log):
         import torch
@@ -60,14 +65,14 @@ def convert(job: FloatJob) -> tuple[Artifact, dict[str, Any]]:
         request = ExportRequest(job.spec, job.precision, job.path, job.target_cpu)
         exported = exporter(job.kind).export(graph, request)
     job.log.unlink(missing_ok=True)
-    return exported.described(request, job.path.parent.parent), to_json(report)
+    return FloatArtifact(exported.described(request, job.path.parent.parent), report)
 
 
-def collect_floats(futures: Sequence[Conversion], stages: Stages) -> list[tuple[Artifact, dict[str, Any]]]:
+def collect_floats(futures: Sequence[Future[FloatArtifact]], stages: Stages) -> list[FloatArtifact]:
     """Wait for all of them; return artifacts and what lowering did, in the order of formats and paths."""
     with stages.stage("convert", len(futures)) as step:
         for future in as_completed(futures):
             future.result()
             step()
     converted = [future.result() for future in futures]
-    return sorted(converted, key=lambda item: (list(Format).index(item[0].format), item[0].path))
+    return sorted(converted, key=lambda item: (list(Format).index(item.artifact.format), item.artifact.path))

@@ -19,11 +19,12 @@ from PIL import Image
 from torch import nn
 
 from coordatt_deploy.artifact_specs import Preprocessing, TensorSpec
-from coordatt_deploy.bundle import GoldenCase, save_golden
+from coordatt_deploy.bundle import save_golden
 from coordatt_deploy.data.images import as_png, preprocess
 from coordatt_deploy.documents import SCHEMA_VERSION
 from coordatt_deploy.graph.execution import prepare
 from coordatt_deploy.graph.graph import Graph, tensor_outputs
+from coordatt_deploy.manifest import GoldenCase
 
 SHOWN_OUTPUTS: Final = 10_000  # values; larger outputs are in outputs.npz alone
 

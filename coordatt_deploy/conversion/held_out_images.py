@@ -1,21 +1,22 @@
 """Calibration images that are set aside, so that parity judges on some that no range was measured on."""
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from coordatt_deploy.bundle import save_golden
 from coordatt_deploy.conversion.plan import Job
 from coordatt_deploy.logs import captured
+from coordatt_deploy.manifest import HeldOutCases
 
 HELD_OUT_PREFIX: Final = "set-aside-"
 
 
-def _hold_out(job: Job) -> dict[str, Any] | None:
-    """Where the reference on the images set aside is, for ``parity.trials``."""
+def held_out_cases(job: Job) -> HeldOutCases | None:
+    """Where the reference on the images set aside is, for ``parity.cases``."""
     if job.data is None or job.data.aside is None:
         return None
-    return {"folder": f"{HELD_OUT_PREFIX}{job.data.aside.fingerprint[:12]}", "names": list(job.data.aside.names)}
+    return HeldOutCases(f"{HELD_OUT_PREFIX}{job.data.aside.fingerprint[:12]}", job.data.aside.names)
 
 
 def write_held_out(job: Job) -> None:
@@ -32,11 +33,11 @@ def write_held_out(job: Job) -> None:
 
         torch.set_num_threads(1)
         graph = load_graph(job.root / "reference")
-        place = _hold_out(job)
+        place = held_out_cases(job)
         if place is None or job.data is None or job.data.aside is None:
             return
         cases = list(job.data.aside.feeds(graph.example[0].shape[0]))
-        folder = job.root / "golden" / place["folder"]
+        folder = job.root / "golden" / place.folder
         folder.mkdir(exist_ok=True)
         for file, run in (("outputs", prepare(graph)), ("rounding_fp32", prepare(graph, dtype=torch.float32))):
             results = [run(feeds) for feeds in cases]

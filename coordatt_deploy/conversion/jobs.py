@@ -4,13 +4,12 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from coordatt_deploy.artifact_specs import Artifact
-from coordatt_deploy.bundle import Manifest, artifact_name
-from coordatt_deploy.conversion.held_out_images import _hold_out, write_held_out
+from coordatt_deploy.bundle import artifact_name
+from coordatt_deploy.conversion.held_out_images import held_out_cases, write_held_out
 from coordatt_deploy.conversion.plan import Job, QuantizePlan
 from coordatt_deploy.data.calibration import DIGITS, CalibrationSet, digits_calibration, load_calibration
 from coordatt_deploy.errors import UsageError
@@ -18,13 +17,27 @@ from coordatt_deploy.exporters import Exported
 from coordatt_deploy.formats import FORMATS, Format, TargetCpu, slowest_first
 from coordatt_deploy.layer_map import LayerMap
 from coordatt_deploy.logs import captured
+from coordatt_deploy.manifest import CalibrationRecord, LoweringReport, Manifest, QuantizationRecord
 from coordatt_deploy.models.registry import model_card, trained_models
 from coordatt_deploy.processes import job_log
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.recipes import Recipe, needs_preparing
 from coordatt_deploy.tensors import weights_sha256
 
-QuantizedArtifact = tuple[Artifact, dict[str, Any]]
+
+@dataclass(frozen=True, slots=True)
+class QuantizedArtifact:
+    """One artifact that was quantized, and what the manifest says of it.
+
+    Attributes:
+        artifact: As the manifest describes it.
+        record: How it was quantized.
+        lowering: What lowering did; None where it was made from a float artifact of the bundle.
+    """
+
+    artifact: Artifact
+    record: QuantizationRecord
+    lowering: LoweringReport | None
 
 
 def calibration_of(plan: QuantizePlan, manifest: Manifest) -> CalibrationSet | None:
@@ -108,7 +121,7 @@ def collect(futures: Sequence[Future[QuantizedArtifact | None]], stages: Stages)
             future.result()
             step()
     made = [item for item in (future.result() for future in futures) if item is not None]
-    return sorted(made, key=lambda item: (list(Format).index(item[0].format), item[0].path))
+    return sorted(made, key=lambda item: (list(Format).index(item.artifact.format), item.artifact.path))
 
 
 def make(job: Job) -> QuantizedArtifact:
@@ -138,12 +151,18 @@ def make(job: Job) -> QuantizedArtifact:
                 shutil.rmtree(final)
             exported, request = write(prepared, job.recipe, ranges, final, job.spec)
     job.log.unlink(missing_ok=True)
-    said = {
-        "recipe": job.recipe.to_json(),
-        "calibration": None if job.data is None else job.data.to_json(),
-        "source": None if job.source is None else job.source.path,
-        "set_aside": _hold_out(job),
-        **prepared.preparing,
-    }
-    artifact = exported.described(request, job.root, job.recipe.name)
-    return artifact, {"quantization": said, "lowering": prepared.lowering}
+    record = QuantizationRecord(
+        recipe=job.recipe.record(),
+        calibration=None if job.data is None else calibration_record(job.data),
+        source=None if job.source is None else job.source.path,
+        held_out=held_out_cases(job),
+        equalise=prepared.equalise,
+        rounding=prepared.rounding,
+    )
+    return QuantizedArtifact(exported.described(request, job.root, job.recipe.name), record, prepared.lowering)
+
+
+def calibration_record(data: CalibrationSet) -> CalibrationRecord:
+    """Return what the manifest says of calibration data."""
+    held_out = 0 if data.aside is None else len(data.aside)
+    return CalibrationRecord(data.source, len(data), data.seed, data.fingerprint, held_out, data.notes)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from coordatt_deploy.bundle import Bundle, Manifest, finish, open_bundle, writing
+from coordatt_deploy.bundle import Bundle, finish, open_bundle, writing
 from coordatt_deploy.conversion.held_out_images import HELD_OUT_PREFIX
 from coordatt_deploy.conversion.jobs import QuantizedArtifact, calibration_of, collect, plan_jobs, submit
 from coordatt_deploy.conversion.plan import QuantizePlan
@@ -16,6 +16,7 @@ from coordatt_deploy.errors import MissingDependencyError
 from coordatt_deploy.format_modules import need_converters
 from coordatt_deploy.formats import Format
 from coordatt_deploy.logs import set_environment
+from coordatt_deploy.manifest import Manifest
 from coordatt_deploy.processes import workers
 from coordatt_deploy.progress import Stages
 
@@ -50,20 +51,21 @@ def with_artifacts(manifest: Manifest, made: Sequence[QuantizedArtifact], stages
 
     Images set aside for artifacts that are gone are removed from *root*.
     """
-    written = {artifact.path: said for artifact, said in made}
+    written = {item.artifact.path: item for item in made}
     kept = tuple(item for item in manifest.artifacts if item.path not in written)
-    lowering = dict(manifest.lowering)
-    for path, said in written.items():
-        source = said["quantization"]["source"]
-        lowering[path] = said["lowering"] or manifest.lowering.get(source)
-    quantization = dict(manifest.quantization) | {path: said["quantization"] for path, said in written.items()}
-    used = {said["set_aside"]["folder"] for said in quantization.values() if said.get("set_aside")}
+    lowering, quantization = dict(manifest.lowering), dict(manifest.quantization)
+    for path, item in written.items():
+        quantization[path] = item.record
+        report = item.lowering or manifest.lowering.get(item.record.source or "")
+        if report is not None:
+            lowering[path] = report
+    used = {record.held_out.folder for record in quantization.values() if record.held_out is not None}
     for folder in (root / "golden").glob(f"{HELD_OUT_PREFIX}*"):
         if folder.name not in used:
             shutil.rmtree(folder)
     return replace(
         manifest,
-        artifacts=kept + tuple(artifact for artifact, _ in made),
+        artifacts=kept + tuple(item.artifact for item in made),
         lowering=lowering,
         quantization=quantization,
         stages=manifest.stages + tuple(stages.taken),

@@ -8,7 +8,7 @@ The steps are apart because a search over recipes repeats only the last two.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec
 from coordatt_deploy.data.calibration import CalibrationSet
-from coordatt_deploy.documents import to_json
 from coordatt_deploy.errors import ConversionError, UsageError
 from coordatt_deploy.exporters import Exported, ExportRequest, exporter, quantizer
 from coordatt_deploy.formats import FORMATS, Format, TargetCpu
@@ -25,6 +24,7 @@ from coordatt_deploy.graph.graph import Graph
 from coordatt_deploy.graph.lowering.lower import lower, target_of
 from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
 from coordatt_deploy.graph.passes.input_normalisation import fold_normalisation, is_baked
+from coordatt_deploy.manifest import EqualiseReport, LoweringReport, RoundingReport
 from coordatt_deploy.quantization.equalise import equalise
 from coordatt_deploy.quantization.ranges import Range, input_range, measure
 from coordatt_deploy.quantization.recipes import Recipe, precision_of, weight_levels
@@ -41,15 +41,17 @@ class Prepared:
         path: Of the file.
         artifact: Its description.
         exported: Its inputs, outputs and layer map.
-        preparing: What was done to the weights, for the manifest.
         lowering: What lowering did; None for an artifact that existed.
+        equalise: What evening out channels did; None where it was not done.
+        rounding: What rounding weights on data did; None where it was not done.
     """
 
     path: Path
     artifact: Artifact
     exported: Exported
-    preparing: Mapping[str, Any] = field(default_factory=dict)
-    lowering: Mapping[str, Any] | None = None
+    lowering: LoweringReport | None = None
+    equalise: EqualiseReport | None = None
+    rounding: RoundingReport | None = None
 
 
 def existing(path: Path, artifact: Artifact, exported: Exported) -> Prepared:
@@ -84,9 +86,10 @@ def prepare(
     """
     if recipe.needs_calibration and data is None:
         raise UsageError(f"{recipe.name} needs calibration data: give --calibration-data with a folder of images")
-    lowered, preparing, lowering = lower_and_equalise(graph, recipe, kind, target_cpu=target_cpu, data=data)
+    lowered, lowering, equalised = lower_and_equalise(graph, recipe, kind, target_cpu=target_cpu, data=data)
+    rounding = None
     if data is not None and recipe.needs_calibration and recipe.adjust:
-        lowered, rounded = round_weights(
+        lowered, rounding = round_weights(
             lowered,
             data,
             method=recipe.ranges,
@@ -94,10 +97,9 @@ def prepare(
             levels=weight_levels(kind, target_cpu),
             float_layers=frozenset(recipe.float_layers),
         )
-        preparing["rounding"] = to_json(rounded)
     request = ExportRequest(spec, FORMATS[kind].quantized_from, folder / f"float{FORMATS[kind].suffix}", target_cpu)
     exported = exporter(kind).export(lowered, request)
-    return Prepared(request.path, exported.described(request, folder), exported, preparing, lowering)
+    return Prepared(request.path, exported.described(request, folder), exported, lowering, equalised, rounding)
 
 
 def lower_and_equalise(
@@ -107,21 +109,20 @@ def lower_and_equalise(
     *,
     target_cpu: TargetCpu | None = None,
     data: CalibrationSet | None = None,
-) -> tuple[Graph, dict[str, Any], dict[str, Any]]:
+) -> tuple[Graph, LoweringReport, EqualiseReport | None]:
     """Fold *graph*, even out its channels where the recipe asks for it, and lower it; see ``prepare``.
 
     Returns:
-        The lowered graph, what was done to the weights, and what lowering did.
+        The lowered graph, what lowering did, and what evening out channels did where the recipe asks for it.
     """
     folded = fold_batchnorms(graph)[0]
     if is_baked(folded):
         folded = fold_normalisation(folded)[0]
-    preparing: dict[str, Any] = {}
+    equalised = None
     if data is not None and recipe.needs_calibration and recipe.equalise:
-        folded, evened = equalise(folded, data)
-        preparing["equalise"] = to_json(evened)
+        folded, equalised = equalise(folded, data)
     lowered, report = lower(folded, target_of(kind, target_cpu, integer=recipe.needs_calibration))
-    return lowered, preparing, to_json(report)
+    return lowered, report, equalised
 
 
 def measure_ranges(prepared: Prepared, recipe: Recipe, data: CalibrationSet | None) -> dict[str, Range] | None:

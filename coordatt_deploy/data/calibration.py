@@ -88,17 +88,6 @@ class CalibrationSet:
         arrays = {name: np.ascontiguousarray(array[rows]) for name, array in self.arrays.items()}
         return CalibrationSet(self.source, arrays, self.names[rows], self.seed, self.notes)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return what a report says of the data."""
-        return {
-            "source": self.source,
-            "count": len(self),
-            "seed": self.seed,
-            "sha256": self.fingerprint,
-            "set_aside": 0 if self.aside is None else len(self.aside),
-            "notes": list(self.notes),
-        }
-
 
 def load_calibration(
     source: Path, inputs: Sequence[TensorSpec], preprocessing: Preprocessing, *, count: int = COUNT, seed: int = 0

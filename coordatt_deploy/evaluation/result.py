@@ -1,21 +1,15 @@
 """The verdicts on the artifacts' accuracy, and the document ``evaluate.json``. NumPy and the standard library only."""
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import ClassVar
 
 from coordatt_deploy.artifact_specs import Artifact, Origin
 from coordatt_deploy.data.labelled import Dataset
-from coordatt_deploy.documents import SCHEMA_VERSION, to_json
-from coordatt_deploy.evaluation.paired import CONFIDENCE, NOT_FINITE, PairedDifference
-from coordatt_deploy.evaluation.predict import Failure, Predictions
-
-TOP: Final = 5
-CHANGED: Final = 20  # images that a document names
+from coordatt_deploy.documents import check_version, from_json, parse_object
+from coordatt_deploy.evaluation.paired import CONFIDENCE, PairedDifference
+from coordatt_deploy.formats import Format, Precision, TargetCpu
+from coordatt_deploy.run_records import HERE, Covered, NotRun, RunInputs, RunRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +20,230 @@ class Changed:
     label: int
     reference: int | None
     candidate: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectAccuracy:
+    """What one subject made of the images, as documents hold it.
+
+    Attributes:
+        name: ``reference``, or the artifact's path.
+        path: Of the artifact; None for the reference, as for the next five.
+        sha256: Of the file when it was run.
+        format: Of the file.
+        precision: That it computes in.
+        recipe: How it was quantized; None for float.
+        target_cpu: The CPU family of its form; None where the form is the same for all.
+        runtime: Name and version of what ran it.
+        origin: Measured, emulated or evaluated; None for the reference.
+        correct: Images whose class it named.
+        top1: Share of all images.
+        correct_top5: Images whose class was among its first five; None where there are no more than five.
+        top5: Share of all images.
+        difference_points: Percentage points more than the baseline; None for the baseline itself.
+        interval_points: Of that, low and high.
+        p_value: Of no difference.
+        lost: Images that the baseline has right and it has not.
+        gained: Images that it has right and the baseline has not.
+        agreement: Share of the images on which it named the baseline's class.
+        sqnr_db: Of its logits against the baseline's, over all images.
+        exact: Whether they are equal.
+        nonfinite: Images whose logits held NaN or infinity.
+        changed: The first images that it sees otherwise than the baseline does.
+        passed: Whether the drop stayed within the limit; None without a limit, or where it was not run.
+        problem: Why it was not run or failed.
+        warning: Why its figures on this machine may not be those of another; None where they are.
+    """
+
+    name: str
+    path: str | None
+    sha256: str | None
+    format: Format | None
+    precision: Precision | None
+    recipe: str | None
+    target_cpu: TargetCpu | None
+    runtime: str
+    origin: Origin | None
+    correct: int | None
+    top1: float | None
+    correct_top5: int | None
+    top5: float | None
+    difference_points: float | None
+    interval_points: tuple[float, float] | None
+    p_value: float | None
+    lost: int | None
+    gained: int | None
+    agreement: float | None
+    sqnr_db: float | None
+    exact: bool
+    nonfinite: int
+    changed: tuple[Changed, ...]
+    passed: bool | None
+    problem: str | None
+    warning: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableImage:
+    """An image that could not be read, and why."""
+
+    image: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetRecord:
+    """The images that were asked.
+
+    Attributes:
+        source: A folder, or the name of a packaged set.
+        images: How many could be read.
+        available: How many there are.
+        classes: Number of logits.
+        labels_by: How folders became classes.
+        unreadable: Those that could not be read.
+    """
+
+    source: str
+    images: int
+    available: int
+    classes: int
+    labels_by: str
+    unreadable: tuple[UnreadableImage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationResult:
+    """What one call of ``evaluate`` found.
+
+    Attributes:
+        passed: Whether no artifact lost more than was allowed; None without a limit.
+        max_drop_points: The limit, in percentage points.
+        target: Where artifacts were run; None for this machine.
+        dataset: What was asked.
+        baseline: Name of the subject that the others are compared with.
+        confidence: Of the intervals.
+        subjects: The baseline first.
+        skipped: What the target cannot run.
+        notes: What the user should know of the whole.
+    """
+
+    VERSION: ClassVar[int] = 1
+
+    passed: bool | None
+    max_drop_points: float | None
+    target: str | None
+    dataset: DatasetRecord
+    baseline: str
+    confidence: float
+    subjects: tuple[SubjectAccuracy, ...]
+    skipped: tuple[NotRun, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSettings:
+    """What an evaluation was asked for.
+
+    Attributes:
+        max_drop_points: That an artifact may lose; None for no verdict.
+        baseline: Name of the subject that it was compared with.
+        confidence: Of the intervals.
+    """
+
+    max_drop_points: float | None
+    baseline: str
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationRun(RunRecord):
+    """One subject on one dataset.
+
+    Attributes:
+        settings: What was asked for.
+        dataset: The images.
+        notes: What the user should know of the whole.
+        result: What came out.
+    """
+
+    settings: EvaluationSettings
+    dataset: DatasetRecord
+    notes: tuple[str, ...]
+    result: SubjectAccuracy
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationReports:
+    """The document ``reports/evaluate.json``: the runs of many calls.
+
+    Attributes:
+        runs: A later run takes the place of an earlier one that answered the same question.
+        skipped: What the target could not run, in the last call.
+    """
+
+    VERSION: ClassVar[int] = 2
+
+    runs: tuple[EvaluationRun, ...] = ()
+    skipped: tuple[NotRun, ...] = ()
+
+    def result(self, place: str = HERE) -> EvaluationResult | None:
+        """Return what is known of each subject on the dataset that was asked last; None where nothing is."""
+        runs = [run for run in self.runs if run.place == place]
+        if not runs:
+            return None
+        last = runs[-1]
+        runs = [run for run in runs if run.dataset == last.dataset and run.settings == last.settings]
+        subjects = tuple(run.result for run in runs)
+        judged = last.settings.max_drop_points is not None
+        others = [item for item in subjects if item.name != last.settings.baseline]
+        return EvaluationResult(
+            passed=all(item.passed is True for item in others) if judged else None,
+            max_drop_points=last.settings.max_drop_points,
+            target=None if place == HERE else place,
+            dataset=last.dataset,
+            baseline=last.settings.baseline,
+            confidence=last.settings.confidence,
+            subjects=(*(item for item in subjects if item.name == last.settings.baseline), *others),
+            skipped=self.skipped,
+            notes=last.notes,
+        )
+
+
+def read_reports(text: str) -> EvaluationReports:
+    """Read ``reports/evaluate.json``, of this schema or of the first.
+
+    Raises:
+        DocumentError: It is damaged, or of another schema.
+    """
+    document = parse_object(text)
+    check_version(document, 1, EvaluationReports.VERSION)
+    if document["schema_version"] == EvaluationReports.VERSION:
+        return from_json(EvaluationReports, document)
+    result = from_json(EvaluationResult, document)
+    return EvaluationReports(runs_of(result, {}, None), result.skipped)
+
+
+def runs_of(result: EvaluationResult, tool_versions: dict[str, str], time: str | None) -> tuple[EvaluationRun, ...]:
+    """Return the runs that make up a result."""
+    settings = EvaluationSettings(result.max_drop_points, result.baseline, result.confidence)
+    return tuple(
+        EvaluationRun(
+            kind="accuracy",
+            artifact=item.name,
+            sha256=item.sha256,
+            place=result.target or HERE,
+            inputs=RunInputs(result.dataset.source, result.dataset.images),
+            covered=Covered(outputs=1),
+            tool_versions=tool_versions,
+            time=time,
+            settings=settings,
+            dataset=result.dataset,
+            notes=result.notes,
+            result=item,
+        )
+        for item in result.subjects
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,37 +284,37 @@ class Accuracy:
     missing: bool = False
     warning: str | None = None
 
-    def to_json(self, images: int) -> dict[str, Any]:
-        """Return the entry of ``evaluate.json``."""
+    def record(self, images: int) -> SubjectAccuracy:
+        """Return the figures as documents hold them."""
         artifact, pair = self.artifact, self.difference
-        return {
-            "name": self.name,
-            "path": artifact.path if artifact else None,
-            "sha256": artifact.sha256 if artifact else None,
-            "format": artifact.format.value if artifact else None,
-            "precision": artifact.precision.value if artifact else None,
-            "recipe": artifact.recipe if artifact else None,
-            "target_cpu": to_json(artifact.target_cpu) if artifact else None,
-            "runtime": self.runtime,
-            "origin": to_json(self.origin),
-            "correct": self.correct,
-            "top1": None if self.correct is None else self.correct / images,
-            "correct_top5": self.correct_top5,
-            "top5": None if self.correct_top5 is None else self.correct_top5 / images,
-            "difference_points": pair.points if pair else None,
-            "interval_points": list(pair.interval_points) if pair else None,
-            "p_value": pair.p_value if pair else None,
-            "lost": pair.lost if pair else None,
-            "gained": pair.gained if pair else None,
-            "agreement": self.agreement,
-            "sqnr_db": to_json(self.sqnr_db),
-            "exact": self.sqnr_db == math.inf,
-            "nonfinite": self.nonfinite,
-            "changed": to_json(self.changed),
-            "passed": self.passed,
-            "problem": self.problem,
-            "warning": self.warning,
-        }
+        return SubjectAccuracy(
+            name=self.name,
+            path=artifact.path if artifact else None,
+            sha256=artifact.sha256 if artifact else None,
+            format=artifact.format if artifact else None,
+            precision=artifact.precision if artifact else None,
+            recipe=artifact.recipe if artifact else None,
+            target_cpu=artifact.target_cpu if artifact else None,
+            runtime=self.runtime,
+            origin=self.origin,
+            correct=self.correct,
+            top1=None if self.correct is None else self.correct / images,
+            correct_top5=self.correct_top5,
+            top5=None if self.correct_top5 is None else self.correct_top5 / images,
+            difference_points=pair.points if pair else None,
+            interval_points=pair.interval_points if pair else None,
+            p_value=pair.p_value if pair else None,
+            lost=pair.lost if pair else None,
+            gained=pair.gained if pair else None,
+            agreement=self.agreement,
+            sqnr_db=self.sqnr_db,
+            exact=self.sqnr_db == math.inf,
+            nonfinite=self.nonfinite,
+            changed=self.changed,
+            passed=self.passed,
+            problem=self.problem,
+            warning=self.warning,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,7 +327,7 @@ class Evaluation:
         images: How many could be read.
         unreadable: Name and reason of each that could not.
         subjects: The baseline, which the others are compared with, first.
-        skipped: Path and reason of each artifact that the target cannot run.
+        skipped: What the target cannot run.
         max_drop: Percentage points that an artifact may be worse than the baseline; None for no verdict.
         target: Where it was run; None for this machine.
         notes: What the user should know of the whole.
@@ -120,7 +338,7 @@ class Evaluation:
     images: int
     unreadable: tuple[tuple[str, str], ...]
     subjects: tuple[Accuracy, ...]
-    skipped: tuple[tuple[str, str], ...] = ()
+    skipped: tuple[NotRun, ...] = ()
     max_drop: float | None = None
     target: str | None = None
     notes: tuple[str, ...] = ()
@@ -132,100 +350,24 @@ class Evaluation:
             return 1
         return 3 if any(item.missing for item in self.subjects) else 0
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the document ``evaluate.json``."""
+    def record(self) -> EvaluationResult:
+        """Return what documents hold."""
         judged = self.max_drop is not None
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "passed": all(item.passed is True for item in self.subjects[1:]) if judged else None,
-            "max_drop_points": self.max_drop,
-            "target": self.target,
-            "dataset": {
-                "source": self.dataset.source,
-                "images": self.images,
-                "available": self.dataset.available,
-                "classes": self.classes,
-                "labels_by": self.dataset.labels_by.value,
-                "unreadable": [{"image": name, "reason": reason} for name, reason in self.unreadable],
-            },
-            "baseline": self.subjects[0].name,
-            "confidence": CONFIDENCE,
-            "subjects": [item.to_json(self.images) for item in self.subjects],
-            "skipped": [{"path": path, "reason": reason} for path, reason in self.skipped],
-            "notes": list(self.notes),
-        }
-
-
-def judge(
-    subjects: Sequence[Artifact | None],
-    answers: Predictions,
-    dataset: Dataset,
-    classes: int,
-    max_drop: float | None = None,
-    warnings: Mapping[str, str | None] | None = None,
-) -> tuple[Accuracy, ...]:
-    """Compare each subject with the first.
-
-    Args:
-        subjects: None for the reference; in the order of *answers*.
-        answers: At least one image was read.
-        dataset: The images that were asked.
-        classes: Number of logits.
-        max_drop: Percentage points; None for no verdict.
-        warnings: By path of an artifact.
-    """
-    judged = []
-    for index, artifact in enumerate(subjects):
-        name = artifact.path if artifact else "reference"
-        runtime, origin = answers.runtimes.get(index, ("", None))
-        failure = answers.failures.get(index)
-        if failure is not None:
-            judged.append(_not_run(name, artifact, runtime, origin, failure))
-            continue
-        places = answers.places[index]
-        usable = index != 0 and 0 not in answers.failures
-        pair = PairedDifference.of(answers.places[0] == 0, places == 0) if usable else None
-        judged.append(
-            Accuracy(
-                name,
-                artifact,
-                runtime,
-                origin,
-                correct=int((places == 0).sum()),
-                correct_top5=int((places < TOP).sum()) if classes > TOP else None,
-                difference=pair,
-                agreement=float(np.mean(answers.classes[index] == answers.classes[0])) if pair else None,
-                sqnr_db=_sqnr_db(answers.signal, answers.noise[index]) if pair else None,
-                nonfinite=int((answers.classes[index] == NOT_FINITE).sum()),
-                changed=_changed(answers, index, dataset) if pair else (),
-                passed=None if pair is None or max_drop is None else not pair.exceeds(max_drop),
-                warning=(warnings or {}).get(name),
-            )
+        return EvaluationResult(
+            passed=all(item.passed is True for item in self.subjects[1:]) if judged else None,
+            max_drop_points=self.max_drop,
+            target=self.target,
+            dataset=DatasetRecord(
+                source=self.dataset.source,
+                images=self.images,
+                available=self.dataset.available,
+                classes=self.classes,
+                labels_by=self.dataset.labels_by.value,
+                unreadable=tuple(UnreadableImage(name, reason) for name, reason in self.unreadable),
+            ),
+            baseline=self.subjects[0].name,
+            confidence=CONFIDENCE,
+            subjects=tuple(item.record(self.images) for item in self.subjects),
+            skipped=self.skipped,
+            notes=self.notes,
         )
-    return tuple(judged)
-
-
-def _not_run(name: str, artifact: Artifact | None, runtime: str, origin: Origin | None, failure: Failure) -> Accuracy:
-    text = f"not run: {failure.text}" if failure.missing else failure.text
-    passed = None if failure.missing else False
-    return Accuracy(name, artifact, runtime, origin, passed=passed, problem=text, missing=failure.missing)
-
-
-def _sqnr_db(signal: NDArray[np.float64], noise: NDArray[np.float64]) -> float:
-    total, error = float(signal.sum()), float(noise.sum())
-    if not math.isfinite(total) or not math.isfinite(error):
-        return math.nan
-    return math.inf if error == 0 else 10 * math.log10(total / error) if total > 0 else -math.inf
-
-
-def _changed(answers: Predictions, index: int, dataset: Dataset) -> tuple[Changed, ...]:
-    def known(number: int) -> int | None:
-        return None if number == NOT_FINITE else number
-
-    columns = np.flatnonzero(answers.classes[index] != answers.classes[0])[:CHANGED]
-    found = []
-    for column in columns:
-        image = dataset.images[int(answers.rows[column])]
-        reference, candidate = (known(int(answers.classes[row, column])) for row in (0, index))
-        found.append(Changed(image.name, image.label, reference, candidate))
-    return tuple(found)

@@ -4,7 +4,6 @@ What every artifact is compared with is the captured graph in float64. Without t
 the bundle's best float artifact, and the document says so.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +12,24 @@ from typing import Final
 
 from coordatt_deploy import targets
 from coordatt_deploy.artifact_specs import Artifact, TensorSpec
-from coordatt_deploy.bundle import Bundle
+from coordatt_deploy.bundle import REPORTS, Bundle
 from coordatt_deploy.data.labelled import Dataset, LabelsBy, open_dataset
+from coordatt_deploy.documents import DocumentError, dump
 from coordatt_deploy.errors import UsageError
+from coordatt_deploy.evaluation.judge import judge
 from coordatt_deploy.evaluation.predict import Trial, run
-from coordatt_deploy.evaluation.result import Accuracy, Evaluation, judge
+from coordatt_deploy.evaluation.result import (
+    Accuracy,
+    Evaluation,
+    EvaluationReports,
+    EvaluationResult,
+    read_reports,
+    runs_of,
+)
 from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.host import available_cores, describe
 from coordatt_deploy.progress import Stages
+from coordatt_deploy.run_records import NotRun, accumulated, begin_session
 from coordatt_deploy.runtimes.onnx.saturation import saturation_warning
 
 CHANCE: Final = 2.0  # times the accuracy of a guess: below it, labels or preprocessing are likely not the model's
@@ -78,9 +87,19 @@ def evaluate_bundle(bundle: Bundle, plan: EvaluationPlan, stages: Stages) -> Eva
         target=None if name is None else str(name), skipped=skipped,
     )  # fmt: skip
     suffix = "" if name is None else f"-{str(name).replace(':', '-')}"
-    text = json.dumps(evaluation.to_json(), indent=1, allow_nan=False) + "\n"
-    bundle.write_report(f"evaluate{suffix}.json", text)
+    _keep(bundle, f"evaluate{suffix}.json", evaluation.record())
     return evaluation
+
+
+def _keep(bundle: Bundle, name: str, result: EvaluationResult) -> None:
+    """Add the runs of this call to the bundle's report."""
+    try:
+        earlier = read_reports((bundle.root / REPORTS / name).read_text(encoding="utf-8"))
+    except (OSError, DocumentError):  # not there, or nothing that could be gone on with
+        earlier = EvaluationReports()
+    session = begin_session(result.target)
+    runs = accumulated(earlier.runs, runs_of(result, session.tool_versions, session.time))
+    bundle.write_report(name, dump(EvaluationReports(runs, result.skipped)))
 
 
 def evaluate(
@@ -94,7 +113,7 @@ def evaluate(
     workers: int | None = None,
     max_drop: float | None = None,
     target: str | None = None,
-    skipped: tuple[tuple[str, str], ...] = (),
+    skipped: tuple[NotRun, ...] = (),
 ) -> Evaluation:
     """Run the reference and *artifacts* on *dataset* and judge; see ``EvaluationPlan``.
 
@@ -161,7 +180,7 @@ def image_input(bundle: Bundle) -> TensorSpec:
 
 def _chosen(
     bundle: Bundle, plan: EvaluationPlan, name: targets.TargetName | None
-) -> tuple[list[Artifact], tuple[tuple[str, str], ...]]:
+) -> tuple[list[Artifact], tuple[NotRun, ...]]:
     has = bundle.manifest.artifacts
     chosen = [artifact for artifact in has if artifact.format in plan.formats]
     if not chosen:
@@ -174,9 +193,9 @@ def _chosen(
     module = targets.target(name.name)
     reasons = [(artifact, module.why_not(artifact)) for artifact in chosen]
     able = [artifact for artifact, reason in reasons if reason is None]
-    skipped = tuple((artifact.path, reason) for artifact, reason in reasons if reason is not None)
+    skipped = tuple(NotRun(artifact.path, reason) for artifact, reason in reasons if reason is not None)
     if not able:
-        raise UsageError(f"nothing of {bundle.root} can run on {name}: {skipped[0][1]}")
+        raise UsageError(f"nothing of {bundle.root} can run on {name}: {skipped[0].reason}")
     return able, skipped
 
 

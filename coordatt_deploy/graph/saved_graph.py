@@ -27,7 +27,7 @@ from torch.fx.graph import PythonCode
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from coordatt_deploy.artifact_specs import TensorSpec
-from coordatt_deploy.documents import SCHEMA_VERSION, from_json, to_json
+from coordatt_deploy.documents import SCHEMA_VERSION, from_json, parse, to_json
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.graph.graph import DynamicSize, Graph, attach, is_call, weight
 from coordatt_deploy.layer_map import Layer, LayerMap
@@ -122,7 +122,7 @@ def load_graph(folder: Path) -> Graph:
         BundleError: A file is missing or damaged, or a call is not one that a captured graph makes.
     """
     try:
-        document = from_json((folder / "graph.json").read_text(encoding="utf-8"))
+        document = parse((folder / "graph.json").read_text(encoding="utf-8"))
         weights = load_file(folder / "weights.safetensors")
     except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise BundleError(f"{folder.name} holds no captured graph: {error}") from error
@@ -156,9 +156,9 @@ def _build(document: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> 
     dynamic = document["dynamic"]
     read = Graph(
         module,
-        tuple(TensorSpec.from_json(item) for item in document["inputs"]),
+        from_json(tuple[TensorSpec, ...], document["inputs"]),
         tuple(document["outputs"]),
-        LayerMap(tuple(Layer.from_json(item) for item in document["layers"])),
+        LayerMap(from_json(tuple[Layer, ...], document["layers"])),
         example,
         None if dynamic is None else DynamicSize(**dynamic),
     )

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from coordatt_deploy.bundle import MANIFEST, Bundle, open_bundle
+from coordatt_deploy.bundle import Bundle, open_bundle
 from coordatt_deploy.errors import BundleError, DeployError
 from coordatt_deploy.files import size_bytes
 from coordatt_deploy.formats import format_of
@@ -17,6 +17,7 @@ from coordatt_deploy.inspection.attention import find_blocks
 from coordatt_deploy.inspection.delegates import delegates
 from coordatt_deploy.inspection.result import Block, BundleInspection, Inspection, LayerSize, largest
 from coordatt_deploy.layer_map import LayerMap
+from coordatt_deploy.manifest import MANIFEST
 from coordatt_deploy.runtimes.file_graph import FileGraph, read_artifact
 
 
@@ -105,8 +106,8 @@ def _forms(path: Path) -> dict[str, str]:
         manifest = open_bundle(root, verify=False).manifest
     except BundleError:
         return {}
-    report = manifest.lowering.get(path.resolve().relative_to(root).as_posix(), {})
-    return {block["name"]: block["form"] for block in report.get("blocks", ())}
+    report = manifest.lowering.get(path.resolve().relative_to(root).as_posix())
+    return {} if report is None else {block.name: block.form for block in report.blocks}
 
 
 def _blocks(path: Path, graph: FileGraph, names: Mapping[str, str]) -> tuple[Block, ...]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from coordatt_deploy.artifact_specs import Preprocessing
-from coordatt_deploy.documents import from_json
+from coordatt_deploy.documents import parse
 from coordatt_deploy.errors import UsageError, nearest
 
 _NUMBERS: Final = {"mean": 3, "std": 3, "input_range": 2, "size": 2}
@@ -28,7 +28,7 @@ def read_preprocessing(path: Path) -> dict[str, Any]:
         UsageError: It is missing, no JSON object, has an unknown key (the nearest is named) or a value of another kind.
     """
     try:
-        document = from_json(path.read_text(encoding="utf-8"))
+        document = parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist; expected a JSON file of preprocessing") from None
     except (OSError, ValueError) as error:
@@ -53,15 +53,16 @@ def read_labels(path: Path) -> tuple[str, ...]:
     except (OSError, ValueError) as error:
         raise UsageError(f"{path.name} is no text file: {error}") from None
     try:
-        found = (
-            from_json(text) if text.lstrip().startswith(("[", "{")) else [line.strip() for line in text.splitlines()]
-        )
+        is_json = text.lstrip().startswith(("[", "{"))
+        found: object = parse(text) if is_json else [line.strip() for line in text.splitlines()]
     except ValueError as error:
         raise UsageError(f"{path.name} is no JSON text: {error}") from None
     if isinstance(found, dict):
         if set(found) != {str(index) for index in range(len(found))}:
             raise UsageError(f'{path.name}: the keys must be the classes\' numbers from "0" on')
         found = [found[str(index)] for index in range(len(found))]
+    if not isinstance(found, list):
+        raise UsageError(f"{path.name} holds neither a list nor an object of class names")
     while found and found[-1] == "":
         found = found[:-1]
     names = [item for item in found if isinstance(item, str) and item]

@@ -4,26 +4,25 @@ Each of the costliest layers gets an artifact with only this one layer in int8. 
 one step of quantization, so a bench prepares the float artifact and its ranges once.
 """
 
-import json
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import numpy as np
 import torch
 
 from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.bundle import Bundle
-from coordatt_deploy.conversion.jobs import calibration_of, plan_jobs
+from coordatt_deploy.conversion.jobs import calibration_of, calibration_record, plan_jobs
 from coordatt_deploy.conversion.plan import Job, QuantizePlan
 from coordatt_deploy.conversion.quantized_artifact import Prepared, lower_and_equalise, measure_ranges, write
 from coordatt_deploy.conversion.quantized_artifact import prepare as prepare_artifact
 from coordatt_deploy.data.calibration import CalibrationSet
-from coordatt_deploy.documents import SCHEMA_VERSION, to_json
+from coordatt_deploy.documents import dump
 from coordatt_deploy.errors import MissingDependencyError, UsageError
 from coordatt_deploy.format_modules import need_converters
 from coordatt_deploy.formats import Format
@@ -31,6 +30,7 @@ from coordatt_deploy.graph.execution import prepare
 from coordatt_deploy.graph.graph import Graph
 from coordatt_deploy.graph.saved_graph import load_graph
 from coordatt_deploy.logs import logged, set_environment
+from coordatt_deploy.mixed_precision.result import FormatSensitivity, LayerCostRecord, Sensitivity
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.ranges import Range
 from coordatt_deploy.quantization.recipes import Mode, weight_levels
@@ -43,7 +43,7 @@ VERIFIED: Final = 3  # costliest layers that are measured with a real artifact e
 RankedJob = tuple[Job, list[LayerCost]]
 
 
-def rank_layers(bundle: Bundle, plan: QuantizePlan, stages: Stages) -> tuple[list[RankedJob], dict[str, Any]]:
+def rank_layers(bundle: Bundle, plan: QuantizePlan, stages: Stages) -> tuple[list[RankedJob], Sensitivity]:
     """Rank the layers for every format of the plan, and write ``reports/sensitivity.json``.
 
     Returns:
@@ -60,23 +60,23 @@ def rank_layers(bundle: Bundle, plan: QuantizePlan, stages: Stages) -> tuple[lis
         for job in jobs:
             costs = _ranked(graph, job, data, stages)
             found.append((job, _verified(graph, job, data, costs, stages)))
-    document = {
-        "schema_version": SCHEMA_VERSION,
-        "recipe": plan.recipes[0].name,
-        "calibration": data.to_json(),
-        "cases": affordable(graph, len(data)),
-        "results": [
-            {
-                "format": job.kind.value,
-                "target_cpu": to_json(job.target_cpu),
-                "predicted_sqnr_db": to_json(predicted_db(costs)),
-                "layers": to_json(costs),
-            }
+    document = Sensitivity(
+        recipe=plan.recipes[0].name,
+        calibration=calibration_record(data),
+        cases=affordable(graph, len(data)),
+        results=tuple(
+            FormatSensitivity(job.kind, job.target_cpu, predicted_db(costs), tuple(map(_record, costs)))
             for job, costs in found
-        ],
-    }
-    bundle.write_report("sensitivity.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
+        ),
+    )
+    bundle.write_report("sensitivity.json", dump(document))
     return found, document
+
+
+def _record(cost: LayerCost) -> LayerCostRecord:
+    return LayerCostRecord(
+        cost.name, cost.layers, cost.operator, cost.sqnr_db, cost.share, cost.agreement, cost.verified_db
+    )
 
 
 def predicted_db(costs: Sequence[LayerCost]) -> float:

@@ -7,7 +7,6 @@ as a recipe file replays it, with weights rounded on data around the layers in f
 may do. Every verdict comes from an artifact on labelled images.
 """
 
-import json
 import math
 import shutil
 import tempfile
@@ -15,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +27,7 @@ from coordatt_deploy.conversion.plan import Job, QuantizePlan
 from coordatt_deploy.conversion.quantize_run import with_artifacts
 from coordatt_deploy.data.calibration import DIGITS
 from coordatt_deploy.data.labelled import CALIBRATION_DIGITS, Dataset, LabelsBy, open_dataset
-from coordatt_deploy.documents import SCHEMA_VERSION, to_json
+from coordatt_deploy.documents import dump
 from coordatt_deploy.errors import ConversionError, UsageError
 from coordatt_deploy.evaluation.paired import PairedDifference
 from coordatt_deploy.evaluation.predict import Trial, run
@@ -38,6 +37,7 @@ from coordatt_deploy.graph.saved_graph import load_graph
 from coordatt_deploy.host import available_cores
 from coordatt_deploy.logs import logged
 from coordatt_deploy.mixed_precision.ranking import Bench, RankedJob, job_name
+from coordatt_deploy.mixed_precision.result import AttemptRecord, FormatSearch, SearchDataset, SearchResult
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.recipes import Recipe, save_recipe
 from coordatt_deploy.quantization.sensitivity import LayerCost
@@ -89,10 +89,10 @@ class Attempt:
     difference: PairedDifference
     whole: bool = False
 
-    def to_json(self) -> dict[str, Any]:
+    def record(self) -> AttemptRecord:
         """Return what the document says of it."""
-        return {"kept": list(self.kept), "points": self.difference.points, "whole": self.whole,
-                "lost": self.difference.lost, "gained": self.difference.gained}  # fmt: skip
+        pair = self.difference
+        return AttemptRecord(self.kept, pair.points, self.whole, pair.lost, pair.gained)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,25 +115,26 @@ class Found:
     reached: bool
     recipe_file: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def record(self) -> FormatSearch:
         """Return the entry of ``search.json``."""
-        return {
-            "format": self.job.kind.value,
-            "target_cpu": to_json(self.job.target_cpu),
-            "path": self.job.path if self.reached else None,
-            "reached": self.reached,
-            "kept": list(self.kept),
-            "layers": self.layers,
-            "difference_points": self.attempts[-1].difference.points,
-            "interval_points": list(self.attempts[-1].difference.interval_points),
-            "recipe_file": self.recipe_file,
-            "attempts": [attempt.to_json() for attempt in self.attempts],
-        }
+        last = self.attempts[-1].difference
+        return FormatSearch(
+            format=self.job.kind,
+            target_cpu=self.job.target_cpu,
+            path=self.job.path if self.reached else None,
+            reached=self.reached,
+            kept=self.kept,
+            layers=self.layers,
+            difference_points=last.points,
+            interval_points=last.interval_points,
+            recipe_file=self.recipe_file,
+            attempts=tuple(attempt.record() for attempt in self.attempts),
+        )
 
 
 def search(
     bundle: Bundle, plan: SearchPlan, weighed: Sequence[RankedJob], stages: Stages
-) -> tuple[Bundle, dict[str, Any]]:
+) -> tuple[Bundle, SearchResult]:
     """Keep the fewest layers in float until the drop holds; write artifacts, recipe files and ``reports/search.json``.
 
     Args:
@@ -166,16 +167,15 @@ def search(
     for index, one in enumerate(found):
         if one.reached:
             found[index] = replace(one, recipe_file=_save(written, one))
-    document = {
-        "schema_version": SCHEMA_VERSION,
-        "reached": all(one.reached for one in found),
-        "max_drop_points": plan.max_drop,
-        "recipe": plan.quantize.recipes[0].name,
-        "dataset": {"source": dataset.source, "images": judge.images, "notes": list(dataset.notes)},
-        "results": [one.to_json() for one in found],
-    }
-    written.write_report("search.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
-    return written, document
+    result = SearchResult(
+        reached=all(one.reached for one in found),
+        max_drop_points=plan.max_drop,
+        recipe=plan.quantize.recipes[0].name,
+        dataset=SearchDataset(dataset.source, judge.images, tuple(dataset.notes)),
+        results=tuple(one.record() for one in found),
+    )
+    written.write_report("search.json", dump(result))
+    return written, result
 
 
 def _save(bundle: Bundle, found: Found) -> str:
@@ -266,7 +266,7 @@ def _search_one(
         def whole(kept: Sequence[LayerCost]) -> bool:
             folder = Path(tempfile.mkdtemp(dir=scratch))
             made = _make_in(folder, _with_float(job, _layers(kept)))
-            works = judged(kept, folder, made[0], whole=True)
+            works = judged(kept, folder, made.artifact, whole=True)
             if works:
                 good[len(attempts)] = folder, _with_float(job, _layers(kept)), made
             return works
@@ -277,7 +277,7 @@ def _search_one(
             return Found(job, len(ranking), attempts[-1].kept, tuple(attempts), False), None
         at = max(number for number in good if attempts[number - 1].kept == tuple(cost.name for cost in kept))
         folder, final, made = good[at]
-        _move(made[0], folder, staging)
+        _move(made.artifact, folder, staging)
         write_held_out(replace(final, root=staging))
     ordered = (*attempts[: at - 1], *attempts[at:], attempts[at - 1])
     return Found(final, len(ranking), attempts[at - 1].kept, ordered, True), made

@@ -1,20 +1,21 @@
 """``--save-failing``: the first failing layer with its inputs and tensors, ready to attach to a bug report."""
 
-import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coordatt_deploy import __version__
-from coordatt_deploy.bundle import Bundle
-from coordatt_deploy.documents import SCHEMA_VERSION
+from coordatt_deploy.documents import dump
 from coordatt_deploy.errors import InferenceError, UsageError
 from coordatt_deploy.layer_map import place_all, restore
+from coordatt_deploy.manifest import Manifest
+from coordatt_deploy.parity.candidate import Candidate
 from coordatt_deploy.parity.executors import LOCAL, Executor
-from coordatt_deploy.parity.layers import ArtifactLayers, LayerRow
+from coordatt_deploy.parity.layers import ArtifactLayers, LayerRow, LayerVerdict
 from coordatt_deploy.parity.reference_layers import ReferenceLayers
 from coordatt_deploy.tensors import dequantized, encode
 
@@ -36,13 +37,45 @@ All values are in the layout of the PyTorch model, dequantized. Read it with: nu
 """
 
 
+@dataclass(frozen=True, slots=True)
+class FailingLayer:
+    """The document ``failing.json``.
+
+    Attributes:
+        artifact: Its path in the bundle.
+        sha256: Of the file.
+        model: Its name.
+        source_sha256: Of its weights.
+        summary: What was found, in one sentence.
+        layer: The verdict on the layer.
+        cases: How many inputs the arrays beside it hold.
+        tool_versions: Of what made and of what judged the file.
+        command: What finds it again.
+    """
+
+    VERSION: ClassVar[int] = 1
+
+    artifact: str
+    sha256: str
+    model: str
+    source_sha256: str
+    summary: str
+    layer: LayerVerdict
+    cases: int
+    tool_versions: Mapping[str, str]
+    command: str
+
+
 def save_failing(
-    bundle: Bundle,
+    candidate: Candidate,
     layers: ArtifactLayers,
-    cases: Sequence[Mapping[str, NDArray[Any]]],
+    cases: Sequence[Mapping[str, NDArray[np.generic]]],
     reference: ReferenceLayers,
     folder: Path,
     where: Executor = LOCAL,
+    *,
+    manifest: Manifest,
+    bundle_name: str,
 ) -> Path | None:
     """Write the first failing layer of one artifact to ``folder/<artifact>/``; return that, None if none failed.
 
@@ -50,65 +83,68 @@ def save_failing(
         UsageError: The folder cannot be written.
     """
     row = next((item for item in layers.rows if item.layer_id == layers.first_diverging_layer), None)
-    if row is None or layers.artifact is None:
+    if row is None:
         return None
-    artifact = layers.artifact
-    arrays = _tensors(bundle, layers, row, cases, reference, where)
-    document = {
-        "schema_version": SCHEMA_VERSION,
-        "artifact": artifact.path,
-        "sha256": artifact.sha256,
-        "model": bundle.manifest.model.name,
-        "source_sha256": bundle.manifest.model.source_sha256,
-        "summary": layers.sentence(),
-        "layer": row.to_json(),
-        "cases": len(cases),
-        "tool_versions": dict(bundle.manifest.tool_versions) | {"coordatt-deploy": __version__},
-        "command": f"coordatt-deploy parity {bundle.root.name} --layers --save-failing {folder.name}",
-    }
-    place_for_it = folder / Path(artifact.path).name
+    artifact = candidate.artifact
+    arrays = _tensors(candidate, row, cases, reference, where)
+    document = FailingLayer(
+        artifact=artifact.path,
+        sha256=artifact.sha256,
+        model=manifest.model.name,
+        source_sha256=manifest.model.source_sha256,
+        summary=layers.sentence(),
+        layer=row.record(),
+        cases=len(cases),
+        tool_versions=dict(manifest.tool_versions) | {"coordatt-deploy": __version__},
+        command=f"coordatt-deploy parity {bundle_name} --layers --save-failing {folder.name}",
+    )
+    target = folder / candidate.path.name
     try:
-        place_for_it.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(place_for_it / "failing.npz", **arrays)  # type: ignore[arg-type]
-        (place_for_it / "failing.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        (place_for_it / "README.txt").write_text(_readme(document, row), encoding="utf-8")
+        target.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(target / "failing.npz", **arrays)  # type: ignore[arg-type]
+        (target / "failing.json").write_text(dump(document), encoding="utf-8")
+        (target / "README.txt").write_text(_readme(document), encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"{place_for_it} cannot be written: {error.strerror}") from error
-    return place_for_it
+        raise UsageError(f"{target} cannot be written: {error.strerror}") from error
+    return target
 
 
-def _readme(document: Mapping[str, Any], row: LayerRow) -> str:
-    entry = document["layer"]
-    keys = ("sqnr_db", "max_abs_error", "local_sqnr_db", "local_max_abs_error", "local_allowed", "nonfinite")
-    figures = "".join(f"           {key}: {entry[key]}\n" for key in keys if entry[key] is not None)
+def _readme(document: FailingLayer) -> str:
+    layer = document.layer
+    known = {
+        "sqnr_db": layer.sqnr_db,
+        "max_abs_error": layer.max_abs_error,
+        "local_sqnr_db": layer.local_sqnr_db,
+        "local_max_abs_error": layer.local_max_abs_error,
+        "local_allowed": layer.local_allowed,
+        "nonfinite": layer.nonfinite,
+    }
+    figures = "".join(f"           {key}: {value}\n" for key, value in known.items() if value is not None)
     return README.format(
-        summary=document["summary"],
-        artifact=document["artifact"],
-        sha256=document["sha256"],
-        model=document["model"],
-        layer=row.layer_id,
-        operator=row.operator,
-        through=f", seen through {row.seen_through}" if row.seen_through else "",
+        summary=document.summary,
+        artifact=document.artifact,
+        sha256=document.sha256,
+        model=document.model,
+        layer=layer.layer_id,
+        operator=layer.operator,
+        through=f", seen through {layer.seen_through}" if layer.seen_through else "",
         figures=figures,
     )
 
 
 def _tensors(
-    bundle: Bundle,
-    layers: ArtifactLayers,
+    candidate: Candidate,
     row: LayerRow,
-    cases: Sequence[Mapping[str, NDArray[Any]]],
+    cases: Sequence[Mapping[str, NDArray[np.generic]]],
     reference: ReferenceLayers,
     where: Executor,
-) -> dict[str, NDArray[Any]]:
-    artifact = layers.artifact
-    assert artifact is not None  # noqa: S101 - the caller looked
-    places = bundle.layers(artifact)
+) -> dict[str, NDArray[np.generic]]:
+    artifact, places = candidate.artifact, candidate.layers
     layer = places.resolved(row.layer_id)
     present = [item for item in places.layers if item.parts]
     names = tuple(dict.fromkeys(part.tensor for item in present for part in item.parts))
-    path = bundle.path(artifact.path)
-    arrays: dict[str, NDArray[Any]] = {}
+    path = candidate.path
+    arrays: dict[str, NDArray[np.generic]] = {}
     with (
         where.open_artifact(path, artifact, names) as marked,
         where.open_pieces(path, artifact, names) as pieces,

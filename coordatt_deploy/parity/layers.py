@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordatt_deploy.artifact_specs import Artifact
-from coordatt_deploy.documents import to_json
 from coordatt_deploy.formats import Precision
 from coordatt_deploy.layer_map import LayerMap
 from coordatt_deploy.parity.error_statistics import LayerErrorStats, Rounded
@@ -23,6 +22,55 @@ from coordatt_deploy.parity.tolerances import Tolerance
 ADDED_UP: Final = 1.5
 WEIGHTED: Final = frozenset({"conv2d", "convolution", "linear", "addmm"})
 UNIT_ROUNDOFF: Final = {Precision.FP32: 2.0**-24, Precision.FP16: 2.0**-11}
+
+
+@dataclass(frozen=True, slots=True)
+class LayerVerdict:
+    """The verdict on one layer, as documents hold it.
+
+    Attributes:
+        layer_id: Stable name.
+        operator: Of the captured graph.
+        sqnr_db: Of the value in the whole artifact; None where it has no such value.
+        max_abs_error: Likewise.
+        local_sqnr_db: Of the value that the layer alone gives, fed with the reference; None where it could not be run.
+        local_max_abs_error: Likewise.
+        local_allowed: What was allowed there.
+        excess: Error over allowance in the whole artifact; above 1 is beyond tolerance.
+        local_excess: Likewise of the layer alone.
+        max_steps: Error in steps of the tensor's grid; None in float.
+        local_max_steps: Likewise of the layer alone.
+        probe_max_abs_error: Of the layer alone on stirred values; None where they were not tried.
+        probe_allowed: What was allowed there.
+        exact: Whether the value in the whole artifact equals the reference.
+        nonfinite: Values that are NaN or infinite.
+        passed: Whether the layer itself is within tolerance; None where nothing of it can be seen.
+        evidence: What was found and what was allowed, where it is not.
+        inherits: Whether it is right with right inputs, but off in the whole artifact.
+        seen_through: The layer at which it is judged, if not itself.
+        note: Why it is absent, or what it was fused with.
+    """
+
+    layer_id: str
+    operator: str
+    sqnr_db: float | None
+    max_abs_error: float | None
+    local_sqnr_db: float | None
+    local_max_abs_error: float | None
+    local_allowed: float | None
+    excess: float | None
+    local_excess: float | None
+    max_steps: float | None
+    local_max_steps: float | None
+    probe_max_abs_error: float | None
+    probe_allowed: float | None
+    exact: bool
+    nonfinite: int
+    passed: bool | None
+    evidence: str | None
+    inherits: bool
+    seen_through: str | None
+    note: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,31 +137,31 @@ class LayerRow:
             return tally.sqnr_db >= self.limit_db
         return tally.excess <= 1.0
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the entry of ``parity.json``."""
-        whole, alone = self.accumulated, self.local
-        return {
-            "layer_id": self.layer_id,
-            "operator": self.operator,
-            "sqnr_db": to_json(whole.sqnr_db) if whole else None,
-            "max_abs_error": to_json(whole.max_abs_error) if whole else None,
-            "local_sqnr_db": to_json(alone.sqnr_db) if alone else None,
-            "local_max_abs_error": to_json(alone.max_abs_error) if alone else None,
-            "local_allowed": to_json(alone.allowed) if alone else None,
-            "excess": to_json(whole.excess) if whole else None,
-            "local_excess": to_json(alone.excess) if alone else None,
-            "max_steps": to_json(whole.max_steps) if whole else None,
-            "local_max_steps": to_json(alone.max_steps) if alone else None,
-            "probe_max_abs_error": to_json(self.probed.max_abs_error) if self.probed else None,
-            "probe_allowed": to_json(self.probed.allowed) if self.probed else None,
-            "exact": bool(whole and whole.max_abs_error == 0.0),
-            "nonfinite": (whole.nonfinite if whole else 0) + (alone.nonfinite if alone else 0),
-            "passed": self.passed,
-            "evidence": self.shown() if self.passed is False else None,
-            "inherits": self.inherits,
-            "seen_through": self.seen_through,
-            "note": self.misfit or self.note,
-        }
+    def record(self) -> LayerVerdict:
+        """Return the verdict as documents hold it."""
+        whole, alone, probed = self.accumulated, self.local, self.probed
+        return LayerVerdict(
+            layer_id=self.layer_id,
+            operator=self.operator,
+            sqnr_db=whole.sqnr_db if whole else None,
+            max_abs_error=whole.max_abs_error if whole else None,
+            local_sqnr_db=alone.sqnr_db if alone else None,
+            local_max_abs_error=alone.max_abs_error if alone else None,
+            local_allowed=alone.allowed if alone else None,
+            excess=whole.excess if whole else None,
+            local_excess=alone.excess if alone else None,
+            max_steps=whole.max_steps if whole else None,
+            local_max_steps=alone.max_steps if alone else None,
+            probe_max_abs_error=probed.max_abs_error if probed else None,
+            probe_allowed=probed.allowed if probed else None,
+            exact=bool(whole and whole.max_abs_error == 0.0),
+            nonfinite=(whole.nonfinite if whole else 0) + (alone.nonfinite if alone else 0),
+            passed=self.passed,
+            evidence=self.shown() if self.passed is False else None,
+            inherits=self.inherits,
+            seen_through=self.seen_through,
+            note=self.misfit or self.note,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,18 +237,6 @@ class ArtifactLayers:
             tail = "; layers after it only inherit"
         through = f" (seen through {row.seen_through})" if row.seen_through else ""
         return f"{self.name}: first beyond tolerance at {row.layer_id}{through} ({row.shown()}){tail}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what ``parity.json`` holds of it."""
-        return {
-            "first_diverging_layer": self.first_diverging_layer,
-            "layers_passed": self.passed,
-            "layers_problem": self.problem,
-            "marked_difference": to_json(self.marked_difference),
-            "smallest_weight_change": to_json(self.smallest_weight_change),
-            "summary": self.sentence(),
-            "layers": [row.to_json() for row in self.rows],
-        }
 
 
 @dataclass(slots=True)

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordatt_deploy.artifact_specs import Artifact
-from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.errors import InferenceError
 from coordatt_deploy.graph.graph import Graph
 from coordatt_deploy.layer_map import Layer, place_all, restore
+from coordatt_deploy.parity.candidate import Candidate
 from coordatt_deploy.parity.error_statistics import LayerErrorStats
 from coordatt_deploy.parity.executors import LOCAL, Executor
 from coordatt_deploy.parity.layers import ArtifactLayers, LayerJudge
@@ -33,26 +33,22 @@ PROBES: Final = 2  # cases on which the pieces are fed with stirred values as we
 
 
 def localise(
-    bundle: Bundle,
-    artifact: Artifact,
+    candidate: Candidate,
     cases: Cases,
     reference: ReferenceLayers,
     tolerance: Tolerance,
     *,
     where: Executor = LOCAL,
-    calibrated: Ranges | None = None,
     step: Callable[[], None] = lambda: None,
 ) -> ArtifactLayers:
-    """Judge every layer of *artifact* on *cases*.
+    """Judge every layer of *candidate* on *cases*.
 
     Args:
-        bundle: Holds it and its map.
-        artifact: Any format.
+        candidate: Any format.
         cases: Feeds in the reference's layout.
         reference: Of the captured graph.
         tolerance: Its multiple is applied at every layer.
         where: The machine that it is run on.
-        calibrated: Of a static artifact, the range of each layer on its calibration data.
         step: Called once per case.
 
     Raises:
@@ -60,10 +56,9 @@ def localise(
         MissingDependencyError: The runtime, or what is needed to cut the format apart, is not installed.
         InferenceError: The file cannot be run on one of the cases, and no layer of it is wrong on its own.
     """
-    layers = bundle.layers(artifact)
-    judge = LayerJudge(layers, tolerance, tolerance.layer_sqnr_db)
-    run = _Run(judge, reference, cases, calibrated, rounded_on_data=_rounded_on_data(bundle, artifact))
-    path = bundle.path(artifact.path)
+    artifact, path = candidate.artifact, candidate.path
+    judge = LayerJudge(candidate.layers, tolerance, tolerance.layer_sqnr_db)
+    run = _Run(judge, reference, cases, candidate.ranges, rounded_on_data=candidate.rounded_on_data)
     difference = 0.0
     refused: InferenceError | None = None
     with (
@@ -97,12 +92,6 @@ def _both(marked: Runner, final: Runner, own: Feeds, artifact: Artifact) -> tupl
         difference = max(difference, float(gap.max()) if gap.size else 0.0)
         whole[spec.name] = dequantized(whole[spec.name], spec)
     return whole, difference
-
-
-def _rounded_on_data(bundle: Bundle, artifact: Artifact) -> bool:
-    """Whether weights of *artifact* may make up for the layers before them, as far as the manifest knows."""
-    made = bundle.manifest.quantization.get(artifact.path)
-    return not isinstance(made, Mapping) or bool(made.get("rounding"))
 
 
 def localise_graph(

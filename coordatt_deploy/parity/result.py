@@ -1,19 +1,229 @@
-"""The verdicts on a bundle's artifacts, outputs and layers together, and the document ``parity.json``."""
+"""The verdicts on a bundle's artifacts, outputs and layers together: what ``parity`` prints and what it keeps.
+
+``ParityResult`` is what one call of the command found. ``ParityReports`` is ``reports/parity.json``, where the runs of
+many calls accumulate.
+"""
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 from coordatt_deploy.artifact_specs import Artifact, Origin
-from coordatt_deploy.documents import SCHEMA_VERSION, to_json
-from coordatt_deploy.parity.layers import ArtifactLayers
+from coordatt_deploy.documents import JsonObject, JsonValue, check_version, from_json, parse_object
+from coordatt_deploy.formats import Format, Precision, TargetCpu
+from coordatt_deploy.parity.layers import ArtifactLayers, LayerVerdict
 from coordatt_deploy.parity.outputs import OutputParity
 from coordatt_deploy.parity.tolerances import Tolerance
+from coordatt_deploy.run_records import HERE, Covered, NotRun, RunInputs, RunRecord, latest
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactVerdict:
+    """The verdict on one artifact, as documents hold it.
+
+    Attributes:
+        path: In the bundle.
+        sha256: Of the file when it was judged.
+        format: Of the file.
+        precision: That it computes in.
+        recipe: How it was quantized; None for float.
+        target_cpu: The CPU family of its form; None where the form is the same for all.
+        runtime: Name and version of what ran it.
+        origin: Measured, emulated or evaluated; None where it was not run.
+        passed: None where the artifact could not be run here.
+        problem: Why it failed or was not run; None where it passed.
+        warning: Why its outputs on this machine may not be those of another; None where they are.
+        images_from_png: Golden images that were fed from their PNG files through the artifact's own description.
+        max_abs_error: Of the output with the most error over its allowance, as for the next ones.
+        allowed: What was allowed there.
+        sqnr_db: Over all cases.
+        exact: Whether outputs equal the reference.
+        nonfinite: Values that are NaN or infinite.
+        cosine: Of candidate and reference.
+        top1_agreement: Share of the cases with the same greatest element; None for an output without classes.
+        tolerance: What was applied.
+        outputs: One verdict per output.
+        first_diverging_layer: The first layer beyond tolerance; None where there is none, or none was judged.
+        layers_passed: None where layers were not judged.
+        layers_problem: Why they were not.
+        marked_difference: See ``ArtifactLayers``.
+        smallest_weight_change: See ``ArtifactLayers``.
+        summary: What was found of the layers, in one sentence.
+        layers: In execution order; empty where they were not judged.
+    """
+
+    path: str
+    sha256: str
+    format: Format
+    precision: Precision
+    recipe: str | None
+    target_cpu: TargetCpu | None
+    runtime: str
+    origin: Origin | None
+    passed: bool | None
+    problem: str | None = None
+    warning: str | None = None
+    images_from_png: int = 0
+    max_abs_error: float | None = None
+    allowed: float | None = None
+    sqnr_db: float | None = None
+    exact: bool = False
+    nonfinite: int = 0
+    cosine: float | None = None
+    top1_agreement: float | None = None
+    tolerance: Tolerance | None = None
+    outputs: tuple[OutputParity, ...] = ()
+    first_diverging_layer: str | None = None
+    layers_passed: bool | None = None
+    layers_problem: str | None = None
+    marked_difference: float | None = None
+    smallest_weight_change: float | None = None
+    summary: str | None = None
+    layers: tuple[LayerVerdict, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GraphVerdict:
+    """The verdict on a torch graph between the captured one and the files: folded, or lowered for a kind of runtime."""
+
+    name: str
+    first_diverging_layer: str | None
+    layers_passed: bool | None
+    layers_problem: str | None
+    marked_difference: float | None
+    smallest_weight_change: float | None
+    summary: str
+    layers: tuple[LayerVerdict, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ParityResult:
+    """What one call of ``parity`` found.
+
+    Attributes:
+        passed: Whether every artifact was run and passed.
+        target: Where it was run; None for this machine.
+        cases: Names of the inputs that outputs were judged on.
+        artifacts: In the order of the manifest.
+        graphs: The folded and the lowered torch graphs; empty where they were not asked for.
+        skipped: What the target cannot run.
+    """
+
+    VERSION: ClassVar[int] = 1
+
+    passed: bool
+    target: str | None
+    cases: tuple[str, ...]
+    artifacts: tuple[ArtifactVerdict, ...]
+    graphs: tuple[GraphVerdict, ...] = ()
+    skipped: tuple[NotRun, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ParitySettings:
+    """What a parity run was asked for.
+
+    Attributes:
+        threads: Of the runtimes.
+        own_tolerances: Whether the user chose other tolerances than the built-in ones.
+    """
+
+    threads: int = 1
+    own_tolerances: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParityRun(RunRecord):
+    """One artifact judged once."""
+
+    settings: ParitySettings = field(default_factory=ParitySettings)
+    result: ArtifactVerdict
+
+
+@dataclass(frozen=True, slots=True)
+class ParityReports:
+    """The document ``reports/parity.json``: the runs of many calls.
+
+    Attributes:
+        runs: A later run takes the place of an earlier one that answered the same question.
+        graphs: The torch graphs, of the last call that judged them.
+        skipped: Of the last call.
+    """
+
+    VERSION: ClassVar[int] = 2
+
+    runs: tuple[ParityRun, ...] = ()
+    graphs: tuple[GraphVerdict, ...] = ()
+    skipped: tuple[NotRun, ...] = ()
+
+    def result(self, place: str = HERE) -> ParityResult | None:
+        """Return what is known of each artifact at *place*, as if one call had found it; None where nothing is."""
+        runs = latest(self.runs, place)
+        if not runs:
+            return None
+        cases = dict.fromkeys(name for run in runs for name in run.inputs.names)
+        passed = all(run.result.passed is True for run in runs) and all(
+            graph.layers_passed is not False for graph in self.graphs
+        )
+        target = None if place == HERE else place
+        return ParityResult(passed, target, tuple(cases), tuple(run.result for run in runs), self.graphs, self.skipped)
+
+
+def read_reports(text: str) -> ParityReports:
+    """Read ``reports/parity.json``, of this schema or of the first.
+
+    Raises:
+        DocumentError: It is damaged, or of another schema.
+    """
+    document = parse_object(text)
+    check_version(document, 1, ParityReports.VERSION)
+    if document["schema_version"] == ParityReports.VERSION:
+        return from_json(ParityReports, document)
+    result = from_json(ParityResult, _with_flags(document))
+    inputs = RunInputs("unknown", len(result.cases), result.cases)
+    runs = tuple(
+        ParityRun(
+            kind="parity",
+            artifact=item.path,
+            sha256=item.sha256,
+            place=result.target or HERE,
+            inputs=inputs,
+            covered=covered(item),
+            tool_versions={},
+            time=None,
+            result=item,
+        )
+        for item in result.artifacts
+    )
+    return ParityReports(runs, result.graphs, result.skipped)
+
+
+def _with_flags(document: JsonObject) -> JsonObject:
+    """Mark the figures that the first schema wrote as null because they were not finite."""
+    artifacts = document.get("artifacts")
+    for item in artifacts if isinstance(artifacts, list) else ():
+        outputs = item.get("outputs") if isinstance(item, dict) else None
+        for output in outputs if isinstance(outputs, list) else ():
+            if isinstance(output, dict):
+                equal = output.get("max_abs_error") == 0
+                text: dict[str, JsonValue] = {
+                    key: "inf" if key == "sqnr_db" and equal else "nan"
+                    for key in ("max_abs_error", "allowed", "sqnr_db", "cosine")
+                    if key in output and output[key] is None
+                }
+                output["not_finite"] = text
+    return document
+
+
+def covered(verdict: ArtifactVerdict) -> Covered:
+    """Return what a verdict looked at."""
+    judged = sum(layer.passed is not None for layer in verdict.layers)
+    return Covered(len(verdict.outputs), judged, len(verdict.layers))
 
 
 @dataclass(frozen=True, slots=True)
 class ArtifactParity:
-    """The verdict on one artifact.
+    """The verdict on one artifact, with what it was judged by.
 
     Attributes:
         passed: None where the artifact could not be run here.
@@ -52,32 +262,39 @@ class ArtifactParity:
 
         return max(self.outputs, key=excess)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the entry of ``parity.json``."""
-        worst = self.worst()
-        return {
-            "path": self.artifact.path,
-            "sha256": self.artifact.sha256,
-            "format": self.artifact.format.value,
-            "precision": self.artifact.precision.value,
-            "recipe": self.artifact.recipe,
-            "target_cpu": to_json(self.artifact.target_cpu),
-            "runtime": self.runtime,
-            "origin": to_json(self.origin),
-            "passed": self.passed,
-            "problem": self.problem,
-            "warning": self.warning,
-            "images_from_png": self.images,
-            "max_abs_error": to_json(worst.max_abs_error) if worst else None,
-            "allowed": to_json(worst.allowed) if worst else None,
-            "sqnr_db": to_json(worst.sqnr_db) if worst else None,
-            "exact": bool(worst and worst.max_abs_error == 0.0),
-            "nonfinite": worst.nonfinite if worst else 0,
-            "cosine": to_json(worst.cosine) if worst else None,
-            "top1_agreement": worst.top1_agreement if worst else None,
-            "tolerance": to_json(self.tolerance),
-            "outputs": to_json(self.outputs),
-        } | (self.layers.to_json() if self.layers is not None else {"first_diverging_layer": None})
+    def record(self) -> ArtifactVerdict:
+        """Return the verdict as documents hold it."""
+        worst, artifact, layers = self.worst(), self.artifact, self.layers
+        return ArtifactVerdict(
+            path=artifact.path,
+            sha256=artifact.sha256,
+            format=artifact.format,
+            precision=artifact.precision,
+            recipe=artifact.recipe,
+            target_cpu=artifact.target_cpu,
+            runtime=self.runtime,
+            origin=self.origin,
+            passed=self.passed,
+            problem=self.problem,
+            warning=self.warning,
+            images_from_png=self.images,
+            max_abs_error=worst.max_abs_error if worst else None,
+            allowed=worst.allowed if worst else None,
+            sqnr_db=worst.sqnr_db if worst else None,
+            exact=bool(worst and worst.max_abs_error == 0.0),
+            nonfinite=worst.nonfinite if worst else 0,
+            cosine=worst.cosine if worst else None,
+            top1_agreement=worst.top1_agreement if worst else None,
+            tolerance=self.tolerance,
+            outputs=self.outputs,
+            first_diverging_layer=layers.first_diverging_layer if layers else None,
+            layers_passed=layers.passed if layers else None,
+            layers_problem=layers.problem if layers else None,
+            marked_difference=layers.marked_difference if layers else None,
+            smallest_weight_change=layers.smallest_weight_change if layers else None,
+            summary=layers.sentence() if layers else None,
+            layers=tuple(row.record() for row in layers.rows) if layers else (),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +302,14 @@ class ParityReport:
     """The verdicts on a bundle's artifacts.
 
     Attributes:
-        skipped: Path and reason of each artifact that the target cannot run.
+        skipped: What the target cannot run.
         target: Where it was run; None for this machine.
         graphs: The folded and the lowered torch graphs, layer by layer; empty where they were not asked for.
         cases: Names of the inputs that outputs were judged on.
     """
 
     artifacts: tuple[ArtifactParity, ...]
-    skipped: tuple[tuple[str, str], ...] = ()
+    skipped: tuple[NotRun, ...] = ()
     target: str | None = None
     graphs: tuple[ArtifactLayers, ...] = ()
     cases: tuple[str, ...] = ()
@@ -103,14 +320,34 @@ class ParityReport:
         ran = bool(self.artifacts) and all(item.passed is True for item in self.artifacts)
         return ran and all(item.passed is not False for item in self.graphs)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the document ``parity.json``."""
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "passed": self.passed,
-            "target": self.target,
-            "cases": list(self.cases),
-            "artifacts": [item.to_json() for item in self.artifacts],
-            "graphs": [{"name": item.name} | item.to_json() for item in self.graphs],
-            "skipped": [{"path": path, "reason": reason} for path, reason in self.skipped],
-        }
+    @property
+    def exit_code(self) -> int:
+        """0 where all passed, 1 where one failed, 3 where one could not be run here."""
+        failed = [item.passed for item in self.artifacts] + [item.passed for item in self.graphs]
+        if False in failed:
+            return 1
+        return 3 if None in [item.passed for item in self.artifacts] else 0
+
+    def record(self) -> ParityResult:
+        """Return what documents hold."""
+        return ParityResult(
+            passed=self.passed,
+            target=self.target,
+            cases=self.cases,
+            artifacts=tuple(item.record() for item in self.artifacts),
+            graphs=tuple(_graph(item) for item in self.graphs),
+            skipped=self.skipped,
+        )
+
+
+def _graph(layers: ArtifactLayers) -> GraphVerdict:
+    return GraphVerdict(
+        name=layers.name,
+        first_diverging_layer=layers.first_diverging_layer,
+        layers_passed=layers.passed,
+        layers_problem=layers.problem,
+        marked_difference=layers.marked_difference,
+        smallest_weight_change=layers.smallest_weight_change,
+        summary=layers.sentence(),
+        layers=tuple(row.record() for row in layers.rows),
+    )

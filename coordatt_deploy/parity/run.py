@@ -1,39 +1,50 @@
-"""Parity of a bundle: run every artifact, hand what it gives to the judges, write ``reports/parity.json``."""
+"""Parity of a bundle: run every artifact, hand what it gives to the judges, keep the verdicts in ``reports/``.
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+The only module of this room that opens the bundle; the judges take what they need of it as a ``Candidate``.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coordatt_deploy import host
 from coordatt_deploy.artifact_specs import Artifact
-from coordatt_deploy.bundle import Bundle
+from coordatt_deploy.bundle import REPORTS, Bundle
+from coordatt_deploy.documents import DocumentError, dump
 from coordatt_deploy.errors import BundleError, DeployError, InferenceError, MissingDependencyError, UsageError
 from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.logs import logged, set_environment
-from coordatt_deploy.parity.cases import ParityCases, calibrated_ranges, cases_of, cases_on, choose_cases, golden_cases
+from coordatt_deploy.parity.candidate import Candidate
+from coordatt_deploy.parity.cases import ParityCases
 from coordatt_deploy.parity.executors import Executor, LocalExecutor
 from coordatt_deploy.parity.layers import ArtifactLayers
 from coordatt_deploy.parity.outputs import judge
-from coordatt_deploy.parity.preprocessing_check import image_feeds
-from coordatt_deploy.parity.result import ArtifactParity, ParityReport
-from coordatt_deploy.parity.tolerances import TOLERANCES, Tolerance, Tolerances, for_untrained, tolerance_of
+from coordatt_deploy.parity.preprocessing_check import GoldenImage, image_feeds
+from coordatt_deploy.parity.result import (
+    ArtifactParity,
+    ParityReport,
+    ParityReports,
+    ParityRun,
+    ParitySettings,
+    covered,
+    read_reports,
+)
+from coordatt_deploy.parity.tolerances import BUILT_IN, Tolerances, for_untrained, tolerance_of
 from coordatt_deploy.progress import Stages
+from coordatt_deploy.run_records import GOLDEN, HELD_OUT, HERE, NotRun, RunInputs, accumulated, begin_session
 from coordatt_deploy.runtimes import Runner
 from coordatt_deploy.runtimes.onnx.saturation import saturation_warning
 from coordatt_deploy.runtimes.provenance import check_provenance
 from coordatt_deploy.tensors import decode, encode
 
 if TYPE_CHECKING:
-    from coordatt_deploy.parity.reference_layers import ReferenceLayers
-
-Feeds = Sequence[Mapping[str, NDArray[Any]]]
+    from coordatt_deploy.parity.layer_run import LayerRun
 
 LAYER_CASES: Final = 6
 
@@ -54,39 +65,41 @@ class RemoteTarget:
     why_not: Callable[[Artifact], str | None]
     most_cases: int
 
-    @property
-    def report(self) -> str:
-        """Name of the report."""
-        return f"parity-{self.name.replace(':', '-')}.json"
 
+@dataclass(frozen=True, slots=True)
+class ParityPlan:
+    """What to prove, and how.
 
-def check_parity(
-    bundle: Bundle,
-    stages: Stages,
-    *,
-    formats: Sequence[Format] = tuple(Format),
-    layers: bool = True,
-    need_layers: bool = False,
-    threads: int = 1,
-    tolerances: Tolerances = TOLERANCES,
-    inputs: Path | None = None,
-    save_failing: Path | None = None,
-    machine: host.Host | None = None,
-    target: RemoteTarget | None = None,
-) -> ParityReport:
-    """Run every artifact, judge it, and write ``reports/parity.json``, or ``reports/parity-TARGET.json``.
-
-    Args:
-        bundle: Opened.
-        stages: Shows the progress.
+    Attributes:
         formats: Only artifacts of these.
         layers: Judge every layer as well, where torch is installed.
         need_layers: Do not go on without the layers; judge the folded and the lowered graphs as well.
         threads: Of the runtimes.
         tolerances: By format and precision.
-        inputs: Other inputs than the golden ones; see ``parity_inputs``. Needs torch.
+        inputs: Other inputs than the golden ones; see ``data.arrays.read_inputs``. Needs torch.
         save_failing: Where the first failing layer of each artifact goes.
         machine: What this is run on, for the warning where int8 sums saturate; looked up by default.
+    """
+
+    formats: tuple[Format, ...] = tuple(Format)
+    layers: bool = True
+    need_layers: bool = False
+    threads: int = 1
+    tolerances: Tolerances = field(default_factory=lambda: BUILT_IN)
+    inputs: Path | None = None
+    save_failing: Path | None = None
+    machine: host.Host | None = None
+
+
+def check_parity(
+    bundle: Bundle, plan: ParityPlan, stages: Stages, *, target: RemoteTarget | None = None
+) -> ParityReport:
+    """Run every artifact, judge it, and keep the verdicts in ``reports/parity.json`` (``parity-TARGET.json``).
+
+    Args:
+        bundle: Opened.
+        plan: What to prove.
+        stages: Shows the progress.
         target: Another machine to run them on. What cannot run there is listed as skipped, never as passed.
 
     Raises:
@@ -95,56 +108,48 @@ def check_parity(
         MissingDependencyError: Other inputs, or layers that are needed, without torch or the reference.
     """
     set_environment()
-    chosen, skipped = _choose(bundle, formats, target)
-    if bundle.manifest.model.untrained:
-        tolerances = for_untrained(tolerances)
+    chosen, skipped = _choose(bundle, plan.formats, target)
+    tolerances = for_untrained(plan.tolerances) if bundle.manifest.model.untrained else plan.tolerances
     missing = _missing(bundle)
-    if missing and (inputs is not None or need_layers or save_failing is not None):
+    if missing and (plan.inputs is not None or plan.need_layers or plan.save_failing is not None):
         raise MissingDependencyError(missing)
     for artifact in chosen:
         bundle.layers(artifact)  # a map that is missing or damaged ends this here
         _check_provenance(bundle, artifact)
-    trial = golden_cases(bundle) if inputs is None else cases_on(bundle, inputs, stages)
-    trials = {item.path: trial if inputs is not None else cases_of(bundle, item, trial) for item in chosen}
-    where: Executor = LocalExecutor(threads)
-    here: host.Host | None = None
-    if target is not None:
-        trials = {path: own.few(target.most_cases) for path, own in trials.items()}
-        where = target.where
-    else:
-        here = machine or host.describe()
+    cases = _golden_cases(bundle) if plan.inputs is None else _cases_on(bundle, plan.inputs, stages)
+    here = (plan.machine or host.describe()) if target is None else None
+    candidates = [_candidate(bundle, artifact, cases, plan, target, here) for artifact in chosen]
+    where = LocalExecutor(plan.threads) if target is None else target.where
+    images, image_input = _images(bundle), bundle.manifest.inputs[0].name
     verdicts = []
-    graphs: tuple[ArtifactLayers, ...] = ()
-    for artifact in chosen:
-        own = trials[artifact.path]
-        with stages.stage(f"parity {Path(artifact.path).name}", len(own.names)) as step:
-            opener = partial(where.open_artifact, bundle.path(artifact.path), artifact)
-            if inputs is None and own is trial:
-                verdict = _check_golden(bundle, artifact, opener, trial, tolerances, step)
+    for candidate in candidates:
+        with stages.stage(f"parity {candidate.path.name}", len(candidate.cases.names)) as step:
+            opener = partial(where.open_artifact, candidate.path, candidate.artifact)
+            if plan.inputs is None and not candidate.own_cases and target is None:
+                verdict = _check_golden(candidate, opener, images, image_input, tolerances, step)
             else:
-                verdict = check_artifact(artifact, opener, own, tolerances, step)
-        if verdict.passed is not None and here is not None:
-            verdict = replace(verdict, warning=saturation_warning(bundle.path(artifact.path), artifact, here))
-        verdicts.append(verdict)
-    if layers and missing:
+                verdict = check_artifact(candidate, opener, tolerances, step)
+        verdicts.append(verdict if verdict.passed is None else replace(verdict, warning=candidate.warning))
+    graphs: tuple[ArtifactLayers, ...] = ()
+    if plan.layers and missing:
         verdicts = [replace(v, layers=ArtifactLayers(v.artifact, v.artifact.path, problem=missing)) for v in verdicts]
-    elif layers:
+    elif plan.layers:
         most = LAYER_CASES if target is None else target.most_cases // 2
-        judging = _Judging(bundle, trials, _by_layer(bundle, stages), where, most, stages, save_failing)
-        if need_layers:
-            graphs = _check_graphs(chosen, trial, judging, tolerances)
-        verdicts = [judging.with_layers(verdict) for verdict in verdicts]
-    names = trial.names if target is None else trial.few(target.most_cases).names
+        layer_run = _layer_run(bundle, where, most, stages, plan.save_failing)
+        if plan.need_layers:
+            graphs = layer_run.check_graphs(chosen, cases, tolerances)
+        pairs = zip(candidates, verdicts, strict=True)
+        verdicts = [layer_run.with_layers(candidate, verdict) for candidate, verdict in pairs]
+    names = cases.names if target is None else cases.few(target.most_cases).names
     report = ParityReport(tuple(verdicts), skipped, None if target is None else target.name, graphs, names)
-    name = "parity.json" if target is None else target.report
-    bundle.write_report(name, json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")
+    _keep(bundle, report, candidates, plan)
     return report
 
 
 def _choose(
     bundle: Bundle, formats: Sequence[Format], target: RemoteTarget | None
-) -> tuple[list[Artifact], tuple[tuple[str, str], ...]]:
-    """Return the artifacts to run, and path and reason of those that the target cannot run."""
+) -> tuple[list[Artifact], tuple[NotRun, ...]]:
+    """Return the artifacts to run, and those that the target cannot run."""
     asked = [artifact for artifact in bundle.manifest.artifacts if artifact.format in formats]
     if not asked:
         raise UsageError(f"{bundle.root} has no artifact in {', '.join(formats)}; export some first")
@@ -153,7 +158,7 @@ def _choose(
     if not able:
         texts = "; ".join(dict.fromkeys(str(reason) for _, reason in reasons))
         raise UsageError(f"nothing of {bundle.root} can run on the target: {texts}")
-    return able, tuple((artifact.path, reason) for artifact, reason in reasons if reason is not None)
+    return able, tuple(NotRun(artifact.path, reason) for artifact, reason in reasons if reason is not None)
 
 
 def _missing(bundle: Bundle) -> str | None:
@@ -174,54 +179,138 @@ def _check_provenance(bundle: Bundle, artifact: Artifact) -> None:
         return  # what cannot be opened here is not run here either
 
 
-def _check_golden(
+# What of the bundle the judges get -----------------------------------------------------------------------------------
+
+
+def open_candidate(bundle: Bundle, artifact: Artifact) -> Candidate:
+    """Return an artifact of the bundle with all that judging it takes."""
+    return _candidate(bundle, artifact, _golden_cases(bundle), ParityPlan(), None, None)
+
+
+def _candidate(
     bundle: Bundle,
     artifact: Artifact,
+    cases: ParityCases,
+    plan: ParityPlan,
+    target: RemoteTarget | None,
+    here: host.Host | None,
+) -> Candidate:
+    """Return an artifact with all that judging it takes.
+
+    Beyond its ranges a static int8 artifact clips, as it must; so it is tried on images of the kind that they were
+    measured on, which the golden images of a user's own model need not be.
+    """
+    record = bundle.manifest.quantization.get(artifact.path)
+    held_out = None if record is None else record.held_out
+    own_cases = plan.inputs is None and held_out is not None
+    if plan.inputs is None and held_out is not None:
+        inputs, outputs, rounding = (
+            bundle.golden(f"{held_out.folder}/{name}") for name in ("inputs", "outputs", "rounding_fp32")
+        )
+        cases = ParityCases(held_out.names, inputs, outputs, {Precision.FP32: rounding}, (True,) * len(held_out.names))
+    ranges: dict[str, tuple[float, float]] = {}
+    damage = None
+    if held_out is not None and plan.layers:
+        try:
+            found = bundle.golden(f"{held_out.folder}/ranges")
+            ranges = {layer: (float(low), float(high)) for layer, ((low, high),) in found.items()}
+        except BundleError as error:  # outputs can be judged all the same
+            damage = str(error)
+    path = bundle.path(artifact.path)
+    return Candidate(
+        artifact=artifact,
+        path=path,
+        layers=bundle.layers(artifact),
+        record=record,
+        cases=cases if target is None else cases.few(target.most_cases),
+        own_cases=own_cases,
+        ranges=ranges,
+        damage=damage,
+        warning=None if here is None else saturation_warning(path, artifact, here),
+    )
+
+
+def _golden_cases(bundle: Bundle) -> ParityCases:
+    return ParityCases(
+        tuple(case.name for case in bundle.manifest.golden),
+        bundle.golden("inputs"),
+        bundle.golden("outputs"),
+        {kind: bundle.golden(f"rounding_{kind.value}") for kind in (Precision.FP32, Precision.FP16)},
+        tuple(case.image is not None for case in bundle.manifest.golden),
+    )
+
+
+def _images(bundle: Bundle) -> tuple[GoldenImage, ...]:
+    cases = enumerate(bundle.manifest.golden)
+    return tuple(GoldenImage(at, case.image, bundle.path(case.image)) for at, case in cases if case.image is not None)
+
+
+def _cases_on(bundle: Bundle, source: Path, stages: Stages) -> ParityCases:
+    from coordatt_deploy.parity import layer_run  # torch, which boards do not have
+
+    return layer_run.cases_on(
+        source, bundle.manifest.inputs, bundle.manifest.model.preprocessing, bundle.path("reference"), stages
+    )
+
+
+def _layer_run(
+    bundle: Bundle, where: Executor, most_cases: int, stages: Stages, save_failing: Path | None
+) -> "LayerRun":
+    from coordatt_deploy.parity import layer_run  # torch, which boards do not have
+
+    return layer_run.open_layer_run(
+        bundle.path("reference"), bundle.manifest, bundle.root.name, where, most_cases, stages, save_failing
+    )
+
+
+# Outputs -------------------------------------------------------------------------------------------------------------
+
+
+def _check_golden(
+    candidate: Candidate,
     open_runner: Callable[[], Runner],
-    trial: ParityCases,
+    images: Sequence[GoldenImage],
+    name: str,
     tolerances: Tolerances,
     step: Callable[[], None],
 ) -> ArtifactParity:
     """Judge an artifact on the golden inputs, fed from the images themselves where an app would."""
-    name = bundle.manifest.inputs[0].name
+    cases = candidate.cases
     try:
-        with logged(f"images-{Path(artifact.path).stem}"):
-            feeds, images = image_feeds(bundle, artifact, trial.inputs[name])
+        with logged(f"images-{candidate.path.stem}"):
+            feeds, count = image_feeds(candidate, images, name)
     except ModuleNotFoundError:
-        return check_artifact(artifact, open_runner, trial, tolerances, step)  # which says what is missing
+        return check_artifact(candidate, open_runner, tolerances, step)  # which says what is missing
     except BundleError as error:
-        verdict = check_artifact(artifact, open_runner, trial, tolerances, step)
+        verdict = check_artifact(candidate, open_runner, tolerances, step)
         problem = "; ".join(filter(None, [verdict.problem, str(error)]))
         return replace(verdict, passed=None if verdict.passed is None else False, problem=problem)
-    fed = replace(trial, inputs={**trial.inputs, name: feeds})
-    return replace(check_artifact(artifact, open_runner, fed, tolerances, step), images=images)
+    fed = replace(candidate, cases=replace(cases, inputs={**cases.inputs, name: feeds}))
+    return replace(check_artifact(fed, open_runner, tolerances, step), images=count)
 
 
 def check_artifact(
-    artifact: Artifact,
-    open_runner: Callable[[], Runner],
-    trial: ParityCases,
-    tolerances: Tolerances,
-    step: Callable[[], None],
+    candidate: Candidate, open_runner: Callable[[], Runner], tolerances: Tolerances, step: Callable[[], None]
 ) -> ArtifactParity:
     """Run one artifact, wherever *open_runner* opens it, and judge its outputs."""
+    artifact = candidate.artifact
     tolerance = tolerance_of(artifact, tolerances)
-    trial = trial.fit_for(tolerance)
+    cases = candidate.cases.fit_for(tolerance)
     name, origin = "", None
     try:
-        with logged(f"parity-{Path(artifact.path).stem}"):
+        with logged(f"parity-{candidate.path.stem}"):
             results: dict[str, list[NDArray[np.float64]]] = {}
             with open_runner() as runner:
                 name, origin = runner.runtime, runner.origin
-                for index in range(len(trial.names)):
-                    feeds = {spec.name: encode(trial.inputs[spec.name][index], spec) for spec in runner.inputs}
+                for index in range(len(cases.names)):
+                    feeds = {spec.name: encode(cases.inputs[spec.name][index], spec) for spec in runner.inputs}
                     given = runner.infer(feeds)
                     for spec in runner.outputs:
                         results.setdefault(spec.name, []).append(decode(given[spec.name], spec))
                     step()
         # an integer artifact's outputs are judged by SQNR: what float32 costs is only shown beside it
-        basis = trial.rounding.get(tolerance.basis, trial.rounding[Precision.FP32])
-        outputs = tuple(judge(o, results[o], trial.outputs[o], basis[o], tolerance) for o in trial.outputs)
+        basis = cases.rounding.get(tolerance.basis, cases.rounding[Precision.FP32])
+        outputs = tuple(judge(o, results[o], cases.outputs[o], basis[o], tolerance) for o in cases.outputs)
     except MissingDependencyError as error:
         return ArtifactParity(artifact, name, origin, None, problem=f"not run: {error}")
     except InferenceError as error:  # its layers can still be judged, each on its own
@@ -235,98 +324,35 @@ def check_artifact(
     return ArtifactParity(artifact, name, origin, passed, outputs, tolerance, problem)
 
 
-def _by_layer(bundle: Bundle, stages: Stages) -> "ReferenceLayers":
-    """Return the reference by layer."""
-    import torch
-
-    from coordatt_deploy.graph.saved_graph import load_graph
-    from coordatt_deploy.parity.reference_layers import ReferenceLayers
-
-    torch.set_num_threads(1)
-    with stages.stage("reference by layer"):
-        return ReferenceLayers(load_graph(bundle.path("reference")))
+# What is kept --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Judging:
-    """What judging layers takes, whatever the artifact."""
-
-    bundle: Bundle
-    trials: Mapping[str, ParityCases]
-    reference: "ReferenceLayers"
-    where: Executor
-    most_cases: int
-    stages: Stages
-    save_failing: Path | None
-
-    def cases(self, trial: ParityCases, tolerance: Tolerance) -> Feeds:
-        """Return the cases that layers are judged on."""
-        if tolerance.calibrated:  # noise is told from a fault by more of it, and there is nothing else to look at
-            return trial.feeds(choose_cases(trial.names, trial.images, 2 * self.most_cases))
-        return trial.feeds(choose_cases(trial.names, most=self.most_cases))
-
-    def with_layers(self, verdict: ArtifactParity) -> ArtifactParity:
-        """Add every layer's verdict."""
-        from coordatt_deploy.parity.failing_layer import save_failing
-
-        if verdict.passed is None or verdict.tolerance is None:
-            return verdict
-        cases = self.cases(self.trials[verdict.artifact.path], verdict.tolerance)
-        found = self._judged(verdict, cases, verdict.tolerance)
-        if self.save_failing is not None and found.layers is not None and found.layers.passed is False:
-            with logged(f"failing-{Path(verdict.artifact.path).stem}"):
-                save_failing(self.bundle, found.layers, cases, self.reference, self.save_failing, self.where)
-        return found
-
-    def _judged(self, verdict: ArtifactParity, cases: Feeds, tolerance: Tolerance) -> ArtifactParity:
-        from coordatt_deploy.parity.localise import localise
-
-        artifact = verdict.artifact
-        name = Path(artifact.path)
-        with self.stages.stage(f"layers {name.name}", len(cases)) as step:
-            try:
-                with logged(f"layers-{name.stem}"):
-                    layers = localise(
-                        self.bundle,
-                        artifact,
-                        cases,
-                        self.reference,
-                        tolerance,
-                        where=self.where,
-                        calibrated=calibrated_ranges(self.bundle, artifact),
-                        step=step,
-                    )
-            except MissingDependencyError as error:
-                return replace(verdict, layers=ArtifactLayers(artifact, artifact.path, problem=str(error)))
-            except DeployError as error:
-                layers = ArtifactLayers(artifact, artifact.path, problem=str(error))
-                problem = "; ".join(filter(None, [verdict.problem, str(error)]))
-                return replace(verdict, layers=layers, passed=False, problem=problem)
-        if layers.passed is not False:
-            return replace(verdict, layers=layers)
-        problem = "; ".join(filter(None, [verdict.problem, layers.sentence().partition(": ")[2]]))
-        return replace(verdict, layers=layers, passed=False, problem=problem)
-
-
-def _check_graphs(
-    artifacts: Sequence[Artifact], trial: ParityCases, judging: _Judging, tolerances: Tolerances
-) -> tuple[ArtifactLayers, ...]:
-    """Judge the torch graphs between the captured one and the files: folded, and lowered for each kind of runtime."""
-    from coordatt_deploy.graph.lowering.lower import lower, target_of
-    from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
-    from coordatt_deploy.parity.localise import localise_graph
-
-    tolerance = tolerances[Format.ONNX, Precision.FP32]
-    cases, reference, stages = judging.cases(trial, tolerance), judging.reference, judging.stages
-    with stages.stage("fold and lower again"):
-        folded = fold_batchnorms(reference.graph)[0]
-        targets = dict.fromkeys(
-            target_of(item.format, item.target_cpu, integer=tolerance_of(item, tolerances).calibrated)
-            for item in artifacts
+def _keep(bundle: Bundle, report: ParityReport, candidates: Sequence[Candidate], plan: ParityPlan) -> None:
+    """Add the runs of this call to the bundle's report."""
+    name = "parity.json" if report.target is None else f"parity-{report.target.replace(':', '-')}.json"
+    try:
+        earlier = read_reports((bundle.root / REPORTS / name).read_text(encoding="utf-8"))
+    except (OSError, DocumentError):  # not there, or nothing that could be gone on with
+        earlier = ParityReports()
+    session, result = begin_session(report.target), report.record()
+    settings = ParitySettings(plan.threads, own_tolerances=plan.tolerances is not BUILT_IN)
+    runs = []
+    for candidate, verdict in zip(candidates, result.artifacts, strict=True):
+        source = str(plan.inputs) if plan.inputs is not None else HELD_OUT if candidate.own_cases else GOLDEN
+        names = candidate.cases.names
+        runs.append(
+            ParityRun(
+                kind="parity",
+                artifact=verdict.path,
+                sha256=verdict.sha256,
+                place=report.target or HERE,
+                inputs=RunInputs(source, len(names), names),
+                covered=covered(verdict),
+                tool_versions=session.tool_versions,
+                time=session.time,
+                settings=settings,
+                result=verdict,
+            )
         )
-        graphs = {"torch, folded": folded} | {f"torch, lowered for {kind}": lower(folded, kind)[0] for kind in targets}
-    found = []
-    for name, graph in graphs.items():
-        with stages.stage(f"layers {name}", len(cases)) as step:
-            found.append(localise_graph(name, graph, cases, reference, tolerance, step=step))
-    return tuple(found)
+    kept = ParityReports(accumulated(earlier.runs, runs), result.graphs or earlier.graphs, result.skipped)
+    bundle.write_report(name, dump(kept))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from coordatt_deploy.artifact_specs import Artifact
-from coordatt_deploy.documents import from_json
+from coordatt_deploy.documents import parse
 from coordatt_deploy.errors import BundleError, UsageError, nearest
 from coordatt_deploy.formats import Format, Precision, Storage
 
@@ -212,7 +212,7 @@ def read_tolerances(path: Path, table: Tolerances = BUILT_IN) -> Tolerances:
 def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
-        document = from_json(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
+        document = parse(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
     except FileNotFoundError:
         raise UsageError(f"there is no tolerance file {path}") from None
     except (OSError, ValueError) as error:  # both parsers raise kinds of ValueError

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from coordatt_deploy import errors
 from coordatt_deploy.artifact_specs import Artifact, TensorSpec
-from coordatt_deploy.documents import to_json
+from coordatt_deploy.documents import from_json, to_json
 from coordatt_deploy.errors import BundleError, DeployError
 from coordatt_deploy.files import inside
 from coordatt_deploy.profile.latency import ColdStart
@@ -135,7 +135,7 @@ def main() -> None:
     answer = Path(sys.argv[1])
     try:
         cold = observe(
-            Path(order["root"]), Artifact.from_json(order["artifact"]), order["threads"], tuple(order["size"])
+            Path(order["root"]), from_json(Artifact, order["artifact"]), order["threads"], tuple(order["size"])
         )
         result = to_json(cold)
     except DeployError as error:

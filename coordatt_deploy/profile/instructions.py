@@ -26,7 +26,7 @@ def count_on(bundle: Bundle, target: str, stages: Stages, *, formats: Sequence[F
     module = targets.target(name.name)
     able, unable = targets.runnable(bundle.manifest.artifacts, module, formats, str(bundle.root))
     inputs = bundle.golden("inputs")
-    results = []
+    results: list[dict[str, Any]] = []
     for artifact in able:
         with stages.stage(f"{name} {Path(artifact.path).name}"):
             feeds = {spec.name: encode(inputs[spec.name][0], spec) for spec in artifact.inputs}

@@ -3,20 +3,20 @@
 Reading it back takes the raw samples and the host; every derived figure is derived anew.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Self
+from typing import ClassVar, Self
 
 from coordatt_deploy.artifact_specs import Artifact, Origin
-from coordatt_deploy.documents import SCHEMA_VERSION, to_json
+from coordatt_deploy.documents import check_version, from_json, parse_object
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.formats import Format, Precision, TargetCpu
 from coordatt_deploy.host import Host
 from coordatt_deploy.profile.latency import ColdStart, Latency
 from coordatt_deploy.profile.statistics import Evidence, median_ratio
+from coordatt_deploy.run_records import GOLDEN, HERE, Covered, NotRun, RunInputs, RunRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +50,16 @@ class ArtifactLatency:
 
 
 @dataclass(frozen=True, slots=True)
-class Skipped:
-    """An artifact that was not measured, and why."""
+class SettingsRecord:
+    """What was asked for; see ``ProfileSettings``, which also holds it to the machine."""
 
-    path: str
-    reason: str
+    threads: tuple[int, ...]
+    warmups: int
+    samples: int
+    openings: int
+    min_seconds: float
+    cpu_affinity: tuple[int, ...]
+    seed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,142 +70,346 @@ class Profile:
         host: The machine, with its states before and after.
         results: One for each artifact and number of threads.
         yardsticks: By number of threads: the machine's own speed in the rounds of those results.
-        settings: What was asked for, as it stands in the document.
+        settings: What was asked for.
         skipped: What could not be measured here.
         interrupted: Whether Ctrl-C ended it early.
     """
 
     host: Host
     results: tuple[ArtifactLatency, ...]
+    settings: SettingsRecord
     yardsticks: Mapping[int, Latency] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    skipped: tuple[Skipped, ...] = ()
+    skipped: tuple[NotRun, ...] = ()
     interrupted: bool = False
 
 
-def profile_document(profile: Profile) -> dict[str, Any]:
-    """Return *profile* as strict JSON data."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "host": to_json(profile.host),
-        "settings": to_json(profile.settings),
-        "results": [_result(item) for item in profile.results],
-        "ratios": ratios(profile.results),
-        "yardsticks": [{"threads": threads, **_samples(item)} for threads, item in profile.yardsticks.items()],
-        "skipped": to_json(profile.skipped),
-        "interrupted": profile.interrupted,
-    }
+@dataclass(frozen=True, slots=True)
+class LatencyRecord:
+    """The latency of one artifact with one number of threads, as documents hold it.
+
+    Attributes:
+        path: In the bundle.
+        format: Of the file.
+        precision: That it computes in.
+        target_cpu: The CPU family of its form; None where the form is the same for all.
+        runtime: Name and version of what ran it.
+        origin: Measured or evaluated.
+        threads: Worker threads of the runtime.
+        median_ms: Of all samples, as for the next four.
+        p90_ms: 90th percentile.
+        p95_ms: 95th percentile.
+        p99_ms: 99th percentile.
+        iqr_ms: Interquartile range.
+        ci95_ms: 95 % interval of the median.
+        verdict: ``stable``, ``noisy`` or ``unusable``.
+        reason: Of the verdict.
+        load_ms: Opening the file in a process of its own; None where that was not measured, as for the next two.
+        first_inference_ms: The first call.
+        peak_memory_bytes: Greatest resident memory until its end, less what the process held before.
+        warning: Why outputs on this machine may not be those of another; None where they are.
+        samples_ns: Raw.
+        warmups_ns: Calls that are not samples.
+        samples_per_round: In the order of ``samples_ns``.
+        openings: How often the artifact was opened anew.
+        lost_ns: Of each sample, the time that the kernel gave to other processes.
+        evidence: What the machine told.
+    """
+
+    path: str
+    format: Format
+    precision: Precision
+    target_cpu: TargetCpu | None
+    runtime: str
+    origin: Origin
+    threads: int
+    median_ms: float
+    p90_ms: float
+    p95_ms: float
+    p99_ms: float
+    iqr_ms: float
+    ci95_ms: tuple[float, float]
+    verdict: str
+    reason: str
+    load_ms: float | None
+    first_inference_ms: float | None
+    peak_memory_bytes: int | None
+    warning: str | None
+    samples_ns: tuple[int, ...]
+    warmups_ns: tuple[int, ...]
+    samples_per_round: int
+    openings: int
+    lost_ns: tuple[int | None, ...]
+    evidence: Evidence
+
+    def latency(self) -> ArtifactLatency:
+        """Return the samples; every figure is derived from them anew."""
+        cold = None
+        if self.load_ms is not None and self.first_inference_ms is not None:
+            cold = ColdStart(self.load_ms, self.first_inference_ms, self.peak_memory_bytes)
+        latency = Latency(
+            self.samples_ns, self.warmups_ns, self.threads, self.samples_per_round, self.openings, self.lost_ns,
+            self.evidence,
+        )  # fmt: skip
+        return ArtifactLatency(
+            self.path, self.format, self.precision, self.target_cpu, self.runtime, self.origin, latency, cold,
+            self.warning,
+        )  # fmt: skip
 
 
-def _result(item: ArtifactLatency) -> dict[str, Any]:
-    latency, cold = item.latency, item.cold
-    verdict = latency.verdict
-    return {
-        "path": item.path,
-        "format": item.format.value,
-        "precision": item.precision.value,
-        "target_cpu": to_json(item.target_cpu),
-        "runtime": item.runtime,
-        "origin": item.origin.value,
-        "threads": latency.threads,
-        "median_ms": latency.median_ms,
-        "p90_ms": latency.quantile_ms(0.90),
-        "p95_ms": latency.quantile_ms(0.95),
-        "p99_ms": latency.quantile_ms(0.99),
-        "iqr_ms": latency.iqr_ms,
-        "ci95_ms": list(latency.ci95_ms),
-        "verdict": verdict.level.value,
-        "reason": verdict.reason,
-        "load_ms": cold and cold.load_ms,
-        "first_inference_ms": cold and cold.first_inference_ms,
-        "peak_memory_bytes": cold and cold.peak_memory_bytes,
-        "warning": item.warning,
-        **_samples(latency),
-    }
+@dataclass(frozen=True, slots=True)
+class RatioRecord:
+    """Median of a over median of b, which took turns, and its 95 % interval."""
+
+    a: str
+    b: str
+    threads: int
+    ratio: float
+    ci95: tuple[float, float]
 
 
-def _samples(latency: Latency) -> dict[str, Any]:
-    return {
-        "samples_ns": list(latency.samples_ns),
-        "warmups_ns": list(latency.warmups_ns),
-        "samples_per_round": latency.per_round,
-        "openings": latency.openings,
-        "lost_ns": list(latency.lost_ns),
-        "evidence": to_json(latency.evidence),
-    }
+@dataclass(frozen=True, slots=True)
+class YardstickRecord:
+    """The machine's own speed in the rounds of a number of threads; fields as in ``LatencyRecord``."""
+
+    threads: int
+    samples_ns: tuple[int, ...]
+    warmups_ns: tuple[int, ...]
+    samples_per_round: int
+    openings: int
+    lost_ns: tuple[int | None, ...]
+    evidence: Evidence
 
 
-def ratios(results: tuple[ArtifactLatency, ...]) -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class ProfileResult:
+    """What one call of ``profile`` measured.
+
+    Attributes:
+        host: The machine, with its states before and after.
+        settings: What was asked for.
+        results: One for each artifact and number of threads.
+        ratios: Of each pair that took turns.
+        yardsticks: One for each number of threads.
+        skipped: What could not be measured here.
+        interrupted: Whether Ctrl-C ended it early.
+    """
+
+    VERSION: ClassVar[int] = 1
+
+    host: Host
+    settings: SettingsRecord
+    results: tuple[LatencyRecord, ...]
+    ratios: tuple[RatioRecord, ...]
+    yardsticks: tuple[YardstickRecord, ...] = ()
+    skipped: tuple[NotRun, ...] = ()
+    interrupted: bool = False
+
+    def profile(self) -> Profile:
+        """Return what was measured; every figure is derived anew."""
+        return Profile(
+            host=self.host,
+            results=tuple(item.latency() for item in self.results),
+            yardsticks={item.threads: _yardstick(item) for item in self.yardsticks},
+            settings=self.settings,
+            skipped=self.skipped,
+            interrupted=self.interrupted,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyRun(RunRecord):
+    """One artifact, timed with one number of threads."""
+
+    settings: SettingsRecord
+    result: LatencyRecord
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileSession:
+    """What the runs of one call share, which took turns.
+
+    Attributes:
+        time: As in the runs; None in reports of older versions.
+        host: The machine, with its states before and after.
+        ratios: Of each pair that took turns.
+        yardsticks: One for each number of threads.
+        skipped: What could not be measured.
+        interrupted: Whether Ctrl-C ended it early.
+    """
+
+    time: str | None
+    host: Host
+    ratios: tuple[RatioRecord, ...]
+    yardsticks: tuple[YardstickRecord, ...]
+    skipped: tuple[NotRun, ...]
+    interrupted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileReports:
+    """The document ``reports/profile.json``: the runs of many calls.
+
+    Attributes:
+        runs: A later run takes the place of an earlier one of the same artifact with as many threads.
+        sessions: Of the runs that are kept.
+    """
+
+    VERSION: ClassVar[int] = 2
+
+    runs: tuple[LatencyRun, ...] = ()
+    sessions: tuple[ProfileSession, ...] = ()
+
+    def with_session(self, runs: tuple[LatencyRun, ...], session: ProfileSession) -> "ProfileReports":
+        """Return the reports with the runs of one more call."""
+        answered = {(run.artifact, run.result.threads, run.place) for run in runs}
+        kept = [run for run in self.runs if (run.artifact, run.result.threads, run.place) not in answered]
+        everything = (*kept, *runs)
+        times = {run.time for run in everything}
+        return ProfileReports(everything, (*(item for item in self.sessions if item.time in times), session))
+
+    def result(self) -> ProfileResult | None:
+        """Return the last measurement of each artifact, with the machine of the last call; None without any."""
+        if not self.runs:
+            return None
+        last = self.sessions[-1]
+        times = {run.time for run in self.runs}
+        shared = [session for session in self.sessions if session.time in times]
+        settings = next(run.settings for run in reversed(self.runs) if run.time == last.time)
+        paths = {run.artifact for run in self.runs}
+        return ProfileResult(
+            host=last.host,
+            settings=settings,
+            results=tuple(run.result for run in self.runs),
+            ratios=tuple(ratio for session in shared for ratio in session.ratios if {ratio.a, ratio.b} <= paths),
+            yardsticks=last.yardsticks,
+            skipped=last.skipped,
+            interrupted=last.interrupted,
+        )
+
+
+def profile_result(profile: Profile) -> ProfileResult:
+    """Return *profile* as documents hold it."""
+    return ProfileResult(
+        host=profile.host,
+        settings=profile.settings,
+        results=tuple(_record(item) for item in profile.results),
+        ratios=ratios(profile.results),
+        yardsticks=tuple(
+            YardstickRecord(
+                threads, item.samples_ns, item.warmups_ns, item.per_round, item.openings, item.lost_ns, item.evidence
+            )
+            for threads, item in profile.yardsticks.items()
+        ),
+        skipped=profile.skipped,
+        interrupted=profile.interrupted,
+    )
+
+
+def _record(item: ArtifactLatency) -> LatencyRecord:
+    latency, cold, verdict = item.latency, item.cold, item.latency.verdict
+    return LatencyRecord(
+        path=item.path,
+        format=item.format,
+        precision=item.precision,
+        target_cpu=item.target_cpu,
+        runtime=item.runtime,
+        origin=item.origin,
+        threads=latency.threads,
+        median_ms=latency.median_ms,
+        p90_ms=latency.quantile_ms(0.90),
+        p95_ms=latency.quantile_ms(0.95),
+        p99_ms=latency.quantile_ms(0.99),
+        iqr_ms=latency.iqr_ms,
+        ci95_ms=latency.ci95_ms,
+        verdict=verdict.level.value,
+        reason=verdict.reason,
+        load_ms=cold.load_ms if cold else None,
+        first_inference_ms=cold.first_inference_ms if cold else None,
+        peak_memory_bytes=cold.peak_memory_bytes if cold else None,
+        warning=item.warning,
+        samples_ns=latency.samples_ns,
+        warmups_ns=latency.warmups_ns,
+        samples_per_round=latency.per_round,
+        openings=latency.openings,
+        lost_ns=latency.lost_ns,
+        evidence=latency.evidence,
+    )
+
+
+def _yardstick(item: YardstickRecord) -> Latency:
+    return Latency(
+        item.samples_ns, item.warmups_ns, 1, item.samples_per_round, item.openings, item.lost_ns, item.evidence
+    )
+
+
+def ratios(results: tuple[ArtifactLatency, ...]) -> tuple[RatioRecord, ...]:
     """Return median(a) / median(b) with its interval for each pair that took turns: same threads, same origin."""
     found = []
     for a, b in combinations(results, 2):
         if a.latency.threads == b.latency.threads and a.origin is b.origin:
             ratio = median_ratio(a.latency.rounds, b.latency.rounds)
-            pair = {"a": a.path, "b": b.path, "threads": a.latency.threads}
-            found.append({**pair, "ratio": ratio.value, "ci95": [ratio.low, ratio.high]})
-    return found
+            found.append(RatioRecord(a.path, b.path, a.latency.threads, ratio.value, (ratio.low, ratio.high)))
+    return tuple(found)
+
+
+def runs_of(
+    result: ProfileResult, hashes: Mapping[str, str], tool_versions: dict[str, str], time: str | None
+) -> tuple[LatencyRun, ...]:
+    """Return the runs that make up a result.
+
+    Args:
+        result: Of one call.
+        hashes: sha256 of each artifact, by path.
+        tool_versions: Of everything that had a hand in it.
+        time: When the call ended.
+    """
+    return tuple(
+        LatencyRun(
+            kind="latency",
+            artifact=item.path,
+            sha256=hashes.get(item.path),
+            place=HERE,
+            inputs=RunInputs(GOLDEN, 1),
+            covered=Covered(),
+            tool_versions=tool_versions,
+            time=time,
+            settings=result.settings,
+            result=item,
+        )
+        for item in result.results
+    )
+
+
+def session_of(result: ProfileResult, time: str | None) -> ProfileSession:
+    """Return what the runs of a result share."""
+    return ProfileSession(time, result.host, result.ratios, result.yardsticks, result.skipped, result.interrupted)
+
+
+def read_reports(text: str) -> ProfileReports:
+    """Read ``reports/profile.json``, of this schema or of the first.
+
+    Raises:
+        DocumentError: It is damaged, or of another schema.
+    """
+    document = parse_object(text)
+    check_version(document, 1, ProfileReports.VERSION)
+    if document["schema_version"] == ProfileReports.VERSION:
+        return from_json(ProfileReports, document)
+    result = from_json(ProfileResult, document)
+    return ProfileReports(runs_of(result, {}, {}, None), (session_of(result, None),))
 
 
 def load_profile(path: Path) -> Profile:
     """Read a document that ``profile`` wrote.
 
     Raises:
-        UsageError: The file is missing, no profile, or of another schema.
+        UsageError: The file is missing, not a profile, or of another schema.
     """
     again = "measure again with: coordatt-deploy profile BUNDLE"
     try:
-        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+        result = read_reports(path.read_text(encoding="utf-8")).result()
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read as a profile: {error}; {again}") from None
-    version = document.get("schema_version") if isinstance(document, dict) else None
-    if version != SCHEMA_VERSION:
-        raise UsageError(f"{path} has schema_version {version!r}, this version reads {SCHEMA_VERSION}; {again}")
-    try:
-        return parse_profile(document)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UsageError(f"{path} is damaged ({type(error).__name__}: {error}); {again}") from None
-
-
-def parse_profile(document: Mapping[str, Any]) -> Profile:
-    """Return what ``profile_document`` was made from."""
-    return Profile(
-        host=Host.from_json(document["host"]),
-        results=tuple(_parse_result(item) for item in document["results"]),
-        yardsticks={item["threads"]: _parse_latency(item, threads=1) for item in document["yardsticks"]},
-        settings=document["settings"],
-        skipped=tuple(Skipped(**item) for item in document["skipped"]),
-        interrupted=document["interrupted"],
-    )
-
-
-def _parse_result(item: Mapping[str, Any]) -> ArtifactLatency:
-    cold = None
-    if item["load_ms"] is not None:
-        cold = ColdStart(item["load_ms"], item["first_inference_ms"], item["peak_memory_bytes"])
-    return ArtifactLatency(
-        path=item["path"],
-        format=Format(item["format"]),
-        precision=Precision(item["precision"]),
-        target_cpu=None if item["target_cpu"] is None else TargetCpu(item["target_cpu"]),
-        runtime=item["runtime"],
-        origin=Origin(item["origin"]),
-        latency=_parse_latency(item, item["threads"]),
-        cold=cold,
-        warning=item.get("warning"),
-    )
-
-
-def _parse_latency(item: Mapping[str, Any], threads: int) -> Latency:
-    return Latency(
-        samples_ns=tuple(item["samples_ns"]),
-        warmups_ns=tuple(item["warmups_ns"]),
-        threads=threads,
-        per_round=item["samples_per_round"],
-        openings=item["openings"],
-        lost_ns=tuple(item["lost_ns"]),
-        evidence=Evidence(**item["evidence"]),
-    )
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
+    if result is None:
+        raise UsageError(f"{path} holds no measurement; {again}")
+    return result.profile()

@@ -1,7 +1,6 @@
 """Profile a bundle: every artifact first in a process of its own, then all of them in turns. Compare two in one run."""
 
 import dataclasses
-import json
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,19 +12,28 @@ from numpy.typing import NDArray
 
 from coordatt_deploy import host
 from coordatt_deploy.artifact_specs import Artifact, Origin
-from coordatt_deploy.bundle import (
-    Bundle,
-)
-from coordatt_deploy.documents import to_json
+from coordatt_deploy.bundle import REPORTS, Bundle
+from coordatt_deploy.documents import DocumentError, dump
 from coordatt_deploy.errors import MissingDependencyError, UsageError
 from coordatt_deploy.formats import Format
 from coordatt_deploy.logs import logged, set_environment
 from coordatt_deploy.profile.cold_start import cold_start
 from coordatt_deploy.profile.compare import PairComparison, compare_latencies
 from coordatt_deploy.profile.latency import ColdStart, Latency, Measurement, ProfileSettings
-from coordatt_deploy.profile.result import ArtifactLatency, Profile, Skipped, profile_document
+from coordatt_deploy.profile.result import (
+    ArtifactLatency,
+    Profile,
+    ProfileReports,
+    ProfileResult,
+    SettingsRecord,
+    profile_result,
+    read_reports,
+    runs_of,
+    session_of,
+)
 from coordatt_deploy.profile.rounds import Call, measure_openings, pinned
 from coordatt_deploy.progress import Stages
+from coordatt_deploy.run_records import NotRun, begin_session
 from coordatt_deploy.runtimes import Runner, runtime
 from coordatt_deploy.runtimes.onnx.saturation import saturation_warning
 from coordatt_deploy.tensors import encode
@@ -90,10 +98,10 @@ def profile_bundle(
             raise
         interrupted = True
     here = dataclasses.replace(here, before=before, after=host.state())
-    return Profile(here, tuple(results), yardsticks, to_json(settings), tuple(skipped), interrupted)
+    return Profile(here, tuple(results), _settings(settings), yardsticks, tuple(skipped), interrupted)
 
 
-def _openable(bundle: Bundle, formats: Sequence[Format]) -> tuple[list[Artifact], list[Skipped]]:
+def _openable(bundle: Bundle, formats: Sequence[Format]) -> tuple[list[Artifact], list[NotRun]]:
     chosen = [artifact for artifact in bundle.manifest.artifacts if artifact.format in formats]
     if not chosen:
         raise UsageError(f"{bundle.root} has no artifact in {', '.join(formats)}; export some first")
@@ -103,7 +111,7 @@ def _openable(bundle: Bundle, formats: Sequence[Format]) -> tuple[list[Artifact]
             runtime(artifact.format)
         except MissingDependencyError as error:
             missing = error
-            skipped.append(Skipped(artifact.path, str(error)))
+            skipped.append(NotRun(artifact.path, str(error)))
         else:
             openable.append(artifact)
     if missing and not openable:
@@ -249,8 +257,8 @@ def measure_latency(
     settings: ProfileSettings | None = None,
     *,
     formats: Sequence[Format] = tuple(Format),
-) -> dict[str, Any]:
-    """Time every artifact and write ``reports/profile.json``; returns that document.
+) -> ProfileResult:
+    """Time every artifact and keep the figures in ``reports/profile.json``.
 
     Raises:
         UsageError: The bundle has no such artifact.
@@ -259,6 +267,26 @@ def measure_latency(
     set_environment()
     with logged("profile"):
         profile = profile_bundle(bundle, settings or ProfileSettings(), stages, formats=formats)
-    document = profile_document(profile)
-    bundle.write_report("profile.json", json.dumps(document, allow_nan=False) + "\n")
-    return document
+    result = profile_result(profile)
+    try:
+        earlier = read_reports((bundle.root / REPORTS / "profile.json").read_text(encoding="utf-8"))
+    except (OSError, DocumentError):  # not there, or nothing that could be gone on with
+        earlier = ProfileReports()
+    session = begin_session(None)
+    hashes = {artifact.path: artifact.sha256 for artifact in bundle.manifest.artifacts}
+    runs = runs_of(result, hashes, session.tool_versions, session.time)
+    kept = earlier.with_session(runs, session_of(result, session.time))
+    bundle.write_report("profile.json", dump(kept, indent=None))
+    return result
+
+
+def _settings(settings: ProfileSettings) -> SettingsRecord:
+    return SettingsRecord(
+        settings.threads,
+        settings.warmups,
+        settings.samples,
+        settings.openings,
+        settings.min_seconds,
+        settings.cpu_affinity,
+        settings.seed,
+    )

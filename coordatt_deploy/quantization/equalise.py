@@ -33,6 +33,7 @@ from coordatt_deploy.graph.execution import prepare
 from coordatt_deploy.graph.graph import Graph, is_tensor, weight
 from coordatt_deploy.graph.rewriter import Rewriter
 from coordatt_deploy.layer_map import Part
+from coordatt_deploy.manifest import EqualiseReport
 
 MARGIN: Final = 1.1  # room above the greatest value that calibration met, before the clamp begins to bite
 GREATEST: Final = 16.0  # factor; what a channel of next to nothing would need lies far above
@@ -61,21 +62,6 @@ class Chain:
     nodes: list[str] = field(default_factory=list)
     bound: float | None = None
     pinned: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class EqualiseReport:
-    """What equalisation did.
-
-    Attributes:
-        chains: How many chains of tensors were scaled.
-        channels: Channels with a factor other than 1.
-        greatest_factor: Of all.
-    """
-
-    chains: int
-    channels: int
-    greatest_factor: float
 
 
 def equalise(graph: Graph, data: CalibrationSet) -> tuple[Graph, EqualiseReport]:

@@ -10,20 +10,20 @@
 A suffix chooses the type that a caller meets at the inputs and outputs: ``_ioi8`` or ``_iofp32``.
 """
 
-import dataclasses
 import enum
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from coordatt_deploy.artifact_specs import RangeMethod
-from coordatt_deploy.documents import SCHEMA_VERSION, from_json, member, to_json
+from coordatt_deploy.documents import SCHEMA_VERSION, member, object_of, write
+from coordatt_deploy.documents import parse as parse_document
 from coordatt_deploy.errors import UsageError, nearest
 from coordatt_deploy.formats import FORMATS, Format, IoType, Precision, TargetCpu
 from coordatt_deploy.layer_map import LayerMap
+from coordatt_deploy.manifest import RecipeRecord
 
 
 class Mode(enum.StrEnum):
@@ -80,17 +80,15 @@ class Recipe:
         """Whether ranges have to be measured on data."""
         return self.mode is Mode.STATIC
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the document of a recipe file: ``schema_version`` and every field."""
-        return {"schema_version": SCHEMA_VERSION, "recipe": self.base} | {
-            field.name: to_json(getattr(self, field.name))
-            for field in dataclasses.fields(self)
-            if field.name not in {"mode", "weights", "activations"}
-        }
+    def record(self) -> RecipeRecord:
+        """Return what a recipe file and the manifest hold."""
+        return RecipeRecord(
+            RecipeRecord.VERSION, self.base, self.io, self.ranges, self.equalise, self.adjust, self.float_layers
+        )
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Read what ``to_json`` wrote.
+    def from_json(cls, document: object) -> Self:
+        """Read the document of a recipe file.
 
         Raises:
             UsageError: Another schema, an unknown key, or a value of the wrong kind.
@@ -180,7 +178,7 @@ def load_recipe(text: str) -> Recipe:
     if path.suffix != ".json":
         return parse(text)
     try:
-        return Recipe.from_json(from_json(path.read_text(encoding="utf-8")))
+        return Recipe.from_json(parse_document(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise UsageError(f"cannot read the recipe file {path}: {error.strerror}") from error
     except ValueError as error:
@@ -189,7 +187,7 @@ def load_recipe(text: str) -> Recipe:
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
     """Write a file that ``load_recipe`` reads."""
-    path.write_text(json.dumps(recipe.to_json(), indent=2) + "\n", encoding="utf-8")
+    path.write_text(write(object_of(recipe.record()), indent=2), encoding="utf-8")
 
 
 def checked(recipe: Recipe, kind: Format) -> Recipe:

@@ -14,7 +14,6 @@ A channel's step is max |w| / levels and its greatest weight keeps the greatest 
 given these weights, finds the same step and the same integers.
 """
 
-from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -26,6 +25,7 @@ from coordatt_deploy.data.calibration import CalibrationSet
 from coordatt_deploy.graph.call_arguments import argument, kind, pair
 from coordatt_deploy.graph.graph import Graph, weight
 from coordatt_deploy.graph.rewriter import Rewriter
+from coordatt_deploy.manifest import RoundedLayer, RoundingReport
 from coordatt_deploy.quantization.recipes import kept_in_float
 from coordatt_deploy.quantization.simulate import WEIGHTED, Grid, Values, apply, grid_of, last_uses, sqnr_db, stored
 
@@ -35,34 +35,6 @@ DAMPING: Final = 1e-2  # of the mean diagonal: columns that calibration hardly e
 ROWS: Final = 20_000  # positions that a layer's statistics are taken from
 MEMORY: Final = 256 * 2**20  # bytes that the widest activation of all cases may take
 SEED: Final = 0
-
-
-@dataclass(frozen=True, slots=True)
-class RoundedLayer:
-    """One layer with rounded weights.
-
-    Attributes:
-        layer: Layer id.
-        sqnr_db: Of its output in the simulated int8 network, before it is rounded itself.
-    """
-
-    layer: str
-    sqnr_db: float
-
-
-@dataclass(frozen=True, slots=True)
-class RoundingReport:
-    """What rounding did.
-
-    Attributes:
-        layers: In execution order.
-        cases: Calibration cases used.
-        output_sqnr_db: Of the simulated int8 network on these very cases, per output.
-    """
-
-    layers: tuple[RoundedLayer, ...]
-    cases: int
-    output_sqnr_db: tuple[float, ...]
 
 
 def round_weights(

@@ -1,33 +1,32 @@
-"""The parity report for machines and for the summary of a CI run: JUnit XML and Markdown."""
+"""Verdicts as JUnit XML, for the machines that gather test results."""
 
-from collections.abc import Mapping
-from typing import Any
+import math
 from xml.etree import ElementTree
 
-Document = Mapping[str, Any]
+from coordatt_deploy.parity.result import ArtifactVerdict, ParityResult
 
 
-def junit(parity: Document) -> str:
-    """Return ``parity.json``'s document as JUnit XML.
+def junit(parity: ParityResult) -> str:
+    """Return a parity result as JUnit XML.
 
     One suite per artifact. Its cases are the outputs and the layers, each layer once, under the name that the table
     shows; a layer that only inherits passes, with a remark, as it is not the one to be mended.
     """
     root = ElementTree.Element("testsuites", name="coordatt-deploy parity")
-    totals = [_suite(root, item) for item in parity["artifacts"]]
+    totals = [_suite(root, item) for item in parity.artifacts]
     for position, key in enumerate(("tests", "failures", "skipped")):
         root.set(key, str(sum(total[position] for total in totals)))
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=False) + "\n"
 
 
-def _suite(root: ElementTree.Element, item: Document) -> tuple[int, int, int]:
-    suite = ElementTree.SubElement(root, "testsuite", name=printable(item["path"]))
+def _suite(root: ElementTree.Element, item: ArtifactVerdict) -> tuple[int, int, int]:
+    suite = ElementTree.SubElement(root, "testsuite", name=printable(item.path))
     counts = [0, 0, 0]
 
     def case(group: str, name: str, passed: bool | None, text: str, remark: str = "") -> None:
         element = ElementTree.SubElement(
-            suite, "testcase", classname=printable(f"{item['path']}:{group}"), name=printable(name), time="0"
+            suite, "testcase", classname=printable(f"{item.path}:{group}"), name=printable(name), time="0"
         )
         counts[0] += 1
         if passed is None:
@@ -40,17 +39,17 @@ def _suite(root: ElementTree.Element, item: Document) -> tuple[int, int, int]:
             ElementTree.SubElement(element, "system-out").text = printable(remark)
 
     # The verdict itself is a case: it stands where an artifact could not be run at all.
-    warning = str(item.get("warning") or "")
-    text = str(item["problem"] or item.get("summary") or "within tolerance")
-    case("file", "verdict", item["passed"], "; ".join(filter(None, (text, warning))), warning)
-    for output in item["outputs"]:
-        bound = "" if output["allowed"] is None else f", allowed {output['allowed']}"
-        found = f"worst error {output['max_abs_error']}{bound}, SQNR {output['sqnr_db']} dB"
-        case("outputs", output["name"], output["passed"], found)
-    for row in item.get("layers", ()):
-        found = row.get("evidence") or f"local error {row['local_max_abs_error']}, allowed {row['local_allowed']}"
-        remark = "inherits the error of an earlier layer" if row["inherits"] else ""
-        case("layers", row["layer_id"], row["passed"], str(row["note"]) if row["passed"] is None else found, remark)
+    warning = item.warning or ""
+    text = item.problem or item.summary or "within tolerance"
+    case("file", "verdict", item.passed, "; ".join(filter(None, (text, warning))), warning)
+    for output in item.outputs:
+        bound = "" if math.isnan(output.allowed) else f", allowed {output.allowed}"
+        found = f"worst error {output.max_abs_error}{bound}, SQNR {output.sqnr_db} dB"
+        case("outputs", output.name, output.passed, found)
+    for row in item.layers:
+        found = row.evidence or f"local error {row.local_max_abs_error}, allowed {row.local_allowed}"
+        remark = "inherits the error of an earlier layer" if row.inherits else ""
+        case("layers", row.layer_id, row.passed, str(row.note) if row.passed is None else found, remark)
     for position, key in enumerate(("tests", "failures", "skipped")):
         suite.set(key, str(counts[position]))
     return counts[0], counts[1], counts[2]

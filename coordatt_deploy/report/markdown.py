@@ -1,27 +1,30 @@
 """A summary in Markdown, for the page of a CI run."""
 
-from coordatt_deploy.report.junit import Document, printable
+import math
+
+from coordatt_deploy.parity.result import ParityResult
+from coordatt_deploy.report.junit import printable
 
 
-def markdown(parity: Document, model: str) -> str:
-    """Return ``parity.json``'s document as Markdown for the summary of a CI run."""
-    verdict = "all files compute the model's function" if parity["passed"] else "not all files passed"
-    where = f" on {cell(parity['target'])}" if parity.get("target") else ""
+def markdown(parity: ParityResult, model: str) -> str:
+    """Return a parity result as Markdown for the summary of a CI run."""
+    verdict = "all files compute the model's function" if parity.passed else "not all files passed"
+    where = f" on {cell(parity.target)}" if parity.target else ""
     lines = [
         f"### Parity of {cell(model)}{where}: {verdict}",
         "",
         "| file | verdict | worst error | allowed | SQNR | top-1 agreement | first layer beyond tolerance |",
         "|---|---|--:|--:|--:|--:|---|",
     ]
-    for item in parity["artifacts"]:
-        mark = {True: "✅ passed", False: "❌ failed", None: "➖ not run"}[item["passed"]]
-        decibels = "equal" if item["exact"] else _figure(item["sqnr_db"], ".1f", " dB")
-        first = "–" if not item["first_diverging_layer"] else cell(item["first_diverging_layer"])
-        figures = (_figure(item["max_abs_error"]), _figure(item["allowed"]), decibels, _percent(item["top1_agreement"]))
-        lines.append(f"| {cell(item['path'])} | {mark} | {' | '.join(figures)} | {first} |")
-    for item in parity["artifacts"]:
-        for text in filter(None, (item.get("problem"), item.get("warning"))):
-            lines += ["", f"- {cell(item['path'])}: {cell(text)}"]
+    for item in parity.artifacts:
+        mark = {True: "✅ passed", False: "❌ failed", None: "➖ not run"}[item.passed]
+        decibels = "equal" if item.exact else _figure(item.sqnr_db, ".1f", " dB")
+        first = "–" if not item.first_diverging_layer else cell(item.first_diverging_layer)
+        figures = (_figure(item.max_abs_error), _figure(item.allowed), decibels, _percent(item.top1_agreement))
+        lines.append(f"| {cell(item.path)} | {mark} | {' | '.join(figures)} | {first} |")
+    for item in parity.artifacts:
+        for text in filter(None, (item.problem, item.warning)):
+            lines += ["", f"- {cell(item.path)}: {cell(text)}"]
     return "\n".join(lines) + "\n"
 
 
@@ -36,7 +39,7 @@ def cell(value: object) -> str:
 
 
 def _figure(value: float | None, form: str = ".3g", unit: str = "") -> str:
-    return "–" if value is None else f"{float(value):{form}}{unit}"
+    return "–" if value is None or not math.isfinite(value) else f"{value:{form}}{unit}"
 
 
 def _percent(value: float | None) -> str:

@@ -1,15 +1,19 @@
 """Write reports of a bundle from the documents that ``parity`` and ``profile`` left in it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from coordatt_deploy import __version__
 from coordatt_deploy.bundle import REPORTS, Bundle
-from coordatt_deploy.documents import SCHEMA_VERSION, from_json
+from coordatt_deploy.documents import Document, object_of
 from coordatt_deploy.errors import BundleError, DeployError, UsageError
+from coordatt_deploy.evaluation import result as evaluation_reports
 from coordatt_deploy.files import write_whole
+from coordatt_deploy.parity import result as parity_reports
+from coordatt_deploy.parity.result import ParityResult
+from coordatt_deploy.profile import result as profile_reports
 from coordatt_deploy.report.junit import junit
 from coordatt_deploy.report.markdown import markdown
 from coordatt_deploy.report.page.render import Contents, page
@@ -30,8 +34,9 @@ def write_page(bundle: Bundle, target: Path | None = None, *, now: datetime | No
         UsageError: Neither parity nor profile was run, or *target* cannot be written.
         BundleError: A document is damaged.
     """
-    parity, profile = read_report(bundle, "parity.json"), read_report(bundle, "profile.json")
-    accuracy = read_report(bundle, "evaluate.json")
+    parity = _read(bundle, "parity.json", parity_reports.read_reports)
+    profile = _read(bundle, "profile.json", profile_reports.read_reports)
+    accuracy = _read(bundle, "evaluate.json", evaluation_reports.read_reports)
     if parity is None and profile is None and accuracy is None:
         raise UsageError(
             f"{bundle.root} holds no results yet; run first: coordatt-deploy parity {bundle.root},"
@@ -50,28 +55,32 @@ def write_page(bundle: Bundle, target: Path | None = None, *, now: datetime | No
     return bundle.write_report(PAGE, text) if target is None else write_text(target, text)
 
 
-def read_report(bundle: Bundle, name: str) -> Mapping[str, Any] | None:
-    """Return a document of ``reports/``; None where it was not written yet.
+class Reports(Protocol):
+    """The accumulated runs of one command."""
+
+    def result(self) -> Document | None:
+        """Return what is known of each artifact on this machine; None where nothing is."""
+
+
+def _read(bundle: Bundle, name: str, read: Callable[[str], Reports]) -> Mapping[str, Any] | None:
+    """Return what a report of ``reports/`` knows of this machine; None where it was not written yet.
 
     Raises:
-        BundleError: It is no JSON, or of another schema.
+        BundleError: It is not JSON, of another schema, or misshapen.
     """
     path = bundle.root / REPORTS / name
     if not path.exists():
         return None
-    again = f"write it again with: coordatt-deploy {path.stem} {bundle.root}"
     try:
-        document = from_json(path.read_text(encoding="utf-8"))
+        result = read(path.read_text(encoding="utf-8")).result()
     except (OSError, ValueError) as error:
-        raise BundleError(f"reports/{name} cannot be read ({error}); {again}") from None
-    found = document.get("schema_version") if isinstance(document, dict) else None
-    if found != SCHEMA_VERSION:
-        raise BundleError(f"reports/{name}: schema_version is {found!r}, this tool reads {SCHEMA_VERSION}; {again}")
-    return dict(document)
+        again = f"write it again with: coordatt-deploy {path.stem} {bundle.root}"
+        raise BundleError(f"reports/{name} cannot be read: {error}; {again}") from None
+    return None if result is None else object_of(result)
 
 
 def write_summaries(
-    bundle: Bundle, parity: Mapping[str, Any], junit_file: Path | None = None, markdown_file: Path | None = None
+    bundle: Bundle, parity: ParityResult, junit_file: Path | None = None, markdown_file: Path | None = None
 ) -> None:
     """Write *parity* as ``reports/junit.xml``, or ``reports/junit-TARGET.xml``, and where else it is asked for.
 
@@ -79,7 +88,7 @@ def write_summaries(
         UsageError: A file cannot be written.
     """
     text = junit(parity)
-    target = parity["target"]
+    target = parity.target
     bundle.write_report("junit.xml" if target is None else f"junit-{target.replace(':', '-')}.xml", text)
     if junit_file is not None:
         write_text(junit_file, text)

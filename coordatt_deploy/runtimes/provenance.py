@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from coordatt_deploy.artifact_specs import Artifact, Preprocessing
-from coordatt_deploy.bundle import Manifest
-from coordatt_deploy.documents import from_json
+from coordatt_deploy.documents import parse
 from coordatt_deploy.errors import BundleError, UsageError
 from coordatt_deploy.formats import Format
+from coordatt_deploy.manifest import Manifest
 from coordatt_deploy.runtimes.file_graph import reader
 
 KEY: Final = "source_sha256"
@@ -47,6 +47,6 @@ def embedded_preprocessing(path: Path, kind: Format) -> Preprocessing:
     """
     found: Any = reader(kind).metadata(path).get("preprocessing")
     try:
-        return Preprocessing.from_json(from_json(found) if isinstance(found, str) else found)
+        return Preprocessing.from_json(parse(found) if isinstance(found, str) else found)
     except (ValueError, TypeError, AttributeError, UsageError) as error:
         raise BundleError(f"{path.name} describes no preprocessing ({error}); export it again") from None

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from coordatt_deploy import errors
 from coordatt_deploy.artifact_specs import Artifact, Origin, TensorSpec
-from coordatt_deploy.documents import to_json
+from coordatt_deploy.documents import from_json, to_json
 from coordatt_deploy.errors import ConversionError, DeployError, MissingDependencyError
 from coordatt_deploy.logs import log_folder
 from coordatt_deploy.targets.qemu_arm64.counts import parse_marks, per_inference, rules_text
@@ -234,8 +234,8 @@ class EmulatedRunner:
         """Wrap what the guest answered to ``open``; with *owns_guest* the guest ends with the runner."""
         self._guest, self._owns_guest = guest, owns_guest
         self._number: int = opened["runner"]
-        self.inputs = tuple(TensorSpec.from_json(spec) for spec in opened["inputs"])
-        self.outputs = tuple(TensorSpec.from_json(spec) for spec in opened["outputs"])
+        self.inputs = from_json(tuple[TensorSpec, ...], opened["inputs"])
+        self.outputs = from_json(tuple[TensorSpec, ...], opened["outputs"])
         self.runtime = f"{opened['runtime']} on {NAME}:{guest.cpu.name}"
         self.origin = Origin.EMULATED
 

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from coordatt_deploy.artifact_specs import Artifact
-from coordatt_deploy.documents import to_json
+from coordatt_deploy.documents import from_json, to_json
 from coordatt_deploy.errors import ConversionError, DeployError
 from coordatt_deploy.formats import Format
 from coordatt_deploy.logs import set_environment
@@ -52,7 +52,7 @@ class Session:
         return {"versions": {name: version(name) for name in request["packages"]}}
 
     def _open(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        artifact = Artifact.from_json(request["artifact"])
+        artifact = from_json(Artifact, request["artifact"])
         opened = self._runtimes.runtime(artifact.format).open_artifact(
             Path(request["path"]), artifact, threads=1, tensors=tuple(request["tensors"])
         )

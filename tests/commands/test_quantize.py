@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from coordatt_deploy.artifact_specs import ModelSpec, Preprocessing, RangeMethod, TensorSpec
-from coordatt_deploy.bundle import Manifest, finish, open_bundle, save_golden, writing
+from coordatt_deploy.bundle import finish, open_bundle, save_golden, writing
 from coordatt_deploy.cli import main
 from coordatt_deploy.conversion import jobs
 from coordatt_deploy.conversion.jobs import calibration_of
@@ -17,6 +17,7 @@ from coordatt_deploy.errors import UsageError
 from coordatt_deploy.files import sha256
 from coordatt_deploy.formats import FORMATS, Format, Precision
 from coordatt_deploy.graph.saved_graph import save_graph
+from coordatt_deploy.manifest import Manifest
 from coordatt_deploy.quantization.recipes import Mode, Recipe, parse, save_recipe
 
 SPEC = ModelSpec("tiny", Preprocessing((32, 48)), source_sha256="0123abcd")

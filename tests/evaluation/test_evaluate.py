@@ -20,7 +20,7 @@ from PIL import Image
 from torch import nn
 
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec, Preprocessing, TensorSpec
-from coordatt_deploy.bundle import Manifest, finish, open_bundle, writing
+from coordatt_deploy.bundle import finish, open_bundle, writing
 from coordatt_deploy.cli import main
 from coordatt_deploy.data import digits
 from coordatt_deploy.data.digits import read_all
@@ -33,6 +33,7 @@ from coordatt_deploy.files import sha256
 from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.graph.capture import capture
 from coordatt_deploy.graph.saved_graph import save_graph
+from coordatt_deploy.manifest import Manifest
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.report.write import write_page
 

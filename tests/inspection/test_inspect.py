@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import nn
 
 from coordatt_deploy.artifact_specs import Artifact
-from coordatt_deploy.bundle import Manifest, finish, open_bundle, writing
+from coordatt_deploy.bundle import finish, open_bundle, writing
 from coordatt_deploy.documents import to_json
 from coordatt_deploy.errors import BundleError, UsageError
 from coordatt_deploy.exporters import ExportRequest, exporter
@@ -29,6 +29,7 @@ from coordatt_deploy.inspection.run import inspect_artifact, inspect_bundle, is_
 from coordatt_deploy.loading.load import resolve
 from coordatt_deploy.loading.loaded_model import capture_source
 from coordatt_deploy.loading.model_request import Request
+from coordatt_deploy.manifest import Manifest
 from coordatt_deploy.report.terminal.inspection import show_inspection
 from coordatt_deploy.runtimes.file_graph import FileGraph, Node, Tensor, read_artifact
 

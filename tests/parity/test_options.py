@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec, Preprocessing, TensorSpec
-from coordatt_deploy.bundle import Manifest
 from coordatt_deploy.data.arrays import read_inputs
 from coordatt_deploy.errors import BundleError, UsageError
 from coordatt_deploy.formats import Format, Precision
+from coordatt_deploy.manifest import Manifest
 from coordatt_deploy.parity.outputs import judge
 from coordatt_deploy.parity.tolerances import TOLERANCES, for_untrained, read_tolerances, tolerance_of
 from coordatt_deploy.runtimes import provenance

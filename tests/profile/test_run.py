@@ -13,11 +13,12 @@ from rich.console import Console
 
 from coordatt_deploy import format_modules, host
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec, Origin, Preprocessing, TensorSpec
-from coordatt_deploy.bundle import GoldenCase, Manifest, finish, open_bundle, save_golden, writing
+from coordatt_deploy.bundle import finish, open_bundle, save_golden, writing
 from coordatt_deploy.cli import main
 from coordatt_deploy.errors import MissingDependencyError, UsageError
 from coordatt_deploy.files import sha256
 from coordatt_deploy.formats import Format, Precision
+from coordatt_deploy.manifest import GoldenCase, Manifest
 from coordatt_deploy.profile import rounds
 from coordatt_deploy.profile.compare import Outcome
 from coordatt_deploy.profile.latency import ProfileSettings

@@ -18,9 +18,9 @@ from xml.etree import ElementTree
 import pytest
 
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec, Preprocessing, TensorSpec
-from coordatt_deploy.bundle import GoldenCase, Manifest
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.formats import Format, Precision
+from coordatt_deploy.manifest import GoldenCase, Manifest
 from coordatt_deploy.report.junit import junit
 from coordatt_deploy.report.markdown import cell, markdown
 from coordatt_deploy.report.page.plots import ticks

@@ -21,7 +21,7 @@ from coordatt_deploy.graph.graph import Feeds, Graph, aten
 from coordatt_deploy.graph.lowering.activations import HardActivation
 from coordatt_deploy.graph.lowering.forms import FORMS, Form
 from coordatt_deploy.graph.lowering.pointwise import HardSwishForm, write_hard
-from coordatt_deploy.graph.lowering.recognise import AttentionBlock, NearMiss, Recognition, find_attention
+from coordatt_deploy.graph.lowering.recognise import AttentionBlock, Recognition, find_attention
 from coordatt_deploy.graph.lowering.strip_axes import (
     CONVOLUTIONS,
     DIRECTIONS,
@@ -33,6 +33,7 @@ from coordatt_deploy.graph.lowering.strip_axes import (
 from coordatt_deploy.graph.lowering.writer import Writer
 from coordatt_deploy.graph.rewriter import Placed, Rewriter
 from coordatt_deploy.layer_map import restore
+from coordatt_deploy.manifest import LoweredBlock, LoweringReport
 
 
 class LoweringTarget(enum.StrEnum):
@@ -78,53 +79,6 @@ SPELLINGS: Final = {
 # Relative to a layer's greatest value, both graphs run in float64. Forms that rescale a weight round it to float32 once
 # more (2^-24 = 6e-8); a few such roundings in a row stay far below, a wrong form far above.
 TOLERANCE: Final = 1e-5
-
-
-@dataclass(frozen=True, slots=True)
-class LoweredBlock:
-    """One attention block and what became of it.
-
-    Attributes:
-        name: Path of the module that holds it.
-        kind: ``coordatt`` or ``squeeze_excite``.
-        channels: Of the feature map.
-        squeezed: Channels between the two convolutions.
-        height: Of the feature map; None if dynamic.
-        width: Of the feature map; None if dynamic.
-        form: How it is written now.
-        declined: Why not in the form that the target is fastest with; None where it is.
-    """
-
-    name: str
-    kind: str
-    channels: int
-    squeezed: int
-    height: int | None
-    width: int | None
-    form: Form
-    declined: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LoweringReport:
-    """What lowering did.
-
-    Attributes:
-        target: What for.
-        blocks: In execution order.
-        near_misses: What looks like a block and was left as it is, with the reason.
-        activations: Hard-swish and hard-sigmoid found outside the blocks, by kind.
-        max_relative_error: Greatest difference of any layer to the folded graph, both run in float64, over the layer's
-            greatest value.
-        remark: One sentence for the user.
-    """
-
-    target: LoweringTarget
-    blocks: tuple[LoweredBlock, ...]
-    near_misses: tuple[NearMiss, ...]
-    activations: dict[str, int]
-    max_relative_error: float
-    remark: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ from coordatt_deploy.graph.lowering.strip_axes import (
     pooled_letters,
     sliced,
 )
+from coordatt_deploy.manifest import NearMiss
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,19 +90,6 @@ class AttentionBlock:
     branches: tuple[Branch, ...]
     strips: Mapping[str, Strip] = field(repr=False)
     inner: tuple[str, ...] = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class NearMiss:
-    """Something that begins like an attention block and is none, or none that can be rewritten.
-
-    Attributes:
-        where: Path of the module that begins it, or a node's name where there is none.
-        reason: What is different.
-    """
-
-    where: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ rounded once. A BatchNorm that cannot be folded is an error that names it, so th
 """
 
 import copy
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -20,45 +19,11 @@ from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.graph.execution import run
 from coordatt_deploy.graph.graph import Graph, aten, attach, weight
 from coordatt_deploy.layer_map import Part
+from coordatt_deploy.manifest import FoldedBatchNorm, FoldReport
 
 # Operators whose weight has the output channels on axis 0, hence takes gamma / std there.
 FOLDABLE: Final = frozenset({aten.conv1d.default, aten.conv2d.default, aten.conv3d.default, aten.linear.default})
 BATCH_NORM: Final = aten.batch_norm.default
-
-
-@dataclass(frozen=True, slots=True)
-class Folded:
-    """One BatchNorm folded away.
-
-    Attributes:
-        layer: Layer id of the convolution.
-        batch_norm: Layer id of the BatchNorm.
-        max_abs_error: Greatest difference between its value before and after, both run in float64.
-        relative_error: That difference over the greatest magnitude of the value.
-    """
-
-    layer: str
-    batch_norm: str
-    max_abs_error: float
-    relative_error: float
-
-
-@dataclass(frozen=True, slots=True)
-class FoldReport:
-    """What folding did.
-
-    Attributes:
-        folded: In execution order.
-        refused: Layer id of each BatchNorm that could not be folded, with the reason.
-    """
-
-    folded: tuple[Folded, ...]
-    refused: tuple[tuple[str, str], ...]
-
-    @property
-    def max_relative_error(self) -> float:
-        """The worst layer's."""
-        return max((item.relative_error for item in self.folded), default=0.0)
 
 
 def fold_batchnorms(graph: Graph) -> tuple[Graph, FoldReport]:
@@ -89,7 +54,7 @@ def fold_batchnorms(graph: Graph) -> tuple[Graph, FoldReport]:
         raise ConversionError("BatchNorm is left: " + "; ".join(f"{name} ({reason})" for name, reason in refused))
     _drop_unused_weights(module)
     folded = graph.edited(module, places, reasons)
-    return folded, FoldReport(_errors(graph, folded, pairs), tuple(refused))
+    return folded, FoldReport.of(_errors(graph, folded, pairs))
 
 
 def why_not(module: fx.GraphModule, conv: Any, norm: fx.Node) -> str | None:
@@ -162,7 +127,7 @@ def _drop_unused_weights(module: fx.GraphModule) -> None:
     module.delete_all_unused_submodules()
 
 
-def _errors(before: Graph, after: Graph, pairs: list[tuple[str, str, str]]) -> tuple[Folded, ...]:
+def _errors(before: Graph, after: Graph, pairs: list[tuple[str, str, str]]) -> tuple[FoldedBatchNorm, ...]:
     """Measure each folded layer: both graphs run in float64 on the example input."""
     feeds = {spec.name: tensor.numpy() for spec, tensor in zip(before.inputs, before.example, strict=True)}
     where = {layer.layer_id: layer.parts[0].tensor for layer in before.layers.layers}
@@ -172,5 +137,5 @@ def _errors(before: Graph, after: Graph, pairs: list[tuple[str, str, str]]) -> t
     for layer, norm, node in pairs:
         error = float(np.max(np.abs(new[node] - old[where[norm]])))
         scale = float(np.max(np.abs(old[where[norm]])))
-        report.append(Folded(layer, norm, error, error / scale if scale else error))
+        report.append(FoldedBatchNorm(layer, norm, error, error / scale if scale else error))
     return tuple(report)

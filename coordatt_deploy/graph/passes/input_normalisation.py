@@ -1,6 +1,5 @@
 """Fold the normalisation of the input into the first convolution."""
 
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -12,30 +11,12 @@ from coordatt_deploy.graph.call_arguments import argument, kind, pair
 from coordatt_deploy.graph.execution import run
 from coordatt_deploy.graph.graph import Graph, aten
 from coordatt_deploy.graph.rewriter import Rewriter
+from coordatt_deploy.manifest import BakeReport
 
 SCALE: Final = "normalisation.scale"
 
 
 SHIFT: Final = "normalisation.shift"
-
-
-@dataclass(frozen=True, slots=True)
-class BakeReport:
-    """What became of the normalisation.
-
-    Attributes:
-        layers: Layer ids of the convolutions that it was folded into.
-        form: ``folded`` (nothing is left of it), ``padded`` (a padding with grey is left), or ``shifted`` (one sum on
-            the image is left).
-        max_relative_error: Greatest difference of an output to the normalisation done apart, both in float64, over the
-            output's greatest value.
-        remark: One sentence for the user.
-    """
-
-    layers: tuple[str, ...]
-    form: str
-    max_relative_error: float
-    remark: str
 
 
 def fold_normalisation(graph: Graph) -> tuple[Graph, BakeReport]:

@@ -14,8 +14,8 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 from coordatt_deploy.artifact_specs import Artifact
-from coordatt_deploy.bundle import Manifest
 from coordatt_deploy.errors import BundleError
+from coordatt_deploy.manifest import Manifest
 from coordatt_deploy.report.page.plots import DepthPoint, depth_plot, latency_plot, size_bar
 
 Document = Mapping[str, Any]
@@ -384,12 +384,12 @@ def _sizes(contents: Contents) -> str:
         listed = ", ".join(f"{count} × {kind}" for kind, count in counts.items())
         lists.append(f"<p class='small'><b class='id'>{name(file_name(path))}</b>: {escape(listed)}."
                      f"{f' {escape(remark)}.' if remark else ''}</p>")  # fmt: skip
-    fold = contents.manifest.fold or {}
+    fold = contents.manifest.fold
     folded = ""
-    if fold.get("folded"):
+    if fold is not None and fold.folded:
         folded = (
-            f"<p class='small'>{fold['folded']} BatchNorms were folded into convolutions; greatest change of any of"
-            f" these layers, in float64: {fold['max_relative_error']:.2g} of its greatest value.</p>"
+            f"<p class='small'>{fold.folded} BatchNorms were folded into convolutions; greatest change of any of"
+            f" these layers, in float64: {fold.max_relative_error:.2g} of its greatest value.</p>"
         )
     return f"<section><h2>Sizes and operators</h2>{table}{''.join(lists)}{folded}</section>"
 
@@ -433,7 +433,7 @@ def _host(contents: Contents) -> str:
             ("container", str(host["container"] or "none")),
             ("load before", "unknown" if not load else ", ".join(f"{value:.1f}" for value in load)),
         ]
-    versions = ", ".join(f"{key} {value}" for key, value in contents.manifest.tool_versions)
+    versions = ", ".join(f"{key} {value}" for key, value in contents.manifest.tool_versions.items())
     listed = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in facts)
     return (
         f'<section><h2>Machine and versions</h2><dl class="facts">{listed}'

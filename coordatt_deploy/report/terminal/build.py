@@ -1,30 +1,30 @@
 """A build as a table: artifacts with their verdicts and latency."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from rich.text import Text
 
+from coordatt_deploy.artifact_specs import Origin
 from coordatt_deploy.bundle import Bundle
-from coordatt_deploy.documents import to_json
+from coordatt_deploy.documents import JsonObject, object_of
 from coordatt_deploy.parity.result import ParityReport
+from coordatt_deploy.profile.result import LatencyRecord, ProfileResult
 from coordatt_deploy.report.terminal.console import host_line, label, new_console, new_table, size
 from coordatt_deploy.report.terminal.parity import _evidence, _explain, _verdict
 
 
-def summary(parity: ParityReport, profile: Mapping[str, Any]) -> list[dict[str, Any]]:
+def summary(parity: ParityReport, profile: ProfileResult) -> list[JsonObject]:
     """Return one entry per artifact: its manifest entry, its verdict, its median latency."""
-    timed = {item["path"]: item for item in profile["results"]}
+    timed = {item.path: item for item in profile.results}
     entries = []
     for item in parity.artifacts:
-        verdict = item.to_json()
+        verdict = object_of(item.record())
         verdict.pop("layers", None)
-        latency = timed.get(item.artifact.path, {})
+        latency = timed.get(item.artifact.path)
+        figures = object_of(latency) if latency else {}
         entries.append(
-            to_json(item.artifact)
+            object_of(item.artifact)
             | verdict
             | {"layer_map": item.artifact.layers}
-            | {key: latency.get(key) for key in ("median_ms", "p90_ms", "ci95_ms", "verdict", "threads")}
+            | {key: figures.get(key) for key in ("median_ms", "p90_ms", "ci95_ms", "verdict", "threads")}
         )
     return entries
 
@@ -40,9 +40,9 @@ def show_artifacts(bundle: Bundle) -> None:
     new_console().print(table)
 
 
-def show_build(bundle: Bundle, report: ParityReport, profile: Mapping[str, Any]) -> None:
+def show_build(bundle: Bundle, report: ParityReport, profile: ProfileResult) -> None:
     """One line per file: size, runtime, origin, parity, latency."""
-    latency = {item["path"]: item for item in profile["results"]}
+    latency = {item.path: item for item in profile.results}
     table = new_table(
         f"{bundle.manifest.model.name} → {bundle.root}",
         "artifact",
@@ -58,7 +58,7 @@ def show_build(bundle: Bundle, report: ParityReport, profile: Mapping[str, Any])
     )
     for item in report.artifacts:
         timed = latency.get(item.artifact.path)
-        median = "–" if timed is None else f"{timed['median_ms']:.2f} ms" + _remark(timed)
+        median = "–" if timed is None else f"{timed.median_ms:.2f} ms" + _remark(timed)
         table.add_row(
             label(item.artifact),
             size(item.artifact.bytes),
@@ -74,8 +74,7 @@ def show_build(bundle: Bundle, report: ParityReport, profile: Mapping[str, Any])
     console.print(Text(host_line(profile), style="dim"))
 
 
-def _remark(result: Mapping[str, Any]) -> str:
-    if result["origin"] == "evaluated":
+def _remark(result: LatencyRecord) -> str:
+    if result.origin is Origin.EVALUATED:
         return " (evaluator)"
-    verdict = result.get("verdict")
-    return "" if verdict in (None, "stable") else f" ({verdict})"
+    return "" if result.verdict == "stable" else f" ({result.verdict})"

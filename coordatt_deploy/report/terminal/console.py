@@ -1,9 +1,8 @@
 """Tables and progress bars on the terminal."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -19,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coordatt_deploy.artifact_specs import Artifact
-from coordatt_deploy.parity.result import ParityReport
+from coordatt_deploy.profile.result import ProfileResult
 from coordatt_deploy.progress import Stages
 
 WIDTH_WHEN_PIPED = 160
@@ -78,14 +77,6 @@ def new_table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
     return table
 
 
-def exit_code(report: ParityReport) -> int:
-    """0 all passed, 1 one failed, 3 one could not be run here."""
-    graphs = any(item.passed is False for item in report.graphs)
-    if graphs or any(item.passed is False for item in report.artifacts):
-        return 1
-    return 3 if any(item.passed is None for item in report.artifacts) else 0
-
-
 def size(count: int) -> str:
     """``1.9 MB``."""
     return f"{count / 1e6:.2f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"
@@ -102,11 +93,12 @@ def label(artifact: Artifact) -> Text:
     return Text(" ".join(part for part in parts if part))
 
 
-def host_line(profile: Mapping[str, Any]) -> str:
+def host_line(profile: ProfileResult) -> str:
     """Say what a profile was taken on, and what its figures do not say."""
-    host = profile["host"]
-    text = f"latency: one image on {host['cpu']}, {host['os']}; the evaluator's time says nothing about a phone"
-    cpus = {item["target_cpu"] for item in profile["results"]} - {None, FAMILIES.get(host["architecture"])}
+    host = profile.host
+    text = f"latency: one image on {host.cpu}, {host.os}; the evaluator's time says nothing about a phone"
+    cpus = {item.target_cpu for item in profile.results} - {None, FAMILIES.get(host.architecture)}
     if cpus:
-        text += f"; the {' and '.join(sorted(cpus))} form is made for another CPU than this one and is slower here"
+        names = " and ".join(sorted(filter(None, cpus)))
+        text += f"; the {names} form is made for another CPU than this one and is slower here"
     return text

@@ -66,7 +66,10 @@ def _verdict(item: Accuracy) -> Text:
 def _remarks(evaluation: Evaluation) -> list[tuple[str, str]]:
     remarks = [(f"{item.name}: {item.problem}", "yellow" if item.missing else "red")
                for item in evaluation.subjects if item.problem]  # fmt: skip
-    remarks += [(f"{path}: not run: {reason}", "yellow") for path, reason in evaluation.skipped]
+    remarks += [
+        (f"{path}: not run: {reason}", "yellow")
+        for path, reason in ((item.path, item.reason) for item in evaluation.skipped)
+    ]
     remarks += [(f"{item.name}: {item.warning}", "yellow") for item in evaluation.subjects if item.warning]
     remarks += [(f"{item.name}: NaN or infinity in the logits of {item.nonfinite} images", "red")
                 for item in evaluation.subjects if item.nonfinite]  # fmt: skip

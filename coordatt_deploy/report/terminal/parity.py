@@ -105,8 +105,8 @@ def _decibel(value: float) -> str:
 
 
 def _explain(console: Console, report: ParityReport) -> None:
-    for path, reason in report.skipped:
-        console.print(Text(f"{path}: not run: {reason}", style="yellow"))
+    for left_out in report.skipped:
+        console.print(Text(f"{left_out.path}: not run: {left_out.reason}", style="yellow"))
     unjudged = dict.fromkeys(item.layers.problem for item in report.artifacts if item.layers and item.layers.problem)
     for problem in unjudged:
         console.print(Text(f"layers not judged: {problem}", style="yellow"))

@@ -6,14 +6,17 @@ from typing import Any, Final
 from rich.console import Console
 from rich.text import Text
 
+from coordatt_deploy.artifact_specs import Origin
 from coordatt_deploy.bundle import Bundle
+from coordatt_deploy.host import Host, HostState
+from coordatt_deploy.profile.result import LatencyRecord, ProfileResult
 from coordatt_deploy.report.terminal.console import host_line, label, new_console, new_table
 
 Document = Mapping[str, Any]
 WIDE: Final = 130  # columns that the whole table needs
 
 
-def show_profile(bundle: Bundle, document: Document) -> None:
+def show_profile(bundle: Bundle, document: ProfileResult) -> None:
     """Latency per artifact and thread count, each against the fastest, with the reason of each doubt below.
 
     A narrow terminal shows no percentiles and says runtime and origin below the table.
@@ -24,72 +27,70 @@ def show_profile(bundle: Bundle, document: Document) -> None:
     figures = ("threads", "median ms", "95 % interval", *(("p90", "p99") if wide else ()), "× fastest")
     table = new_table(f"Latency of {bundle.manifest.model.name}", *left, *figures, "verdict", right=figures)
     labels = {artifact.path: label(artifact) for artifact in bundle.manifest.artifacts}
-    for item in document["results"]:
-        low, high = item["ci95_ms"]
-        cells = {
-            "artifact": labels[item["path"]],
-            "runtime": item["runtime"],
-            "origin": item["origin"],
-            "threads": str(item["threads"]),
-            "median ms": f"{item['median_ms']:.3f}",
+    for item in document.results:
+        low, high = item.ci95_ms
+        cells: dict[str, str | Text] = {
+            "artifact": labels[item.path],
+            "runtime": item.runtime,
+            "origin": item.origin,
+            "threads": str(item.threads),
+            "median ms": f"{item.median_ms:.3f}",
             "95 % interval": f"{low:.3f} … {high:.3f}",
-            "p90": f"{item['p90_ms']:.3f}",
-            "p99": f"{item['p99_ms']:.3f}",
+            "p90": f"{item.p90_ms:.3f}",
+            "p99": f"{item.p99_ms:.3f}",
             "× fastest": _against_fastest(item, document, with_interval=wide),
-            "verdict": item["verdict"],
+            "verdict": item.verdict,
         }
         table.add_row(*(cells[column] for column in (*left, *figures, "verdict")))
     console.print(table)
     if not wide:
-        runtimes = dict.fromkeys(f"{item['origin']} with {item['runtime']}" for item in document["results"])
+        runtimes = dict.fromkeys(f"{item.origin} with {item.runtime}" for item in document.results)
         console.print(Text(f"{'; '.join(runtimes)}; {WIDE} columns show p90 and p99 as well", style="dim"))
     _doubts(console, labels, document)
-    console.print(Text(f"{host_line(document)}\n{_machine(document['host'])}", style="dim"))
+    console.print(Text(f"{host_line(document)}\n{_machine(document.host)}", style="dim"))
 
 
-def _doubts(console: Console, labels: Mapping[str, Text], document: Document) -> None:
+def _doubts(console: Console, labels: Mapping[str, Text], document: ProfileResult) -> None:
     """Say what is wrong with the figures."""
-    for item in document["results"]:
-        if item["verdict"] != "stable" and item["origin"] != "evaluated":
-            text = f"{labels[item['path']]}, threads {item['threads']}: {item['verdict']}: {item['reason']}"
+    for item in document.results:
+        if item.verdict != "stable" and item.origin is not Origin.EVALUATED:
+            text = f"{labels[item.path]}, threads {item.threads}: {item.verdict}: {item.reason}"
             console.print(Text(text, style="yellow"))
-    for path, warning in dict.fromkeys((item["path"], item["warning"]) for item in document["results"]):
+    for path, warning in dict.fromkeys((item.path, item.warning) for item in document.results):
         if warning:
             console.print(Text(f"{path}: {warning}", style="yellow"))
-    for item in document["skipped"]:
-        console.print(Text(f"{item['path']}: not measured: {item['reason']}", style="yellow"))
-    if document["interrupted"]:
+    for left_out in document.skipped:
+        console.print(Text(f"{left_out.path}: not measured: {left_out.reason}", style="yellow"))
+    if document.interrupted:
         console.print(Text("interrupted: these are the samples taken until then", style="yellow"))
 
 
-def _machine(host: Document) -> str:
+def _machine(host: Host) -> str:
     """Return what the machine was like: features, limits, and its state before and after."""
-    before, after = host["before"], host["after"]
+    before, after = host.before or HostState(), host.after or HostState()
+    loads = (before.load_average or (0.0,))[0], (after.load_average or (0.0,))[0]
+    clocks = max(before.frequency_mhz, default=0.0), max(after.frequency_mhz, default=0.0)
     told = [
-        f"{host['cores_available']} of {host['cores']} cores",
-        host["cpu_limit"] and f"limited to {host['cpu_limit']:g} cores",
-        host["memory_limit_bytes"] and f"limited to {host['memory_limit_bytes'] / 2**30:.1f} GiB",
-        before["load_average"] and f"load {before['load_average'][0]:.1f} → {after['load_average'][0]:.1f}",
-        before["governor"] and f"governor {before['governor']}",
-        before["frequency_mhz"] and f"{max(before['frequency_mhz']):.0f} → {max(after['frequency_mhz']):.0f} MHz",
-        before["temperature_c"] and f"{before['temperature_c']:.0f} → {after['temperature_c'] or 0:.0f} °C",
-        ", ".join(host["features"]),
+        f"{host.cores_available} of {host.cores} cores",
+        f"limited to {host.cpu_limit:g} cores" if host.cpu_limit else "",
+        f"limited to {host.memory_limit_bytes / 2**30:.1f} GiB" if host.memory_limit_bytes else "",
+        f"load {loads[0]:.1f} → {loads[1]:.1f}" if before.load_average else "",
+        f"governor {before.governor}" if before.governor else "",
+        f"{clocks[0]:.0f} → {clocks[1]:.0f} MHz" if before.frequency_mhz else "",
+        f"{before.temperature_c:.0f} → {after.temperature_c or 0:.0f} °C" if before.temperature_c else "",
+        ", ".join(host.features),
     ]
     return f"machine: {'; '.join(filter(None, told))}"
 
 
-def _against_fastest(item: Document, document: Document, *, with_interval: bool) -> str:
+def _against_fastest(item: LatencyRecord, document: ProfileResult, *, with_interval: bool) -> str:
     """Return the ratio of medians; empty for the fastest, and for one that took no turns."""
-    rivals = [
-        other
-        for other in document["results"]
-        if (other["threads"], other["origin"]) == (item["threads"], item["origin"])
-    ]
-    fastest = min(rivals, key=lambda other: other["median_ms"])["path"]
-    for ratio in document["ratios"]:
-        if ratio["threads"] == item["threads"] and {ratio["a"], ratio["b"]} == {item["path"], fastest}:
-            value, (low, high) = ratio["ratio"], ratio["ci95"]
-            if ratio["a"] == fastest:
+    rivals = [other for other in document.results if (other.threads, other.origin) == (item.threads, item.origin)]
+    fastest = min(rivals, key=lambda other: other.median_ms).path
+    for ratio in document.ratios:
+        if ratio.threads == item.threads and {ratio.a, ratio.b} == {item.path, fastest}:
+            value, (low, high) = ratio.ratio, ratio.ci95
+            if ratio.a == fastest:
                 value, low, high = 1 / value, 1 / high, 1 / low
             return f"{value:.3f} ({low:.3f} … {high:.3f})" if with_interval else f"{value:.2f}"
     return ""

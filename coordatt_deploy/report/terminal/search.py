@@ -1,19 +1,17 @@
 """What int8 costs layer by layer, on the terminal."""
 
-from collections.abc import Mapping
+import math
 from pathlib import Path
-from typing import Any
 
 from rich.text import Text
 
+from coordatt_deploy.mixed_precision.result import SearchResult, Sensitivity
 from coordatt_deploy.report.terminal.console import new_console, new_table
 
 SHOWN = 15  # layers in the table; the document has all
 
-Document = Mapping[str, Any]
 
-
-def show(document: Document, bundle: Path, *, every: bool) -> None:
+def show(document: Sensitivity, bundle: Path, *, every: bool) -> None:
     """One table per format, the costliest layer first.
 
     Args:
@@ -22,71 +20,69 @@ def show(document: Document, bundle: Path, *, every: bool) -> None:
         every: Say where the rest of the layers is.
     """
     console = new_console()
-    for result in document["results"]:
-        costs = result["layers"]
-        name = " ".join(filter(None, [result["format"], result["target_cpu"]]))
-        predicted = _db(result["predicted_sqnr_db"])
+    for result in document.results:
+        costs = result.layers
+        name = " ".join(filter(None, [result.format, result.target_cpu]))
+        predicted = _db(result.predicted_sqnr_db)
         figures = ("SQNR alone", "measured", "share of noise", "agreement")
-        title = f"{name}, {document['recipe']}: what each layer costs alone; all together about {predicted}"
+        title = f"{name}, {document.recipe}: what each layer costs alone; all together about {predicted}"
         table = new_table(title, "layer", "operator", *figures, right=figures)
         for cost in costs[:SHOWN]:
-            agreement = "–" if cost["agreement"] is None else f"{cost['agreement']:.1%}"
-            measured = "–" if cost["verified_db"] is None else _db(cost["verified_db"])
-            cells = (_db(cost["sqnr_db"]), measured, f"{cost['share']:.1%}", agreement)
-            table.add_row(Text(cost["name"]), cost["operator"], *cells)
+            agreement = "–" if cost.agreement is None else f"{cost.agreement:.1%}"
+            measured = "–" if cost.verified_db is None else _db(cost.verified_db)
+            cells = (_db(cost.sqnr_db), measured, f"{cost.share:.1%}", agreement)
+            table.add_row(Text(cost.name), cost.operator, *cells)
         console.print(table)
         if every and len(costs) > SHOWN:
-            rest = sum(cost["share"] for cost in costs[SHOWN:])
+            rest = sum(cost.share for cost in costs[SHOWN:])
             text = f"{len(costs) - SHOWN} more layers bring {rest:.1%} of the noise; all are in"
             console.print(Text(f"{text} {bundle}/reports/sensitivity.json", style="dim"))
     console.print(
         Text(
-            f"SQNR alone: simulated on {document['cases']} calibration cases with this layer in int8 and the others in"
+            f"SQNR alone: simulated on {document.cases} calibration cases with this layer in int8 and the others in"
             " float; measured: the same with a real artifact",
             style="dim",
         )
     )
 
 
-def show_search(document: Document, bundle: Path) -> None:
+def show_search(document: SearchResult, bundle: Path) -> None:
     """What must stay in float, and the command that replays it."""
     console = new_console()
-    data = document["dataset"]
+    data = document.dataset
     figures = ("in float", "difference", "95 % interval", "artifacts tried")
     title = (
-        f"At most {document['max_drop_points']:g} points lost on {data['images']:,} images of {data['source']}:"
+        f"At most {document.max_drop_points:g} points lost on {data.images:,} images of {data.source}:"
         " fewest layers in float"
     )
     table = new_table(title, "format", *figures, "drop", right=figures)
-    for result in document["results"]:
-        name = " ".join(filter(None, [result["format"], result["target_cpu"]]))
-        low, high = result["interval_points"]
+    for result in document.results:
+        name = " ".join(filter(None, [result.format, result.target_cpu]))
+        low, high = result.interval_points
         cells = (
-            f"{len(result['kept'])} of {result['layers']}",
-            f"{result['difference_points']:+.2f}",
+            f"{len(result.kept)} of {result.layers}",
+            f"{result.difference_points:+.2f}",
             f"{low:+.2f} … {high:+.2f}",
-            str(len(result["attempts"])),
+            str(len(result.attempts)),
         )
-        verdict = Text("holds", style="green") if result["reached"] else Text("NOT REACHED", style="bold red")
+        verdict = Text("holds", style="green") if result.reached else Text("NOT REACHED", style="bold red")
         table.add_row(name, *cells, verdict)
     console.print(table)
-    for result in document["results"]:
-        name = " ".join(filter(None, [result["format"], result["target_cpu"]]))
-        if not result["reached"]:
+    for result in document.results:
+        name = " ".join(filter(None, [result.format, result.target_cpu]))
+        if not result.reached:
             text = f"{name}: the drop cannot be reached short of keeping every layer in float; nothing was written"
             console.print(Text(text, style="bold red"))
             continue
-        if result["kept"]:
-            console.print(Text(f"{name} keeps in float: {', '.join(result['kept'])}"))
-        replay = (
-            f"coordatt-deploy quantize {bundle} --format {result['format']} --recipe {bundle}/{result['recipe_file']}"
-        )
-        console.print(Text(f"{name}: {result['path']}; again: {replay}", style="dim"))
-    for note in data["notes"]:
+        if result.kept:
+            console.print(Text(f"{name} keeps in float: {', '.join(result.kept)}"))
+        replay = f"coordatt-deploy quantize {bundle} --format {result.format} --recipe {bundle}/{result.recipe_file}"
+        console.print(Text(f"{name}: {result.path}; again: {replay}", style="dim"))
+    for note in data.notes:
         console.print(Text(note, style="yellow"))
     text = "the layers were chosen on these images; what the artifact is worth on others, coordatt-deploy evaluate says"
     console.print(Text(text, style="dim"))
 
 
 def _db(value: float | None) -> str:
-    return "no change" if value is None else f"{value:.1f} dB"
+    return "no change" if value is None or not math.isfinite(value) else f"{value:.1f} dB"

@@ -59,9 +59,9 @@ def test_the_report_names_each_pair_with_its_error(tiny_graph):
     _, report = fold_batchnorms(tiny_graph)
 
     assert [("stem.0", "stem.1"), ("block.0", "block.1"), ("block.3.conv1", "block.3.bn1"), ("block.4", "block.5")] == [
-        (item.layer, item.batch_norm) for item in report.folded
+        (item.layer, item.batch_norm) for item in report.layers
     ]
-    assert all(0 < item.max_abs_error < 1e-5 for item in report.folded)
+    assert all(0 < item.max_abs_error < 1e-5 for item in report.layers)
 
 
 def test_folding_with_the_wrong_epsilon_shows(tiny_graph, monkeypatch):

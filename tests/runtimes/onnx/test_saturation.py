@@ -13,12 +13,13 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from coordatt_deploy import host
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec, Preprocessing, TensorSpec
-from coordatt_deploy.bundle import GoldenCase, Manifest, finish, open_bundle, save_golden, writing
+from coordatt_deploy.bundle import finish, open_bundle, save_golden, writing
 from coordatt_deploy.cli import main
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.files import sha256
 from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.layer_map import LayerMap
+from coordatt_deploy.manifest import GoldenCase, Manifest
 from coordatt_deploy.parity.tolerances import TOLERANCES, Tolerance
 from coordatt_deploy.runtimes import provenance, runtime
 from coordatt_deploy.runtimes.onnx.saturation import WeightRange, saturation_risk, saturation_warning, weight_range

@@ -20,7 +20,7 @@ import numpy as np
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from coordatt_deploy.documents import from_json
+from coordatt_deploy.documents import from_json, parse
 from coordatt_deploy.errors import BundleError, DeployError, InferenceError
 from coordatt_deploy.runtimes.coreml.coremltools_import import load_mil, mil_types, proto
 from coordatt_deploy.runtimes.coreml.evaluator.float16 import pack_float16, round_to_float16
@@ -253,6 +253,21 @@ def load(path: Path) -> Program:
     return _program(parsed.functions[_main(model)], model)
 
 
+@dataclass(frozen=True, slots=True)
+class PackageItem:
+    """One file of a package; ``path`` is relative to its ``Data`` folder."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class PackageManifest:
+    """``Manifest.json`` of an ``.mlpackage``, as Apple names its keys."""
+
+    rootModelIdentifier: str  # noqa: N815
+    itemInfoEntries: Mapping[str, PackageItem]  # noqa: N815
+
+
 def read_model(path: Path) -> tuple[Any, Path]:
     """Return the model's protobuf message and the folder that its weights are relative to.
 
@@ -260,8 +275,8 @@ def read_model(path: Path) -> tuple[Any, Path]:
         BundleError: The package is missing or damaged.
     """
     try:
-        manifest = from_json((path / "Manifest.json").read_text(encoding="utf-8"))
-        entry = PurePosixPath(manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"])
+        manifest = from_json(PackageManifest, parse((path / "Manifest.json").read_text(encoding="utf-8")))
+        entry = PurePosixPath(manifest.itemInfoEntries[manifest.rootModelIdentifier].path)
         if entry.is_absolute() or ".." in entry.parts:
             raise BundleError(f"{path.name}: its manifest names a file outside the package ({entry})")
         file = path / "Data" / entry

@@ -1,0 +1,145 @@
+"""What ranking layers and searching for the fewest in float found, as documents hold it. Needs no framework."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from coordatt_deploy.formats import Format, TargetCpu
+from coordatt_deploy.manifest import CalibrationRecord
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCostRecord:
+    """What quantizing one layer alone costs.
+
+    Attributes:
+        name: The layer.
+        layers: Layer ids that keep it in float.
+        operator: Of its first node, e.g. ``conv2d``.
+        sqnr_db: At the outputs, simulated; infinite where nothing changes.
+        share: Of the noise that all layers bring, each alone; NaN where it was not worked out.
+        agreement: Share of the cases whose first class stays; None for outputs without classes.
+        verified_db: The same SQNR, of a real artifact with this layer in int8 and the others in float; None where it
+            was not measured.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    operator: str
+    sqnr_db: float
+    share: float
+    agreement: float | None
+    verified_db: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class FormatSensitivity:
+    """The ranking for one format.
+
+    Attributes:
+        format: Of the artifact.
+        target_cpu: The CPU family of its form; None where the form is the same for all.
+        predicted_sqnr_db: With every layer in int8, if their errors are independent of one another.
+        layers: The costliest first.
+    """
+
+    format: Format
+    target_cpu: TargetCpu | None
+    predicted_sqnr_db: float
+    layers: tuple[LayerCostRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """The document ``reports/sensitivity.json``.
+
+    Attributes:
+        recipe: That layers were ranked for.
+        calibration: The data.
+        cases: How many of them were simulated.
+        results: One for each format.
+    """
+
+    VERSION: ClassVar[int] = 1
+
+    recipe: str
+    calibration: CalibrationRecord
+    cases: int
+    results: tuple[FormatSensitivity, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRecord:
+    """One artifact of a search.
+
+    Attributes:
+        kept: Names of the layers in float.
+        points: Percentage points more than the float64 reference.
+        whole: Whether it was made the whole way, its weights rounded on data around the layers in float.
+        lost: Images that the reference has right and it has not.
+        gained: Images that it has right and the reference has not.
+    """
+
+    kept: tuple[str, ...]
+    points: float
+    whole: bool
+    lost: int
+    gained: int
+
+
+@dataclass(frozen=True, slots=True)
+class FormatSearch:
+    """How the search ended for one format.
+
+    Attributes:
+        format: Of the artifact.
+        target_cpu: The CPU family of its form; None where the form is the same for all.
+        path: Of the artifact in the bundle; None where the drop does not hold.
+        reached: Whether it holds.
+        kept: Names of the layers that stay in float.
+        layers: How many could have been kept.
+        difference_points: Of the last attempt.
+        interval_points: Of that, low and high.
+        recipe_file: What replays it, relative to the bundle; None where nothing was found.
+        attempts: In their order.
+    """
+
+    format: Format
+    target_cpu: TargetCpu | None
+    path: str | None
+    reached: bool
+    kept: tuple[str, ...]
+    layers: int
+    difference_points: float
+    interval_points: tuple[float, float]
+    recipe_file: str | None
+    attempts: tuple[AttemptRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchDataset:
+    """The labelled images of a search."""
+
+    source: str
+    images: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """The document ``reports/search.json``.
+
+    Attributes:
+        reached: Whether the drop holds in every format.
+        max_drop_points: Percentage points of top-1 that may be lost.
+        recipe: That was asked for.
+        dataset: The images.
+        results: One for each format.
+    """
+
+    VERSION: ClassVar[int] = 1
+
+    reached: bool
+    max_drop_points: float
+    recipe: str
+    dataset: SearchDataset
+    results: tuple[FormatSearch, ...]

@@ -1,0 +1,43 @@
+"""What is judged: one artifact with all that the judges need of the bundle that it lies in."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from coordatt_deploy.artifact_specs import Artifact
+from coordatt_deploy.layer_map import LayerMap
+from coordatt_deploy.manifest import QuantizationRecord
+from coordatt_deploy.parity.cases import ParityCases
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidate:
+    """One artifact that is held against the reference.
+
+    Attributes:
+        artifact: As the manifest describes it.
+        path: Of the file.
+        layers: Where each layer of the captured graph is in it.
+        record: How it was quantized; None for a float artifact.
+        cases: What its outputs are judged on: the golden cases, what was set aside when it was calibrated, or the
+            user's own inputs.
+        own_cases: Whether those were set aside for this artifact.
+        ranges: Of a static artifact, least and greatest value of each layer on its calibration data, by layer id.
+        damage: What of the bundle cannot be read, so that its layers cannot be judged; None where all can.
+        warning: Why its outputs on this machine may not be those of another; None where they are.
+    """
+
+    artifact: Artifact
+    path: Path
+    layers: LayerMap
+    record: QuantizationRecord | None
+    cases: ParityCases
+    own_cases: bool = False
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    damage: str | None = None
+    warning: str | None = None
+
+    @property
+    def rounded_on_data(self) -> bool:
+        """Whether its weights were rounded on data, so that layers may make up for those before them."""
+        return self.record is not None and self.record.rounding is not None

@@ -1,0 +1,172 @@
+"""The part of parity that needs torch: every layer of every artifact, and inputs of the user's own."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from coordatt_deploy.artifact_specs import Artifact, Preprocessing, TensorSpec
+from coordatt_deploy.data.arrays import read_inputs
+from coordatt_deploy.errors import BundleError, DeployError, MissingDependencyError
+from coordatt_deploy.formats import Format, Precision
+from coordatt_deploy.graph.execution import prepare
+from coordatt_deploy.graph.lowering.lower import lower, target_of
+from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
+from coordatt_deploy.graph.saved_graph import load_graph
+from coordatt_deploy.logs import logged
+from coordatt_deploy.manifest import Manifest
+from coordatt_deploy.parity.candidate import Candidate
+from coordatt_deploy.parity.cases import ParityCases, choose_cases
+from coordatt_deploy.parity.executors import Executor
+from coordatt_deploy.parity.failing_layer import save_failing
+from coordatt_deploy.parity.layers import ArtifactLayers
+from coordatt_deploy.parity.localise import localise, localise_graph
+from coordatt_deploy.parity.reference_layers import ReferenceLayers
+from coordatt_deploy.parity.result import ArtifactParity
+from coordatt_deploy.parity.tolerances import Tolerance, Tolerances, tolerance_of
+from coordatt_deploy.progress import Stages
+
+Feeds = Sequence[Mapping[str, NDArray[np.generic]]]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRun:
+    """What judging layers takes, whatever the artifact.
+
+    Attributes:
+        manifest: Of the bundle, for what is written of a failing layer.
+        bundle_name: Likewise.
+        reference: Of the captured graph.
+        where: The machine that artifacts are run on.
+        most_cases: On which a layer is judged.
+        stages: Shows the progress.
+        save_failing: Where the first failing layer of each artifact goes; None for nowhere.
+    """
+
+    manifest: Manifest
+    bundle_name: str
+    reference: ReferenceLayers
+    where: Executor
+    most_cases: int
+    stages: Stages
+    save_failing: Path | None
+
+    def cases(self, cases: ParityCases, tolerance: Tolerance) -> Feeds:
+        """Return the cases that layers are judged on."""
+        if tolerance.calibrated:  # noise is told from a fault by more of it, and there is nothing else to look at
+            return cases.feeds(choose_cases(cases.names, cases.images, 2 * self.most_cases))
+        return cases.feeds(choose_cases(cases.names, most=self.most_cases))
+
+    def with_layers(self, candidate: Candidate, verdict: ArtifactParity) -> ArtifactParity:
+        """Add every layer's verdict."""
+        if verdict.passed is None or verdict.tolerance is None:
+            return verdict
+        cases = self.cases(candidate.cases, verdict.tolerance)
+        found = self._judged(candidate, verdict, cases, verdict.tolerance)
+        if self.save_failing is not None and found.layers is not None and found.layers.passed is False:
+            with logged(f"failing-{candidate.path.stem}"):
+                save_failing(
+                    candidate, found.layers, cases, self.reference, self.save_failing, self.where,
+                    manifest=self.manifest, bundle_name=self.bundle_name,
+                )  # fmt: skip
+        return found
+
+    def _judged(
+        self, candidate: Candidate, verdict: ArtifactParity, cases: Feeds, tolerance: Tolerance
+    ) -> ArtifactParity:
+        artifact = candidate.artifact
+        with self.stages.stage(f"layers {candidate.path.name}", len(cases)) as step:
+            try:
+                with logged(f"layers-{candidate.path.stem}"):
+                    if candidate.damage is not None:
+                        raise BundleError(candidate.damage)
+                    layers = localise(candidate, cases, self.reference, tolerance, where=self.where, step=step)
+            except MissingDependencyError as error:
+                return replace(verdict, layers=ArtifactLayers(artifact, artifact.path, problem=str(error)))
+            except DeployError as error:
+                layers = ArtifactLayers(artifact, artifact.path, problem=str(error))
+                problem = "; ".join(filter(None, [verdict.problem, str(error)]))
+                return replace(verdict, layers=layers, passed=False, problem=problem)
+        if layers.passed is not False:
+            return replace(verdict, layers=layers)
+        problem = "; ".join(filter(None, [verdict.problem, layers.sentence().partition(": ")[2]]))
+        return replace(verdict, layers=layers, passed=False, problem=problem)
+
+    def check_graphs(
+        self, artifacts: Sequence[Artifact], cases: ParityCases, tolerances: Tolerances
+    ) -> tuple[ArtifactLayers, ...]:
+        """Judge the torch graphs between the captured one and the files: folded, and lowered for each runtime."""
+        tolerance = tolerances[Format.ONNX, Precision.FP32]
+        feeds, reference, stages = self.cases(cases, tolerance), self.reference, self.stages
+        with stages.stage("fold and lower again"):
+            folded = fold_batchnorms(reference.graph)[0]
+            targets = dict.fromkeys(
+                target_of(item.format, item.target_cpu, integer=tolerance_of(item, tolerances).calibrated)
+                for item in artifacts
+            )
+            graphs = {"torch, folded": folded}
+            graphs |= {f"torch, lowered for {target}": lower(folded, target)[0] for target in targets}
+        found = []
+        for name, graph in graphs.items():
+            with stages.stage(f"layers {name}", len(feeds)) as step:
+                found.append(localise_graph(name, graph, feeds, reference, tolerance, step=step))
+        return tuple(found)
+
+
+def open_layer_run(
+    reference: Path,
+    manifest: Manifest,
+    bundle_name: str,
+    where: Executor,
+    most_cases: int,
+    stages: Stages,
+    save_failing: Path | None,
+) -> LayerRun:
+    """Load the reference at *reference* by layer; see ``LayerRun``.
+
+    Raises:
+        BundleError: It is damaged.
+    """
+    torch.set_num_threads(1)
+    with stages.stage("reference by layer"):
+        layers = ReferenceLayers(load_graph(reference))
+    return LayerRun(manifest, bundle_name, layers, where, most_cases, stages, save_failing)
+
+
+def cases_on(
+    source: Path, inputs: Sequence[TensorSpec], preprocessing: Preprocessing, reference: Path, stages: Stages
+) -> ParityCases:
+    """Run the reference on the user's own inputs.
+
+    Args:
+        source: See ``data.arrays.read_inputs``.
+        inputs: Of the model.
+        preprocessing: Of the model.
+        reference: Folder of the captured graph.
+        stages: Shows the progress.
+
+    Raises:
+        UsageError: The inputs do not fit the model.
+        BundleError: The reference is damaged.
+    """
+    cases = read_inputs(source, inputs, preprocessing)
+    torch.set_num_threads(1)
+    graph = load_graph(reference)
+    runs = {
+        None: prepare(graph),
+        Precision.FP32: prepare(graph, dtype=torch.float32),
+        Precision.FP16: prepare(graph, dtype=torch.float32, after=lambda value: value.half().float()),
+    }
+    found: dict[Precision | None, dict[str, list[NDArray[np.generic]]]] = {kind: {} for kind in runs}
+    with stages.stage("reference in float64", len(cases.names)) as step:
+        for index in range(len(cases.names)):
+            feeds = {name: values[index] for name, values in cases.feeds.items()}
+            for kind, run in runs.items():
+                for name, value in run(feeds).items():
+                    found[kind].setdefault(name, []).append(value)
+            step()
+    rounding = {kind: values for kind, values in found.items() if kind is not None}
+    return ParityCases(cases.names, cases.feeds, found[None], rounding, (True,) * len(cases.names))
