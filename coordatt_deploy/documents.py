@@ -16,6 +16,7 @@ import enum
 import functools
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -138,6 +139,8 @@ def parse(text: str) -> JsonValue:
         value: JsonValue = json.loads(text, object_pairs_hook=_without_twins, parse_constant=_refuse)
     except RecursionError:
         raise DocumentError("nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise DocumentError(str(error)) from None
     return value
 
 
@@ -167,7 +170,10 @@ def from_json(kind: type[T], data: object, *, unknown_keys: bool = True) -> T:
     try:
         return msgspec.convert(_prepared(kind, data, "$", unknown_keys), kind, str_keys=True)
     except msgspec.ValidationError as error:
-        raise DocumentError(str(error)) from None
+        text = str(error)
+        for name, key in {item for known in _classes(kind) for item in _renames(known).items()}:
+            text = re.sub(rf"\.{name}\b", f".{key}", text)
+        raise DocumentError(text) from None
 
 
 def load(kind: type[D], text: str) -> D:
