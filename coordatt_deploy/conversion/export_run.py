@@ -37,6 +37,7 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
     if plan.softmax and not plan.bake:
         raise UsageError("--softmax is for apps that take the file as it is; give --bake-preprocessing as well")
     need_converters([*(kind for kind, _, _ in jobs), *(kind for kind, _ in pairs)])
+    plan.model.check()
     import torch
 
     from coordatt_deploy.conversion.golden import golden_inputs, write_golden
@@ -46,18 +47,10 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
     from coordatt_deploy.loading.bake_preprocessing import bake
     from coordatt_deploy.loading.load import resolve
     from coordatt_deploy.loading.loaded_model import capture_source, reference_module
-    from coordatt_deploy.loading.model_request import Request
 
     torch.set_num_threads(1)  # the converters work beside it
     with stages.stage("load model"):
-        request = Request(
-            model=plan.model,
-            checkpoint=plan.checkpoint,
-            input_size=plan.input_size,
-            dynamic=plan.dynamic,
-            **plan.intake,
-        )
-        source = resolve(request)
+        source = resolve(plan.model)
     with stages.stage("capture"):
         graph = capture_source(source)
     target = plan.output_dir or Path(f"{source.spec.name}_baked" if plan.bake else source.spec.name)
@@ -141,12 +134,12 @@ def _remarks(plan: ExportPlan, converted: Sequence[tuple[Artifact, dict[str, Any
     """What the user should know of formats left out and of attention that was not found."""
     from coordatt_deploy.loading.factories import attention_warning
 
-    if plan.dynamic is not None and not plan.formats:
-        _, text = formats_for_dynamic(plan.dynamic, tuple(Format), asked=False)
+    if plan.model.dynamic is not None and not plan.formats:
+        _, text = formats_for_dynamic(plan.model.dynamic, tuple(Format), asked=False)
         if text is not None:
             yield text
     blocks = max((len(report["blocks"]) for _, report in converted), default=0)
-    warning = attention_warning(plan.model, plan.intake.get("model_args"), blocks) if converted else None
+    warning = attention_warning(plan.model.model, plan.model.model_args, blocks) if converted else None
     if warning is not None:
         yield warning
         return
