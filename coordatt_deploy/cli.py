@@ -7,8 +7,10 @@ What is imported when, so that help and a mistyped option are answered at once:
 
     coordatt-deploy --help        this module and Click; the table holds each command's line
     COMMAND --help, bad options   the command's own module, whose top imports Click, the options and light types only
-    COMMAND                       what does the work, in one block at the top of the command's function, after Click has
-                                  accepted the options: NumPy, rich, runtimes; torch behind what needs it
+    COMMAND, bad values           then what makes the plan, which checks the values
+    COMMAND                       then what does the work: NumPy, rich, runtimes; torch behind what needs it
+
+The last two are imported in one block at the top of the function that uses them.
 
 A new command is a file in ``commands/`` and a row here.
 """

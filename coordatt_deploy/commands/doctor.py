@@ -18,7 +18,7 @@ def doctor(to_set_up: str | None, as_json: bool) -> None:
         coordatt-deploy doctor
         coordatt-deploy doctor --setup qemu-arm64
     """
-    # What does the work, when the options are right: see coordatt_deploy.cli.
+    # When the options are right, what does the work: see coordatt_deploy.cli.
     from coordatt_deploy import targets
     from coordatt_deploy.inspection.installation import examine
     from coordatt_deploy.report.terminal import console

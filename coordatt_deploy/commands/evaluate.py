@@ -73,7 +73,7 @@ def evaluate(options: EvaluateOptions, bundle: Path, as_json: bool) -> None:
         coordatt-deploy evaluate mobilenetv2_ca_035.digits --dataset digits
         coordatt-deploy evaluate my_net --dataset photos/validation --limit 2000 --max-drop 0.5
     """
-    # What does the work, when the options are right: see coordatt_deploy.cli.
+    # When the options are right, what does the work: see coordatt_deploy.cli.
     from coordatt_deploy.bundle import open_bundle
     from coordatt_deploy.data.labelled import LabelsBy
     from coordatt_deploy.evaluation.run import EvaluationPlan, evaluate_bundle

@@ -1,10 +1,15 @@
 """``coordatt-deploy export``."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from coordatt_deploy.commands.options import ExportOptions, export_options, json_option
 from coordatt_deploy.commands.output import print_document, print_notes
 from coordatt_deploy.documents import to_json
+
+if TYPE_CHECKING:
+    from coordatt_deploy.conversion.plan import ExportPlan
 
 
 @click.command()
@@ -19,14 +24,20 @@ def export(options: ExportOptions, as_json: bool) -> None:
     Example:
         coordatt-deploy export --format onnx --format tflite --output-dir digits
     """
-    # What does the work, when the options are right: see coordatt_deploy.cli.
+    # When the options are right, what makes the plan: see coordatt_deploy.cli.
     from coordatt_deploy.commands.export_plan import plan_export
+
+    _export(plan_export(options), as_json=as_json)
+
+
+def _export(plan: "ExportPlan", *, as_json: bool) -> None:
+    # When the plan is right, what does the work: see coordatt_deploy.cli.
     from coordatt_deploy.conversion import export_run
     from coordatt_deploy.report.terminal import build as terminal_build
     from coordatt_deploy.report.terminal import console
 
     with console.bars() as stages:
-        bundle = export_run.export(plan_export(options), stages)
+        bundle = export_run.export(plan, stages)
     print_notes(bundle.manifest.notes)
     if as_json:
         print_document({"bundle": str(bundle.root), "artifacts": to_json(bundle.manifest.artifacts)})

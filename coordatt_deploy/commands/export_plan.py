@@ -18,13 +18,14 @@ from coordatt_deploy.loading.preprocessing import (
 
 
 def plan_export(options: ExportOptions) -> ExportPlan:
-    """Return what to export.
+    """Return what to export, checked.
 
     Raises:
         UsageError: A file that is named cannot be read, or a value is impossible.
+        MissingDependencyError: A converter is not installed.
     """
     calibration = options.calibration
-    return ExportPlan(
+    plan = ExportPlan(
         model=_request(options.model, options.preprocessing),
         formats=options.formats,
         precisions=options.precisions or None,
@@ -38,6 +39,8 @@ def plan_export(options: ExportOptions) -> ExportPlan:
         ranges=calibration.ranges,
         command=command_line(sys.argv[1:]),
     )
+    plan.check()
+    return plan
 
 
 def _request(options: ModelOptions, preprocessing: PreprocessingOptions) -> ModelRequest:

@@ -61,7 +61,7 @@ def inspect(options: InspectOptions, subject: str, as_json: bool) -> None:
         coordatt-deploy inspect path/to/net.py:make_backbone --input-size 320x192
         coordatt-deploy inspect mobilenetv2_ca_035.digits
     """
-    # What does the work, when the options are right: see coordatt_deploy.cli.
+    # When the options are right, what does the work: see coordatt_deploy.cli.
     from coordatt_deploy.logs import logged, set_environment
     from coordatt_deploy.report.terminal import console
     from coordatt_deploy.report.terminal.inspection import show_inspection
@@ -77,7 +77,7 @@ def inspect(options: InspectOptions, subject: str, as_json: bool) -> None:
 
 def _inspected(subject: str, options: InspectOptions) -> "Inspection | BundleInspection":
     """What is found in the bundle, file or model that *subject* names."""
-    # As in the command.
+    # When the options are right, what does the work: see coordatt_deploy.cli.
     from coordatt_deploy.bundle import open_bundle
     from coordatt_deploy.inspection.run import inspect_artifact, inspect_bundle, is_artifact, is_bundle
 
@@ -90,7 +90,7 @@ def _inspected(subject: str, options: InspectOptions) -> "Inspection | BundleIns
 
 
 def _inspected_model(subject: str, options: InspectOptions) -> "Inspection":
-    # As in the command.
+    # When the options are right, what does the work: see coordatt_deploy.cli.
     from coordatt_deploy.format_modules import need
     from coordatt_deploy.loading.model_request import ModelRequest
 

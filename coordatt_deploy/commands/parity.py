@@ -80,7 +80,10 @@ def parity(options: ParityOptions, bundle: Path, as_json: bool) -> None:
         coordatt-deploy parity mobilenetv2_ca_035.digits --inputs photos --save-failing failing
         coordatt-deploy parity mobilenetv2_ca_035.digits --target qemu-arm64
     """
-    # What does the work, when the options are right: see coordatt_deploy.cli.
+    by_layer = options.show_layers or options.save_failing is not None
+    if options.outputs_only and by_layer:
+        raise UsageError("--outputs-only judges no layer; leave it out, or --layers and --save-failing")
+    # When the options are right, what does the work: see coordatt_deploy.cli.
     from coordatt_deploy.bundle import open_bundle
     from coordatt_deploy.parity.on_target import check_parity_on
     from coordatt_deploy.parity.run import check_parity
@@ -89,9 +92,6 @@ def parity(options: ParityOptions, bundle: Path, as_json: bool) -> None:
     from coordatt_deploy.report.terminal import parity as terminal_parity
     from coordatt_deploy.report.write import write_summaries
 
-    by_layer = options.show_layers or options.save_failing is not None
-    if options.outputs_only and by_layer:
-        raise UsageError("--outputs-only judges no layer; leave it out, or --layers and --save-failing")
     tolerances = BUILT_IN if options.tolerance is None else read_tolerances(options.tolerance)
     formats = options.formats or tuple(Format)
     with console.bars() as stages:

@@ -63,7 +63,7 @@ def profile(options: ProfileOptions, bundle: Path, as_json: bool) -> None:
         coordatt-deploy profile mobilenetv2_ca_035.digits --threads 1,2
         coordatt-deploy profile mobilenetv2_ca_035.digits --target qemu-arm64
     """
-    # What does the work, when the options are right: see coordatt_deploy.cli.
+    # When the options are right, what does the work: see coordatt_deploy.cli.
     from coordatt_deploy.bundle import open_bundle
     from coordatt_deploy.profile import run as profile_run
     from coordatt_deploy.profile.instructions import count_on

@@ -23,6 +23,7 @@ from coordatt_deploy.formats import Format, TargetCpu
 
 if TYPE_CHECKING:
     from coordatt_deploy.conversion.plan import QuantizePlan
+    from coordatt_deploy.mixed_precision.search_plan import SearchPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,17 +98,26 @@ def quantize(options: QuantizeOptions, bundle: Path, as_json: bool) -> None:
         coordatt-deploy quantize ca_100 --calibration-data photos --sensitivity --format tflite
         coordatt-deploy quantize ca_100 --calibration-data photos --max-drop 0.5 --dataset validation
     """
-    # What does the work, when the options are right: see coordatt_deploy.cli.
+    plan = _plan(options)
+    if options.max_drop is not None:
+        _rank(bundle, plan, _search_plan(plan, options, options.max_drop), options, as_json=as_json)
+    searching = options.dataset is not None or options.limit is not None
+    if options.sensitivity:
+        if searching:
+            raise UsageError("--dataset and --limit are for --max-drop; the ranking uses the calibration data")
+        _rank(bundle, plan, None, options, as_json=as_json)
+    if searching:
+        raise UsageError("--dataset and --limit are for --max-drop; to measure what is there: coordatt-deploy evaluate")
+    _quantize(bundle, plan, as_json=as_json)
+
+
+def _quantize(bundle: Path, plan: "QuantizePlan", *, as_json: bool) -> None:
+    # When the plan is right, what does the work: see coordatt_deploy.cli.
     from coordatt_deploy.bundle import open_bundle
     from coordatt_deploy.conversion.quantize_run import quantize as run
     from coordatt_deploy.report.terminal import build as terminal_build
     from coordatt_deploy.report.terminal import console
 
-    plan = _plan(options)
-    if options.sensitivity or options.max_drop is not None:
-        _by_layer(bundle, plan, options, as_json=as_json)
-    if options.dataset is not None or options.limit is not None:
-        raise UsageError("--dataset and --limit are for --max-drop; to measure what is there: coordatt-deploy evaluate")
     with console.bars() as stages:
         written = run(open_bundle(bundle), plan, stages)
     if as_json:
@@ -119,7 +129,7 @@ def quantize(options: QuantizeOptions, bundle: Path, as_json: bool) -> None:
 
 
 def _plan(options: QuantizeOptions) -> "QuantizePlan":
-    # As in the command.
+    # When the options are right, what makes the plan: see coordatt_deploy.cli.
     from coordatt_deploy.conversion.plan import QuantizePlan
     from coordatt_deploy.data.calibration import COUNT
     from coordatt_deploy.host import command_line
@@ -140,21 +150,30 @@ def _plan(options: QuantizeOptions) -> "QuantizePlan":
     )
 
 
-def _by_layer(bundle: Path, plan: "QuantizePlan", options: QuantizeOptions, *, as_json: bool) -> NoReturn:
+def _search_plan(plan: "QuantizePlan", options: QuantizeOptions, max_drop: float) -> "SearchPlan":
+    # When the options are right, what makes the plan: see coordatt_deploy.cli.
+    from coordatt_deploy.mixed_precision.search_plan import SearchPlan
+
+    return SearchPlan(plan, max_drop, dataset=options.dataset, limit=options.limit)
+
+
+def _rank(
+    bundle: Path,
+    plan: "QuantizePlan",
+    searching: "SearchPlan | None",
+    options: QuantizeOptions,
+    *,
+    as_json: bool,
+) -> NoReturn:
     """Rank the layers, search for the fewest in float where a drop is given, print, and end the command."""
-    # As in the command; these two import torch.
+    # When the plan is right, what does the work (torch among it): see coordatt_deploy.cli.
     from coordatt_deploy.bundle import open_bundle
     from coordatt_deploy.mixed_precision.ranking import rank_layers
-    from coordatt_deploy.mixed_precision.search import SearchPlan, search
+    from coordatt_deploy.mixed_precision.search import search
     from coordatt_deploy.report.terminal import console
     from coordatt_deploy.report.terminal import search as layer_costs
 
     found = None
-    searching = None
-    if options.max_drop is not None:
-        searching = SearchPlan(plan, options.max_drop, dataset=options.dataset, limit=options.limit)
-    elif options.dataset is not None or options.limit is not None:
-        raise UsageError("--dataset and --limit are for --max-drop; the ranking uses the calibration data")
     with console.bars() as stages:
         opened = open_bundle(bundle)
         ranked, document = rank_layers(opened, plan, stages)

@@ -22,7 +22,7 @@ def report(bundle: Path, output: Path | None, as_json: bool) -> None:
     Example:
         coordatt-deploy report mobilenetv2_ca_035.digits
     """
-    # What does the work, when the options are right: see coordatt_deploy.cli.
+    # When the options are right, what does the work: see coordatt_deploy.cli.
     from coordatt_deploy.bundle import open_bundle
     from coordatt_deploy.logs import logged
     from coordatt_deploy.report.write import write_page

@@ -14,7 +14,6 @@ from coordatt_deploy.conversion.plan import ExportPlan, QuantizePlan
 from coordatt_deploy.conversion.quantize_run import with_artifacts
 from coordatt_deploy.documents import to_json
 from coordatt_deploy.errors import UsageError
-from coordatt_deploy.format_modules import need_converters
 from coordatt_deploy.formats import Format
 from coordatt_deploy.host import tool_versions
 from coordatt_deploy.loading.sizes import formats_for_dynamic
@@ -33,11 +32,8 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
         ConversionError: A converter refused the model.
     """
     set_environment()
+    plan.check()
     jobs, pairs = plan.jobs(), plan.recipes()
-    if plan.softmax and not plan.bake:
-        raise UsageError("--softmax is for apps that take the file as it is; give --bake-preprocessing as well")
-    need_converters([*(kind for kind, _, _ in jobs), *(kind for kind, _ in pairs)])
-    plan.model.check()
     import torch
 
     from coordatt_deploy.conversion.golden import golden_inputs, write_golden

@@ -8,6 +8,7 @@ from typing import Final
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec, RangeMethod
 from coordatt_deploy.data.calibration import COUNT, CalibrationSet
 from coordatt_deploy.errors import UsageError
+from coordatt_deploy.format_modules import need_converters
 from coordatt_deploy.formats import FORMATS, Format, Precision, TargetCpu
 from coordatt_deploy.loading.model_request import ModelRequest
 from coordatt_deploy.loading.sizes import formats_for_dynamic
@@ -48,6 +49,19 @@ class ExportPlan:
     softmax: bool = False
     output_dir: Path | None = None
     command: str = ""
+
+    def check(self) -> None:
+        """Refuse what can be refused before any work, and before torch is loaded.
+
+        Raises:
+            UsageError: As for ``jobs``; softmax without baking; an unknown backbone or an impossible size.
+            MissingDependencyError: A converter is not installed.
+        """
+        jobs, pairs = self.jobs(), self.recipes()
+        if self.softmax and not self.bake:
+            raise UsageError("--softmax is for apps that take the file as it is; give --bake-preprocessing as well")
+        need_converters([*(kind for kind, _, _ in jobs), *(kind for kind, _ in pairs)])
+        self.model.check()
 
     def jobs(self) -> tuple[tuple[Format, Precision, TargetCpu | None], ...]:
         """Return the float artifacts to write.
