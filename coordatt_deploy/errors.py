@@ -14,12 +14,6 @@ class DeployError(Exception):
     exit_code = 1
 
 
-class CheckFailed(DeployError):
-    """A check gave its verdict and the verdict is no: parity, a budget, a regression."""
-
-    exit_code = 1
-
-
 class UsageError(DeployError):
     """Bad usage or bad input: an argument, a checkpoint, a damaged bundle."""
 

@@ -3,7 +3,7 @@
 Names and cards (``list_models``, ``model_card``) need no torch; ``create_model`` loads it when it is first used.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if __name__ != "coordatt_deploy.models":
     raise ImportError(
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["ModelCard", "create_model", "list_models", "model_card"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Load torch only for whoever builds a network."""
     if name == "create_model":
         from coordatt_deploy.models.factory import create_model

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from safetensors import SafetensorError
@@ -14,6 +14,20 @@ from torch import Tensor, nn
 
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.models.registry import ARCHITECTURES, ATTENTION_BLOCKS, DEFAULT_REDUCTION, ModelCard, model_card
+
+
+class Architecture(Protocol):
+    """What ``registry.ARCHITECTURES`` names."""
+
+    def __call__(self, *, width: float, num_classes: int, attention: Callable[[int], nn.Module] | None) -> nn.Module:
+        """Build a network; *attention* builds a block for so many channels."""
+
+
+class AttentionBlock(Protocol):
+    """What ``registry.ATTENTION_BLOCKS`` names."""
+
+    def __call__(self, channels: int, *, reduction: int) -> nn.Module:
+        """Build a block."""
 
 
 def create_model(
@@ -44,7 +58,7 @@ def create_model(
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = _find(ARCHITECTURES[card.architecture])(
+        network = cast(Architecture, _find(ARCHITECTURES[card.architecture]))(
             width=card.width,
             num_classes=card.num_classes if num_classes is None else num_classes,
             attention=_attention(card, DEFAULT_REDUCTION if reduction is None else reduction),
@@ -98,10 +112,11 @@ def _check_options(card: ModelCard, num_classes: int | None, reduction: int | No
 def _attention(card: ModelCard, reduction: int) -> Callable[[int], nn.Module] | None:
     if card.attention is None:
         return None
-    return partial(_find(ATTENTION_BLOCKS[card.attention]), reduction=reduction)
+    return partial(cast(AttentionBlock, _find(ATTENTION_BLOCKS[card.attention])), reduction=reduction)
 
 
-def _find(place: str) -> Callable[..., nn.Module]:
+def _find(place: str) -> object:
     """Return the class at *place*, written "package.module:Class"."""
     module, _, attribute = place.partition(":")
-    return cast(Callable[..., nn.Module], getattr(import_module(module), attribute))
+    found: object = getattr(import_module(module), attribute)
+    return found

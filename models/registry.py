@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypedDict
 
 from coordatt_deploy.artifact_specs import Preprocessing
 from coordatt_deploy.errors import UsageError, nearest
@@ -21,6 +21,28 @@ ARCHITECTURES: Final = {
 """Where each architecture is; it is called as architecture(width=..., num_classes=..., attention=...)."""
 
 DEFAULT_REDUCTION: Final = 32
+
+
+class TrainedWeights(TypedDict):
+    """What is known of a file of trained weights; *sha256* is its checksum in hexadecimal."""
+
+    bytes: int
+    dtype: str
+    sha256: str
+
+
+class TrainingRecipe(TypedDict):
+    """How weights were trained and what they reach, as ``train_digits`` writes it beside them."""
+
+    schema_version: int
+    model: str
+    command: str
+    optimiser: str
+    settings: dict[str, object]
+    data: dict[str, object]
+    accuracy: dict[str, dict[str, float]]
+    weights: TrainedWeights
+    versions: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +91,7 @@ class ModelCard:
         """The file that says how the weights were trained and what they reach."""
         return WEIGHTS_DIR / f"{self.name}.json"
 
-    def recipe(self) -> dict[str, Any]:
+    def recipe(self) -> TrainingRecipe:
         """Return how the weights were trained: seed, settings, split, accuracy, checksums.
 
         Raises:
@@ -77,7 +99,7 @@ class ModelCard:
         """
         if not self.trained:
             raise UsageError(f"{self.name} has no trained weights; trained models are: {', '.join(trained_models())}")
-        recipe: dict[str, Any] = json.loads(self.recipe_path.read_text(encoding="utf-8"))
+        recipe: TrainingRecipe = json.loads(self.recipe_path.read_text(encoding="utf-8"))
         return recipe
 
 

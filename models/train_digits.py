@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ from coordatt_deploy.data.digits import DigitSplit, first_of_each, read_all, wri
 from coordatt_deploy.data.images import preprocess
 from coordatt_deploy.documents import SCHEMA_VERSION
 from coordatt_deploy.models.factory import create_model
-from coordatt_deploy.models.registry import model_card
+from coordatt_deploy.models.registry import TrainingRecipe, model_card
 
 MODEL: Final = "mobilenetv2_ca_035.digits"
 PACKAGE_DIR: Final = Path(__file__).parent
@@ -132,7 +132,7 @@ def learning_rate_factor(settings: Settings, steps: int) -> Callable[[int], floa
     return factor
 
 
-def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Return AdamW's groups: weights decay; biases and BatchNorm, which are one-dimensional, don't."""
     parameters = list(network.parameters())
     return [
@@ -187,7 +187,7 @@ def predict(network: nn.Module, images: Tensor, batch_size: int = 64) -> NDArray
 
 def describe(
     settings: Settings, splits: dict[str, DigitSplit], correct: dict[str, int], weights: bytes
-) -> dict[str, Any]:
+) -> TrainingRecipe:
     """Return the recipe: everything that tells a reader where the weights come from and what they reach."""
     return {
         "schema_version": SCHEMA_VERSION,

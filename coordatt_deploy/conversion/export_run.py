@@ -13,7 +13,6 @@ from coordatt_deploy.conversion.jobs import calibration_of, collect, plan_jobs, 
 from coordatt_deploy.conversion.plan import ExportPlan, QuantizePlan
 from coordatt_deploy.conversion.quantize_run import with_artifacts
 from coordatt_deploy.errors import UsageError
-from coordatt_deploy.format_modules import need_converters
 from coordatt_deploy.formats import Format
 from coordatt_deploy.host import tool_versions
 from coordatt_deploy.loading.sizes import formats_for_dynamic
@@ -33,10 +32,8 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
         ConversionError: A converter refused the model.
     """
     set_environment()
+    plan.check()
     jobs, pairs = plan.jobs(), plan.recipes()
-    if plan.softmax and not plan.bake:
-        raise UsageError("--softmax is for apps that take the file as it is; give --bake-preprocessing as well")
-    need_converters([*(kind for kind, _, _ in jobs), *(kind for kind, _ in pairs)])
     import torch
 
     from coordatt_deploy.conversion.golden import golden_inputs, write_golden
@@ -46,18 +43,10 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
     from coordatt_deploy.loading.bake_preprocessing import bake
     from coordatt_deploy.loading.load import resolve
     from coordatt_deploy.loading.loaded_model import capture_source, reference_module
-    from coordatt_deploy.loading.model_request import Request
 
     torch.set_num_threads(1)  # the converters work beside it
     with stages.stage("load model"):
-        request = Request(
-            model=plan.model,
-            checkpoint=plan.checkpoint,
-            input_size=plan.input_size,
-            dynamic=plan.dynamic,
-            **plan.intake,
-        )
-        source = resolve(request)
+        source = resolve(plan.model)
     with stages.stage("capture"):
         graph = capture_source(source)
     target = plan.output_dir or Path(f"{source.spec.name}_baked" if plan.bake else source.spec.name)
@@ -137,12 +126,12 @@ def _remarks(plan: ExportPlan, converted: Sequence[FloatArtifact]) -> Iterator[s
     """What the user should know of formats left out and of attention that was not found."""
     from coordatt_deploy.loading.factories import attention_warning
 
-    if plan.dynamic is not None and not plan.formats:
-        _, text = formats_for_dynamic(plan.dynamic, tuple(Format), asked=False)
+    if plan.model.dynamic is not None and not plan.formats:
+        _, text = formats_for_dynamic(plan.model.dynamic, tuple(Format), asked=False)
         if text is not None:
             yield text
     blocks = max((len(item.lowering.blocks) for item in converted), default=0)
-    warning = attention_warning(plan.model, plan.intake.get("model_args"), blocks) if converted else None
+    warning = attention_warning(plan.model.model, plan.model.model_args, blocks) if converted else None
     if warning is not None:
         yield warning
         return

@@ -1,14 +1,16 @@
 """What to export and what to quantize, as plans that are checked before any work."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec, RangeMethod
 from coordatt_deploy.data.calibration import COUNT, CalibrationSet
 from coordatt_deploy.errors import UsageError
+from coordatt_deploy.format_modules import need_converters
 from coordatt_deploy.formats import FORMATS, Format, Precision, TargetCpu
+from coordatt_deploy.loading.model_request import ModelRequest
 from coordatt_deploy.loading.sizes import formats_for_dynamic
 from coordatt_deploy.quantization.recipes import Recipe, checked, recipe_of
 
@@ -20,41 +22,46 @@ class ExportPlan:
     """What to export.
 
     Attributes:
-        model: What ``intake.Request`` takes: a name, ``file.py:factory``, a ``.pt2``, ``timm:NAME``.
-        checkpoint: Weights of the user's own; None for the model's.
+        model: The model, and what is said of it: its size, whether that is dynamic, weights, preprocessing.
         formats: Which to write; empty for all that can be.
         precisions: None for every float precision of each format; int8, and fp16 where the exporter does not write it,
             come from the second stage.
-        calibration: See ``second_stage.stage.QuantizePlan``, as for the next three.
+        calibration: See ``QuantizePlan``, as for the next two.
         calibration_count: Images to use at most.
         seed: Of the choice among more images.
         ranges: How activation ranges are found; None for the recipe's own way.
         target_cpus: CPU families whose fastest form is written, where forms differ (ONNX).
-        input_size: (H, W); None for the model's own.
-        dynamic: Smallest and largest height and width, and the step; None for a static size.
         bake: Whether normalisation becomes part of the network, which then takes pixels.
         softmax: Whether it then gives probabilities.
-        intake: Further fields of ``intake.Request``, by name.
         output_dir: The bundle; None for the model's name in the current folder.
         command: The command line, for the manifest.
     """
 
-    model: str = DEFAULT_MODEL
-    checkpoint: Path | None = None
+    model: ModelRequest = field(default_factory=lambda: ModelRequest(DEFAULT_MODEL))
     formats: tuple[Format, ...] = ()
     precisions: tuple[Precision, ...] | None = None
     target_cpus: tuple[TargetCpu, ...] = (TargetCpu.ARM64,)
-    input_size: tuple[int, int] | None = None
-    dynamic: tuple[int, int, int] | None = None
     calibration: str | None = None
     calibration_count: int = COUNT
     seed: int = 0
     ranges: RangeMethod | None = None
     bake: bool = False
     softmax: bool = False
-    intake: Mapping[str, Any] = field(default_factory=dict)
     output_dir: Path | None = None
     command: str = ""
+
+    def check(self) -> None:
+        """Refuse what can be refused before any work, and before torch is loaded.
+
+        Raises:
+            UsageError: As for ``jobs``; softmax without baking; an unknown backbone or an impossible size.
+            MissingDependencyError: A converter is not installed.
+        """
+        jobs, pairs = self.jobs(), self.recipes()
+        if self.softmax and not self.bake:
+            raise UsageError("--softmax is for apps that take the file as it is; give --bake-preprocessing as well")
+        need_converters([*(kind for kind, _, _ in jobs), *(kind for kind, _ in pairs)])
+        self.model.check()
 
     def jobs(self) -> tuple[tuple[Format, Precision, TargetCpu | None], ...]:
         """Return the float artifacts to write.
@@ -84,8 +91,8 @@ class ExportPlan:
 
     def _asked(self) -> tuple[tuple[Format, Precision], ...]:
         formats = self.formats or tuple(Format)
-        if self.dynamic is not None:
-            formats, _ = formats_for_dynamic(self.dynamic, formats, asked=bool(self.formats))
+        if self.model.dynamic is not None:
+            formats, _ = formats_for_dynamic(self.model.dynamic, formats, asked=bool(self.formats))
         if self.precisions and not self.formats:  # all formats that have one of them
             formats = tuple(kind for kind in formats if set(self.precisions) & set(_precisions(kind)))
         asked = []

@@ -12,7 +12,7 @@ factor is folded. Both are exact. Anything between the image and its convolution
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import fx, nn
@@ -60,7 +60,7 @@ class BakedModule(nn.Module):
         super().__init__()
         self.module, self.affine, self.softmax = module, affine, softmax
 
-    def forward(self, pixels: torch.Tensor, *others: torch.Tensor) -> Any:
+    def forward(self, pixels: torch.Tensor, *others: torch.Tensor) -> object:
         """Take (1, 3, H, W) of 0...255, in RGB."""
         scale, shift = self.affine.tensors(pixels.dtype)
         image = pixels.flip(1) if self.affine.reverse else pixels
@@ -126,8 +126,9 @@ def _normalise(rewriter: Rewriter, image: fx.Node, affine: Affine) -> None:
 
 def _add_softmax(rewriter: Rewriter) -> None:
     returned = next(node for node in rewriter.module.graph.nodes if node.op == "output")
-    values: Any = returned.args[0]
-    if len(values) != 1 or values[0].meta["val"].ndim != 2:
+    values = returned.args[0]
+    logits = values[0] if isinstance(values, tuple | list) and len(values) == 1 else None
+    if not isinstance(logits, fx.Node) or logits.meta["val"].ndim != 2:
         raise UsageError("softmax is for classifiers: the model must give one matrix (N, classes) and nothing else")
     with rewriter.before(returned):
-        returned.args = ((rewriter.call(aten.softmax.int, values[0], 1),),)
+        returned.args = ((rewriter.call(aten.softmax.int, logits, 1),),)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -34,8 +34,8 @@ WRAPPERS: Final = (
 )  # fmt: skip
 
 # Hold data, run nothing when they are built. Pickles name NumPy's module as it was called when they were written.
-_NUMPY: Final[Any] = import_module("numpy._core.multiarray")
-_HARMLESS: Final[list[Any]] = [
+_NUMPY: Final = import_module("numpy._core.multiarray")
+_HARMLESS: Final[list[type | tuple[type, str]]] = [
     argparse.Namespace,
     pathlib.PurePosixPath,
     pathlib.PureWindowsPath,
@@ -95,7 +95,7 @@ def read_checkpoint(path: Path, *, key: str | None = None) -> Checkpoint:
             loaded = loaded[part]
     wrappers: list[str] = []
     others: list[str] = []
-    while (wrapper := _wrapper(loaded)) is not None:
+    while isinstance(loaded, Mapping) and (wrapper := _wrapper(loaded)) is not None:
         others += [name for name in WRAPPERS if name != wrapper and _holds_tensors(loaded.get(name))]
         wrappers.append(wrapper)
         loaded = loaded[wrapper]
@@ -155,7 +155,7 @@ def check_file(path: Path, what: str, expected: str) -> None:
         raise UsageError(f"{name} is a TFLite model; expected {expected}")
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path) -> object:
     if zipfile.is_zipfile(path):
         _check_zip(path)
     elif _starts_with(path, b"PK\x03\x04"):  # a zip's directory stands at its end
@@ -166,9 +166,10 @@ def _load(path: Path) -> Any:
         except (SafetensorError, OSError, ValueError) as error:
             raise UsageError(_damaged(path, error)) from error
     try:
-        with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
+        with torch.serialization.safe_globals([*_HARMLESS]), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # torch speaks of pickle protocols; our error says what to do
-            return torch.load(path, map_location="cpu", weights_only=True)
+            loaded: object = torch.load(path, map_location="cpu", weights_only=True)
+            return loaded
     except Exception as error:  # torch.load raises whatever the bytes lead it to
         raise UsageError(_why_unreadable(path, error)) from error
 
@@ -246,20 +247,18 @@ def _damaged(path: Path, error: Exception) -> str:
     return f"checkpoint {path.name} ({size}) cannot be read: {first_line(error)}"
 
 
-def _wrapper(loaded: Any) -> str | None:
+def _wrapper(loaded: Mapping[object, object]) -> str | None:
     """The entry that the state dict lies under; None where *loaded* is the state dict itself."""
-    if not isinstance(loaded, Mapping):
-        return None
     return next((name for name in WRAPPERS if _holds_tensors(loaded.get(name))), None)
 
 
-def _holds_tensors(value: Any) -> bool:
+def _holds_tensors(value: object) -> bool:
     if not isinstance(value, Mapping):
         return False
     return any(isinstance(item, torch.Tensor) or _holds_tensors(item) for item in value.values())
 
 
-def _describe(value: Any) -> str:
+def _describe(value: object) -> str:
     if isinstance(value, Mapping):
         return f"a mapping with {_some([str(name) for name in value]) or 'nothing in it'}"
     return f"a {type(value).__name__}"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, TypeVar
+from typing import Final, Protocol, TypeVar, cast
 
 import torch
 from torch import nn
@@ -25,6 +25,14 @@ from coordatt_deploy.logs import captured, log_folder
 from coordatt_deploy.user_code import first_line, place, write_log
 
 T = TypeVar("T")
+
+
+class Factory(Protocol):
+    """What the user names: a function, a class, or a module that is built already."""
+
+    def __call__(self, **arguments: object) -> object:
+        """Give the model; what really comes back is looked at."""
+
 
 # Names that say nothing of the model; the file's own name is used instead.
 _GENERIC: Final = frozenset({
@@ -68,7 +76,7 @@ class LoadedModule:
     untrained: bool = False
 
 
-def build_factory(name: str, arguments: Mapping[str, Any], num_classes: int | None = None) -> LoadedModule:
+def build_factory(name: str, arguments: Mapping[str, object], num_classes: int | None = None) -> LoadedModule:
     """Call the factory that ``package.module:factory`` or ``path/to/file.py:factory`` names.
 
     Args:
@@ -90,14 +98,14 @@ def build_factory(name: str, arguments: Mapping[str, Any], num_classes: int | No
     if isinstance(found, nn.Module):
         if given:
             raise UsageError(f"{name} is a module that is built already and takes no arguments; leave them out")
-        module: Any = found
+        module: object = found
     else:
         _check_arguments(found, given, name)
         module = quietly(lambda: found(**given), f"{name} raises")
     return LoadedModule(module=_as_module(module, name), name=_model_name(attribute, Path(place_of_code)))
 
 
-def _as_module(value: Any, name: str) -> nn.Module:
+def _as_module(value: object, name: str) -> nn.Module:
     if isinstance(value, torch.jit.ScriptModule):
         raise UsageError(
             f"{name} returns a TorchScript module, which torch.export does not take; return the Python module"
@@ -190,8 +198,8 @@ def _search_first(folder: Path) -> None:
         sys.path.insert(0, str(folder))
 
 
-def _attribute(code: ModuleType, attribute: str, name: str) -> Any:
-    found: Any = code
+def _attribute(code: ModuleType, attribute: str, name: str) -> Factory:
+    found: object = code
     for part in attribute.split("."):
         if not hasattr(found, part):
             known = [key for key, value in vars(found).items() if not key.startswith("_") and _may_build(value, code)]
@@ -202,14 +210,14 @@ def _attribute(code: ModuleType, attribute: str, name: str) -> Any:
         raise UsageError(
             f"{name} is of type {type(found).__name__}; expected a function or class that gives a torch.nn.Module"
         )
-    return found
+    return cast(Factory, found)
 
 
-def _may_build(value: Any, code: ModuleType) -> bool:
+def _may_build(value: object, code: ModuleType) -> bool:
     return isinstance(value, nn.Module) or (callable(value) and getattr(value, "__module__", None) == code.__name__)
 
 
-def _check_arguments(factory: Callable[..., Any], given: Mapping[str, Any], name: str) -> None:
+def _check_arguments(factory: Factory, given: Mapping[str, object], name: str) -> None:
     try:
         signature = inspect.signature(factory)
     except (TypeError, ValueError):  # some builtins have none
@@ -243,7 +251,7 @@ def _model_name(attribute: str, path: Path) -> str:
 
 
 def build_timm(
-    name: str, arguments: Mapping[str, Any], num_classes: int | None, *, loaded: bool = False
+    name: str, arguments: Mapping[str, object], num_classes: int | None, *, loaded: bool = False
 ) -> LoadedModule:
     """Build a model of timm, with fresh weights unless *arguments* say ``{"pretrained": true}``.
 
@@ -290,7 +298,7 @@ def build_timm(
     )
 
 
-def attention_warning(model: str, arguments: Mapping[str, Any] | None, blocks: int) -> str | None:
+def attention_warning(model: str, arguments: Mapping[str, object] | None, blocks: int) -> str | None:
     """Say that attention was asked for and none is there: timm ignores ``se_layer`` where a model has no place for it.
 
     Args:

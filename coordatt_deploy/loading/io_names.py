@@ -7,7 +7,7 @@ as they stand, places in a list or tuple are numbered after ``output``, and the 
 
 import inspect
 import re
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import nn
@@ -46,7 +46,7 @@ def input_names(module: nn.Module, given: tuple[str, ...] = ()) -> tuple[str, ..
     return (IMAGE,) if len(names) == 1 else tuple(_plain(name) for name in names)
 
 
-def output_names(returned: Any, inputs: tuple[str, ...] = ()) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def output_names(returned: object, inputs: tuple[str, ...] = ()) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return a name per tensor in what a model returned, and where it returned something else.
 
     Args:
@@ -78,14 +78,14 @@ def output_names(returned: Any, inputs: tuple[str, ...] = ()) -> tuple[tuple[str
     return tuple(names), others
 
 
-def _path_name(path: tuple[Any, ...]) -> str:
+def _path_name(path: pytree.KeyPath) -> str:
     parts = []
     for key in path:
         if isinstance(key, pytree.MappingKey):
             parts.append(str(key.key))
         elif isinstance(key, pytree.GetAttrKey):
             parts.append(key.name)
-        else:
+        elif isinstance(key, pytree.SequenceKey):
             parts.append(str(key.idx) if parts else f"output_{key.idx}")
     return _plain("_".join(parts))
 

@@ -1,10 +1,4 @@
-"""From what the user names to a module with its weights, and what is known of it.
-
-    mobilenetv2_ca_100            a backbone of this package
-    package.module:factory        a function or class of the user's, imported as Python imports it
-    path/to/file.py:factory       the same from a file
-    path/to/program.pt2           a program that torch.export.save wrote
-    timm:NAME                     a model of timm, which the user installs
+"""From what the user names (``model_request``) to a module with its weights, and what is known of it.
 
 Importing the user's code runs it, and the reader of ``.pt2`` files can be made to run what is pickled in them: name
 only code and programs that you trust. A checkpoint is different: nothing in it is ever run (``checkpoints``).
@@ -14,7 +8,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import torch
 from torch import nn
@@ -23,7 +17,6 @@ from coordatt_deploy.artifact_specs import ModelSpec, Preprocessing
 from coordatt_deploy.data.digits import read_split
 from coordatt_deploy.data.images import find_images, load_image
 from coordatt_deploy.errors import UsageError, nearest
-from coordatt_deploy.formats import format_of
 from coordatt_deploy.graph.capture import check_weights, trial
 from coordatt_deploy.graph.graph import tensor_outputs, weights_sha256
 from coordatt_deploy.loading.checkpoints import read_checkpoint
@@ -31,29 +24,26 @@ from coordatt_deploy.loading.factories import LoadedModule, build_factory, build
 from coordatt_deploy.loading.fresh_statistics import initialise_batchnorm_statistics
 from coordatt_deploy.loading.io_names import input_names, output_names
 from coordatt_deploy.loading.key_matching import head_classes, load_into
-from coordatt_deploy.loading.loaded_model import LoadedModel, at_size
-from coordatt_deploy.loading.model_request import (
-    COLOUR,
-    GOLDEN_COUNT,
-    LONGEST_NAME,
-    SMALLEST,
-    USUAL_SIZE,
-    Images,
-    Request,
-)
-from coordatt_deploy.loading.preprocessing import resolve_preprocessing
+from coordatt_deploy.loading.loaded_model import Images, LoadedModel, at_size
+from coordatt_deploy.loading.model_request import SMALLEST, TIMM, ModelRequest, Source
 from coordatt_deploy.loading.saved_programs import build_program
 from coordatt_deploy.loading.sizes import check_size, size_within
-from coordatt_deploy.models import create_model, list_models, model_card
+from coordatt_deploy.models import create_model, model_card
+
+LONGEST_NAME: Final = 100  # letters; file systems take 255 bytes, and precision and CPU come behind
+COLOUR: Final = 3  # channels
+USUAL_SIZE: Final = (224, 224)
+GOLDEN_COUNT: Final = 16  # of the user's own images; each costs a float64 run, and sixteen are as many as the digits
 
 
-def resolve(request: Request) -> LoadedModel:
+def resolve(request: ModelRequest) -> LoadedModel:
     """Build what the user named, load the weights, and try it once at every size that it has to take.
 
     Raises:
         UsageError: Anything about the model, its code, its weights or its input that cannot be shipped.
         MissingDependencyError: timm is not installed.
     """
+    request.check()
     built = _build(request)
     notes = list(built.notes)
     module = built.module
@@ -65,7 +55,7 @@ def resolve(request: Request) -> LoadedModel:
     check_weights(module)
 
     size = _size(request, built)
-    preprocessing = resolve_preprocessing(built.preprocessing or Preprocessing(size=size), size, request.preprocessing)
+    preprocessing = request.preprocessing.applied_to(built.preprocessing or Preprocessing(size=size), size)
     if built.preprocessing is None and not request.preprocessing:
         notes.append("preprocessing is assumed to be ImageNet's (RGB, 0 to 1, its mean and std); say otherwise with"
                      " --mean --std --input-range --colour, or --preprocessing FILE")  # fmt: skip
@@ -111,50 +101,37 @@ def _name(given: str | None) -> str | None:
     return given
 
 
-def _build(request: Request) -> LoadedModule:
-    model = request.model
-    if model in list_models():
-        return _build_registered(request)
-    if model.startswith("timm:"):
-        return build_timm(model.removeprefix("timm:"), request.model_args or {}, request.num_classes,
-                          loaded=request.checkpoint is not None)  # fmt: skip
-    path = Path(model)
-    if path.suffix == ".pt2":
-        _no_arguments(request, "a saved program is already built")
-        return build_program(path, request.input_size)
-    if path.suffix in {".pth", ".pt", ".ckpt", ".safetensors", ".tar"}:
-        raise UsageError(
-            f"{model} is a file of weights; name the network with --model and give it as --checkpoint {model}"
-        )
-    if format_of(path) is not None:
-        raise UsageError(f"{model} is an artifact already; export starts from a torch model (inspect takes artifacts)")
-    if ":" in model or path.suffix == ".py":
-        return build_factory(model, request.model_args or {}, request.num_classes)
-    try:
-        model_card(model)
-    except UsageError as error:
-        raise UsageError(
-            f"{error}; code of your own is named as package.module:factory or path/to/file.py:factory"
-        ) from None
-    raise AssertionError(model)
+def _build(request: ModelRequest) -> LoadedModule:
+    arguments = request.model_args or {}
+    match request.source:
+        case Source.REGISTRY:
+            return _build_registered(request)
+        case Source.TIMM:
+            name, loaded = request.model.removeprefix(TIMM), request.checkpoint is not None
+            return build_timm(name, arguments, request.num_classes, loaded=loaded)
+        case Source.PROGRAM:
+            _no_arguments(request, "a saved program is already built")
+            return build_program(Path(request.model), request.input_size)
+        case Source.FACTORY:
+            return build_factory(request.model, arguments, request.num_classes)
 
 
-def _no_arguments(request: Request, why: str) -> None:
+def _no_arguments(request: ModelRequest, why: str) -> None:
     for option, value in (("--model-args", request.model_args), ("num_classes", request.num_classes)):
         if value:
             raise UsageError(f"{option} means nothing for {request.model}: {why}; leave it out")
 
 
-def _build_registered(request: Request) -> LoadedModule:
+def _build_registered(request: ModelRequest) -> LoadedModule:
     """Build one of the package's own models; the checkpoint says how many classes it has."""
     card = model_card(request.model)
     arguments = dict(request.model_args or {})
     checkpoint = None
     if request.checkpoint is not None:
         checkpoint = read_checkpoint(request.checkpoint, key=request.checkpoint_key)
-    classes = request.num_classes or arguments.pop("num_classes", None)
+    classes = request.num_classes or _whole(arguments, "num_classes")
     classes = classes or (None if checkpoint is None else head_classes(checkpoint.state))
-    reduction = arguments.pop("reduction", None)
+    reduction = _whole(arguments, "reduction")
     if arguments:
         raise UsageError(
             f"{request.model} takes no argument {next(iter(arguments))!r}; it takes num_classes, reduction"
@@ -183,6 +160,14 @@ def _build_registered(request: Request) -> LoadedModule:
     )
 
 
+def _whole(arguments: dict[str, object], name: str) -> int | None:
+    """Take a number out of the factory's arguments; None where it is not among them."""
+    value = arguments.pop(name, None)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise UsageError(f"{name} is {value!r}; it must be a whole number of at least 1")
+    return value
+
+
 def _to_evaluation(module: nn.Module, built: LoadedModule) -> list[str]:
     """Set the module to evaluation; fresh modules of torch are in training mode, so that alone is no mistake."""
     notes: list[str] = []
@@ -202,7 +187,7 @@ def _to_evaluation(module: nn.Module, built: LoadedModule) -> list[str]:
     return notes
 
 
-def _size(request: Request, built: LoadedModule) -> tuple[int, int]:
+def _size(request: ModelRequest, built: LoadedModule) -> tuple[int, int]:
     """The (H, W) to capture with: the user's, the model's own, or the usual one, within the dynamic bounds if any."""
     size = request.input_size or built.input_size or USUAL_SIZE
     check_size(size, SMALLEST if built.registry else 1)
@@ -221,7 +206,7 @@ def _size(request: Request, built: LoadedModule) -> tuple[int, int]:
 
 def _tried(
     names: tuple[str, ...], size: tuple[int, int], shapes: Mapping[str, tuple[int, ...]] | None, built: LoadedModule
-) -> tuple[tuple[torch.Tensor, ...], Any]:
+) -> tuple[tuple[torch.Tensor, ...], object]:
     """An example of each input that the model takes, and what it returns; images have as many channels as it accepts.
 
     Raises:
@@ -265,7 +250,7 @@ def _image_channels(module: nn.Module) -> tuple[int, ...]:
     return tuple(sorted(taken, key=lambda channels: channels != COLOUR)) or (COLOUR,)
 
 
-def _labels(request: Request, built: LoadedModule, outputs: list[torch.Tensor]) -> tuple[str, ...] | None:
+def _labels(request: ModelRequest, built: LoadedModule, outputs: list[torch.Tensor]) -> tuple[str, ...] | None:
     """Class names, if there are any and there is an output that they name."""
     labels = request.labels or built.labels
     classes = {int(output.shape[1]) for output in outputs if output.ndim == 2}
@@ -296,14 +281,3 @@ def _try_unseen(source: LoadedModel) -> None:
     """Refuse a dynamic size that the user's own module does not take: torch.export does not always notice."""
     for size in source.unseen_sizes():
         trial(source.module, at_size(source.example, size))
-
-
-def load_model(
-    name: str,
-    *,
-    checkpoint: Path | None = None,
-    input_size: tuple[int, int] | None = None,
-    num_classes: int | None = None,
-) -> LoadedModel:
-    """Build the model called *name*; the short form of ``resolve``."""
-    return resolve(Request(name, checkpoint=checkpoint, input_size=input_size, num_classes=num_classes))

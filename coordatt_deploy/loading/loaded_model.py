@@ -14,6 +14,9 @@ from coordatt_deploy.graph.graph import DynamicSize, Graph, operator_name, tenso
 from coordatt_deploy.loading.sizes import Bounds, unseen_sizes
 from coordatt_deploy.user_code import source_line
 
+Images = tuple[tuple[str, Image.Image, int | None], ...]
+"""Real images for the golden inputs: name, image, class where it is known."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
@@ -33,7 +36,7 @@ class LoadedModel:
     module: nn.Module
     spec: ModelSpec
     example: tuple[torch.Tensor, ...]
-    images: tuple[tuple[str, Image.Image, int | None], ...]
+    images: Images
     inputs: tuple[str, ...] = ("image",)
     outputs: tuple[str, ...] = ("logits",)
     notes: tuple[str, ...] = ()

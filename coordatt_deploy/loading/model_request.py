@@ -1,36 +1,42 @@
-"""What is asked for: the model as the user names it, and everything said of it."""
+"""The model that the user asks for, as they name it, and everything that they say of it.
 
+    mobilenetv2_ca_100            a backbone of this package
+    package.module:factory        a function or class of the user's, imported as Python imports it
+    path/to/file.py:factory       the same from a file
+    path/to/program.pt2           a program that torch.export.save wrote
+    timm:NAME                     a model of timm, which the user installs
+
+Nothing here needs torch, so that a mistyped name is answered at once.
+"""
+
+import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from PIL import Image
+from coordatt_deploy.errors import UsageError
+from coordatt_deploy.formats import format_of
+from coordatt_deploy.loading.preprocessing import PreprocessingChanges
+from coordatt_deploy.loading.sizes import Bounds, check_size
+from coordatt_deploy.models import list_models, model_card
 
-from coordatt_deploy.loading.sizes import Bounds
-
-SMALLEST: Final = (
-    32  # pixels: the total stride of the package's backbones; below it the last feature map would be empty
-)
-
-
-LONGEST_NAME: Final = 100  # letters; file systems take 255 bytes, and precision and CPU come behind
-
-
-COLOUR: Final = 3  # channels
+TIMM: Final = "timm:"
+WEIGHTS: Final = frozenset({".pth", ".pt", ".ckpt", ".safetensors", ".tar"})
+SMALLEST: Final = 32  # pixels: the total stride of the package's backbones; below it the last feature map is empty
 
 
-USUAL_SIZE: Final = (224, 224)
+class Source(enum.Enum):
+    """Where a model comes from."""
 
-
-GOLDEN_COUNT: Final = 16  # of the user's own images; each costs a float64 run, and sixteen are as many as the digits
-
-
-Images = tuple[tuple[str, Image.Image, int | None], ...]
+    REGISTRY = enum.auto()
+    TIMM = enum.auto()
+    PROGRAM = enum.auto()
+    FACTORY = enum.auto()
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class ModelRequest:
     """What the user says of the model; everything but ``model`` may be left out.
 
     Attributes:
@@ -42,7 +48,7 @@ class Request:
         dynamic: Bounds of a dynamic height and width.
         inputs: Shape of each input by name, batch first, where they are not all images.
         num_classes: Number of logits.
-        preprocessing: Keys of ``specs.Preprocessing`` that differ from the model's own.
+        preprocessing: What differs from the model's own.
         labels: Class names in the order of the logits.
         golden: Folder of images for the golden inputs.
         name: What the model is called in file names; None for what it is called in the code.
@@ -51,12 +57,56 @@ class Request:
     model: str
     checkpoint: Path | None = None
     checkpoint_key: str | None = None
-    model_args: Mapping[str, Any] | None = None
+    model_args: Mapping[str, object] | None = None
     input_size: tuple[int, int] | None = None
     dynamic: Bounds | None = None
     inputs: Mapping[str, tuple[int, ...]] | None = None
     num_classes: int | None = None
-    preprocessing: Mapping[str, Any] | None = None
+    preprocessing: PreprocessingChanges = field(default_factory=PreprocessingChanges)
     labels: tuple[str, ...] | None = None
     golden: Path | None = None
     name: str | None = None
+
+    @property
+    def source(self) -> Source:
+        """Where the model comes from, by the form of its name.
+
+        Raises:
+            UsageError: It has no such form, or names something else: an unknown backbone, weights, an artifact.
+        """
+        path = Path(self.model)
+        if self.model in list_models():
+            return Source.REGISTRY
+        if self.model.startswith(TIMM):
+            return Source.TIMM
+        if path.suffix == ".pt2":
+            return Source.PROGRAM
+        if path.suffix in WEIGHTS:
+            raise UsageError(
+                f"{self.model} is a file of weights; name the network with --model and give it as"
+                f" --checkpoint {self.model}"
+            )
+        if format_of(path) is not None:
+            raise UsageError(
+                f"{self.model} is an artifact already; export starts from a torch model (inspect takes artifacts)"
+            )
+        if ":" in self.model or path.suffix == ".py":
+            return Source.FACTORY
+        try:
+            model_card(self.model)
+        except UsageError as error:
+            raise UsageError(
+                f"{error}; code of your own is named as package.module:factory or path/to/file.py:factory"
+            ) from None
+        raise AssertionError(self.model)
+
+    def check(self) -> None:
+        """Refuse what can be refused without the model; whoever loads torch for it asks first.
+
+        Raises:
+            UsageError: An unknown backbone, an impossible size, or an unknown word for preprocessing.
+        """
+        own = self.source is Source.REGISTRY
+        if self.input_size is not None:
+            check_size(self.input_size, SMALLEST if own else 1)
+        self.preprocessing.check_words()

@@ -3,25 +3,82 @@
     {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "input_range": [0, 1],
      "colour": "RGB", "resize": "bilinear", "crop": "center", "crop_ratio": 0.875}
 
-The keys are those of ``specs.Preprocessing``; a bundle's manifest holds the same object. Options win over the file.
+The keys are those of ``artifact_specs.Preprocessing``; a bundle's manifest holds the same object. Options win over the
+file.
 """
 
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, Self, TypeVar
 
 from coordatt_deploy.artifact_specs import Preprocessing
 from coordatt_deploy.documents import parse
 from coordatt_deploy.errors import UsageError, nearest
 
+T = TypeVar("T")
+
 _NUMBERS: Final = {"mean": 3, "std": 3, "input_range": 2, "size": 2}
 _WORDS: Final = {"colour": str.upper, "resize": str.lower, "crop": str.lower}
 
 
-def read_preprocessing(path: Path) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class PreprocessingChanges:
+    """What differs from the model's own ``artifact_specs.Preprocessing``; None keeps the model's value."""
+
+    size: tuple[int, int] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    colour: str | None = None
+    resize: str | None = None
+    crop: str | None = None
+    crop_ratio: float | None = None
+    input_range: tuple[float, float] | None = None
+
+    def __bool__(self) -> bool:
+        return self != type(self)()
+
+    def overridden_by(self, other: Self) -> Self:
+        """Return these changes with those of *other* in their place, where it has some."""
+        given = {
+            item.name: value for item in dataclasses.fields(other) if (value := getattr(other, item.name)) is not None
+        }
+        return replace(self, **given)
+
+    def applied_to(self, base: Preprocessing, size: tuple[int, int]) -> Preprocessing:
+        """Return *base* with these changes and *size*, checked as a whole.
+
+        Raises:
+            UsageError: A value is impossible, or the changes name a size other than *size*.
+        """
+        if self.size not in (None, size):
+            raise UsageError(
+                f"preprocessing gives images of {self.size[0]}x{self.size[1]}, but the input is {size[0]}x{size[1]};"
+                " leave size out, or give the same --input-size"
+            )
+        low, high = self.input_range or base.input_range
+        if not low < high:
+            raise UsageError(
+                f"preprocessing: input_range is {low:g} to {high:g}; the second number must be the larger one"
+            )
+        given = {
+            item.name: value for item in dataclasses.fields(self) if (value := getattr(self, item.name)) is not None
+        }
+        return replace(base, **given | {"size": size})
+
+    def check_words(self) -> None:
+        """Refuse an unknown order of channels, filter or crop; no model is needed to know.
+
+        Raises:
+            UsageError: The text holds the nearest word.
+        """
+        # A preprocessing is checked when it is made.
+        Preprocessing((1, 1), colour=self.colour or "RGB", resize=self.resize or "bilinear", crop=self.crop or "none")
+
+
+def read_preprocessing(path: Path) -> PreprocessingChanges:
     """Read a ``preprocessing.json``; what it leaves out keeps the model's own value.
 
     Raises:
@@ -37,7 +94,7 @@ def read_preprocessing(path: Path) -> dict[str, Any]:
         raise UsageError(
             f"{path.name} holds a {type(document).__name__}; expected an object with keys such as mean, std"
         )
-    return checked(document, path.name)
+    return changes_from(document, path.name)
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
@@ -74,28 +131,39 @@ def read_labels(path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def checked(values: Mapping[str, Any], where: str = "preprocessing") -> dict[str, Any]:
-    """Return *values* in the types of ``specs.Preprocessing``.
+def changes_from(values: Mapping[str, object], where: str = "preprocessing") -> PreprocessingChanges:
+    """Return the changes that *values* name, in the types of ``artifact_specs.Preprocessing``.
 
     Raises:
         UsageError: An unknown key, or a value of another kind.
     """
     known = [field.name for field in dataclasses.fields(Preprocessing)]
-    result: dict[str, Any] = {}
+    numbers: dict[str, tuple[float, ...]] = {}
+    words: dict[str, str] = {}
+    ratio: float | None = None
     for key, value in values.items():
         if key not in known:
             raise UsageError(f"{where}: unknown key {key!r}; {nearest(key, known)}")
         if key in _NUMBERS:
-            result[key] = _numbers(key, value, where)
+            numbers[key] = _numbers(key, value, where)
         elif key in _WORDS:
             if not isinstance(value, str):
                 raise UsageError(f"{where}: {key} is {value!r}; expected a word")
-            result[key] = _WORDS[key](value)
+            words[key] = _WORDS[key](value)
         elif isinstance(value, bool) or not isinstance(value, int | float):
             raise UsageError(f"{where}: {key} is {value!r}; expected a number")
         else:
-            result[key] = float(value)
-    return result
+            ratio = float(value)
+    return PreprocessingChanges(
+        size=_pair(_whole(numbers.get("size"))),
+        mean=numbers.get("mean"),
+        std=numbers.get("std"),
+        colour=words.get("colour"),
+        resize=words.get("resize"),
+        crop=words.get("crop"),
+        crop_ratio=ratio,
+        input_range=_pair(numbers.get("input_range")),
+    )
 
 
 def parse_numbers(text: str, option: str) -> tuple[float, ...]:
@@ -113,40 +181,25 @@ def parse_numbers(text: str, option: str) -> tuple[float, ...]:
     return numbers
 
 
-def resolve_preprocessing(
-    base: Preprocessing, size: tuple[int, int], values: Mapping[str, Any] | None = None
-) -> Preprocessing:
-    """Return *base* with the user's *values* and *size*, checked as a whole.
-
-    Raises:
-        UsageError: A value is impossible, or the values name a size other than *size*.
-    """
-    values = dict(values or {})
-    named = values.pop("size", size)
-    if tuple(named) != tuple(size):
-        raise UsageError(
-            f"preprocessing gives images of {named[0]}x{named[1]}, but the input is {size[0]}x{size[1]};"
-            " leave size out, or give the same --input-size"
-        )
-    low, high = values.get("input_range", base.input_range)
-    if not low < high:
-        raise UsageError(f"preprocessing: input_range is {low:g} to {high:g}; the second number must be the larger one")
-    return replace(base, size=size, **values)
-
-
-def _numbers(key: str, value: Any, where: str) -> tuple[Any, ...]:
+def _numbers(key: str, value: object, where: str) -> tuple[float, ...]:
     count = _NUMBERS[key]
-    single = [value] if isinstance(value, int | float) else value
-    if not isinstance(single, list | tuple) or not all(
-        isinstance(item, int | float) and not isinstance(item, bool) and math.isfinite(item) for item in single
-    ):
+    items = value if isinstance(value, list | tuple) else [value]
+    numbers = [float(item) for item in items if isinstance(item, int | float) and not isinstance(item, bool)]
+    if len(numbers) < len(items) or not all(map(math.isfinite, numbers)):
         raise UsageError(f"{where}: {key} is {value!r}; expected {count} numbers")
-    if len(single) == 1 and key != "input_range":
-        single = list(single) * count
-    if len(single) != count:
-        raise UsageError(f"{where}: {key} has {len(single)} numbers; expected {count}")
-    if key == "size":
-        if not all(item == int(item) and item > 0 for item in single):
-            raise UsageError(f"{where}: size is {value!r}; expected height and width in whole pixels")
-        return tuple(int(item) for item in single)
-    return tuple(float(item) for item in single)
+    if len(numbers) == 1 and key != "input_range":
+        numbers *= count
+    if len(numbers) != count:
+        raise UsageError(f"{where}: {key} has {len(numbers)} numbers; expected {count}")
+    if key == "size" and not all(number == int(number) and number > 0 for number in numbers):
+        raise UsageError(f"{where}: size is {value!r}; expected height and width in whole pixels")
+    return tuple(numbers)
+
+
+def _pair(numbers: tuple[T, ...] | None) -> tuple[T, T] | None:
+    """Two numbers, whose count was checked before."""
+    return None if numbers is None else (numbers[0], numbers[1])
+
+
+def _whole(numbers: tuple[float, ...] | None) -> tuple[int, ...] | None:
+    return None if numbers is None else tuple(map(int, numbers))

@@ -4,7 +4,7 @@ torch's reader of these files can be made to run what is pickled in them: read o
 """
 
 from pathlib import Path
-from typing import Any
+from typing import SupportsInt
 
 import torch
 
@@ -81,7 +81,7 @@ def _saved_shape(
     return tuple(shape)
 
 
-def _finite(bound: Any) -> int | None:
+def _finite(bound: SupportsInt) -> int | None:
     try:
         return int(bound)
     except (OverflowError, TypeError, ValueError):

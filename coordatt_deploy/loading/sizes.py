@@ -18,19 +18,6 @@ Bounds = tuple[int, int, int]
 """Smallest and largest height and width, and the number that every size is a multiple of."""
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """Return (height, width) in pixels of ``224`` or ``320x192``.
-
-    Raises:
-        UsageError: It is no such text, or a size beyond ``LARGEST``.
-    """
-    found = re.fullmatch(r"\s*([0-9]+)(?:\s*[x×X]\s*([0-9]+))?\s*", text)
-    if found is None:
-        raise UsageError(f"{text!r} is no size; give whole pixels: 224, or height x width: 320x192")
-    height, width = int(found[1]), int(found[2] or found[1])
-    return check_size((height, width))
-
-
 def check_size(size: tuple[int, int], smallest: int = 1) -> tuple[int, int]:
     """Return *size* if it lies between *smallest* and ``LARGEST``.
 

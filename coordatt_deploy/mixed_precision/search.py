@@ -7,7 +7,6 @@ as a recipe file replays it, with weights rounded on data around the layers in f
 may do. Every verdict comes from an artifact on labelled images.
 """
 
-import math
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -23,10 +22,10 @@ from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.bundle import Bundle, artifact_name, finish, open_bundle, writing
 from coordatt_deploy.conversion.held_out_images import write_held_out
 from coordatt_deploy.conversion.jobs import QuantizedArtifact, make
-from coordatt_deploy.conversion.plan import Job, QuantizePlan
+from coordatt_deploy.conversion.plan import Job
 from coordatt_deploy.conversion.quantize_run import with_artifacts
 from coordatt_deploy.data.calibration import DIGITS
-from coordatt_deploy.data.labelled import CALIBRATION_DIGITS, Dataset, LabelsBy, open_dataset
+from coordatt_deploy.data.labelled import CALIBRATION_DIGITS, Dataset, open_dataset
 from coordatt_deploy.documents import dump
 from coordatt_deploy.errors import ConversionError, UsageError
 from coordatt_deploy.evaluation.paired import PairedDifference
@@ -38,6 +37,7 @@ from coordatt_deploy.host import available_cores
 from coordatt_deploy.logs import logged
 from coordatt_deploy.mixed_precision.ranking import Bench, RankedJob, job_name
 from coordatt_deploy.mixed_precision.result import AttemptRecord, FormatSearch, SearchDataset, SearchResult
+from coordatt_deploy.mixed_precision.search_plan import SearchPlan
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.recipes import Recipe, save_recipe
 from coordatt_deploy.quantization.sensitivity import LayerCost
@@ -46,33 +46,6 @@ PRUNED: Final = 12  # most kept layers of which each is tried in int8 again
 WHOLE: Final = 3  # further layers that the recipe may get where the artifact made the whole way misses the limit
 MANY: Final = 1000  # images from which on several processes pay
 REPORTS: Final = "reports"
-
-
-@dataclass(frozen=True, slots=True)
-class SearchPlan:
-    """What to search for.
-
-    Attributes:
-        quantize: One static recipe, its formats and its calibration data.
-        max_drop: Percentage points of top-1 that may be lost.
-        dataset: Labelled images for the search; None for the labels of the calibration data.
-        labels_by: How folders become classes.
-        limit: How many of these images at most.
-        workers: Processes for the images; None for what pays.
-    """
-
-    quantize: QuantizePlan
-    max_drop: float
-    dataset: str | None = None
-    labels_by: LabelsBy | None = None
-    limit: int | None = None
-    workers: int | None = None
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.max_drop) and 0 <= self.max_drop <= 100):
-            raise UsageError(f"--max-drop is {self.max_drop}; give percentage points from 0 to 100, such as 0.5")
-        if self.limit is not None and self.limit < 1:
-            raise UsageError(f"--limit is {self.limit}; it must be a whole number of at least 1")
 
 
 @dataclass(frozen=True, slots=True)

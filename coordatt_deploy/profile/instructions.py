@@ -9,7 +9,6 @@ from typing import Any
 from coordatt_deploy import targets
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.documents import SCHEMA_VERSION, to_json
-from coordatt_deploy.errors import DeployError
 from coordatt_deploy.formats import Format
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.tensors import encode
@@ -56,27 +55,6 @@ def count_on(bundle: Bundle, target: str, stages: Stages, *, formats: Sequence[F
     }
     bundle.write_report(f"profile-{_file(name)}.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
     return document
-
-
-def setup(target: str, stages: Stages) -> targets.TargetStatus:
-    """Build what *target* needs.
-
-    Raises:
-        UsageError: No such target.
-        MissingDependencyError: A step failed; which, why, and where the log is.
-    """
-    return targets.target(targets.parse(target).name).setup(progress=stages.progress)
-
-
-def statuses() -> tuple[targets.TargetStatus, ...]:
-    """Return what is known of every target here; a target that cannot even be looked at is left out."""
-    found = []
-    for name in targets.TARGETS:
-        try:
-            found.append(targets.target(name).status())
-        except DeployError:
-            continue
-    return tuple(found)
 
 
 def _file(name: targets.TargetName) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 from numpy.typing import NDArray
 
 from coordatt_deploy.artifact_specs import Artifact
-from coordatt_deploy.errors import UsageError, nearest
+from coordatt_deploy.errors import DeployError, UsageError, nearest
 from coordatt_deploy.formats import Format
 from coordatt_deploy.progress import Progress
 
@@ -154,3 +154,24 @@ def runnable(
         reasons = "; ".join(dict.fromkeys(reason for _, reason in unable)) or "it has none in these formats"
         raise UsageError(f"nothing of {bundle} can run on the target: {reasons}")
     return able, unable
+
+
+def setup(text: str, progress: Progress) -> TargetStatus:
+    """Build what the target needs, which is written as for ``parse``.
+
+    Raises:
+        UsageError: No such target.
+        MissingDependencyError: A step failed; which, why, and where the log is.
+    """
+    return target(parse(text).name).setup(progress=progress)
+
+
+def statuses() -> tuple[TargetStatus, ...]:
+    """Return what is known of every target here; a target that cannot even be looked at is left out."""
+    found = []
+    for name in TARGETS:
+        try:
+            found.append(target(name).status())
+        except DeployError:
+            continue
+    return tuple(found)

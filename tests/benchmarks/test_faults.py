@@ -18,6 +18,7 @@ from coordatt_deploy.conversion.export_run import export
 from coordatt_deploy.conversion.plan import ExportPlan, QuantizePlan
 from coordatt_deploy.conversion.quantize_run import quantize
 from coordatt_deploy.formats import Format
+from coordatt_deploy.loading.model_request import ModelRequest
 from coordatt_deploy.parity.executors import LOCAL, RemoteExecutor
 from coordatt_deploy.parity.localise import localise
 from coordatt_deploy.parity.tolerances import TOLERANCES, tolerance_of
@@ -137,11 +138,9 @@ def test_command_fails_and_saves_the_layer(bench, faults, tmp_path):
 def dynamic(faults, tmp_path_factory):
     root = tmp_path_factory.mktemp("faults") / "dynamic"
     plan = ExportPlan(
-        "mobilenetv2_ca_035",
+        ModelRequest("mobilenetv2_ca_035", input_size=(96, 96), dynamic=(64, 128, 32)),
         output_dir=root,
         formats=(Format.ONNX, Format.COREML),
-        input_size=(96, 96),
-        dynamic=(64, 128, 32),
     )
     export(plan, Stages())
     return faults["Bench"](root)

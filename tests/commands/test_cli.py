@@ -1,29 +1,31 @@
-"""The command line as a user meets it: one line for every mistake, the promised exit code, nothing half written."""
+"""The command line as a whole: what it lists, what it imports, how it exits."""
 
-import json
-import signal
 import subprocess
 import sys
-import time
-from dataclasses import replace
 
+import click
 import pytest
-import torch
 from click.testing import CliRunner
 
-from coordatt_deploy.cli import main
-from coordatt_deploy.formats import FORMATS, Format
-from coordatt_deploy.models import create_model, list_models
+from coordatt_deploy.cli import COMMANDS, main
+
+FRAMEWORKS = ("torch", "numpy", "onnx", "onnxruntime", "coremltools", "litert_torch", "rich", "PIL")
 
 
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """Runs a command in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    return lambda *arguments: CliRunner().invoke(main, [str(argument) for argument in arguments])
+def _imported(*arguments):
+    """The exit code of the command line in a process of its own, and what it imported."""
+    script = (
+        "import sys\n"
+        "from coordatt_deploy.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as end: print(end.code, *sys.modules, file=sys.__stderr__)"
+    )
+    result = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
+    code, *modules = result.stderr.splitlines()[-1].split()
+    return int(code), set(modules)
 
 
-@pytest.mark.parametrize("command", sorted(main.commands))
+@pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_every_help_has_an_example_and_a_json_option(command):
     """
     Help shows how to call the command, and every command has --json.
@@ -35,220 +37,166 @@ def test_every_help_has_an_example_and_a_json_option(command):
     assert "--json" in result.output
 
 
-@pytest.mark.parametrize("command", ["", *sorted(main.commands)])
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_the_table_says_what_the_command_says(command):
+    """
+    The line in the list is the first of the command's own help.
+    """
+    loaded = main.get_command(click.Context(main), command)
+
+    assert command == loaded.name
+    assert COMMANDS[command][1] == loaded.help.partition("\n")[0]
+
+
+def test_an_unknown_command_is_answered_with_exit_2(run):
+    """
+    By its name; none is imported for it.
+    """
+    result = run("exprot")
+
+    assert 2 == result.exit_code
+    assert "No such command 'exprot'" in result.output
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("exprot",), ("--nonsense",)])
+def test_the_group_itself_imports_no_command(arguments):
+    """
+    Nor anything that a command needs.
+    """
+    _, modules = _imported(*arguments)
+
+    assert "coordatt_deploy.cli" in modules
+    assert {"coordatt_deploy", "coordatt_deploy.cli", "coordatt_deploy.errors"} == {
+        name for name in modules if name.startswith("coordatt_deploy")
+    }
+
+
+@pytest.mark.parametrize("command", ["", *sorted(COMMANDS)])
 def test_help_imports_no_framework(command):
     """
-    Neither torch nor NumPy nor rich is loaded to print help.
+    Neither torch nor NumPy nor rich is loaded to print help; of the commands only the one that is asked for.
     """
-    script = (
-        "import sys; from coordatt_deploy.cli import main\n"
-        "try: main([*sys.argv[1:], '--help'])\n"
-        "except SystemExit: pass\n"
-        "frameworks = {'torch', 'numpy', 'onnx', 'onnxruntime', 'coremltools', 'litert_torch', 'rich', 'PIL'}\n"
-        "heavy = frameworks & set(sys.modules)\n"
-        "sys.exit(f'imported {heavy}' if heavy else 0)"
-    )
-    arguments = [command] if command else []
+    code, modules = _imported(*filter(None, [command]), "--help")
 
-    result = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
-
-    assert 0 == result.returncode, result.stderr
-
-
-def test_models_as_json(run):
-    """
-    One strict document that begins with its schema version.
-    """
-    result = run("models", "--json")
-    document = json.loads(result.output, parse_constant=pytest.fail)
-    by_name = {item["name"]: item for item in document["models"]}
-
-    assert ("schema_version", 1) == next(iter(document.items()))
-    assert list(list_models()) == [item["name"] for item in document["models"]]
-    assert 3_950_648 == by_name["mobilenetv2_ca_100"]["parameters"]
-    assert {"name", "parameters", "macs", "attention", "trained", "input_size"} <= set(by_name["mobilenetv2_100"])
-
-
-def test_doctor_names_versions_and_remedies(run):
-    """
-    The document holds the host and every package.
-    """
-    document = json.loads(run("doctor", "--json").output)
-
-    assert {"host", "parts"} <= set(document)
-    assert "2.13.0" in next(part["version"] for part in document["parts"] if part["name"] == "torch")
-
-
-def _state(name="mobilenetv2_ca_035", **options):
-    return create_model(name, **options).state_dict()
-
-
-def _truncated(path):
-    torch.save(_state(), path)
-    path.write_bytes(path.read_bytes()[:5000])
-
-
-class _Evil:
-    def __reduce__(self):
-        return (print, ("run!",))
-
-
-def _code(path):
-    torch.save({"weight": _Evil()}, path)
-
-
-def _other_keys(path):
-    state = _state()
-    state["features.0.1.wieght"] = state.pop("features.0.1.weight")
-    torch.save(state, path)
-
-
-def _other_shapes(path):
-    state = _state()
-    state["features.0.0.weight"] = torch.zeros(3, 3, 3, 3)
-    torch.save(state, path)
-
-
-def _with_nan(path):
-    state = _state()
-    state["features.0.0.weight"][0, 0, 0, 0] = float("nan")
-    torch.save(state, path)
+    assert 0 == code
+    assert set() == set(FRAMEWORKS) & modules
+    others = {place.partition(":")[0] for name, (place, _) in COMMANDS.items() if name != command}
+    assert set() == others & modules
 
 
 @pytest.mark.parametrize(
-    ("write", "expected"),
+    "arguments",
     [
-        (_truncated, "truncated"),
-        (_code, "code"),
-        (_other_keys, "features.0.1.weight"),
-        (_other_shapes, "features.0.0.weight"),
-        (_with_nan, "features.0.0.weight"),
-        (lambda _path: None, "does not exist"),
-        (lambda path: torch.save([1, 2], path), "state dict"),
+        ("build", "--nonsense"),
+        ("export", "--format", "onx"),
+        ("export", "--input-size", "96.5"),
+        ("export", "--seed", "x"),
+        ("quantize", "net", "--ranges", "mean"),
+        ("quantize", "net", "--max-drop", "x"),
+        ("parity",),
+        ("parity", "net", "--outputs-only", "--layers"),
+        ("profile", "net", "--threads", "a"),
+        ("evaluate", "net"),
+        ("report", "net", "--output"),
+        ("inspect", "net", "--model-args", "3"),
+        ("models", "--jsno"),
+        ("doctor", "--setup"),
     ],
-    ids=["truncated", "pickled code", "other keys", "other shapes", "NaN", "missing", "no state dict"],
+    ids=" ".join,
 )
-def test_a_bad_checkpoint_is_one_line_and_writes_nothing(run, tmp_path, write, expected):
+def test_an_option_error_is_exit_2_and_imports_no_framework(arguments):
     """
-    Exit 2, the reason, and no folder.
+    Wrong types, wrong names and missing values are answered before anything heavy is loaded.
     """
-    write(tmp_path / "weights.pth")
+    code, modules = _imported(*arguments)
 
-    result = run("export", "--model", "mobilenetv2_ca_035", "--checkpoint", "weights.pth", "--output-dir", "out")
+    assert 2 == code
+    assert set() == set(FRAMEWORKS) & modules
 
-    assert 2 == result.exit_code, result.output
-    assert expected in result.output
-    assert "Traceback" not in result.output
-    assert "run!" not in result.output
-    assert not (tmp_path / "out").exists()
-    assert not list(tmp_path.glob(".out*"))
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("export", "--model", "mobilenetv2_ca_10"),
+        ("export", "--colour", "RBG"),
+        ("build", "--input-size", "8"),
+        ("inspect", "mobilenetv2_ca_10"),
+        ("quantize", "net", "--recipe", "int8"),
+        ("quantize", "net", "--max-drop", "200"),
+        ("quantize", "net", "--sensitivity", "--limit", "3"),
+        ("profile", "net", "--threads", "0"),
+        ("evaluate", "net", "--dataset", "digits", "--labels-by", "nam"),
+        ("doctor", "--setup", "qemu"),
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_name_or_value_does_not_wait_for_torch(arguments):
+    """
+    Nor for a converter.
+    """
+    code, modules = _imported(*arguments)
+
+    assert 2 == code
+    assert set() == {"torch", "onnx", "coremltools", "litert_torch"} & modules
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--model", "mobilenetv2_ca_10"], "mobilenetv2_ca_100"),
-        (["--format", "onx"], "onnx"),
-        (["--precision", "fp61"], "fp16"),
-        (["--format", "onnx", "--precision", "fp16"], "onnx has no precision fp16"),
-        (["--input-size", "8"], "between 32 and"),
-        (["--input-size", "100000"], "between 32 and"),
-        (["--input-size", "96.5"], "no size"),
-        (["--input-size", "0x96"], "between 32 and"),
-        (["--target-cpu", "arm"], "arm64"),
-        (["--softmax"], "--bake-preprocessing as well"),
-        (["--labels", "nowhere.txt"], "nowhere.txt does not exist"),
-        (["--input-shape", "1x3x96x96"], "NAME=1x3x224x224"),
-        (["--input-shape", "image=1x3x0x96"], "NAME=1x3x224x224"),
-        (["--name", "../../x"], "cannot be part of a file name"),
+        (("--version",), 0),
+        (("--help",), 0),
+        (("models", "--json"), 0),
+        (("exprot",), 2),
+        (("export", "--format", "onx"), 2),
+        (("parity", "nowhere"), 2),
     ],
 )
-def test_a_bad_argument_is_answered_with_what_is_possible(run, tmp_path, arguments, expected):
+def test_the_real_command_exits_as_promised(arguments, expected, tmp_path):
     """
-    Exit 2 and the nearest or the allowed values.
+    Through ``python -m coordatt_deploy``; a mistake writes nothing to stdout and no traceback.
     """
-    result = run("export", *arguments, "--output-dir", "out")
+    result = subprocess.run(
+        [sys.executable, "-m", "coordatt_deploy", *arguments], cwd=tmp_path, capture_output=True, text=True
+    )
 
-    assert 2 == result.exit_code, result.output
-    assert expected in result.output
-    assert "Traceback" not in result.output
-    assert not (tmp_path / "out").exists()
+    assert expected == result.returncode, result.stderr
+    assert (expected == 0) == bool(result.stdout)
+    assert "Traceback" not in result.stderr
 
 
-def test_a_folder_that_is_no_bundle_is_left_alone(run, tmp_path):
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (PermissionError(13, "Permission denied", "net"), 2, "Error: Permission denied (net); nothing was left half"),
+        (OSError(28, "No space left on device"), 2, "Error: No space left on device; nothing was left half written"),
+        (KeyboardInterrupt(), 130, "Interrupted; nothing was left half written"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(monkeypatch, error, code, said):
     """
-    Exit 2 before any work, and the files stay.
+    And Ctrl-C has an exit code of its own.
     """
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "me.jpg").write_bytes(b"x")
 
-    result = run("export", "--output-dir", "photos")
+    def refuse(_):
+        raise error
 
-    assert 2 == result.exit_code
-    assert "no bundle" in result.output
-    assert ["me.jpg"] == [path.name for path in (tmp_path / "photos").iterdir()]
+    monkeypatch.setattr("coordatt_deploy.commands.models.model_card", refuse)
 
+    result = CliRunner().invoke(main, ["models"])
 
-@pytest.mark.parametrize("command", ["parity", "profile"])
-def test_no_bundle_at_all(run, command):
-    """
-    Exit 2, and how to make one.
-    """
-    result = run(command, "nowhere")
-
-    assert 2 == result.exit_code
-    assert "coordatt-deploy build" in result.output
-
-
-@pytest.mark.parametrize("threads", ["0", "1,x", "-1", "4096"])
-def test_bad_thread_counts(run, threads):
-    """
-    Exit 2 before anything is opened.
-    """
-    result = run("profile", "nowhere", "--threads", threads)
-
-    assert 2 == result.exit_code
+    assert code == result.exit_code
+    assert said in result.output
     assert "Traceback" not in result.output
 
 
-def test_a_missing_converter_is_exit_3_with_the_line_that_installs_it(run, tmp_path, monkeypatch):
+def test_a_bug_keeps_its_traceback(monkeypatch):
     """
-    What is missing is said before work begins.
+    The negative: only errors that a user can act on become a line.
     """
-    monkeypatch.setitem(
-        FORMATS, Format.COREML, replace(FORMATS[Format.COREML], converter="coremltools_of_another_planet")
-    )
+    monkeypatch.setattr("coordatt_deploy.commands.models.model_card", lambda _: 1 / 0)
 
-    result = run("export", "--format", "coreml", "--output-dir", "out")
-
-    assert 3 == result.exit_code
-    assert "pip install 'coordatt-deploy[coreml]'" in result.output
-    assert not (tmp_path / "out").exists()
-
-
-def test_an_interrupted_export_leaves_nothing_behind(tmp_path):
-    """
-    Ctrl-C while converters work: no half bundle, no folder beside it, and another exit code than a failed check.
-    """
-    command = [sys.executable, "-m", "coordatt_deploy", "export", "--format", "onnx", "--output-dir", "net"]
-    process = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    deadline = time.monotonic() + 120
-    while not any(tmp_path.iterdir()) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    began = list(tmp_path.iterdir())
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=240)
-
-    assert began
-    assert 130 == process.returncode, said
-    assert "nothing was left half written" in said
-    assert [] == list(tmp_path.iterdir())
+    with pytest.raises(ZeroDivisionError):
+        CliRunner().invoke(main, ["models"], catch_exceptions=False)
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,10 @@ import re
 import shlex
 from pathlib import Path
 
+import click
 import pytest
 
-from coordatt_deploy.cli import main
+from coordatt_deploy.cli import COMMANDS, main
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -26,8 +27,9 @@ def test_every_command_line_of_a_page_is_understood(page):
     for name, *words in _commands(page.read_text(encoding="utf-8")):
         if name.startswith("-"):
             continue
-        assert name in main.commands, f"{page.name}: {name}"
-        known = {option for parameter in main.commands[name].params for option in parameter.opts} | {"--help"}
+        assert name in COMMANDS, f"{page.name}: {name}"
+        parameters = main.get_command(click.Context(main), name).params
+        known = {option for parameter in parameters for option in parameter.opts} | {"--help"}
         unknown = {word.partition("=")[0] for word in words if word.startswith("--")} - known
         assert set() == unknown, f"{page.name}: coordatt-deploy {name} {' '.join(words)}"
 
@@ -38,7 +40,7 @@ def test_the_readme_lists_every_command():
     """
     table = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Commands")[2].partition("\n## ")[0]
 
-    assert set(main.commands) == set(re.findall(r"^\| `([a-z]+)[ `]", table, re.MULTILINE))
+    assert set(COMMANDS) == set(re.findall(r"^\| `([a-z]+)[ `]", table, re.MULTILINE))
 
 
 def test_links_lead_to_files_of_the_repository():

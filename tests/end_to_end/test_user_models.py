@@ -7,6 +7,7 @@ import pytest
 from coordatt_deploy.conversion import export_run
 from coordatt_deploy.conversion.plan import ExportPlan
 from coordatt_deploy.formats import Format
+from coordatt_deploy.loading.model_request import ModelRequest
 from coordatt_deploy.parity.run import check_parity
 from coordatt_deploy.progress import Stages
 
@@ -36,7 +37,9 @@ def test_a_users_model_is_exported_in_tuned_form_and_proven(model, size, dynamic
     """
     Square, not square and dynamic; every block is rewritten and every layer is within tolerance.
     """
-    plan = ExportPlan(f"{ZOO / model}", input_size=size, dynamic=dynamic, formats=formats, output_dir=tmp_path / "net")
+    plan = ExportPlan(
+        ModelRequest(f"{ZOO / model}", input_size=size, dynamic=dynamic), formats=formats, output_dir=tmp_path / "net"
+    )
 
     bundle = export_run.export(plan, Stages())
     report = check_parity(bundle, Stages())

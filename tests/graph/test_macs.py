@@ -10,7 +10,7 @@ from coordatt_deploy.graph.macs import Work, count
 from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
 from coordatt_deploy.loading.load import resolve
 from coordatt_deploy.loading.loaded_model import capture_source
-from coordatt_deploy.loading.model_request import Request
+from coordatt_deploy.loading.model_request import ModelRequest
 from coordatt_deploy.models import create_model, model_card
 from coordatt_deploy.models.counting import count_parameters
 
@@ -67,7 +67,7 @@ def test_the_cards_figures_are_the_counters(name):
     Parameters and multiply-accumulates of ``models`` are those that the graph gives: convolutions and linear layers.
     """
     card = model_card(name)
-    source = resolve(Request(name))
+    source = resolve(ModelRequest(name))
 
     graph = capture_source(source)
     counted = count(graph)

@@ -28,7 +28,7 @@ from coordatt_deploy.inspection.result import Block
 from coordatt_deploy.inspection.run import inspect_artifact, inspect_bundle, is_artifact, is_bundle
 from coordatt_deploy.loading.load import resolve
 from coordatt_deploy.loading.loaded_model import capture_source
-from coordatt_deploy.loading.model_request import Request
+from coordatt_deploy.loading.model_request import ModelRequest
 from coordatt_deploy.manifest import Manifest
 from coordatt_deploy.report.terminal.inspection import show_inspection
 from coordatt_deploy.runtimes.file_graph import FileGraph, Node, Tensor, read_artifact
@@ -41,7 +41,7 @@ KEYS = {"parameters", "macs", "operators", "attention_blocks", "delegates", "lin
 def source():
     """The paper's block in the paper's own form, small, with expanded gates."""
     torch.manual_seed(0)
-    return resolve(Request(f"{ZOO / 'official_network.py'}:mbv2_ca", input_size=(64, 48)))
+    return resolve(ModelRequest(f"{ZOO / 'official_network.py'}:mbv2_ca", input_size=(64, 48)))
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_a_block_of_two_branches_says_so():
     """
     The form as the user wrote it.
     """
-    source = resolve(Request(f"{ZOO / 'home_made.py'}:two_branches", input_size=(32, 32)))
+    source = resolve(ModelRequest(f"{ZOO / 'home_made.py'}:two_branches", input_size=(32, 32)))
 
     assert ["branches"] == [block.form for block in inspect_source(source).attention_blocks]
 
@@ -186,7 +186,7 @@ def test_blocks_are_found_in_files_of_the_official_exporter(name, tmp_path):
     Expanded gates, transposes and splits: the structure is the same, whoever wrote the file.
     """
     file, _, factory = name.partition(":")
-    source = resolve(Request(f"{ZOO / file}.py:{factory}", input_size=(64, 48)))
+    source = resolve(ModelRequest(f"{ZOO / file}.py:{factory}", input_size=(64, 48)))
     path = tmp_path / "default.onnx"
     torch.onnx.export(source.module, source.example, path, dynamo=True, verbose=False, external_data=False)
 

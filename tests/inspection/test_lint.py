@@ -12,7 +12,7 @@ from coordatt_deploy.graph.graph import DynamicSize
 from coordatt_deploy.inspection.lint import RULES, lint
 from coordatt_deploy.loading.load import resolve
 from coordatt_deploy.loading.loaded_model import capture_source
-from coordatt_deploy.loading.model_request import Request
+from coordatt_deploy.loading.model_request import ModelRequest
 from coordatt_deploy.models.coordatt import CoordAtt
 
 ZOO = Path(__file__).parents[1] / "zoo"
@@ -150,7 +150,7 @@ def test_a_finding_names_the_line_of_the_users_code():
     """
     Whoever has to change it wants to know where.
     """
-    source = resolve(Request(f"{ZOO / 'bottleneck.py'}:Net", input_size=(32, 32)))
+    source = resolve(ModelRequest(f"{ZOO / 'bottleneck.py'}:Net", input_size=(32, 32)))
 
     (finding,) = [item for item in lint(capture_source(source)) if item.rule == "slice-assignment"]
 
@@ -163,7 +163,7 @@ def test_the_papers_network_is_full_of_remedies_that_are_applied():
     """
     Pools, copies and hard-swishes inside attention blocks are all rewritten by the tool.
     """
-    source = resolve(Request(f"{ZOO / 'official_network.py'}:mbv2_ca", input_size=(64, 64)))
+    source = resolve(ModelRequest(f"{ZOO / 'official_network.py'}:mbv2_ca", input_size=(64, 64)))
 
     findings = lint(capture_source(source))
 

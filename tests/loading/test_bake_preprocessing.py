@@ -19,7 +19,7 @@ from coordatt_deploy.graph.passes.input_normalisation import fold_normalisation
 from coordatt_deploy.loading.bake_preprocessing import bake
 from coordatt_deploy.loading.load import resolve
 from coordatt_deploy.loading.loaded_model import LoadedModel, capture_source, reference_module
-from coordatt_deploy.loading.model_request import Request
+from coordatt_deploy.loading.model_request import ModelRequest
 
 IMAGENET = Preprocessing((12, 16))
 SAME_GREY = Preprocessing((12, 16), (0.5,) * 3, (0.5, 0.25, 0.125))
@@ -235,7 +235,7 @@ def test_the_embedded_default_can_be_baked():
     """
     Its mean is one grey, so nothing but a padding is left of its normalisation; all layers keep their place.
     """
-    source = resolve(Request("mobilenetv2_ca_035.digits"))
+    source = resolve(ModelRequest("mobilenetv2_ca_035.digits"))
     graph = capture_source(source)
 
     baked_source, baked = bake(source, graph)

@@ -4,7 +4,7 @@ import torch
 
 from coordatt_deploy.loading.fresh_statistics import initialise_batchnorm_statistics
 from coordatt_deploy.loading.load import resolve
-from coordatt_deploy.loading.model_request import Request
+from coordatt_deploy.loading.model_request import ModelRequest
 from coordatt_deploy.models import create_model
 
 
@@ -44,8 +44,8 @@ def test_only_fresh_weights_are_settled_and_it_is_said():
     """
     Trained weights and checkpoints are left alone.
     """
-    fresh = resolve(Request("mobilenetv2_035", input_size=(64, 64)))
-    trained = resolve(Request("mobilenetv2_ca_035.digits"))
+    fresh = resolve(ModelRequest("mobilenetv2_035", input_size=(64, 64)))
+    trained = resolve(ModelRequest("mobilenetv2_ca_035.digits"))
     packaged = create_model("mobilenetv2_ca_035.digits").state_dict()
 
     assert any("weights are random" in note for note in fresh.notes)

@@ -20,8 +20,14 @@ from coordatt_deploy.loading.factories import attention_warning
 from coordatt_deploy.loading.io_names import output_names
 from coordatt_deploy.loading.load import resolve
 from coordatt_deploy.loading.loaded_model import capture_source, reference_module
-from coordatt_deploy.loading.model_request import Request
-from coordatt_deploy.loading.preprocessing import parse_numbers, read_labels, read_preprocessing
+from coordatt_deploy.loading.model_request import ModelRequest
+from coordatt_deploy.loading.preprocessing import (
+    PreprocessingChanges,
+    changes_from,
+    parse_numbers,
+    read_labels,
+    read_preprocessing,
+)
 
 ZOO = Path(__file__).parents[1] / "zoo"
 
@@ -29,7 +35,7 @@ ZOO = Path(__file__).parents[1] / "zoo"
 def zoo(model, **options):
     """The request for a model of the zoo: ``zoo("detector:pyramid")``."""
     file, _, factory = model.partition(":")
-    return Request(f"{ZOO / file}.py:{factory}", **({"input_size": (64, 64)} | options))
+    return ModelRequest(f"{ZOO / file}.py:{factory}", **({"input_size": (64, 64)} | options))
 
 
 def trouble(factory, **options):
@@ -155,8 +161,8 @@ def test_a_factory_from_an_importable_module(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
 
-    by_module = resolve(Request("users_package.nets:Backbone", input_size=(32, 32)))
-    by_file = resolve(Request("users_package/nets.py:Backbone", input_size=(32, 32)))
+    by_module = resolve(ModelRequest("users_package.nets:Backbone", input_size=(32, 32)))
+    by_file = resolve(ModelRequest("users_package/nets.py:Backbone", input_size=(32, 32)))
 
     assert "Backbone" == by_module.spec.name == by_file.spec.name
     assert type(by_module.module) is type(by_file.module)
@@ -191,7 +197,7 @@ def test_what_the_users_code_prints_stays_off_the_screen():
     """
     The factory prints; stdout belongs to results.
     """
-    code = f"from coordatt_deploy.loading.load import *; resolve(Request({str(ZOO / 'trouble.py')!r} + ':plain'))"
+    code = f"from coordatt_deploy.loading.load import *; resolve(ModelRequest({str(ZOO / 'trouble.py')!r} + ':plain'))"
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
@@ -297,7 +303,7 @@ def test_what_names_no_model_is_answered_with_what_would(model, text):
     Typos, missing files, and files of another kind.
     """
     with pytest.raises(UsageError, match=text):
-        resolve(Request(model))
+        resolve(ModelRequest(model))
 
 
 def test_wrong_arguments_are_answered_with_the_nearest():
@@ -309,7 +315,7 @@ def test_wrong_arguments_are_answered_with_the_nearest():
     with pytest.raises(UsageError, match="takes no arguments"):
         resolve(trouble("READY", model_args={"width": 3}))
     with pytest.raises(UsageError, match="takes no argument 'depth'; it takes num_classes, reduction"):
-        resolve(Request("mobilenetv2_ca_035", model_args={"depth": 3}))
+        resolve(ModelRequest("mobilenetv2_ca_035", model_args={"depth": 3}))
 
 
 def test_an_input_that_the_model_rejects_names_the_users_line():
@@ -349,7 +355,7 @@ def test_the_image_has_the_channels_that_the_model_takes():
     """
     Whatever order its convolutions are defined in.
     """
-    assert (1, 3, 224, 224) == resolve(Request(f"{ZOO / 'trouble.py'}:DefinedLast")).example[0].shape
+    assert (1, 3, 224, 224) == resolve(ModelRequest(f"{ZOO / 'trouble.py'}:DefinedLast")).example[0].shape
 
 
 def test_the_channels_of_the_first_convolution_are_the_images():
@@ -377,7 +383,7 @@ def test_the_reference_falls_back_to_the_graph_and_says_so():
 def _program(path, module, size=(64, 48), dynamic=None, batch=1):
     example = (torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(0)),)
     torch.export.save(torch.export.export(module, example, dynamic_shapes=dynamic), path)
-    return Request(str(path))
+    return ModelRequest(str(path))
 
 
 def _classifier():
@@ -408,15 +414,15 @@ def test_a_program_of_another_shape_is_refused(tmp_path):
     """
     request = _program(tmp_path / "static.pt2", _classifier())
     with pytest.raises(UsageError, match=r"saved for inputs of 1 x 3 x 64 x 48 .* 32x32 was asked for"):
-        resolve(Request(request.model, input_size=(32, 32)))
+        resolve(ModelRequest(request.model, input_size=(32, 32)))
     with pytest.raises(UsageError, match="a batch of 1 was asked for"):
         resolve(_program(tmp_path / "batch.pt2", _classifier(), batch=2))
     height = torch.export.Dim("height", min=32, max=96)
     request = _program(tmp_path / "dynamic.pt2", _classifier(), dynamic=({2: height},))
 
-    assert (80, 48) == resolve(Request(request.model, input_size=(80, 48))).spec.preprocessing.size
+    assert (80, 48) == resolve(ModelRequest(request.model, input_size=(80, 48))).spec.preprocessing.size
     with pytest.raises(UsageError, match="takes sizes from 32 to 96 on axis 2, not 128"):
-        resolve(Request(request.model, input_size=(128, 48)))
+        resolve(ModelRequest(request.model, input_size=(128, 48)))
 
 
 def test_a_program_saved_in_training_mode_is_refused(tmp_path):
@@ -435,10 +441,10 @@ def test_what_is_no_program_is_refused(tmp_path):
     """
     torch.save(_classifier().state_dict(), tmp_path / "weights.pt2")
     with pytest.raises(UsageError, match=r"program weights\.pt2 cannot be read by torch"):
-        resolve(Request(str(tmp_path / "weights.pt2")))
+        resolve(ModelRequest(str(tmp_path / "weights.pt2")))
     request = _program(tmp_path / "saved.pt2", _classifier())
     with pytest.raises(UsageError, match="--model-args means nothing for"):
-        resolve(Request(request.model, model_args={"width": 2}))
+        resolve(ModelRequest(request.model, model_args={"width": 2}))
 
 
 def test_a_checkpoint_goes_into_the_users_own_class(tmp_path):
@@ -464,7 +470,7 @@ def test_the_checkpoint_says_how_many_classes_a_model_of_ours_has(tmp_path):
 
     torch.save({"ema": create_model("mobilenetv2_ca_035", num_classes=7).state_dict()}, tmp_path / "seven.pth")
 
-    source = resolve(Request("mobilenetv2_ca_035.digits", checkpoint=tmp_path / "seven.pth"))
+    source = resolve(ModelRequest("mobilenetv2_ca_035.digits", checkpoint=tmp_path / "seven.pth"))
 
     assert 7 == source.module.classifier[1].out_features
     assert source.spec.labels is None
@@ -485,7 +491,7 @@ def test_timm_is_asked_for_with_its_install_line(monkeypatch):
     monkeypatch.setattr(importlib, "import_module", without_timm)
 
     with pytest.raises(MissingDependencyError, match="pip install timm"):
-        resolve(Request("timm:efficientnet_b0"))
+        resolve(ModelRequest("timm:efficientnet_b0"))
 
 
 def test_attention_that_was_asked_for_and_is_not_there_is_said():
@@ -503,7 +509,7 @@ def test_inspect_says_that_attention_is_not_there():
     """
     The note stands where the user looks: among what was found.
     """
-    source = resolve(Request(f"{ZOO / 'trouble.py'}:plain"))
+    source = resolve(ModelRequest(f"{ZOO / 'trouble.py'}:plain"))
 
     assert any("se_layer was given" in note for note in inspect_source(source, "timm:x", {"se_layer": "coord"}).notes)
     assert not any("se_layer" in note for note in inspect_source(source, "timm:x").notes)
@@ -515,14 +521,14 @@ def test_a_name_that_would_leave_the_folder_is_refused(name):
     It becomes the bundle's folder and part of every file's name.
     """
     with pytest.raises(UsageError, match=r"cannot be part of a file name|at most 100 fit"):
-        resolve(Request("mobilenetv2_ca_035.digits", name=name))
+        resolve(ModelRequest("mobilenetv2_ca_035.digits", name=name))
 
 
 def test_preprocessing_of_the_users_own():
     """
     Options over the model's own values; without them the assumption is said.
     """
-    given = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "colour": "BGR", "input_range": (-1.0, 1.0)}
+    given = PreprocessingChanges(mean=(0.5,) * 3, std=(0.5,) * 3, colour="BGR", input_range=(-1.0, 1.0))
 
     source = resolve(zoo("official_block:build", input_size=(64, 48), preprocessing=given))
 
@@ -564,9 +570,62 @@ def test_a_preprocessing_file_may_be_that_of_a_manifest(tmp_path):
     path = tmp_path / "preprocessing.json"
     path.write_text('{"size": [64, 48], "mean": 0.5, "std": [0.25, 0.5, 1], "colour": "bgr", "crop": "Center"}')
 
-    expected = {"size": (64, 48), "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.5, 1.0), "colour": "BGR", "crop": "center"}
+    expected = PreprocessingChanges((64, 48), (0.5, 0.5, 0.5), (0.25, 0.5, 1.0), colour="BGR", crop="center")
 
     assert expected == read_preprocessing(path)
+
+
+def test_options_win_over_the_preprocessing_file(tmp_path):
+    """
+    What an option says replaces the file's value; what neither says stays the model's.
+    """
+    (tmp_path / "preprocessing.json").write_text('{"mean": 0.25, "resize": "nearest"}')
+    base = Preprocessing((64, 48), std=(2.0, 2.0, 2.0))
+
+    changes = read_preprocessing(tmp_path / "preprocessing.json").overridden_by(changes_from({"mean": 0.5}))
+
+    assert Preprocessing((8, 8), (0.5,) * 3, (2.0,) * 3, resize="nearest") == changes.applied_to(base, (8, 8))
+    assert changes
+    assert not PreprocessingChanges()
+
+
+@pytest.mark.parametrize(
+    ("request_", "text"),
+    [
+        (ModelRequest("mobilenetv2_ca_10"), "unknown model 'mobilenetv2_ca_10'; did you mean mobilenetv2_ca_100"),
+        (ModelRequest("net.onnx"), "is an artifact already"),
+        (ModelRequest("net.pth"), "name the network with --model"),
+        (ModelRequest("mobilenetv2_ca_100", input_size=(8, 8)), "between 32 and 4096"),
+        (ModelRequest("net.py:net", input_size=(8, 5000)), "between 1 and 4096"),
+        (ModelRequest("net.py:net", preprocessing=PreprocessingChanges(colour="RBG")), "did you mean RGB"),
+        (ModelRequest("net.py:net", preprocessing=PreprocessingChanges(crop="centre")), "did you mean center"),
+    ],
+)
+def test_a_request_is_checked_before_torch_is_loaded(request_, text):
+    """
+    What the user mistyped is answered without their model.
+    """
+    with pytest.raises(UsageError, match=text):
+        request_.check()
+
+
+def test_a_possible_request_passes_its_check():
+    """
+    The negative: nothing is looked up on the disk.
+    """
+    changes = PreprocessingChanges(colour="BGR", resize="nearest", crop="none", mean=(1.0,))
+
+    ModelRequest("nowhere/net.py:net", input_size=(1, 4096), preprocessing=changes).check()
+    ModelRequest("mobilenetv2_ca_100", input_size=(32, 32)).check()
+
+
+@pytest.mark.parametrize("classes", ["7", 7.0, True, -1])
+def test_a_number_of_classes_that_is_none_is_refused(classes):
+    """
+    --model-args may hold any JSON.
+    """
+    with pytest.raises(UsageError, match=r"num_classes is .*; it must be a whole number of at least 1"):
+        resolve(ModelRequest("mobilenetv2_ca_035", model_args={"num_classes": classes}))
 
 
 def test_numbers_on_the_command_line():
@@ -608,7 +667,7 @@ def test_the_packages_own_models_still_come_by_name():
     """
     The embedded default keeps its labels, its preprocessing and its trained weights.
     """
-    source = resolve(Request("mobilenetv2_ca_035.digits"))
+    source = resolve(ModelRequest("mobilenetv2_ca_035.digits"))
 
     assert tuple("0123456789") == source.spec.labels
     assert (96, 96) == source.spec.preprocessing.size

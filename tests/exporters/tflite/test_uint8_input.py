@@ -27,6 +27,8 @@ from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
 from coordatt_deploy.graph.passes.input_normalisation import fold_normalisation
 from coordatt_deploy.loading.bake_preprocessing import bake
 from coordatt_deploy.loading.loaded_model import LoadedModel, capture_source
+from coordatt_deploy.loading.model_request import ModelRequest
+from coordatt_deploy.loading.preprocessing import PreprocessingChanges
 from coordatt_deploy.parity.run import check_parity
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.runtimes import runtime
@@ -175,10 +177,8 @@ def bundle(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pixels")
     (folder / "net.py").write_text(WRITER, encoding="utf-8")
     plan = ExportPlan(
-        f"{folder / 'net.py'}:build",
+        ModelRequest(f"{folder / 'net.py'}:build", input_size=(16, 24), labels=LABELS),
         formats=(Format.ONNX,),
-        input_size=(16, 24),
-        intake={"labels": LABELS},
         bake=True,
         softmax=True,
         output_dir=folder / "bundle",
@@ -242,13 +242,13 @@ def test_files_that_are_fed_differently_do_not_share_a_bundle(bundle):
     Another normalisation, or none baked in, needs a folder of its own.
     """
     made, plan = bundle
-    other = {**plan.intake, "preprocessing": {"resize": "nearest"}}
+    other = replace(plan.model, preprocessing=PreprocessingChanges(resize="nearest"))
     with pytest.raises(UsageError, match="name another --output-dir"):
-        export_run.export(replace(plan, intake=other), Stages())
+        export_run.export(replace(plan, model=other), Stages())
     with pytest.raises(UsageError, match="name another --output-dir"):
         export_run.export(replace(plan, bake=False, softmax=False), Stages())
     with pytest.raises(UsageError, match=r"labels"):
-        export_run.export(replace(plan, intake={"labels": LABELS[::-1]}), Stages())
+        export_run.export(replace(plan, model=replace(plan.model, labels=LABELS[::-1])), Stages())
     with pytest.raises(UsageError, match="--bake-preprocessing as well"):
         export_run.export(replace(plan, bake=False), Stages())
     assert open_bundle(made.root).manifest.model == made.manifest.model
@@ -260,9 +260,10 @@ def test_several_images_at_once(tmp_path):
     """
     shapes = {"image": (2, 3, 16, 16)}
     plan = ExportPlan(
-        f"{TROUBLE}:Pairs", formats=(Format.ONNX,), input_size=(16, 16), intake={"inputs": shapes},
+        ModelRequest(f"{TROUBLE}:Pairs", input_size=(16, 16), inputs=shapes),
+        formats=(Format.ONNX,),
         output_dir=tmp_path / "pairs",
-    )  # fmt: skip
+    )
 
     made = export_run.export(plan, Stages())
     (verdict,) = check_parity(made, Stages()).artifacts
@@ -278,6 +279,6 @@ def test_complex_outputs_are_refused(tmp_path):
     """
     No phone's format holds them.
     """
-    plan = ExportPlan(f"{TROUBLE}:Spectrum", input_size=(16, 16), output_dir=tmp_path / "net")
+    plan = ExportPlan(ModelRequest(f"{TROUBLE}:Spectrum", input_size=(16, 16)), output_dir=tmp_path / "net")
     with pytest.raises(UsageError, match="complex64; files for phones give real numbers"):
         export_run.export(plan, Stages())

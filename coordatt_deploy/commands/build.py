@@ -1,0 +1,52 @@
+"""``coordatt-deploy build``."""
+
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from coordatt_deploy.commands.options import ExportOptions, export_options, json_option
+from coordatt_deploy.commands.output import print_document, print_notes
+
+if TYPE_CHECKING:
+    from coordatt_deploy.conversion.plan import ExportPlan
+
+
+@click.command()
+@export_options
+@json_option
+def build(options: ExportOptions, as_json: bool) -> None:
+    """Go the whole way: export, prove, measure.
+
+    Without arguments it builds the embedded default, a digits classifier with trained weights.
+
+    \b
+    Example:
+        coordatt-deploy build
+        coordatt-deploy build --model mobilenetv2_ca_100 --checkpoint mbv2_ca.pth --output-dir ca_100
+    """
+    # When the options are right, what makes the plan: see coordatt_deploy.cli.
+    from coordatt_deploy.commands.export_plan import plan_export
+
+    _build(plan_export(options), as_json=as_json)
+
+
+def _build(plan: "ExportPlan", *, as_json: bool) -> NoReturn:
+    # When the plan is right, what does the work: see coordatt_deploy.cli.
+    from coordatt_deploy.conversion import export_run
+    from coordatt_deploy.parity.run import ParityPlan, check_parity
+    from coordatt_deploy.profile import run as profile_run
+    from coordatt_deploy.report.terminal import build as terminal_build
+    from coordatt_deploy.report.terminal import console
+
+    with console.bars() as stages:
+        bundle = export_run.export(plan, stages)
+        parity = check_parity(bundle, ParityPlan(), stages)
+        profile = profile_run.measure_latency(bundle, stages)
+    print_notes(bundle.manifest.notes)
+    if as_json:
+        summary = terminal_build.summary(parity, profile)
+        print_document({"bundle": str(bundle.root), "passed": parity.passed, "artifacts": [*summary]})
+    else:
+        terminal_build.show_build(bundle, parity, profile)
+    sys.exit(parity.exit_code)

@@ -1,0 +1,99 @@
+"""``coordatt-deploy evaluate``."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from coordatt_deploy.commands.options import bundle_argument, format_option, gathered, json_option
+from coordatt_deploy.commands.output import print_result
+from coordatt_deploy.documents import member
+from coordatt_deploy.formats import Format
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateOptions:
+    """What to evaluate, and on what; see ``evaluation.run.EvaluationPlan``.
+
+    Attributes:
+        dataset: A folder, ``digits`` or ``digits:all``; always given.
+        formats: Empty for all.
+        labels_by: How folders name classes, as it was written.
+        limit: How many images at most.
+        seed: Of the choice among them.
+        workers: Processes; None for one per core.
+        max_drop: Percentage points of top-1 that an artifact may lose.
+        target: Where the artifacts run; None for here.
+    """
+
+    dataset: str = ""
+    formats: tuple[Format, ...] = ()
+    labels_by: str | None = None
+    limit: int | None = None
+    seed: int = 0
+    workers: int | None = None
+    max_drop: float | None = None
+    target: str | None = None
+
+
+@click.command()
+@bundle_argument
+@gathered(
+    EvaluateOptions(),
+    click.option(
+        "--dataset",
+        required=True,
+        help="A folder with a folder of images for each class; digits (packaged, held out); or digits:all.",
+    ),
+    format_option("Only these."),
+    click.option(
+        "--labels-by",
+        help="How folders name classes: name (a label of the bundle), index (its number), or order (sorted, as in"
+        " torchvision).  [default: what fits]",
+    ),
+    click.option("--limit", type=int, help="Only so many images, drawn at random."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Of that draw."),
+    click.option("--workers", type=int, help="Processes.  [default: one per core]"),
+    click.option(
+        "--max-drop", type=float, help="Percentage points of top-1 that an artifact may lose; else exit code 1."
+    ),
+    click.option("--target", help="Run on another machine's kernels: qemu-arm64, or qemu-arm64:CPU."),
+)
+@json_option
+def evaluate(options: EvaluateOptions, bundle: Path, as_json: bool) -> None:
+    """Measure the artifacts' accuracy on labelled images.
+
+    Top-1 and top-5 of the float64 reference and of every artifact, and a 95 % interval of the difference between the
+    two. Without torch, the bundle's float32 artifact takes the reference's place. Images that cannot be read are named
+    and counted. Writes reports/evaluate.json.
+
+    \b
+    Example:
+        coordatt-deploy evaluate mobilenetv2_ca_035.digits --dataset digits
+        coordatt-deploy evaluate my_net --dataset photos/validation --limit 2000 --max-drop 0.5
+    """
+    # When the options are right, what does the work: see coordatt_deploy.cli.
+    from coordatt_deploy.bundle import open_bundle
+    from coordatt_deploy.data.labelled import LabelsBy
+    from coordatt_deploy.evaluation.run import EvaluationPlan, evaluate_bundle
+    from coordatt_deploy.report.terminal import console
+    from coordatt_deploy.report.terminal import evaluation as terminal_evaluation
+
+    plan = EvaluationPlan(
+        dataset=options.dataset,
+        formats=options.formats or tuple(Format),
+        limit=options.limit,
+        seed=options.seed,
+        workers=options.workers,
+        max_drop=options.max_drop,
+        labels_by=None if options.labels_by is None else member(LabelsBy, options.labels_by, "--labels-by"),
+        target=options.target,
+    )
+    with console.bars() as stages:
+        evaluation = evaluate_bundle(open_bundle(bundle), plan, stages)
+    if as_json:
+        print_result(evaluation.record())
+    else:
+        terminal_evaluation.show(evaluation)
+    sys.exit(evaluation.exit_code)

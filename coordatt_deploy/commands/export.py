@@ -1,0 +1,45 @@
+"""``coordatt-deploy export``."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from coordatt_deploy.commands.options import ExportOptions, export_options, json_option
+from coordatt_deploy.commands.output import print_document, print_notes
+from coordatt_deploy.documents import to_json
+
+if TYPE_CHECKING:
+    from coordatt_deploy.conversion.plan import ExportPlan
+
+
+@click.command()
+@export_options
+@json_option
+def export(options: ExportOptions, as_json: bool) -> None:
+    """Write the artifacts into a bundle.
+
+    Exporting again into the bundle of the same weights adds or replaces artifacts and keeps the others.
+
+    \b
+    Example:
+        coordatt-deploy export --format onnx --format tflite --output-dir digits
+    """
+    # When the options are right, what makes the plan: see coordatt_deploy.cli.
+    from coordatt_deploy.commands.export_plan import plan_export
+
+    _export(plan_export(options), as_json=as_json)
+
+
+def _export(plan: "ExportPlan", *, as_json: bool) -> None:
+    # When the plan is right, what does the work: see coordatt_deploy.cli.
+    from coordatt_deploy.conversion import export_run
+    from coordatt_deploy.report.terminal import build as terminal_build
+    from coordatt_deploy.report.terminal import console
+
+    with console.bars() as stages:
+        bundle = export_run.export(plan, stages)
+    print_notes(bundle.manifest.notes)
+    if as_json:
+        print_document({"bundle": str(bundle.root), "artifacts": to_json(bundle.manifest.artifacts)})
+    else:
+        terminal_build.show_artifacts(bundle)

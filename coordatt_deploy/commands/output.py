@@ -1,0 +1,32 @@
+"""What commands print: a result as one JSON document on stdout, notes on stderr."""
+
+from collections.abc import Iterable, Mapping
+
+import click
+
+from coordatt_deploy.documents import SCHEMA_VERSION, Document, JsonObject, JsonValue, dump, object_of, write
+
+
+def document_of(result: Document) -> JsonObject:
+    """Return a result as an object that begins with its schema version, for use inside another."""
+    return {"schema_version": result.VERSION} | object_of(result)
+
+
+def print_result(result: Document) -> None:
+    """Print a result as strict JSON that begins with its schema version."""
+    click.echo(dump(result, indent=2), nl=False)
+
+
+def print_document(document: Mapping[str, JsonValue]) -> None:
+    """Print strict JSON that begins with its schema version, the document's own or the current one.
+
+    Raises:
+        ValueError: A number in it is not finite.
+    """
+    click.echo(write({"schema_version": SCHEMA_VERSION} | dict(document), indent=2), nl=False)
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Say on stderr what was assumed, renamed or left out."""
+    for note in notes:
+        click.echo(f"note: {note}", err=True)

@@ -1,0 +1,116 @@
+"""``coordatt-deploy parity``."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from coordatt_deploy.commands.options import PATH, bundle_argument, format_option, gathered, json_option
+from coordatt_deploy.commands.output import print_result
+from coordatt_deploy.errors import UsageError
+from coordatt_deploy.formats import Format
+
+
+@dataclass(frozen=True, slots=True)
+class ParityOptions:
+    """What to judge, on what, and where the verdicts go.
+
+    Attributes:
+        formats: Empty for all.
+        show_layers: Print a row per layer.
+        outputs_only: Judge the outputs alone.
+        tolerance: A file of other tolerances.
+        inputs: A file or folder of other inputs.
+        save_failing: A folder for the first failing layer.
+        target: Where the artifacts run; None for here.
+        junit: A further file for the verdicts.
+        markdown: A file for a summary.
+    """
+
+    formats: tuple[Format, ...] = ()
+    show_layers: bool = False
+    outputs_only: bool = False
+    tolerance: Path | None = None
+    inputs: Path | None = None
+    save_failing: Path | None = None
+    target: str | None = None
+    junit: Path | None = None
+    markdown: Path | None = None
+
+
+@click.command()
+@bundle_argument
+@gathered(
+    ParityOptions(),
+    format_option("Only these."),
+    click.option("--layers", "show_layers", is_flag=True, help="Print a row per layer."),
+    click.option("--outputs-only", is_flag=True, help="Judge the outputs alone, not every layer."),
+    click.option(
+        "--tolerance",
+        type=PATH,
+        help="Other tolerances, as TOML or JSON: [onnx.fp32] with multiple, or min_sqnr_db, and min_top1_agreement.",
+    ),
+    click.option(
+        "--inputs",
+        type=PATH,
+        help="Other inputs: an .npz with an array for each input, (cases, C, H, W), or a folder of images.",
+    ),
+    click.option(
+        "--save-failing",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Write inputs and tensors of the first failing layer there, to attach to a bug report.",
+    ),
+    click.option("--target", help="Run on another machine's kernels: qemu-arm64, or qemu-arm64:CPU."),
+    click.option("--junit", type=PATH, help="Write the verdicts there as JUnit XML as well."),
+    click.option("--markdown", type=PATH, help="Write a summary for a CI run there."),
+)
+@json_option
+def parity(options: ParityOptions, bundle: Path, as_json: bool) -> None:
+    """Prove that the artifacts compute the same function.
+
+    Runs each on the golden inputs and compares outputs and layers with the float64 reference; the first layer that
+    differs is named. Exit code 1 if any artifact fails, 3 if one could not be run here. Writes reports/parity.json and
+    reports/junit.xml; with --target, both names end in the target's.
+
+    \b
+    Example:
+        coordatt-deploy parity mobilenetv2_ca_035.digits
+        coordatt-deploy parity mobilenetv2_ca_035.digits --layers
+        coordatt-deploy parity mobilenetv2_ca_035.digits --inputs photos --save-failing failing
+        coordatt-deploy parity mobilenetv2_ca_035.digits --target qemu-arm64
+    """
+    by_layer = options.show_layers or options.save_failing is not None
+    if options.outputs_only and by_layer:
+        raise UsageError("--outputs-only judges no layer; leave it out, or --layers and --save-failing")
+    # When the options are right, what does the work: see coordatt_deploy.cli.
+    from coordatt_deploy.bundle import open_bundle
+    from coordatt_deploy.parity.on_target import check_parity_on
+    from coordatt_deploy.parity.run import ParityPlan, check_parity
+    from coordatt_deploy.parity.tolerances import BUILT_IN, read_tolerances
+    from coordatt_deploy.report.terminal import console
+    from coordatt_deploy.report.terminal import parity as terminal_parity
+    from coordatt_deploy.report.write import write_summaries
+
+    plan = ParityPlan(
+        formats=options.formats or tuple(Format),
+        # a target is slow: layers only where they are asked for
+        layers=not options.outputs_only if options.target is None else by_layer,
+        need_layers=options.show_layers,
+        tolerances=BUILT_IN if options.tolerance is None else read_tolerances(options.tolerance),
+        inputs=options.inputs,
+        save_failing=options.save_failing,
+    )
+    with console.bars() as stages:
+        opened = open_bundle(bundle)
+        if options.target is None:
+            report = check_parity(opened, plan, stages)
+        else:
+            report = check_parity_on(opened, plan, options.target, stages)
+    result = report.record()
+    write_summaries(opened, result, options.junit, options.markdown)
+    if as_json:
+        print_result(result)
+    else:
+        terminal_parity.show_parity(opened, report, layers=options.show_layers)
+    sys.exit(report.exit_code)

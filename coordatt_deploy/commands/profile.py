@@ -1,0 +1,98 @@
+"""``coordatt-deploy profile``."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+
+from coordatt_deploy.commands.options import bundle_argument, format_option, gathered, json_option, numbers
+from coordatt_deploy.commands.output import print_document, print_result
+from coordatt_deploy.errors import UsageError
+from coordatt_deploy.formats import Format
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyOptions:
+    """How to measure, as ``profile.latency.ProfileSettings`` has it; None for what stands there."""
+
+    threads: tuple[int, ...] | None = None
+    warmups: int | None = None
+    samples: int | None = None
+    min_seconds: float | None = None
+    cpu_affinity: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileOptions:
+    """What to measure.
+
+    Attributes:
+        latency: How.
+        formats: Empty for all.
+        target: Whose instructions are counted instead; None for latency here.
+    """
+
+    latency: LatencyOptions = field(default_factory=LatencyOptions)
+    formats: tuple[Format, ...] = ()
+    target: str | None = None
+
+
+@click.command()
+@bundle_argument
+@gathered(
+    ProfileOptions(),
+    click.option("--threads", type=numbers, metavar="TEXT", help="One count or several: 1,2.  [default: 1]"),
+    click.option("--warmups", type=int, help="Least number of calls before the first sample."),
+    click.option("--samples", type=int, help="Least number of samples of each artifact."),
+    click.option("--min-seconds", type=float, help="Least time that the samples of each artifact take together."),
+    click.option("--cpu-affinity", type=numbers, metavar="TEXT", help="Cores to run on: 0,1.  [default: all]"),
+    format_option("Only these."),
+    click.option("--target", help="Count another machine's instructions instead: qemu-arm64, or qemu-arm64:CPU."),
+)
+@json_option
+def profile(options: ProfileOptions, bundle: Path, as_json: bool) -> None:
+    """Measure the artifacts' CPU latency on this machine.
+
+    Rounds over the artifacts are interleaved, so that a slow moment hits all alike. Each figure comes with its interval
+    and a verdict: stable, noisy or unusable. Raw samples are kept in reports/profile.json. Ctrl-C keeps what was
+    measured.
+
+    \b
+    Example:
+        coordatt-deploy profile mobilenetv2_ca_035.digits --threads 1,2
+        coordatt-deploy profile mobilenetv2_ca_035.digits --target qemu-arm64
+    """
+    # When the options are right, what does the work: see coordatt_deploy.cli.
+    from coordatt_deploy.bundle import open_bundle
+    from coordatt_deploy.profile import run as profile_run
+    from coordatt_deploy.profile.instructions import count_on
+    from coordatt_deploy.profile.latency import ProfileSettings
+    from coordatt_deploy.report.terminal import console
+    from coordatt_deploy.report.terminal import profile as terminal_profile
+
+    formats = options.formats or tuple(Format)
+    given = {
+        item.name: value
+        for item in dataclasses.fields(options.latency)
+        if (value := getattr(options.latency, item.name)) is not None
+    }
+    if options.target is not None:
+        if given:
+            raise UsageError(f"--target counts instructions; --{next(iter(given)).replace('_', '-')} is for latency")
+        with console.bars() as stages:
+            opened = open_bundle(bundle)
+            counted = count_on(opened, options.target, stages, formats=formats)
+        if as_json:
+            print_document(counted)
+        else:
+            terminal_profile.show_instructions(opened, counted)
+        return
+    settings = ProfileSettings(**given)
+    with console.bars() as stages:
+        opened = open_bundle(bundle)
+        measured = profile_run.measure_latency(opened, stages, settings, formats=formats)
+    if as_json:
+        print_result(measured)
+    else:
+        terminal_profile.show_profile(opened, measured)

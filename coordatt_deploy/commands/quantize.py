@@ -1,0 +1,189 @@
+"""``coordatt-deploy quantize``."""
+
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from coordatt_deploy.commands.options import (
+    CalibrationOptions,
+    bundle_argument,
+    calibration_options,
+    format_option,
+    gathered,
+    json_option,
+    target_cpu_option,
+)
+from coordatt_deploy.commands.output import document_of, print_document
+from coordatt_deploy.documents import to_json
+from coordatt_deploy.errors import UsageError
+from coordatt_deploy.formats import Format, TargetCpu
+
+if TYPE_CHECKING:
+    from coordatt_deploy.conversion.plan import QuantizePlan
+    from coordatt_deploy.mixed_precision.search_plan import SearchPlan
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeOptions:
+    """What to quantize.
+
+    Attributes:
+        calibration: What it is measured on.
+        recipes: Names and files; empty for the usual one.
+        formats: Empty for every format of the bundle that can express the recipe.
+        target_cpus: Empty for those of the bundle's float files.
+        sensitivity: Rank the layers, and write nothing.
+        max_drop: Percentage points of top-1 that may be lost; None for no search.
+        dataset: Labelled images for the search.
+        limit: How many of them at most.
+    """
+
+    calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
+    recipes: tuple[str, ...] = ()
+    formats: tuple[Format, ...] = ()
+    target_cpus: tuple[TargetCpu, ...] = ()
+    sensitivity: bool = False
+    max_drop: float | None = None
+    dataset: str | None = None
+    limit: int | None = None
+
+
+@click.command()
+@bundle_argument
+@gathered(
+    QuantizeOptions(),
+    click.option(
+        "--recipe",
+        "recipes",
+        multiple=True,
+        help="static_wi8_ai8, dynamic_wi8_afp32, weight_only_wi8, palettized_w6 and others, or a recipe file (.json);"
+        " repeatable.  [default: static_wi8_ai8]",
+    ),
+    format_option("Repeatable; default: every format of the bundle that can express the recipe."),
+    target_cpu_option("For ONNX; repeatable; default: those of the bundle's float files."),
+    calibration_options,
+    click.option(
+        "--sensitivity", is_flag=True, help="Write nothing: rank the layers by what int8 costs in each alone."
+    ),
+    click.option(
+        "--max-drop",
+        type=float,
+        help="Percentage points of top-1 that may be lost: keeps the fewest layers in float that this takes, else exit"
+        " code 1.",
+    ),
+    click.option(
+        "--dataset",
+        help="Labelled images for --max-drop: a folder, or digits.  [default: the calibration data's labels]",
+    ),
+    click.option("--limit", type=int, help="Only so many of these images, drawn at random."),
+)
+@json_option
+def quantize(options: QuantizeOptions, bundle: Path, as_json: bool) -> None:
+    """Write int8 and other small artifacts into BUNDLE, beside the float ones.
+
+    Static recipes measure activations on calibration data: images of the kind that the model will meet, through the
+    model's own preprocessing. They are looked at before use, and whatever is wrong with them is said.
+
+    --sensitivity ranks the layers, by simulation, and measures the costliest with real artifacts. --max-drop searches
+    for the fewest layers that must stay in float, and writes what it found into a recipe file that replays it.
+
+    \b
+    Example:
+        coordatt-deploy quantize mobilenetv2_ca_035.digits
+        coordatt-deploy quantize ca_100 --recipe static_wi8_ai8 --calibration-data photos --format tflite
+        coordatt-deploy quantize ca_100 --recipe dynamic_wi8_afp32 --recipe palettized_w6
+        coordatt-deploy quantize ca_100 --calibration-data photos --sensitivity --format tflite
+        coordatt-deploy quantize ca_100 --calibration-data photos --max-drop 0.5 --dataset validation
+    """
+    plan = _plan(options)
+    if options.max_drop is not None:
+        _rank(bundle, plan, _search_plan(plan, options, options.max_drop), options, as_json=as_json)
+    searching = options.dataset is not None or options.limit is not None
+    if options.sensitivity:
+        if searching:
+            raise UsageError("--dataset and --limit are for --max-drop; the ranking uses the calibration data")
+        _rank(bundle, plan, None, options, as_json=as_json)
+    if searching:
+        raise UsageError("--dataset and --limit are for --max-drop; to measure what is there: coordatt-deploy evaluate")
+    _quantize(bundle, plan, as_json=as_json)
+
+
+def _quantize(bundle: Path, plan: "QuantizePlan", *, as_json: bool) -> None:
+    # When the plan is right, what does the work: see coordatt_deploy.cli.
+    from coordatt_deploy.bundle import open_bundle
+    from coordatt_deploy.conversion.quantize_run import quantize as run
+    from coordatt_deploy.report.terminal import build as terminal_build
+    from coordatt_deploy.report.terminal import console
+
+    with console.bars() as stages:
+        written = run(open_bundle(bundle), plan, stages)
+    if as_json:
+        manifest = written.manifest
+        artifacts, quantization = to_json(manifest.artifacts), to_json(manifest.quantization)
+        print_document({"bundle": str(written.root), "artifacts": artifacts, "quantization": quantization})
+    else:
+        terminal_build.show_artifacts(written)
+
+
+def _plan(options: QuantizeOptions) -> "QuantizePlan":
+    # When the options are right, what makes the plan: see coordatt_deploy.cli.
+    from coordatt_deploy.conversion.plan import QuantizePlan
+    from coordatt_deploy.data.calibration import COUNT
+    from coordatt_deploy.host import command_line
+    from coordatt_deploy.quantization.recipes import STATIC_INT8, load_recipe
+
+    recipes = [load_recipe(name) for name in options.recipes or (STATIC_INT8,)]
+    calibration = options.calibration
+    if calibration.ranges is not None:
+        recipes = [replace(recipe, ranges=calibration.ranges) for recipe in recipes]
+    return QuantizePlan(
+        recipes=tuple(recipes),
+        formats=options.formats,
+        target_cpus=options.target_cpus,
+        calibration=calibration.data,
+        count=COUNT if calibration.count is None else calibration.count,
+        seed=calibration.seed,
+        command=command_line(sys.argv[1:]),
+    )
+
+
+def _search_plan(plan: "QuantizePlan", options: QuantizeOptions, max_drop: float) -> "SearchPlan":
+    # When the options are right, what makes the plan: see coordatt_deploy.cli.
+    from coordatt_deploy.mixed_precision.search_plan import SearchPlan
+
+    return SearchPlan(plan, max_drop, dataset=options.dataset, limit=options.limit)
+
+
+def _rank(
+    bundle: Path,
+    plan: "QuantizePlan",
+    searching: "SearchPlan | None",
+    options: QuantizeOptions,
+    *,
+    as_json: bool,
+) -> NoReturn:
+    """Rank the layers, search for the fewest in float where a drop is given, print, and end the command."""
+    # When the plan is right, what does the work (torch among it): see coordatt_deploy.cli.
+    from coordatt_deploy.bundle import open_bundle
+    from coordatt_deploy.mixed_precision.ranking import rank_layers
+    from coordatt_deploy.mixed_precision.search import search
+    from coordatt_deploy.report.terminal import console
+    from coordatt_deploy.report.terminal import search as layer_costs
+
+    found = None
+    with console.bars() as stages:
+        opened = open_bundle(bundle)
+        ranked, document = rank_layers(opened, plan, stages)
+        if searching is not None:
+            _, found = search(opened, searching, ranked, stages)
+    if as_json:
+        ranking, searched = document_of(document), None if found is None else document_of(found)
+        print_document({"bundle": str(bundle), "sensitivity": ranking, "search": searched})
+    else:
+        layer_costs.show(document, bundle, every=options.sensitivity)
+        if found is not None:
+            layer_costs.show_search(found, bundle)
+    sys.exit(1 if found is not None and not found.reached else 0)
