@@ -25,12 +25,14 @@ from coordatt_deploy.graph.graph import weight
 from coordatt_deploy.graph.saved_graph import load_graph
 from coordatt_deploy.layer_map import LayerMap, place_all, restore
 from coordatt_deploy.logs import captured
-from coordatt_deploy.parity.cases import calibrated_ranges, cases_of, choose_cases, golden_cases
+from coordatt_deploy.parity.candidate import Candidate
+from coordatt_deploy.parity.cases import choose_cases
 from coordatt_deploy.parity.error_statistics import by_channel
 from coordatt_deploy.parity.executors import LOCAL
 from coordatt_deploy.parity.layers import ArtifactLayers
 from coordatt_deploy.parity.localise import localise
 from coordatt_deploy.parity.reference_layers import ReferenceLayers
+from coordatt_deploy.parity.run import open_candidate
 from coordatt_deploy.parity.tolerances import TOLERANCES, tolerance_of
 from coordatt_deploy.tensors import encode
 
@@ -90,19 +92,28 @@ class Bench:
         picked = list(dict.fromkeys([*images, *noise, *chosen]))[:cases] + sizes
         self.cases = [{name: values[index] for name, values in inputs.items()} for index in picked]
         self.trials: dict[str, list[Any]] = {}
+        self.candidates: dict[str, Candidate] = {}
 
     def judge(self, bundle: Bundle, artifact: Artifact) -> ArtifactLayers:
         """Judge every layer of *artifact*, as it lies in *bundle*."""
-        tolerance, ranges = tolerance_of(artifact, TOLERANCES), calibrated_ranges(self.bundle, artifact)
-        return localise(bundle, artifact, self.cases_of(artifact), self.reference, tolerance, calibrated=ranges)
+        candidate = replace(
+            self.candidate(artifact), artifact=artifact, path=bundle.path(artifact.path), layers=bundle.layers(artifact)
+        )
+        return localise(candidate, self.cases_of(artifact), self.reference, tolerance_of(artifact, TOLERANCES))
+
+    def candidate(self, artifact: Artifact) -> Candidate:
+        """Return *artifact* as it lies in the bundle, with all that judging it takes."""
+        if artifact.path not in self.candidates:
+            self.candidates[artifact.path] = open_candidate(self.bundle, artifact)
+        return self.candidates[artifact.path]
 
     def cases_of(self, artifact: Artifact) -> list[Any]:
         """Return what the layers of *artifact* are judged on."""
         if not tolerance_of(artifact, TOLERANCES).calibrated:
             return self.cases
         if artifact.path not in self.trials:
-            trial = cases_of(self.bundle, artifact, golden_cases(self.bundle))
-            self.trials[artifact.path] = trial.feeds(choose_cases(trial.names, trial.images, most=12))
+            cases = self.candidate(artifact).cases
+            self.trials[artifact.path] = cases.feeds(choose_cases(cases.names, cases.images, most=12))
         return self.trials[artifact.path]
 
     def plant(self, artifact: Artifact, fault: str | Planter, seed: int) -> Outcome:

@@ -176,7 +176,7 @@ def test_pieces_for_another_machine_are_the_same(bench, kind):
     tolerance = tolerance_of(artifact, TOLERANCES)
     elsewhere = RemoteExecutor(lambda path, item, tensors: LOCAL.open_artifact(path, item, tensors))
     here, there = (
-        localise(bench.bundle, artifact, bench.cases, bench.reference, tolerance, where=where)
+        localise(bench.candidate(artifact), bench.cases, bench.reference, tolerance, where=where)
         for where in (LOCAL, elsewhere)
     )
     assert there.passed

@@ -13,6 +13,7 @@ from coordatt_deploy.cli import main
 from coordatt_deploy.conversion import jobs
 from coordatt_deploy.conversion.jobs import calibration_of
 from coordatt_deploy.conversion.plan import ExportPlan, QuantizePlan
+from coordatt_deploy.documents import to_json
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.files import sha256
 from coordatt_deploy.formats import FORMATS, Format, Precision
@@ -206,11 +207,11 @@ def test_the_artifact_joins_the_bundle(quantized):
     folder, document, photos = quantized
     bundle = open_bundle(folder)
     (artifact,) = bundle.manifest.artifacts
-    said = bundle.manifest.quantization[artifact.path]
+    said = to_json(bundle.manifest.quantization[artifact.path])
 
     assert "onnx/tiny_static_wi8_ai8_arm64.onnx" == artifact.path
     assert ("int8", "static_wi8_ai8") == (artifact.precision.value, artifact.recipe)
-    assert document["quantization"] == bundle.manifest.quantization
+    assert document["quantization"] == to_json(bundle.manifest.quantization)
     assert 1 == document["schema_version"]
     calibration = said["calibration"]
     assert (str(photos), 32, 3, 8) == tuple(calibration[key] for key in ("source", "count", "seed", "set_aside"))
@@ -275,7 +276,7 @@ def test_again_replaces_and_forgets_what_was_set_aside(quantized, tmp_path):
     bundle = open_bundle(folder)
     (artifact,) = bundle.manifest.artifacts
     assert before != artifact.sha256
-    used = bundle.manifest.quantization[artifact.path]["set_aside"]["folder"]
+    used = bundle.manifest.quantization[artifact.path].held_out.folder
     assert [used] == [path.name for path in (folder / "golden").iterdir() if path.is_dir()]
 
 
@@ -292,7 +293,7 @@ def test_a_recipe_file_is_replayed(bundle, tmp_path):
     assert 0 == result.exit_code, result.output
     manifest = open_bundle(bundle).manifest
     assert "weight_only_wi8_afp32_float1" == manifest.artifacts[0].recipe
-    assert ["head"] == manifest.quantization[manifest.artifacts[0].path]["recipe"]["float_layers"]
+    assert ["head"] == list(manifest.quantization[manifest.artifacts[0].path].recipe.float_layers)
 
 
 @pytest.mark.parametrize("untrained", [True, False])

@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 
 from coordatt_deploy.artifact_specs import Preprocessing, TensorSpec
+from coordatt_deploy.conversion.jobs import calibration_record
 from coordatt_deploy.data.calibration import ASIDE, MINIMUM, CalibrationSet, digits_calibration, load_calibration
 from coordatt_deploy.data.digits import read_split
 from coordatt_deploy.data.images import preprocess
@@ -79,7 +80,7 @@ def test_some_images_are_set_aside(folder, count, aside):
     assert not set(data.aside.names) & set(data.names)
     assert 1 <= len(data.aside) <= min(ASIDE, aside)
     assert len(data) + len(data.aside) <= 30
-    assert len(data.aside) == data.to_json()["set_aside"]
+    assert len(data.aside) == calibration_record(data).held_out
 
 
 def test_an_archive_of_tensors_is_the_same_as_the_folder(folder, saved):

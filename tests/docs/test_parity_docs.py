@@ -1,5 +1,6 @@
 """docs/parity.md says what the report holds and what is allowed; this holds it to both."""
 
+import json
 import re
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from coordatt_deploy.artifact_specs import Artifact, Origin
+from coordatt_deploy.documents import dump
 from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.parity.error_statistics import LayerErrorStats
 from coordatt_deploy.parity.layers import ArtifactLayers, LayerRow
@@ -28,7 +30,7 @@ def document():
     tolerance = TOLERANCES[Format.ONNX, "fp32"]
     outputs = (judge("logits", values, values, values, tolerance),)
     verdict = ArtifactParity(artifact, "onnxruntime", Origin.MEASURED, True, outputs, tolerance, layers=layers)
-    return ParityReport((verdict,)).to_json()
+    return json.loads(dump(ParityReport((verdict,)).record()))
 
 
 def keys(value):

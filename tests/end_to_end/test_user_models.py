@@ -8,7 +8,7 @@ from coordatt_deploy.conversion import export_run
 from coordatt_deploy.conversion.plan import ExportPlan
 from coordatt_deploy.formats import Format
 from coordatt_deploy.loading.model_request import ModelRequest
-from coordatt_deploy.parity.run import check_parity
+from coordatt_deploy.parity.run import ParityPlan, check_parity
 from coordatt_deploy.progress import Stages
 
 ZOO = Path(__file__).parents[1] / "zoo"
@@ -42,10 +42,10 @@ def test_a_users_model_is_exported_in_tuned_form_and_proven(model, size, dynamic
     )
 
     bundle = export_run.export(plan, Stages())
-    report = check_parity(bundle, Stages())
+    report = check_parity(bundle, ParityPlan(), Stages())
 
     assert set(formats) == {item.artifact.format for item in report.artifacts}
     assert [] == [(item.artifact.path, item.problem) for item in report.artifacts if not item.passed]
     for lowering in bundle.manifest.lowering.values():
-        assert blocks == len(lowering["blocks"])
-        assert "unchanged" not in {block["form"] for block in lowering["blocks"]}
+        assert blocks == len(lowering.blocks)
+        assert "unchanged" not in {block.form for block in lowering.blocks}

@@ -25,9 +25,11 @@ from coordatt_deploy.cli import main
 from coordatt_deploy.data import digits
 from coordatt_deploy.data.digits import read_all
 from coordatt_deploy.data.labelled import LabelsBy, open_dataset
+from coordatt_deploy.documents import dump
 from coordatt_deploy.errors import DeployError, MissingDependencyError, UsageError
 from coordatt_deploy.evaluation import run as evaluation_run
 from coordatt_deploy.evaluation.paired import NOT_FINITE, PairedDifference, mid_p, placed, score_interval
+from coordatt_deploy.evaluation.result import read_reports
 from coordatt_deploy.evaluation.run import EvaluationPlan, evaluate_bundle
 from coordatt_deploy.files import sha256
 from coordatt_deploy.formats import Format, Precision
@@ -121,6 +123,12 @@ def photos(tmp_path):
 
 def evaluated(bundle, dataset, **options):
     return evaluate_bundle(bundle, EvaluationPlan(str(dataset), workers=1, **options), Stages())
+
+
+def reported(root):
+    """What the bundle's report knows, as the command prints it."""
+    reports = read_reports((root / "reports" / "evaluate.json").read_text())
+    return json.loads(dump(reports.result()))
 
 
 def run(*arguments):
@@ -393,12 +401,12 @@ def test_accuracy_and_difference_are_what_the_network_does(bundle, photos):
 
 def test_document_is_strict_and_whole(bundle, photos):
     """
-    reports/evaluate.json is the document that --json prints, with no NaN in it.
+    reports/evaluate.json holds the runs of which --json prints the result, with no NaN in it.
     """
     opened = bundle(right=RIGHT, blind=BLIND_TO_BLUE)
     result = run("evaluate", opened.root, "--dataset", photos(4), "--workers", 1, "--json")
     printed = json.loads(result.stdout, parse_constant=pytest.fail)
-    written = json.loads((opened.root / "reports" / "evaluate.json").read_text())
+    written = reported(opened.root)
 
     assert 0 == result.exit_code, result.output
     assert printed == written
@@ -428,7 +436,7 @@ def test_two_processes_give_the_same_figures(bundle, photos):
     """
     opened, folder = bundle(right=RIGHT, blind=BLIND_TO_BLUE), photos(9)
     documents = [
-        evaluate_bundle(opened, EvaluationPlan(str(folder), workers=workers), Stages()).to_json() for workers in (1, 2)
+        evaluate_bundle(opened, EvaluationPlan(str(folder), workers=workers), Stages()).record() for workers in (1, 2)
     ]
 
     assert documents[0] == documents[1]
@@ -442,7 +450,7 @@ def test_corrupt_images_are_named_and_counted(bundle, photos):
     (folder / "red" / "0.png").write_bytes(b"not an image")
     (folder / "green" / "1.png").write_bytes((folder / "green" / "1.png").read_bytes()[:60])
     result = run("evaluate", bundle().root, "--dataset", folder, "--workers", 1)
-    document = json.loads((folder.parent / "bundle" / "reports" / "evaluate.json").read_text())
+    document = reported(folder.parent / "bundle")
 
     assert 0 == result.exit_code
     assert ["green/1.png", "red/0.png"] == [item["image"] for item in document["dataset"]["unreadable"]]
@@ -472,7 +480,7 @@ def test_without_the_reference_the_float_file_is_the_measure(bundle, photos, mon
     """
     monkeypatch.setattr(evaluation_run, "find_spec", lambda name: None if name == "torch" else object())
     found = evaluated(bundle(right=RIGHT, blind=BLIND_TO_BLUE), photos(4))
-    document = found.to_json()
+    document = json.loads(dump(found.record()))
 
     assert "onnx/right.onnx" == document["baseline"]
     assert ["onnx/right.onnx", "onnx/blind.onnx"] == [item["path"] for item in document["subjects"]]

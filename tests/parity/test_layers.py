@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from coordatt_deploy.documents import object_of
 from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.layer_map import Layer, LayerMap, Part
 from coordatt_deploy.parity.error_statistics import FEW, LayerErrorStats
@@ -145,7 +146,7 @@ def test_entry_of_the_document():
     """
     What parity.json promises stands there, and infinity is written as null beside ``exact``.
     """
-    entry = row("a", 0.0, 1e-3).to_json()
+    entry = object_of(row("a", 0.0, 1e-3).record())
 
     assert {"layer_id", "sqnr_db", "max_abs_error", "local_sqnr_db", "local_max_abs_error", "passed", "note"} <= set(
         entry

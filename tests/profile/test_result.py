@@ -6,19 +6,24 @@ import pytest
 
 from coordatt_deploy import host
 from coordatt_deploy.artifact_specs import Origin
-from coordatt_deploy.documents import to_json
+from coordatt_deploy.documents import dump, load
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.formats import Format, Precision, TargetCpu
-from coordatt_deploy.profile.latency import ColdStart, Latency, ProfileSettings
+from coordatt_deploy.profile.latency import ColdStart, Latency
 from coordatt_deploy.profile.result import (
     ArtifactLatency,
     Profile,
-    Skipped,
+    ProfileReports,
+    ProfileResult,
+    SettingsRecord,
     load_profile,
-    parse_profile,
-    profile_document,
+    profile_result,
+    read_reports,
+    runs_of,
+    session_of,
 )
 from coordatt_deploy.profile.statistics import Evidence
+from coordatt_deploy.run_records import NotRun
 
 RNG = np.random.default_rng(0)
 KEYS = [
@@ -40,6 +45,9 @@ def result(path, centre_ms, threads=1, origin=Origin.MEASURED, cold=None, **more
     )  # fmt: skip
 
 
+SETTINGS = SettingsRecord((1,), 5, 600, 10, 1.0, (), 0)
+
+
 @pytest.fixture
 def profile():
     here = dataclasses.replace(host.describe(), before=host.state(), after=host.state())
@@ -52,8 +60,8 @@ def profile():
             result("coreml/c.mlpackage", 500.0, origin=Origin.EVALUATED),
         ),
         yardsticks={1: latency(1.5), 2: latency(1.6)},
-        settings=to_json(ProfileSettings()),
-        skipped=(Skipped("tflite/d.tflite", "no runtime"),),
+        settings=SETTINGS,
+        skipped=(NotRun("tflite/d.tflite", "no runtime"),),
         interrupted=True,
     )
 
@@ -62,19 +70,20 @@ def test_a_profile_survives_its_document(profile):
     """
     What was measured comes back from strict JSON as it was, and so do the figures derived from it.
     """
-    document = profile_document(profile)
+    result = profile_result(profile)
 
-    again = parse_profile(json.loads(json.dumps(document, allow_nan=False)))
+    again = load(ProfileResult, dump(result))
 
-    assert profile == again
-    assert document == profile_document(again)
+    assert result == again
+    assert profile == again.profile()
+    assert result == profile_result(again.profile())
 
 
 def test_the_document_holds_what_was_promised(profile):
     """
     Every key of the schema is there, the version comes first, and the figures are those of the samples.
     """
-    document = profile_document(profile)
+    document = json.loads(dump(profile_result(profile)))
     first, second = document["results"][:2]
 
     assert ("schema_version", 1) == next(iter(document.items()))
@@ -93,11 +102,11 @@ def test_ratios_are_of_artifacts_that_took_turns(profile):
     """
     One pair shares threads and origin; its ratio is a over b, with an interval around it.
     """
-    (ratio,) = profile_document(profile)["ratios"]
+    (ratio,) = profile_result(profile).ratios
 
-    assert ("onnx/a.onnx", "onnx/b.onnx", 1) == (ratio["a"], ratio["b"], ratio["threads"])
-    assert ratio["ratio"] == pytest.approx(0.5, rel=0.02)
-    assert ratio["ci95"][0] < ratio["ratio"] < ratio["ci95"][1]
+    assert ("onnx/a.onnx", "onnx/b.onnx", 1) == (ratio.a, ratio.b, ratio.threads)
+    assert ratio.ratio == pytest.approx(0.5, rel=0.02)
+    assert ratio.ci95[0] < ratio.ratio < ratio.ci95[1]
 
 
 def test_a_file_is_read_back(profile, tmp_path):
@@ -105,7 +114,7 @@ def test_a_file_is_read_back(profile, tmp_path):
     The file that a bundle keeps gives the same profile.
     """
     path = tmp_path / "profile.json"
-    path.write_text(json.dumps(profile_document(profile)))
+    path.write_text(dump(profile_result(profile)))
 
     assert profile == load_profile(path)
 
@@ -113,9 +122,9 @@ def test_a_file_is_read_back(profile, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda document: document.update(schema_version=2), "schema_version 2"),
-        (lambda document: document.pop("schema_version"), "schema_version None"),
-        (lambda document: document.pop("results"), "KeyError: 'results'"),
+        (lambda document: document.update(schema_version=3), "schema_version is 3"),
+        (lambda document: document.pop("schema_version"), "schema_version is None"),
+        (lambda document: document.pop("results"), "missing required field `results`"),
         (lambda document: document["results"][0].update(samples_ns=[1, -2]), "positive"),
         (lambda document: document["results"][0].update(samples_ns=[]), "no samples"),
         (lambda document: document["results"][0].update(origin="guessed"), "guessed"),
@@ -127,7 +136,7 @@ def test_a_damaged_document_is_refused(profile, tmp_path, change, words):
     """
     Each damage is told with the command that measures again, exit code 2.
     """
-    document = profile_document(profile)
+    document = json.loads(dump(profile_result(profile)))
     change(document)
     path = tmp_path / "profile.json"
     path.write_text(json.dumps(document))
@@ -150,3 +159,36 @@ def test_what_is_no_document_is_refused(tmp_path, text):
 
     with pytest.raises(UsageError):
         load_profile(path)
+
+
+def test_the_report_of_the_first_schema_is_read(profile):
+    """
+    What an older version wrote is the one session that it knew.
+    """
+    result = profile_result(profile)
+
+    reports = read_reports(dump(result))
+
+    assert result == reports.result()
+    assert reports == read_reports(dump(reports))
+
+
+def test_runs_accumulate(profile):
+    """
+    A later measurement of one artifact takes its own place alone, and each run knows its session.
+    """
+    result = profile_result(profile)
+    first = ProfileReports(runs_of(result, {}, {}, "2026-01-01"), (session_of(result, "2026-01-01"),))
+    again = dataclasses.replace(result, results=(dataclasses.replace(result.results[1], median_ms=7.0),), ratios=())
+
+    reports = first.with_session(
+        runs_of(again, {"onnx/b.onnx": "ab"}, {}, "2026-01-02"), session_of(again, "2026-01-02")
+    )
+
+    found = {(run.artifact, run.result.threads): run for run in reports.runs}
+    assert 4 == len(reports.runs) == len(found)
+    assert ("2026-01-02", "ab", 7.0) == (
+        found["onnx/b.onnx", 1].time, found["onnx/b.onnx", 1].sha256, found["onnx/b.onnx", 1].result.median_ms,
+    )  # fmt: skip
+    assert "2026-01-01" == found["onnx/a.onnx", 2].time
+    assert ["2026-01-01", "2026-01-02"] == [session.time for session in reports.sessions]

@@ -15,6 +15,7 @@ from coordatt_deploy import format_modules, host
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec, Origin, Preprocessing, TensorSpec
 from coordatt_deploy.bundle import finish, open_bundle, save_golden, writing
 from coordatt_deploy.cli import main
+from coordatt_deploy.documents import dump, load
 from coordatt_deploy.errors import MissingDependencyError, UsageError
 from coordatt_deploy.files import sha256
 from coordatt_deploy.formats import Format, Precision
@@ -22,7 +23,7 @@ from coordatt_deploy.manifest import GoldenCase, Manifest
 from coordatt_deploy.profile import rounds
 from coordatt_deploy.profile.compare import Outcome
 from coordatt_deploy.profile.latency import ProfileSettings
-from coordatt_deploy.profile.result import parse_profile, profile_document
+from coordatt_deploy.profile.result import ProfileResult, profile_result
 from coordatt_deploy.profile.run import compare_bundles, profile_bundle
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.report.terminal import profile
@@ -128,7 +129,7 @@ def test_every_artifact_is_profiled(write_bundle):
     recorder = Recorder()
 
     profile = profile_bundle(bundle, SHORT, Stages(recorder))
-    document = profile_document(profile)
+    document = json.loads(dump(profile_result(profile)))
     small, large = document["results"]
 
     assert ["onnx/net_1.onnx", "onnx/net_15.onnx"] == [small["path"], large["path"]]
@@ -139,7 +140,7 @@ def test_every_artifact_is_profiled(write_bundle):
     assert small["median_ms"] < large["median_ms"]
     assert ["onnx/net_1.onnx", "onnx/net_15.onnx"] == [document["ratios"][0]["a"], document["ratios"][0]["b"]]
     assert document["host"]["before"]["uptime_ms"] == profile.host.before.uptime_ms
-    assert profile == parse_profile(json.loads(json.dumps(document, allow_nan=False)))
+    assert profile == load(ProfileResult, json.dumps(document, allow_nan=False)).profile()
     assert [["cold start", 2, 2], ["latency, 1 thread", 100, 100]] == recorder.stages
 
 
@@ -150,7 +151,7 @@ def test_an_evaluators_time_is_no_latency(write_bundle):
     """
     bundle = write_bundle((Format.COREML, 3), (Format.ONNX, 1))
 
-    document = profile_document(profile_bundle(bundle, SHORT))
+    document = json.loads(dump(profile_result(profile_bundle(bundle, SHORT))))
     results = {item["path"]: item for item in document["results"]}
     evaluated = results["coreml/net_3.coreml"]
 
@@ -169,7 +170,7 @@ def test_a_missing_runtime_skips_its_artifacts(write_bundle, monkeypatch):
     redirect(monkeypatch, Format.TFLITE, "no_such_runtime")
     bundle = write_bundle((Format.ONNX, 1), (Format.TFLITE, 1))
 
-    document = profile_document(profile_bundle(bundle, SHORT))
+    document = json.loads(dump(profile_result(profile_bundle(bundle, SHORT))))
 
     assert ["onnx/net_1.onnx"] == [item["path"] for item in document["results"]]
     assert ["tflite/net_1.tflite"] == [item["path"] for item in document["skipped"]]

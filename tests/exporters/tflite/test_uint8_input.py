@@ -29,7 +29,7 @@ from coordatt_deploy.loading.bake_preprocessing import bake
 from coordatt_deploy.loading.loaded_model import LoadedModel, capture_source
 from coordatt_deploy.loading.model_request import ModelRequest
 from coordatt_deploy.loading.preprocessing import PreprocessingChanges
-from coordatt_deploy.parity.run import check_parity
+from coordatt_deploy.parity.run import ParityPlan, check_parity
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.runtimes import runtime
 from coordatt_deploy.runtimes.coreml.evaluator.program import read_model
@@ -191,12 +191,12 @@ def test_the_artifact_is_run_on_the_png_through_its_own_description(bundle):
     Every golden image, and the manifest says what became of the normalisation.
     """
     made, _ = bundle
-    report = check_parity(made, Stages())
+    report = check_parity(made, ParityPlan(), Stages())
 
     assert [(True, 20)] == [(item.passed, item.images) for item in report.artifacts]
     assert made.manifest.model.pixels
-    assert "shifted" == made.manifest.bake["form"]
-    assert [0.485, 0.456, 0.406] == made.manifest.bake["preprocessing"]["mean"]
+    assert "shifted" == made.manifest.bake.form
+    assert (0.485, 0.456, 0.406) == made.manifest.bake.preprocessing.mean
     pixels = made.golden("inputs")["image"]
     assert all(np.array_equal(value, np.round(value)) and 0 <= value.min() <= value.max() <= 255 for value in pixels)
 
@@ -216,7 +216,7 @@ def test_a_description_that_lies_fails(bundle, tmp_path):
     changed = replace(artifact, sha256=sha256(lying.path(artifact.path)))
     finish(lying.root, replace(lying.manifest, artifacts=(changed,)))
 
-    (verdict,) = check_parity(open_bundle(tmp_path / "lying"), Stages()).artifacts
+    (verdict,) = check_parity(open_bundle(tmp_path / "lying"), ParityPlan(), Stages()).artifacts
 
     assert verdict.passed is False
     assert "description of preprocessing makes another tensor of golden/images/" in verdict.problem
@@ -266,7 +266,7 @@ def test_several_images_at_once(tmp_path):
     )
 
     made = export_run.export(plan, Stages())
-    (verdict,) = check_parity(made, Stages()).artifacts
+    (verdict,) = check_parity(made, ParityPlan(), Stages()).artifacts
 
     assert (True, 20) == (verdict.passed, verdict.images)
     first, second = made.golden("inputs")["image"][:2]
