@@ -48,6 +48,7 @@ COMMANDS: Final = {
         "Write int8 and other small artifacts into BUNDLE, beside the float ones.",
     ),
     "report": ("coordatt_deploy.commands.report:report", "Write everything known of a bundle into one HTML file."),
+    "schema": ("coordatt_deploy.commands.schema:print_schema", "Print the JSON Schema of a document."),
 }
 """Where each command is, as "module:function", and the first line of its help."""
 
