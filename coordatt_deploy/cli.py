@@ -402,7 +402,7 @@ def profile(bundle: Path, formats: tuple[Format, ...], target: str | None, as_js
             raise UsageError(f"--target counts instructions; --{next(iter(chosen)).replace('_', '-')} is for latency")
         with console.bars() as stages:
             opened = open_bundle(bundle)
-            counted = count_on(opened, target, stages, formats=formats or tuple(Format))
+            counted = count_on(opened, target, stages, formats=formats or tuple(Format)).to_json()
         if as_json:
             click.echo(json.dumps(counted, indent=2, allow_nan=False))
         else:

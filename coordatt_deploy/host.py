@@ -10,16 +10,18 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self, TypeVar
+
+import msgspec
 
 from coordatt_deploy import __version__
 
 ROOT: Final = Path("/")
+T = TypeVar("T")
 
 # The features that decide which kernels ONNX Runtime and XNNPACK pick, by the names Linux gives them in /proc/cpuinfo:
 # https://docs.kernel.org/arch/arm64/elf_hwcaps.html and arch/x86/include/asm/cpufeatures.h.
@@ -68,6 +70,12 @@ ARM_CORES: Final = {
 # What took part in a measurement, if it is installed.
 PACKAGES: Final = ("coordatt-deploy", "numpy", "onnxruntime", "ai-edge-litert", "tflite-runtime", "coremltools")
 
+# What can have a hand in an artifact or a figure.
+TOOLS: Final = (
+    "torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "litert-torch", "ai-edge-litert", "ai-edge-quantizer",
+    "coremltools", "numpy", "Pillow",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class HostState:
@@ -98,16 +106,13 @@ class HostState:
     uptime_ms: float | None = None
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Read what ``to_json`` wrote."""
-        load = document["load_average"]
-        return cls(
-            **{
-                **document,
-                "frequency_mhz": tuple(document["frequency_mhz"]),
-                "load_average": None if load is None else tuple(load),
-            }
-        )
+    def from_json(cls, document: Mapping[str, object]) -> Self:
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            ValueError: It is something else; the text holds the path to what is wrong.
+        """
+        return _convert(document, cls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +151,13 @@ class Host:
     after: HostState | None = None
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Read what ``to_json`` wrote."""
-        states = {key: document[key] and HostState.from_json(document[key]) for key in ("before", "after")}
-        return cls(**{**document, "features": tuple(document["features"]), **states})
+    def from_json(cls, document: Mapping[str, object]) -> Self:
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            ValueError: It is something else; the text holds the path to what is wrong.
+        """
+        return _convert(document, cls)
 
     def same_machine(self, other: "Host") -> bool:
         """Whether *other* is a machine of the same kind: latencies of different ones are not compared."""
@@ -329,6 +337,13 @@ def package_versions(names: tuple[str, ...] = PACKAGES) -> dict[str, str]:
     return found
 
 
+def _convert(document: Mapping[str, object], kind: type[T]) -> T:
+    try:
+        return msgspec.convert(document, kind)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from None
+
+
 def _arm_core(core: Mapping[str, str]) -> str:
     implementer, part = int(core.get("CPU implementer", "0"), 0), int(core["CPU part"], 0)
     return ARM_CORES.get((implementer, part), f"ARM core {implementer:#04x}/{part:#05x}")
@@ -374,9 +389,9 @@ def _read(path: Path) -> str | None:
         return None
 
 
-def _sysctl(run: Callable[..., Any] = subprocess.run) -> str:
-    done = run(["/usr/sbin/sysctl", "hw", "machdep.cpu"], capture_output=True, text=True, check=False)
-    return str(done.stdout)
+def _sysctl() -> str:
+    command = ["/usr/sbin/sysctl", "hw", "machdep.cpu"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout  # noqa: S603 - nothing of a user's
 
 
 def _sysctl_int(text: str, key: str) -> int | None:
@@ -384,21 +399,10 @@ def _sysctl_int(text: str, key: str) -> int | None:
     return int(value) if value else None
 
 
-TOOLS: Final = (
-    "torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "litert-torch", "ai-edge-litert", "ai-edge-quantizer",
-    "coremltools", "numpy", "Pillow",
-)  # fmt: skip
-
-
 def tool_versions() -> tuple[tuple[str, str], ...]:
     """Return the versions of everything that can have a hand in an artifact or a figure."""
-    found = [("coordatt-deploy", __version__), ("python", platform.python_version())]
-    for name in TOOLS:
-        try:
-            found.append((name, version(name)))
-        except PackageNotFoundError:
-            continue
-    return tuple(found)
+    ours = ("coordatt-deploy", __version__)
+    return (ours, ("python", platform.python_version()), *package_versions(TOOLS).items())
 
 
 def command_line(arguments: Sequence[str]) -> str:

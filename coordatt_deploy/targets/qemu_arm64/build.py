@@ -16,16 +16,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Final
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from coordatt_deploy.errors import DeployError, MissingDependencyError
 from coordatt_deploy.files import sha256
-from coordatt_deploy.formats import Format
 from coordatt_deploy.logs import log_folder
 from coordatt_deploy.progress import Progress, Silent, Stages
 from coordatt_deploy.targets import TargetStatus
 from coordatt_deploy.targets.qemu_arm64 import apt
 from coordatt_deploy.targets.qemu_arm64.cpus import CPUS, DEFAULT_CPU, overlay
+from coordatt_deploy.targets.qemu_arm64.session import start
 from coordatt_deploy.targets.qemu_arm64.sysroot import (
     ARM64,
     GUEST_PACKAGES,
@@ -42,21 +45,27 @@ from coordatt_deploy.targets.qemu_arm64.sysroot import (
     examine,
     hashes,
     installed_runtimes,
+    opened_formats,
     recipe,
     sysroot_path,
     walk,
 )
-from coordatt_deploy.targets.session_client import Guest
 
 # Debian 12 has glibc 2.36; wheels for any earlier one run there.
 GLIBC_MINORS: Final = range(17, 37)
 STEP_TIMEOUT_S: Final = 900.0
 NEEDS: Final = "gcc libc6-dev"
 
-RUNTIME_FORMATS: Final = {
-    "onnxruntime": Format.ONNX,
-    "ai-edge-litert": Format.TFLITE,
-    "tflite-runtime": Format.TFLITE,
+# What pip's markers are evaluated for.
+GUEST_MARKERS: Final = {
+    "python_version": GUEST_PYTHON,
+    "python_full_version": f"{GUEST_PYTHON}.2",
+    "implementation_name": "cpython",
+    "platform_python_implementation": "CPython",
+    "platform_machine": "aarch64",
+    "platform_system": "Linux",
+    "sys_platform": "linux",
+    "os_name": "posix",
 }
 
 
@@ -217,14 +226,13 @@ class _Builder:
         """
         runtimes = installed_runtimes()
         box = Sysroot(self.root, runtimes, no_counts_because)
-        formats = [kind for name, kind in RUNTIME_FORMATS.items() if name in runtimes]
-        with Guest(box, CPUS[DEFAULT_CPU], compiling=True, timeout_s=STEP_TIMEOUT_S) as guest:
-            inside = guest.versions(runtimes, formats)
+        with start(box, CPUS[DEFAULT_CPU], compiling=True, timeout_s=STEP_TIMEOUT_S) as guest:
+            inside = guest.versions(runtimes, opened_formats(runtimes))
         if inside != runtimes:
             raise _StepFailedError(f"the guest has {inside}, expected {runtimes}")
         if no_counts_because is None:
             try:
-                with Guest(box, CPUS[DEFAULT_CPU], counting=True, timeout_s=STEP_TIMEOUT_S) as guest:
+                with start(box, CPUS[DEFAULT_CPU], counting=True, timeout_s=STEP_TIMEOUT_S) as guest:
                     guest.versions((), ())
             except DeployError as error:
                 return f"QEMU does not load it ({error})"
@@ -243,7 +251,7 @@ def setup(cache_dir: Path | None = None, progress: Progress | None = None, *, et
         MissingDependencyError: A step failed; the text says which, why, and where the log is.
     """
     root = sysroot_path(cache_dir)
-    if not any(name in RUNTIME_FORMATS for name in installed_runtimes()):
+    if not opened_formats(installed_runtimes()):
         raise MissingDependencyError(
             f"target {NAME} runs the runtimes that are installed here, and there is none;"
             " run: pip install 'coordatt-deploy[runtime]'"
@@ -306,7 +314,7 @@ def _build(root: Path, stages: Stages, etc: Path) -> None:
 
 
 def _write_manifest(builder: _Builder, stages: Stages, no_counts_because: str | None) -> None:
-    document: dict[str, Any] = {
+    document = {
         "schema_version": SCHEMA_VERSION,
         "recipe": recipe(),
         "runtimes": installed_runtimes(),
@@ -327,26 +335,22 @@ def _take_place(new: Path, root: Path, staging: Path) -> None:
 
 
 def closure() -> dict[str, str]:
-    """Return what the installed runtimes need, with the versions installed here: the guest gets the same."""
+    """Return what the installed runtimes need in the guest, with the versions installed here: it gets the same."""
     found: dict[str, str] = {}
-    waiting = list(installed_runtimes())
+    waiting = [(name, "") for name in installed_runtimes()]
+    seen = set()
     while waiting:
-        name = waiting.pop()
-        if name in found:
+        name, extra = waiting.pop()
+        if (name, extra) in seen:
             continue
+        seen.add((name, extra))
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
         for line in requires(name) or ():
-            requirement, _, marker = line.partition(";")
-            if "extra" not in marker:
-                waiting.append(_distribution(requirement))
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate({**GUEST_MARKERS, "extra": extra}):
+                needed = canonicalize_name(requirement.name)
+                waiting += [(needed, wanted) for wanted in ("", *requirement.extras)]
     return found
-
-
-def _distribution(requirement: str) -> str:
-    """Return the name that a requirement begins with: ``protobuf>=4.25`` asks for ``protobuf``."""
-    name = requirement.strip()
-    end = next((at for at, letter in enumerate(name) if not (letter.isalnum() or letter in "._-")), len(name))
-    return name[:end]
