@@ -5,9 +5,15 @@ from coordatt_deploy.errors import BundleError, ConversionError, DeployError, Us
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("UsageError", UsageError), ("BundleError", BundleError), ("nearest", ConversionError), ("Iterable", ConversionError),
-     ("SystemExit", ConversionError), ("", ConversionError)],
-)  # fmt: skip
+    [
+        ("UsageError", UsageError),
+        ("BundleError", BundleError),
+        ("nearest", ConversionError),
+        ("Iterable", ConversionError),
+        ("SystemExit", ConversionError),
+        ("", ConversionError),
+    ],
+)
 def test_errors_of_other_processes_keep_their_class(name, expected):
     """
     Only an error of ours can be named; anything else is the default.

@@ -117,7 +117,7 @@ def test_what_did_not_travel_is_never_a_result(session, tmp_path):
     """
     The modules of Core ML stay at home.
     """
-    with pytest.raises(ConversionError, match="No module named 'coordatt_deploy.runtimes.coreml'"):
+    with pytest.raises(ConversionError, match=r"No module named 'coordatt_deploy\.runtimes\.coreml'"):
         session.open_artifact(tmp_path / "net.mlpackage", artifact(tmp_path / "net.mlpackage", Format.COREML))
 
 
@@ -128,7 +128,9 @@ def test_a_server_that_ends_is_reported(code):
     starting = partial(launch, code, command=("-c", "raise SystemExit('no runtime here')"))
     with (
         Session(HERE, starting, origin=Origin.MEASURED) as session,
-        pytest.raises(ConversionError, match=r"the guest here:native ended with exit status 1 during 'v.*log is") as caught,
+        pytest.raises(
+            ConversionError, match=r"the guest here:native ended with exit status 1 during 'v.*log is"
+        ) as caught,
     ):
         session.versions((), ())
 
@@ -159,6 +161,13 @@ def test_the_server_imports_little(code, tmp_path):
         process = launch(code, tmp_path, log, command=("-c", f"import sys, {SERVER_MODULE}; {names}"))
         loaded = {name.split(".")[1] for name in process.communicate()[0].decode().split()}
 
-    assert {"artifact_specs", "documents", "errors", "format_modules", "formats", "progress", "runtimes", "targets"} == (
-        loaded
-    )
+    assert {
+        "artifact_specs",
+        "documents",
+        "errors",
+        "format_modules",
+        "formats",
+        "progress",
+        "runtimes",
+        "targets",
+    } == (loaded)
