@@ -46,7 +46,7 @@ RESULTS: Final = "results.npz"
 # Half an hour for one answer: a large network takes minutes under emulation, a hung one for ever.
 ANSWER_TIMEOUT_S: Final = 1800.0
 
-Launch: TypeAlias = "Callable[[Path, IO[bytes]], subprocess.Popen[bytes]]"
+Launch: TypeAlias = Callable[[Path, IO[bytes]], "subprocess.Popen[bytes]"]
 """Starts the server in a working folder; its stdin and stdout are pipes, its stderr goes to the log."""
 
 A = TypeVar("A", bound=Answer)

@@ -16,7 +16,7 @@ from coordatt_deploy.graph.capture import capture
 from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
 from coordatt_deploy.models import create_model
 from coordatt_deploy.targets import target as target_named
-from coordatt_deploy.targets.qemu_arm64 import sysroot
+from coordatt_deploy.targets.qemu_arm64 import packages, sysroot
 from coordatt_deploy.tensors import encode
 
 SHAPE = (1, 3, 96, 96)
@@ -37,7 +37,7 @@ def _fake_box(cache, **changes):
     document = {
         "schema_version": sysroot.SCHEMA_VERSION,
         "recipe": sysroot.recipe(),
-        "runtimes": sysroot.installed_runtimes(),
+        "runtimes": packages.installed_runtimes(),
         "no_counts_because": None,
         "bytes": 12,
         "files": sysroot.hashes(root),

@@ -14,12 +14,8 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import IO, Final
-
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 from coordatt_deploy.errors import DeployError, MissingDependencyError
 from coordatt_deploy.files import sha256
@@ -28,24 +24,27 @@ from coordatt_deploy.progress import Progress, Silent, Stages
 from coordatt_deploy.targets import TargetStatus
 from coordatt_deploy.targets.qemu_arm64 import apt
 from coordatt_deploy.targets.qemu_arm64.cpus import CPUS, DEFAULT_CPU, overlay
-from coordatt_deploy.targets.qemu_arm64.session import start
-from coordatt_deploy.targets.qemu_arm64.sysroot import (
-    ARM64,
+from coordatt_deploy.targets.qemu_arm64.packages import (
     GUEST_PACKAGES,
     GUEST_PYTHON,
     HOST_PACKAGES,
+    RELEASE,
+    closure,
+    installed_runtimes,
+    opened_formats,
+)
+from coordatt_deploy.targets.qemu_arm64.session import start
+from coordatt_deploy.targets.qemu_arm64.sysroot import (
+    ARM64,
     MANIFEST,
     NAME,
     PLUGIN,
     PLUGIN_SOURCE,
-    RELEASE,
     SCHEMA_VERSION,
     SETUP_COMMAND,
     Sysroot,
     examine,
     hashes,
-    installed_runtimes,
-    opened_formats,
     recipe,
     sysroot_path,
     walk,
@@ -55,18 +54,6 @@ from coordatt_deploy.targets.qemu_arm64.sysroot import (
 GLIBC_MINORS: Final = range(17, 37)
 STEP_TIMEOUT_S: Final = 900.0
 NEEDS: Final = "gcc libc6-dev"
-
-# What pip's markers are evaluated for.
-GUEST_MARKERS: Final = {
-    "python_version": GUEST_PYTHON,
-    "python_full_version": f"{GUEST_PYTHON}.2",
-    "implementation_name": "cpython",
-    "platform_python_implementation": "CPython",
-    "platform_machine": "aarch64",
-    "platform_system": "Linux",
-    "sys_platform": "linux",
-    "os_name": "posix",
-}
 
 
 class _StepFailedError(Exception):
@@ -332,25 +319,3 @@ def _take_place(new: Path, root: Path, staging: Path) -> None:
     if root.exists():
         root.rename(staging / "old")
     new.rename(root)
-
-
-def closure() -> dict[str, str]:
-    """Return what the installed runtimes need in the guest, with the versions installed here: it gets the same."""
-    found: dict[str, str] = {}
-    waiting = [(name, "") for name in installed_runtimes()]
-    seen = set()
-    while waiting:
-        name, extra = waiting.pop()
-        if (name, extra) in seen:
-            continue
-        seen.add((name, extra))
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-        for line in requires(name) or ():
-            requirement = Requirement(line)
-            if requirement.marker is None or requirement.marker.evaluate({**GUEST_MARKERS, "extra": extra}):
-                needed = canonicalize_name(requirement.name)
-                waiting += [(needed, wanted) for wanted in ("", *requirement.extras)]
-    return found

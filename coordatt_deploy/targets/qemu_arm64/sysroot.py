@@ -15,44 +15,31 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
 from coordatt_deploy.errors import MissingDependencyError
 from coordatt_deploy.files import sha256
-from coordatt_deploy.formats import FORMATS, Format
 from coordatt_deploy.logs import ENVIRONMENT, cache_folder
 from coordatt_deploy.targets import TargetStatus
 from coordatt_deploy.targets.board_modules import PACKAGE, board_files
 from coordatt_deploy.targets.qemu_arm64.cpus import CPUS, Cpu, overlay
+from coordatt_deploy.targets.qemu_arm64.packages import (
+    GUEST_PACKAGES,
+    GUEST_PYTHON,
+    HOST_PACKAGES,
+    RELEASE,
+    installed_runtimes,
+    known_runtimes,
+)
 
 NAME: Final = "qemu-arm64"
 SETUP_COMMAND: Final = f"coordatt-deploy doctor --setup {NAME}"
 MANIFEST: Final = "box.json"
 SCHEMA_VERSION: Final = 1
 LAYOUT: Final = 2  # of the folders; a box of another one is built again
-
-# Debian 12: its dynamically linked QEMU 7.2 loads plugins, later releases' static one does not.
-RELEASE: Final = "bookworm"
-GUEST_PYTHON: Final = "3.11"
-HOST_PACKAGES: Final = (
-    "qemu-user", "libcapstone4", "liburing2", "libnuma1", "zlib1g", "libglib2.0-0", "libpcre2-8-0", "libgnutls30",
-    "libp11-kit0", "libidn2-0", "libunistring2", "libtasn1-6", "libnettle8", "libhogweed6", "libgmp10", "libffi8",
-)  # fmt: skip
-GUEST_PACKAGES: Final = (
-    "python3.11-minimal", "libpython3.11-minimal", "libpython3.11-stdlib", "libc6", "libstdc++6", "libgcc-s1", "zlib1g",
-    "libexpat1", "libffi8", "libbz2-1.0", "liblzma5", "libssl3", "libuuid1",
-)  # fmt: skip
-# What the travelling half needs, and below it the distributions that open each format, the preferred one first.
-NEEDED: Final = ("numpy", "msgspec")
-RUNTIMES: Final[Mapping[Format, tuple[str, ...]]] = {
-    file_format: FORMATS[file_format].runtime_packages
-    for file_format in Format
-    if not FORMATS[file_format].runs_only_on
-}
 
 ARM64: Final = "arm64"
 OURS: Final = "coordatt-deploy"  # the folder below the guest's / with our code and the wheels
@@ -127,29 +114,6 @@ class Sysroot:
 def sysroot_path(cache_dir: Path | None) -> Path:
     """Return where the box is, or would be."""
     return ((cache_dir or cache_folder()) / NAME).absolute()
-
-
-def installed_runtimes() -> dict[str, str]:
-    """Return the versions of the runtimes installed here, and of what our code needs: what the guest gets, too."""
-    wanted = [(name,) for name in NEEDED] + list(RUNTIMES.values())
-    found = (_first_installed(names) for names in wanted)
-    return dict(filter(None, found))
-
-
-def _first_installed(names: tuple[str, ...]) -> tuple[str, str] | None:
-    """Return name and version of the first of *names* that is installed: a predecessor is used where it is alone."""
-    for name in names:
-        try:
-            return name, version(name)
-        except PackageNotFoundError:
-            continue
-    return None
-
-
-def opened_formats(packages: Iterable[str]) -> list[Format]:
-    """Return the formats that one of *packages* opens."""
-    known = frozenset(packages)
-    return [file_format for file_format, names in RUNTIMES.items() if not known.isdisjoint(names)]
 
 
 def recipe() -> str:
@@ -271,19 +235,13 @@ def _status(root: Path, state: str, reason: str | None, manifest: SysrootManifes
 
 def _other_versions(manifest: SysrootManifest) -> str | None:
     here, inside = installed_runtimes(), manifest.runtimes
-    names = [name for name in _every_package() if here.get(name) != inside.get(name)]
+    names = [name for name in known_runtimes() if here.get(name) != inside.get(name)]
     if names:
         pairs = (f"{name} {inside.get(name, 'missing')} inside, {here.get(name, 'missing')} here" for name in names)
         return f"it was built with {', '.join(pairs)}"
     if manifest.recipe != recipe():
         return "it was built by another version of coordatt-deploy"
     return None
-
-
-def _every_package() -> Iterator[str]:
-    yield from NEEDED
-    for names in RUNTIMES.values():
-        yield from names
 
 
 def _damage(root: Path, expected: Mapping[str, str]) -> str | None:

@@ -79,41 +79,6 @@ def test_the_counter_compiles_without_a_warning(tmp_path):
     assert "warning" not in (tmp_path / "log").read_text()
 
 
-def test_what_the_runtimes_need_is_pinned_to_what_is_here():
-    """
-    The guest's protobuf is the host's; extras that nobody asked for are left out.
-    """
-    pinned = build.closure()
-
-    assert {"numpy", "onnxruntime", "ai-edge-litert", "protobuf", "flatbuffers"} <= set(pinned)
-    assert "sympy" not in pinned
-    assert all(pinned.values())
-
-
-def test_requirements_are_read_for_the_guest(monkeypatch):
-    """
-    Markers are those of its system, an extra counts where it is asked for, and what is not installed is left out.
-    """
-    requirements = {
-        "runtime": ["Some_Library[fast]>=1; python_version < '4'", "windows-only; sys_platform == 'win32'", "absent"],
-        "some-library": ["runtime", "speedup==2; extra == 'fast'", "docs; extra == 'docs'"],
-        "speedup": None,
-        "windows-only": None,
-        "docs": None,
-    }
-
-    def version(name):
-        if name not in requirements:
-            raise build.PackageNotFoundError(name)
-        return f"{len(name)}.0"
-
-    monkeypatch.setattr(build, "installed_runtimes", lambda: {"runtime": "7.0"})
-    monkeypatch.setattr(build, "version", version)
-    monkeypatch.setattr(build, "requires", requirements.__getitem__)
-
-    assert {"runtime": "7.0", "some-library": "12.0", "speedup": "7.0"} == build.closure()
-
-
 @pytest.mark.slow
 def test_a_build_without_a_compiler_is_parity_only_and_a_second_one_is_reused(
     artifacts, tmp_path, monkeypatch, feeds_of

@@ -2,14 +2,12 @@
 
 import os
 import shutil
-from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 
 from coordatt_deploy.errors import MissingDependencyError
-from coordatt_deploy.formats import Format
-from coordatt_deploy.targets.qemu_arm64 import sysroot, target
+from coordatt_deploy.targets.qemu_arm64 import packages, sysroot, target
 
 
 def test_no_box_names_the_command_that_builds_one(tmp_path):
@@ -77,7 +75,7 @@ def test_a_box_of_another_runtime_version_is_refused(tmp_path, fake_box):
     """
     Both versions are named: parity must compare the same runtime.
     """
-    here = sysroot.installed_runtimes()
+    here = packages.installed_runtimes()
     fake_box(tmp_path, runtimes=here | {"onnxruntime": "1.0.0"})
 
     with pytest.raises(MissingDependencyError, match=f"onnxruntime 1.0.0 inside, {here['onnxruntime']} here"):
@@ -93,37 +91,6 @@ def test_a_box_of_another_recipe_is_refused(tmp_path, fake_box):
 
     with pytest.raises(MissingDependencyError, match="another version of coordatt-deploy"):
         sysroot.open_sysroot(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("here", "expected"),
-    [
-        (("numpy", "onnxruntime", "ai-edge-litert", "tflite-runtime"), ("numpy", "onnxruntime", "ai-edge-litert")),
-        (("numpy", "msgspec", "tflite-runtime"), ("numpy", "msgspec", "tflite-runtime")),
-        (("coremltools",), ()),
-    ],
-)
-def test_the_guest_gets_the_runtimes_that_are_here(monkeypatch, here, expected):
-    """
-    The first package of a format that is installed; none of a format that Linux cannot run.
-    """
-
-    def version(name):
-        if name not in here:
-            raise PackageNotFoundError(name)
-        return "1.0"
-
-    monkeypatch.setattr(sysroot, "version", version)
-
-    assert dict.fromkeys(expected, "1.0") == sysroot.installed_runtimes()
-
-
-def test_formats_are_known_by_the_packages_that_open_them():
-    """
-    Either package of TFLite will do; NumPy opens nothing.
-    """
-    assert [Format.ONNX, Format.TFLITE] == sysroot.opened_formats(("numpy", "onnxruntime", "tflite-runtime"))
-    assert [] == sysroot.opened_formats(("numpy", "msgspec", "coremltools"))
 
 
 def _linked_copy(real, cache):
