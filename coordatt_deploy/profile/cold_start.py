@@ -89,7 +89,7 @@ def observe(root: Path, artifact: Artifact, threads: int, size: tuple[int, int])
     )
 
 
-def made_up(spec: TensorSpec, size: tuple[int, int]) -> NDArray[np.generic]:
+def made_up(spec: TensorSpec, size: tuple[int, int]) -> "NDArray[np.generic[object]]":
     """Return noise for the input *spec*; open axes become 1, and *size* where the layout says H and W."""
     known = {"H": size[0], "W": size[1]}
     axes = zip(spec.shape, spec.layout, strict=True)

@@ -11,16 +11,20 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Protocol, Self, cast
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Final, Protocol, Self, TypeAlias, cast
 
 from coordatt_deploy.artifact_specs import Artifact, Origin
 from coordatt_deploy.errors import UsageError, nearest
 from coordatt_deploy.formats import Format
 from coordatt_deploy.progress import Progress
 from coordatt_deploy.runtimes import Runner
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Array: TypeAlias = "NDArray[np.generic[object]]"
+"""An array of any dtype. The bare name means ``generic[Any]``, and NumPy 1.26 cannot evaluate this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +156,7 @@ class Target(Protocol):
         self,
         path: Path,
         artifact: Artifact,
-        feeds: Mapping[str, NDArray[np.generic]],
+        feeds: Mapping[str, Array],
         *,
         cpu: str,
         inferences: int = 3,

@@ -20,13 +20,12 @@ from types import TracebackType
 from typing import IO, Final, Self, TypeAlias, TypeVar, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from coordatt_deploy.artifact_specs import Artifact, Origin, TensorSpec
 from coordatt_deploy.documents import to_json
 from coordatt_deploy.errors import ConversionError, DeployError, error_named
 from coordatt_deploy.logs import log_folder
-from coordatt_deploy.targets import TargetName
+from coordatt_deploy.targets import Array, TargetName
 from coordatt_deploy.targets.session_messages import (
     Answer,
     CloseAnswer,
@@ -106,9 +105,7 @@ class Session:
         request: Request = {"do": "open", "path": relative, "artifact": to_json(artifact), "tensors": [*tensors]}
         return SessionRunner(self, self._ask(request, OpenAnswer))
 
-    def infer(
-        self, runner: int, feeds: Mapping[str, NDArray[np.generic]], *, mark: int | None = None
-    ) -> dict[str, NDArray[np.generic]]:
+    def infer(self, runner: int, feeds: Mapping[str, Array], *, mark: int | None = None) -> dict[str, Array]:
         """Run the artifact *runner* once; with *mark*, its instructions are counted under that number."""
         np.savez(self.folder / FEEDS, *feeds.values())
         request: Request = {
@@ -222,9 +219,7 @@ class SessionRunner:
         self.runtime = f"{opened['runtime']} on {session.name}"
         self.origin = session.origin
 
-    def infer(
-        self, feeds: Mapping[str, NDArray[np.generic]], *, mark: int | None = None
-    ) -> dict[str, NDArray[np.generic]]:
+    def infer(self, feeds: Mapping[str, Array], *, mark: int | None = None) -> dict[str, Array]:
         """Run once; the arrays are the caller's to keep. With *mark*, count its instructions under that number."""
         return self._session.infer(self._number, feeds, mark=mark)
 
