@@ -20,7 +20,7 @@ from attention_cost_files import ATTENTION, FULL, PLAIN, Way, build, described
 from coordatt_deploy.documents import to_json
 from coordatt_deploy.formats import Format, TargetCpu
 from coordatt_deploy.logs import log_folder
-from coordatt_deploy.targets.qemu_arm64.counts import InstructionCount
+from coordatt_deploy.targets import InstructionCount
 from coordatt_deploy.targets.qemu_arm64.cpus import CPUS, DEFAULT_CPU
 from coordatt_deploy.targets.qemu_arm64.target import count_instructions
 

@@ -42,6 +42,12 @@ class InferenceError(DeployError):
     exit_code = 1
 
 
+def error_named(name: str, default: type[DeployError]) -> type[DeployError]:
+    """Return the class of error called *name*, which another process wrote down; *default* where there is none."""
+    found = globals().get(name)
+    return found if isinstance(found, type) and issubclass(found, DeployError) else default
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """Return a hint with the nearest of the *known* names, or all of them if none is near."""
     names = sorted(known)

@@ -68,6 +68,7 @@ class FormatFacts:
         suffix: Of its files, or of its folders.
         converter: The Python package that exporting needs, as it is imported.
         runtime_extra: The pip extra with what opens its files.
+        runtime_packages: Distributions that open its files; the first one that is installed does.
         precisions: What its exporter writes; every other precision is a recipe of quantization.
         recipes: Names of the recipes that it can express.
             Its int8 default comes first.
@@ -77,12 +78,14 @@ class FormatFacts:
         per_cpu: Whether there is a file for each CPU family.
         dynamic_sizes: Whether height and width can be dynamic.
         conversion_seconds: Of a MobileNetV2, roughly: the slowest is started first, so that it does not run alone.
+        runs_only_on: The systems that alone have its runtime, in words; None where Linux has it, on ARM boards as well.
     """
 
     title: str
     suffix: str
     converter: str
     runtime_extra: str
+    runtime_packages: tuple[str, ...]
     precisions: tuple[Precision, ...]
     recipes: tuple[str, ...]
     precision_recipes: Mapping[Precision, str]
@@ -91,6 +94,7 @@ class FormatFacts:
     per_cpu: bool
     dynamic_sizes: bool
     conversion_seconds: int
+    runs_only_on: str | None = None
 
 
 FORMATS: Final[Mapping[Format, FormatFacts]] = {
@@ -99,6 +103,7 @@ FORMATS: Final[Mapping[Format, FormatFacts]] = {
         suffix=".tflite",
         converter="litert_torch",
         runtime_extra="runtime",
+        runtime_packages=("ai-edge-litert", "tflite-runtime"),
         precisions=(Precision.FP32,),
         recipes=(
             "static_wi8_ai8", "static_wi8_ai16", "dynamic_wi8_afp32", "weight_only_wi8_afp32",
@@ -116,6 +121,7 @@ FORMATS: Final[Mapping[Format, FormatFacts]] = {
         suffix=".onnx",
         converter="onnx",
         runtime_extra="runtime",
+        runtime_packages=("onnxruntime",),
         precisions=(Precision.FP32,),
         recipes=("static_wi8_ai8", "weight_only_wi8_afp32"),
         precision_recipes={Precision.INT8: "static_wi8_ai8"},
@@ -130,6 +136,7 @@ FORMATS: Final[Mapping[Format, FormatFacts]] = {
         suffix=".mlpackage",
         converter="coremltools",
         runtime_extra="coreml",
+        runtime_packages=("coremltools",),
         precisions=(Precision.FP32, Precision.FP16),
         recipes=("static_wi8_ai8", "weight_only_wi8", "palettized_w8", "palettized_w6", "palettized_w4"),
         precision_recipes={Precision.INT8: "static_wi8_ai8"},
@@ -138,6 +145,7 @@ FORMATS: Final[Mapping[Format, FormatFacts]] = {
         per_cpu=False,
         dynamic_sizes=True,
         conversion_seconds=10,
+        runs_only_on="Apple's systems",
     ),
 }  # fmt: skip
 

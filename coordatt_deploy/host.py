@@ -10,17 +10,15 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from coordatt_deploy import __version__
 
 ROOT: Final = Path("/")
-
 # The features that decide which kernels ONNX Runtime and XNNPACK pick, by the names Linux gives them in /proc/cpuinfo:
 # https://docs.kernel.org/arch/arm64/elf_hwcaps.html and arch/x86/include/asm/cpufeatures.h.
 X86_FEATURES: Final = (
@@ -67,6 +65,12 @@ ARM_CORES: Final = {
 
 # What took part in a measurement, if it is installed.
 PACKAGES: Final = ("coordatt-deploy", "numpy", "onnxruntime", "ai-edge-litert", "tflite-runtime", "coremltools")
+
+# What can have a hand in an artifact or a figure.
+TOOLS: Final = (
+    "torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "litert-torch", "ai-edge-litert", "ai-edge-quantizer",
+    "coremltools", "numpy", "Pillow",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,9 +360,9 @@ def _read(path: Path) -> str | None:
         return None
 
 
-def _sysctl(run: Callable[..., Any] = subprocess.run) -> str:
-    done = run(["/usr/sbin/sysctl", "hw", "machdep.cpu"], capture_output=True, text=True, check=False)
-    return str(done.stdout)
+def _sysctl() -> str:
+    command = ["/usr/sbin/sysctl", "hw", "machdep.cpu"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout  # noqa: S603 - nothing of a user's
 
 
 def _sysctl_int(text: str, key: str) -> int | None:
@@ -366,21 +370,10 @@ def _sysctl_int(text: str, key: str) -> int | None:
     return int(value) if value else None
 
 
-TOOLS: Final = (
-    "torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "litert-torch", "ai-edge-litert", "ai-edge-quantizer",
-    "coremltools", "numpy", "Pillow",
-)  # fmt: skip
-
-
 def tool_versions() -> dict[str, str]:
     """Return the versions of everything that can have a hand in an artifact or a figure."""
-    found = [("coordatt-deploy", __version__), ("python", platform.python_version())]
-    for name in TOOLS:
-        try:
-            found.append((name, version(name)))
-        except PackageNotFoundError:
-            continue
-    return dict(sorted(found))
+    ours = {"coordatt-deploy": __version__, "python": platform.python_version()}
+    return dict(sorted((ours | package_versions(TOOLS)).items()))
 
 
 def command_line(arguments: Sequence[str]) -> str:

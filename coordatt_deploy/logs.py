@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 # Read by the native libraries when they load. Telemetry of runtimes is switched off.
 ENVIRONMENT = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -29,10 +31,14 @@ def set_environment() -> None:
         os.environ.setdefault(key, value)
 
 
+def cache_folder() -> Path:
+    """Return the user's folder for what can be built again; on Linux under XDG_CACHE_HOME, else ~/.cache."""
+    return user_cache_path("coordatt-deploy", appauthor=False)
+
+
 def log_folder() -> Path:
-    """Return the folder for logs: under XDG_CACHE_HOME, else ~/.cache, else the system's temporary folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    folder = Path(base) / "coordatt-deploy" / "logs"
+    """Return the folder for logs, which exists then: in ``cache_folder``, else in the system's temporary folder."""
+    folder = cache_folder() / "logs"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:

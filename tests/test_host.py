@@ -273,6 +273,17 @@ def test_state_survives_json():
         assert state == HostState.from_json(json.loads(json.dumps(to_json(state), allow_nan=False)))
 
 
+def test_a_host_that_is_damaged_says_where():
+    """
+    A ValueError with the path to what is wrong, at any depth.
+    """
+    whole = to_json(dataclasses.replace(host.describe(), before=HostState()))
+    whole["before"]["load_average"] = ["busy", 0, 0]
+
+    with pytest.raises(ValueError, match=r"Expected `float`, got `str` - at `\$\.before\.load_average\[0\]`"):
+        Host.from_json(whole)
+
+
 def test_machines_of_one_kind_are_told_from_others():
     """
     Another CPU is another machine; another state or kernel is not.

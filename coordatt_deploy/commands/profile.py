@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from coordatt_deploy.commands.options import bundle_argument, format_option, gathered, json_option, numbers
-from coordatt_deploy.commands.output import print_document, print_result
+from coordatt_deploy.commands.output import print_result
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.formats import Format
 
@@ -84,7 +84,7 @@ def profile(options: ProfileOptions, bundle: Path, as_json: bool) -> None:
             opened = open_bundle(bundle)
             counted = count_on(opened, options.target, stages, formats=formats)
         if as_json:
-            print_document(counted)
+            print_result(counted)
         else:
             terminal_profile.show_instructions(opened, counted)
         return

@@ -18,6 +18,8 @@ DOCUMENTS: Final = {
     "failing": "coordatt_deploy.parity.failing_layer:FailingLayer",
     "profile": "coordatt_deploy.profile.result:ProfileReports",
     "profile-result": "coordatt_deploy.profile.result:ProfileResult",
+    "instructions": "coordatt_deploy.profile.instructions:InstructionReports",
+    "instructions-result": "coordatt_deploy.profile.instructions:InstructionProfile",
     "evaluate": "coordatt_deploy.evaluation.result:EvaluationReports",
     "evaluate-result": "coordatt_deploy.evaluation.result:EvaluationResult",
     "sensitivity": "coordatt_deploy.mixed_precision.result:Sensitivity",

@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +28,6 @@ from coordatt_deploy.evaluation.paired import placed
 from coordatt_deploy.logs import logged, set_environment
 from coordatt_deploy.runtimes import Runner, runtime
 from coordatt_deploy.tensors import decode, encode
-
-if TYPE_CHECKING:
-    from coordatt_deploy.targets.session_client import Guest
 
 CHUNK: Final = 16  # images that a process gets at a time, at most
 Infer = Callable[[NDArray[np.float32]], NDArray[np.float64]]
@@ -136,7 +133,7 @@ class Bench:
         self.failures: dict[int, Failure] = {}
         self.runtimes: dict[int, tuple[str, Origin | None]] = {}
         self.subjects: dict[int, Infer] = {}
-        self.machine: Guest | None = None
+        self.machine: targets.Session | None = None
         openers: list[Callable[[], Opened]] = [partial(self._open, artifact, stack) for artifact in trial.artifacts]
         if trial.reference:
             openers.insert(0, self._reference)
@@ -151,10 +148,9 @@ class Bench:
         if self.trial.target is None:
             runner = stack.enter_context(runtime(artifact.format).open_artifact(path, artifact, threads=1))
         else:
-            from coordatt_deploy.targets.qemu_arm64.target import guest
-
             if self.machine is None:
-                self.machine = stack.enter_context(guest(targets.parse(self.trial.target).cpu))
+                name = targets.parse(self.trial.target)
+                self.machine = stack.enter_context(targets.target(name.name).start(name.cpu))
             runner = stack.enter_context(self.machine.open_artifact(path, artifact))
         return partial(_infer, runner, self.trial), (runner.runtime, runner.origin)
 

@@ -191,7 +191,7 @@ def _chosen(
     if name is None:
         return chosen, ()
     module = targets.target(name.name)
-    reasons = [(artifact, module.why_not(artifact)) for artifact in chosen]
+    reasons = [(artifact, module.unsupported_reason(artifact)) for artifact in chosen]
     able = [artifact for artifact, reason in reasons if reason is None]
     skipped = tuple(NotRun(artifact.path, reason) for artifact, reason in reasons if reason is not None)
     if not able:

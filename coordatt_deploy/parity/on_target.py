@@ -8,7 +8,6 @@ from coordatt_deploy.parity.executors import RemoteExecutor
 from coordatt_deploy.parity.result import ParityReport
 from coordatt_deploy.parity.run import ParityPlan, RemoteTarget, check_parity
 from coordatt_deploy.progress import Stages
-from coordatt_deploy.targets.qemu_arm64.target import guest
 
 CASES: Final = 6  # a network of 224 pixels takes 5 to 8 s per inference under QEMU
 
@@ -30,7 +29,7 @@ def check_parity_on(bundle: Bundle, plan: ParityPlan, target: str, stages: Stage
     module = targets.target(name.name)
     targets.runnable(bundle.manifest.artifacts, module, plan.formats, str(bundle.root))  # before a guest is started
     with stages.stage(f"start {name}"):
-        machine = guest(name.cpu)
+        machine = module.start(name.cpu)
     with machine:
-        there = RemoteTarget(str(name), RemoteExecutor(machine.open_artifact), module.why_not, CASES)
+        there = RemoteTarget(str(name), RemoteExecutor(machine.open_artifact), module.unsupported_reason, CASES)
         return check_parity(bundle, plan, stages, target=there)

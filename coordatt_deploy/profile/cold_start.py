@@ -12,15 +12,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coordatt_deploy import errors
 from coordatt_deploy.artifact_specs import Artifact, TensorSpec
 from coordatt_deploy.documents import from_json, to_json
-from coordatt_deploy.errors import BundleError, DeployError
+from coordatt_deploy.errors import BundleError, DeployError, error_named
 from coordatt_deploy.files import inside
 from coordatt_deploy.profile.latency import ColdStart
 from coordatt_deploy.runtimes import runtime
@@ -62,8 +60,7 @@ def cold_start(
             raise BundleError(f"{artifact.path} could not be opened and run once in a process of its own: {_why(done)}")
         result = json.loads(answer.read_text(encoding="utf-8"))
     if "error" in result:
-        kind = getattr(errors, result["error"], DeployError)
-        raise kind(result["text"])
+        raise error_named(result["error"], DeployError)(result["text"])
     return ColdStart(**result)
 
 
@@ -92,7 +89,7 @@ def observe(root: Path, artifact: Artifact, threads: int, size: tuple[int, int])
     )
 
 
-def made_up(spec: TensorSpec, size: tuple[int, int]) -> NDArray[Any]:
+def made_up(spec: TensorSpec, size: tuple[int, int]) -> "NDArray[np.generic[object]]":
     """Return noise for the input *spec*; open axes become 1, and *size* where the layout says H and W."""
     known = {"H": size[0], "W": size[1]}
     axes = zip(spec.shape, spec.layout, strict=True)

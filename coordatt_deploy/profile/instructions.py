@@ -1,20 +1,122 @@
 """Instructions per inference of a bundle's artifacts on a target that counts them."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 from coordatt_deploy import targets
-from coordatt_deploy.bundle import Bundle
-from coordatt_deploy.documents import SCHEMA_VERSION, to_json
-from coordatt_deploy.formats import Format
+from coordatt_deploy.artifact_specs import Artifact, Origin
+from coordatt_deploy.bundle import REPORTS, Bundle
+from coordatt_deploy.documents import DocumentError, check_version, dump, from_json, parse_object
+from coordatt_deploy.formats import Format, Precision, TargetCpu
 from coordatt_deploy.progress import Stages
+from coordatt_deploy.run_records import (
+    GOLDEN,
+    Covered,
+    NotRun,
+    RunInputs,
+    RunRecord,
+    accumulated,
+    begin_session,
+)
+from coordatt_deploy.targets import InstructionCount
 from coordatt_deploy.tensors import encode
 
 
-def count_on(bundle: Bundle, target: str, stages: Stages, *, formats: Sequence[Format]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class CountedArtifact:
+    """Instructions of one artifact.
+
+    Attributes:
+        path: Of the artifact in the bundle; its other traits in the manifest follow.
+        runtime: What ran it, with its version and CPU.
+        origin: Whether it ran on a CPU or on an emulated one.
+        instructions: Median over the inferences counted.
+        classes: The inference with that median, by class; they add up to it.
+        instructions_per_inference: In the order of counting; the warm-ups before them are left out.
+        spread: (greatest - least) / median of them.
+    """
+
+    path: str
+    format: Format
+    precision: Precision
+    recipe: str | None
+    target_cpu: TargetCpu | None
+    runtime: str
+    origin: Origin
+    instructions: int
+    classes: Mapping[str, int]
+    instructions_per_inference: tuple[int, ...]
+    spread: float
+
+
+@dataclass(frozen=True, slots=True)
+class InstructionRatio:
+    """The instructions of artifact *a* over those of artifact *b*; both are paths."""
+
+    a: str
+    b: str
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class InstructionProfile:
+    """What one call counted.
+
+    Attributes:
+        target: With its CPU, e.g. ``qemu-arm64:neoverse-n1``.
+        results: One for each artifact that ran, in the order of the manifest.
+        ratios: Of every two of them.
+        skipped: The artifacts that did not run.
+    """
+
+    VERSION: ClassVar[int] = 1
+
+    target: str
+    results: tuple[CountedArtifact, ...]
+    ratios: tuple[InstructionRatio, ...]
+    skipped: tuple[NotRun, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstructionRun(RunRecord):
+    """One artifact, counted once."""
+
+    result: CountedArtifact
+
+
+@dataclass(frozen=True, slots=True)
+class InstructionReports:
+    """The document ``reports/profile-TARGET.json``: the runs of many calls.
+
+    Attributes:
+        runs: A later run takes the place of an earlier one of the same artifact.
+        skipped: What the target could not run, in the last call.
+    """
+
+    VERSION: ClassVar[int] = 2
+
+    runs: tuple[InstructionRun, ...] = ()
+    skipped: tuple[NotRun, ...] = ()
+
+
+def read_reports(text: str) -> InstructionReports:
+    """Read ``reports/profile-TARGET.json``, of this schema or of the first.
+
+    Raises:
+        DocumentError: It is damaged, or of another schema.
+    """
+    document = parse_object(text)
+    check_version(document, 1, InstructionReports.VERSION)
+    if document["schema_version"] == InstructionReports.VERSION:
+        return from_json(InstructionReports, document)
+    profile = from_json(InstructionProfile, document)
+    return InstructionReports(_runs(profile, {}, {}, None), profile.skipped)
+
+
+def count_on(bundle: Bundle, target: str, stages: Stages, *, formats: Sequence[Format]) -> InstructionProfile:
     """Count the target's instructions per inference of every artifact; write ``reports/profile-TARGET.json``.
 
     Raises:
@@ -25,37 +127,67 @@ def count_on(bundle: Bundle, target: str, stages: Stages, *, formats: Sequence[F
     module = targets.target(name.name)
     able, unable = targets.runnable(bundle.manifest.artifacts, module, formats, str(bundle.root))
     inputs = bundle.golden("inputs")
-    results: list[dict[str, Any]] = []
+    results: list[CountedArtifact] = []
     for artifact in able:
         with stages.stage(f"{name} {Path(artifact.path).name}"):
             feeds = {spec.name: encode(inputs[spec.name][0], spec) for spec in artifact.inputs}
             counted = module.count_instructions(bundle.path(artifact.path), artifact, feeds, cpu=name.cpu)
-        results.append({
-            "path": artifact.path,
-            "format": artifact.format.value,
-            "precision": artifact.precision.value,
-            "recipe": artifact.recipe,
-            "target_cpu": to_json(artifact.target_cpu),
-            "runtime": counted.runtime,
-            "origin": counted.origin.value,
-            "instructions": counted.total,
-            "classes": dict(counted.classes),
-            "instructions_per_inference": list(counted.per_inference),
-            "spread": counted.spread,
-        })  # fmt: skip
-    document = {
-        "schema_version": SCHEMA_VERSION,
-        "target": str(name),
-        "results": results,
-        "ratios": [
-            {"a": a["path"], "b": b["path"], "ratio": a["instructions"] / b["instructions"]}
-            for a, b in combinations(results, 2)
-        ],
-        "skipped": [{"path": artifact.path, "reason": reason} for artifact, reason in unable],
-    }
-    bundle.write_report(f"profile-{_file(name)}.json", json.dumps(document, indent=1, allow_nan=False) + "\n")
-    return document
+        results.append(_result(artifact, counted))
+    profile = InstructionProfile(
+        target=str(name),
+        results=tuple(results),
+        ratios=tuple(
+            InstructionRatio(a.path, b.path, a.instructions / b.instructions) for a, b in combinations(results, 2)
+        ),
+        skipped=tuple(NotRun(artifact.path, reason) for artifact, reason in unable),
+    )
+    _keep(bundle, profile)
+    return profile
 
 
-def _file(name: targets.TargetName) -> str:
-    return str(name).replace(":", "-")
+def _keep(bundle: Bundle, profile: InstructionProfile) -> None:
+    """Add the runs of this call to the bundle's report."""
+    file = f"profile-{profile.target.replace(':', '-')}.json"
+    try:
+        earlier = read_reports((bundle.root / REPORTS / file).read_text(encoding="utf-8"))
+    except (OSError, DocumentError):  # not there, or nothing that could be gone on with
+        earlier = InstructionReports()
+    session = begin_session(profile.target)
+    hashes = {artifact.path: artifact.sha256 for artifact in bundle.manifest.artifacts}
+    runs = _runs(profile, hashes, session.tool_versions, session.time)
+    bundle.write_report(file, dump(InstructionReports(accumulated(earlier.runs, runs), profile.skipped)))
+
+
+def _runs(
+    profile: InstructionProfile, hashes: Mapping[str, str], tool_versions: dict[str, str], time: str | None
+) -> tuple[InstructionRun, ...]:
+    return tuple(
+        InstructionRun(
+            kind="instructions",
+            artifact=item.path,
+            sha256=hashes.get(item.path),
+            place=profile.target,
+            inputs=RunInputs(GOLDEN, 1),
+            covered=Covered(),
+            tool_versions=tool_versions,
+            time=time,
+            result=item,
+        )
+        for item in profile.results
+    )
+
+
+def _result(artifact: Artifact, counted: InstructionCount) -> CountedArtifact:
+    return CountedArtifact(
+        path=artifact.path,
+        format=artifact.format,
+        precision=artifact.precision,
+        recipe=artifact.recipe,
+        target_cpu=artifact.target_cpu,
+        runtime=counted.runtime,
+        origin=counted.origin,
+        instructions=counted.total,
+        classes=dict(counted.classes),
+        instructions_per_inference=counted.per_inference,
+        spread=counted.spread,
+    )

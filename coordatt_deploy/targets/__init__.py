@@ -1,25 +1,30 @@
 """Targets: other machines, or emulated ones, on which artifacts are run.
 
-A target is written ``name`` or ``name:cpu``, e.g. ``qemu-arm64:cortex-a53``. Its module opens artifacts like a runtime
-does; what it computed carries the origin ``emulated`` and names the CPU.
+A target is written ``name`` or ``name:cpu``, e.g. ``qemu-arm64:cortex-a53``. Its module starts a machine, which opens
+artifacts like a runtime does; what it computed carries its origin and names the CPU. A new target is a row of TARGETS
+and a folder with a ``target`` module; what several of them need is here and in ``session_client``, which speaks to a
+``session_server`` on the other machine through two pipes.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Protocol, Self, TypeAlias, cast
 
-from numpy.typing import NDArray
-
-from coordatt_deploy.artifact_specs import Artifact
+from coordatt_deploy.artifact_specs import Artifact, Origin
 from coordatt_deploy.errors import DeployError, UsageError, nearest
 from coordatt_deploy.formats import Format
 from coordatt_deploy.progress import Progress
+from coordatt_deploy.runtimes import Runner
 
 if TYPE_CHECKING:
-    from coordatt_deploy.targets.qemu_arm64.counts import InstructionCount
-    from coordatt_deploy.targets.session_client import EmulatedRunner
+    import numpy as np
+    from numpy.typing import NDArray
+
+Array: TypeAlias = "NDArray[np.generic[object]]"
+"""An array of any dtype. The bare name means ``generic[Any]``, and NumPy 1.26 cannot evaluate this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +65,73 @@ class TargetStatus:
     command: str
 
 
+@dataclass(frozen=True, slots=True)
+class InstructionCount:
+    """Instructions of one inference.
+
+    Attributes:
+        total: Median over the inferences counted.
+        classes: The inference with that total, by class; they add up to it.
+        per_inference: Totals in the order of counting; the warm-ups before them are left out.
+        spread: (greatest - least) / median of them.
+        runtime: What ran, with its version and CPU.
+        origin: Whether the instructions ran on a CPU or on an emulated one.
+    """
+
+    total: int
+    classes: Mapping[str, int]
+    per_inference: tuple[int, ...]
+    spread: float
+    runtime: str
+    origin: Origin = Origin.EMULATED
+
+
+class Cpu(Protocol):
+    """What a target tells of one of its CPUs."""
+
+    @property
+    def name(self) -> str:
+        """As the user writes it."""
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Instruction sets, in the words of Linux's /proc/cpuinfo."""
+
+    @property
+    def note(self) -> str:
+        """What the reader of a report should know about it."""
+
+
+class Session(Protocol):
+    """A machine that was started, and opens artifacts until it is left. Use as a context manager."""
+
+    def open_artifact(self, path: Path, artifact: Artifact, tensors: tuple[str, ...] = ()) -> Runner:
+        """Open the file at *path* there; see ``runtimes.Runtime.open_artifact``. The session has to outlive the runner.
+
+        Raises:
+            BundleError: The runtime cannot open it.
+            ConversionError: The runtime died of it.
+        """
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
 class Target(Protocol):
     """What each target's module offers (PEP 544: a module can satisfy a protocol)."""
 
-    CPUS: Mapping[str, Any]
-    DEFAULT_CPU: str
+    @property
+    def CPUS(self) -> Mapping[str, Cpu]:  # noqa: N802 - a constant of the module
+        """What can stand behind the colon of the target's name."""
 
-    def setup(self, cache_dir: Path | None = None, progress: Progress = ...) -> TargetStatus:
+    @property
+    def DEFAULT_CPU(self) -> str:  # noqa: N802
+        """The CPU that is meant where none is named."""
+
+    def setup(self, cache_dir: Path | None = None, progress: Progress | None = None) -> TargetStatus:
         """Build what the target needs, or find that it is there.
 
         Raises:
@@ -76,34 +141,32 @@ class Target(Protocol):
     def status(self, cache_dir: Path | None = None) -> TargetStatus:
         """Return whether the target can be used; never raises for a target that can't."""
 
-    def why_not(self, artifact: Artifact) -> str | None:
+    def unsupported_reason(self, artifact: Artifact) -> str | None:
         """Why *artifact* cannot run on the target; None if it can."""
 
-    def open_artifact(
-        self, path: Path, artifact: Artifact, *, cpu: str, tensors: tuple[str, ...] = (), cache_dir: Path | None = None
-    ) -> "EmulatedRunner":
-        """Open the file at *path*, as a runtime does (``coordatt_deploy.runtimes.Runtime``).
+    def start(self, cpu: str, *, cache_dir: Path | None = None) -> Session:
+        """Start a machine to open several artifacts on.
 
         Raises:
-            UsageError: The target has no such CPU or cannot run the format.
+            UsageError: The target has no such CPU.
             MissingDependencyError: The target is not set up, damaged, or of other versions.
-            ConversionError: The runtime inside refused the file, or died.
         """
 
     def count_instructions(
         self,
         path: Path,
         artifact: Artifact,
-        feeds: Mapping[str, NDArray[Any]],
+        feeds: Mapping[str, Array],
         *,
         cpu: str,
         inferences: int = 3,
         warmups: int = 1,
         cache_dir: Path | None = None,
-    ) -> "InstructionCount":
-        """Return the guest's instructions per inference.
+    ) -> InstructionCount:
+        """Return the instructions per inference.
 
         Raises:
+            UsageError: The target has no such CPU or cannot run the artifact.
             MissingDependencyError: Also where the target cannot count; the text says why.
         """
 
@@ -147,9 +210,9 @@ def runnable(
     Raises:
         UsageError: None can.
     """
-    chosen = [artifact for artifact in artifacts if artifact.format in formats]
-    able = [artifact for artifact in chosen if module.why_not(artifact) is None]
-    unable = [(artifact, module.why_not(artifact) or "") for artifact in chosen if artifact not in able]
+    chosen = [(artifact, module.unsupported_reason(artifact)) for artifact in artifacts if artifact.format in formats]
+    able = [artifact for artifact, reason in chosen if reason is None]
+    unable = [(artifact, reason) for artifact, reason in chosen if reason is not None]
     if not able:
         reasons = "; ".join(dict.fromkeys(reason for _, reason in unable)) or "it has none in these formats"
         raise UsageError(f"nothing of {bundle} can run on the target: {reasons}")

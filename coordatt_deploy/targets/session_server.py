@@ -1,14 +1,7 @@
-"""The guest's side of an emulated target: opens artifacts and runs them with the project's own runtimes.
+"""The other machine's side of a session: opens artifacts and runs them with the project's own runtimes.
 
-It runs on the emulated machine, started by ``emulated.Guest``. Requests arrive on stdin and answers leave on stdout,
-one JSON document per line; arrays travel as .npz files named in them, never pickled.
-
-    {"do": "versions", "formats": […]}                            -> {"versions": {…}}
-    {"do": "open", "path", "artifact", "tensors"}                  -> {"runner", "inputs", "outputs", "runtime"}
-    {"do": "infer", "runner", "names", "feeds", "results", "mark"} -> {"names"}
-    {"do": "close", "runner"}                                      -> {}
-
-Whatever a runtime prints goes to stderr, which is the host's log file.
+``session_client`` starts it there, with ``logs.ENVIRONMENT`` set. Requests arrive on stdin and answers leave on stdout;
+``session_messages`` has their forms. Whatever a runtime prints goes to stderr, which is the client's log file.
 """
 
 import gc
@@ -16,12 +9,10 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Mapping
 from contextlib import suppress
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Final, assert_never
 
 import numpy as np
 
@@ -29,39 +20,65 @@ from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.documents import from_json, to_json
 from coordatt_deploy.errors import ConversionError, DeployError
 from coordatt_deploy.formats import Format
-from coordatt_deploy.logs import set_environment
-from coordatt_deploy.targets.qemu_arm64.counts import MARK
+from coordatt_deploy.runtimes import Runner, runtime
+from coordatt_deploy.targets.session_messages import (
+    Answer,
+    CloseAnswer,
+    CloseRequest,
+    ErrorAnswer,
+    InferAnswer,
+    InferRequest,
+    OpenAnswer,
+    OpenRequest,
+    Request,
+    VersionsAnswer,
+    VersionsRequest,
+)
+
+# A mark is the system call getpgid(MARK + number): it fails, and what counts instructions sees it pass
+# (qemu_arm64/qemu_icount.c).
+MARK: Final = 0x51000000
 
 
-class Session:
-    """The artifacts that are open in this guest."""
+class Server:
+    """The artifacts that are open on this machine."""
 
     def __init__(self) -> None:
-        # Targets and runtimes don't import each other (the host's side needs none): found by name, when used.
-        self._runtimes = import_module("coordatt_deploy.runtimes")
-        self._runners: dict[int, Any] = {}
+        self._runners: dict[int, Runner] = {}
+        self._opened = 0
 
-    def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def answer(self, request: Request) -> Answer:
         """Carry out one request."""
-        handlers = {"versions": self._versions, "open": self._open, "infer": self._infer, "close": self._close}
-        return handlers[request["do"]](request)
+        if request["do"] == "versions":
+            return self._versions(request)
+        if request["do"] == "open":
+            return self._open(request)
+        if request["do"] == "infer":
+            return self._infer(request)
+        if request["do"] == "close":
+            return self._close(request)
+        assert_never(request)
 
-    def _versions(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        for kind in request["formats"]:
-            self._runtimes.runtime(Format(kind))
+    def _versions(self, request: VersionsRequest) -> VersionsAnswer:
+        for file_format in request["formats"]:
+            runtime(Format(file_format))
         return {"versions": {name: version(name) for name in request["packages"]}}
 
-    def _open(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _open(self, request: OpenRequest) -> OpenAnswer:
         artifact = from_json(Artifact, request["artifact"])
-        opened = self._runtimes.runtime(artifact.format).open_artifact(
+        opened = runtime(artifact.format).open_artifact(
             Path(request["path"]), artifact, threads=1, tensors=tuple(request["tensors"])
         )
-        number = len(self._runners)
+        number, self._opened = self._opened, self._opened + 1
         runner = self._runners[number] = opened.__enter__()
-        specs = {"inputs": to_json(runner.inputs), "outputs": to_json(runner.outputs)}
-        return {"runner": number, "runtime": runner.runtime, **specs}
+        return {
+            "runner": number,
+            "inputs": to_json(runner.inputs),
+            "outputs": to_json(runner.outputs),
+            "runtime": runner.runtime,
+        }
 
-    def _infer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _infer(self, request: InferRequest) -> InferAnswer:
         with np.load(request["feeds"], allow_pickle=False) as archive:
             feeds = {name: archive[f"arr_{index}"] for index, name in enumerate(request["names"])}
         runner = self._runners[request["runner"]]
@@ -74,7 +91,7 @@ class Session:
         np.savez(request["results"], *results.values())
         return {"names": list(results)}
 
-    def _close(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _close(self, request: CloseRequest) -> CloseAnswer:
         self._runners.pop(request["runner"]).__exit__(None, None, None)
         return {}
 
@@ -90,15 +107,15 @@ def main() -> None:
     # Runtimes print from C++ as well: the answers get a descriptor of their own, and stdout becomes stderr.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    set_environment()
     gc.disable()  # collections would fall into one inference and not into the next
-    session = Session()
+    server = Server()
     while line := sys.stdin.readline():
+        answer: Answer | ErrorAnswer
         try:
-            answer = session.answer(json.loads(line))
+            answer = server.answer(json.loads(line))
         except DeployError as error:
             answer = {"error": type(error).__name__, "text": str(error)}
-        except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the host is told, the log has the rest
+        except Exception as error:  # noqa: BLE001 - a runtime may raise anything; the client is told, the log has the rest
             traceback.print_exc()
             answer = {"error": ConversionError.__name__, "text": f"{type(error).__name__}: {error}"}
         answers.write(json.dumps(answer) + "\n")

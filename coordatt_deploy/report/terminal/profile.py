@@ -1,7 +1,7 @@
 """What artifacts cost, on the terminal: latency on this machine, instructions on another."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
 from rich.console import Console
 from rich.text import Text
@@ -9,10 +9,10 @@ from rich.text import Text
 from coordatt_deploy.artifact_specs import Origin
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.host import Host, HostState
+from coordatt_deploy.profile.instructions import InstructionProfile
 from coordatt_deploy.profile.result import LatencyRecord, ProfileResult
 from coordatt_deploy.report.terminal.console import host_line, label, new_console, new_table
 
-Document = Mapping[str, Any]
 WIDE: Final = 130  # columns that the whole table needs
 
 
@@ -96,24 +96,22 @@ def _against_fastest(item: LatencyRecord, document: ProfileResult, *, with_inter
     return ""
 
 
-def show_instructions(bundle: Bundle, document: Document) -> None:
+def show_instructions(bundle: Bundle, document: InstructionProfile) -> None:
     """Guest instructions per artifact, with the classes that matter."""
     labels = {artifact.path: label(artifact) for artifact in bundle.manifest.artifacts}
-    results: Sequence[Document] = document["results"]
-    used = dict.fromkeys(name for item in results for name, count in item["classes"].items() if count)
-    title = (
-        f"Instructions per inference of {bundle.manifest.model.name} on {document['target']} (emulated), in millions"
-    )
+    results = document.results
+    used = dict.fromkeys(name for item in results for name, count in item.classes.items() if count)
+    title = f"Instructions per inference of {bundle.manifest.model.name} on {document.target} (emulated), in millions"
     figures = ("all", "× fewest", *used, "spread")
     table = new_table(title, "artifact", "runtime", *figures, right=figures)
-    fewest = min(item["instructions"] for item in results)
+    fewest = min(item.instructions for item in results)
     for item in results:
-        counts = [f"{item['classes'].get(name, 0) / 1e6:.1f}" for name in used]
-        total, ratio = f"{item['instructions'] / 1e6:.1f}", f"{item['instructions'] / fewest:.3f}"
-        runtime = item["runtime"].partition(" on ")[0]
-        table.add_row(labels[item["path"]], runtime, total, ratio, *counts, f"{item['spread']:.1e}")
+        counts = [f"{item.classes.get(name, 0) / 1e6:.1f}" for name in used]
+        total, ratio = f"{item.instructions / 1e6:.1f}", f"{item.instructions / fewest:.3f}"
+        runtime = item.runtime.partition(" on ")[0]
+        table.add_row(labels[item.path], runtime, total, ratio, *counts, f"{item.spread:.1e}")
     console = new_console()
     console.print(table)
-    for item in document["skipped"]:
-        console.print(Text(f"{item['path']}: not run: {item['reason']}", style="yellow"))
+    for left_out in document.skipped:
+        console.print(Text(f"{left_out.path}: not run: {left_out.reason}", style="yellow"))
     console.print(Text("instructions are no latency: what one costs depends on the kernel and the chip", style="dim"))

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from debian.deb822 import Deb822
+
 from coordatt_deploy.errors import MissingDependencyError
 
 ETC_APT: Final = Path("/etc/apt")
@@ -64,16 +66,13 @@ def parse_list(text: str) -> tuple[Source, ...]:
 def parse_deb822(text: str) -> tuple[Source, ...]:
     """Read the stanza form of ``*.sources`` files; values may go on in indented lines."""
     sources = []
-    lines = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
-    for stanza in re.split(r"\n[ \t]*\n", lines):
-        # Field names are free in their case; the value keeps its line breaks, which an embedded key needs.
-        pairs = re.findall(r"^([^\s:]+):[ \t]*(.*(?:\n[ \t]+.*)*)", stanza, flags=re.MULTILINE)
-        fields = {name.lower(): value.rstrip() for name, value in pairs}
-        enabled = fields.get("enabled", "yes").lower() not in ("no", "false", "without", "off", "disable")
-        if "deb" not in fields.get("types", "").split() or not enabled:
+    for stanza in Deb822.iter_paragraphs(text):
+        enabled = stanza.get("enabled", "yes").lower() not in ("no", "false", "without", "off", "disable")
+        if "deb" not in stanza.get("types", "").split() or not enabled:
             continue
-        kept = tuple((name, value.rstrip()) for name, value in pairs if name.lower() not in OWN_FIELDS)
-        uris, suites, components = (tuple(fields.get(key, "").split()) for key in ("uris", "suites", "components"))
+        # A value keeps its line breaks, which an embedded key needs.
+        kept = tuple((str(name), value) for name, value in stanza.items() if name.lower() not in OWN_FIELDS)
+        uris, suites, components = (tuple(stanza.get(key, "").split()) for key in ("uris", "suites", "components"))
         sources.append(Source(uris, suites, components, kept))
     return tuple(sources)
 
@@ -120,15 +119,15 @@ def sources_text(sources: Iterable[Source], architectures: Sequence[str]) -> str
     """Return *sources* as a deb822 file for these architectures."""
     stanzas = []
     for source in sources:
-        fields = [
-            ("Types", "deb"),
-            ("URIs", " ".join(source.uris)),
-            ("Suites", " ".join(source.suites)),
-            ("Components", " ".join(source.components)),
-            ("Architectures", " ".join(architectures)),
-            *source.options,
-        ]
-        stanzas.append("".join(f"{name}: {value}\n" for name, value in fields))
+        stanza = Deb822({
+            "Types": "deb",
+            "URIs": " ".join(source.uris),
+            "Suites": " ".join(source.suites),
+            "Components": " ".join(source.components),
+            "Architectures": " ".join(architectures),
+            **dict(source.options),
+        })  # fmt: skip
+        stanzas.append(stanza.dump())
     return "\n".join(stanzas)
 
 

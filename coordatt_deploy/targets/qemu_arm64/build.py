@@ -14,50 +14,46 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Final
 
 from coordatt_deploy.errors import DeployError, MissingDependencyError
 from coordatt_deploy.files import sha256
-from coordatt_deploy.formats import Format
 from coordatt_deploy.logs import log_folder
 from coordatt_deploy.progress import Progress, Silent, Stages
 from coordatt_deploy.targets import TargetStatus
 from coordatt_deploy.targets.qemu_arm64 import apt
 from coordatt_deploy.targets.qemu_arm64.cpus import CPUS, DEFAULT_CPU, overlay
-from coordatt_deploy.targets.qemu_arm64.sysroot import (
-    ARM64,
+from coordatt_deploy.targets.qemu_arm64.packages import (
     GUEST_PACKAGES,
     GUEST_PYTHON,
     HOST_PACKAGES,
+    RELEASE,
+    closure,
+    installed_runtimes,
+    opened_formats,
+)
+from coordatt_deploy.targets.qemu_arm64.session import start
+from coordatt_deploy.targets.qemu_arm64.sysroot import (
+    ARM64,
     MANIFEST,
     NAME,
     PLUGIN,
     PLUGIN_SOURCE,
-    RELEASE,
     SCHEMA_VERSION,
     SETUP_COMMAND,
     Sysroot,
     examine,
     hashes,
-    installed_runtimes,
     recipe,
     sysroot_path,
     walk,
 )
-from coordatt_deploy.targets.session_client import Guest
 
 # Debian 12 has glibc 2.36; wheels for any earlier one run there.
 GLIBC_MINORS: Final = range(17, 37)
 STEP_TIMEOUT_S: Final = 900.0
 NEEDS: Final = "gcc libc6-dev"
-
-RUNTIME_FORMATS: Final = {
-    "onnxruntime": Format.ONNX,
-    "ai-edge-litert": Format.TFLITE,
-    "tflite-runtime": Format.TFLITE,
-}
 
 
 class _StepFailedError(Exception):
@@ -217,14 +213,13 @@ class _Builder:
         """
         runtimes = installed_runtimes()
         box = Sysroot(self.root, runtimes, no_counts_because)
-        formats = [kind for name, kind in RUNTIME_FORMATS.items() if name in runtimes]
-        with Guest(box, CPUS[DEFAULT_CPU], compiling=True, timeout_s=STEP_TIMEOUT_S) as guest:
-            inside = guest.versions(runtimes, formats)
+        with start(box, CPUS[DEFAULT_CPU], compiling=True, timeout_s=STEP_TIMEOUT_S) as guest:
+            inside = guest.versions(runtimes, opened_formats(runtimes))
         if inside != runtimes:
             raise _StepFailedError(f"the guest has {inside}, expected {runtimes}")
         if no_counts_because is None:
             try:
-                with Guest(box, CPUS[DEFAULT_CPU], counting=True, timeout_s=STEP_TIMEOUT_S) as guest:
+                with start(box, CPUS[DEFAULT_CPU], counting=True, timeout_s=STEP_TIMEOUT_S) as guest:
                     guest.versions((), ())
             except DeployError as error:
                 return f"QEMU does not load it ({error})"
@@ -243,7 +238,7 @@ def setup(cache_dir: Path | None = None, progress: Progress | None = None, *, et
         MissingDependencyError: A step failed; the text says which, why, and where the log is.
     """
     root = sysroot_path(cache_dir)
-    if not any(name in RUNTIME_FORMATS for name in installed_runtimes()):
+    if not opened_formats(installed_runtimes()):
         raise MissingDependencyError(
             f"target {NAME} runs the runtimes that are installed here, and there is none;"
             " run: pip install 'coordatt-deploy[runtime]'"
@@ -306,7 +301,7 @@ def _build(root: Path, stages: Stages, etc: Path) -> None:
 
 
 def _write_manifest(builder: _Builder, stages: Stages, no_counts_because: str | None) -> None:
-    document: dict[str, Any] = {
+    document = {
         "schema_version": SCHEMA_VERSION,
         "recipe": recipe(),
         "runtimes": installed_runtimes(),
@@ -324,29 +319,3 @@ def _take_place(new: Path, root: Path, staging: Path) -> None:
     if root.exists():
         root.rename(staging / "old")
     new.rename(root)
-
-
-def closure() -> dict[str, str]:
-    """Return what the installed runtimes need, with the versions installed here: the guest gets the same."""
-    found: dict[str, str] = {}
-    waiting = list(installed_runtimes())
-    while waiting:
-        name = waiting.pop()
-        if name in found:
-            continue
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-        for line in requires(name) or ():
-            requirement, _, marker = line.partition(";")
-            if "extra" not in marker:
-                waiting.append(_distribution(requirement))
-    return found
-
-
-def _distribution(requirement: str) -> str:
-    """Return the name that a requirement begins with: ``protobuf>=4.25`` asks for ``protobuf``."""
-    name = requirement.strip()
-    end = next((at for at, letter in enumerate(name) if not (letter.isalnum() or letter in "._-")), len(name))
-    return name[:end]

@@ -6,11 +6,10 @@ LiteRT and to 3e-6 in ONNX Runtime; another version of this package moves Python
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
-from coordatt_deploy.artifact_specs import Origin
 from coordatt_deploy.errors import ConversionError
+from coordatt_deploy.targets import InstructionCount
 
 # (class, mask, value): the first rule with opcode & mask == value wins. Encodings: Arm Architecture Reference Manual,
 # C4.1 "A64 instruction set encoding". The last three rules are whole encoding groups that take what is left.
@@ -40,32 +39,8 @@ RULES: Final = (
 )
 OTHER: Final = "other"
 
-# A mark is the system call getpgid(MARK + number): it fails, and the plugin (qemu_icount.c) sees it pass.
-MARK: Final = 0x51000000
-
 CLASSES: Final = (*dict.fromkeys(name for name, _, _ in RULES), OTHER)
 """``simd``: other vector and float instructions; ``memory``: loads and stores; ``other``: mostly integer arithmetic."""
-
-
-@dataclass(frozen=True, slots=True)
-class InstructionCount:
-    """Guest instructions of one inference.
-
-    Attributes:
-        total: Median over the inferences counted.
-        classes: The inference with that total, by class; they add up to it.
-        per_inference: Totals in the order of counting; the warm-ups before them are left out.
-        spread: (greatest - least) / median of them.
-        runtime: What ran, with its version and CPU.
-        origin: Always emulated.
-    """
-
-    total: int
-    classes: Mapping[str, int]
-    per_inference: tuple[int, ...]
-    spread: float
-    runtime: str
-    origin: Origin = Origin.EMULATED
 
 
 def classify(opcode: int) -> str:

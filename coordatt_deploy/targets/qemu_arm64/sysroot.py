@@ -17,34 +17,29 @@ import platform
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from coordatt_deploy.errors import MissingDependencyError
 from coordatt_deploy.files import sha256
-from coordatt_deploy.logs import ENVIRONMENT
+from coordatt_deploy.logs import ENVIRONMENT, cache_folder
 from coordatt_deploy.targets import TargetStatus
+from coordatt_deploy.targets.board_modules import PACKAGE, board_files
 from coordatt_deploy.targets.qemu_arm64.cpus import CPUS, Cpu, overlay
+from coordatt_deploy.targets.qemu_arm64.packages import (
+    GUEST_PACKAGES,
+    GUEST_PYTHON,
+    HOST_PACKAGES,
+    RELEASE,
+    installed_runtimes,
+    known_runtimes,
+)
 
 NAME: Final = "qemu-arm64"
 SETUP_COMMAND: Final = f"coordatt-deploy doctor --setup {NAME}"
 MANIFEST: Final = "box.json"
 SCHEMA_VERSION: Final = 1
 LAYOUT: Final = 2  # of the folders; a box of another one is built again
-
-# Debian 12: its dynamically linked QEMU 7.2 loads plugins, later releases' static one does not.
-RELEASE: Final = "bookworm"
-GUEST_PYTHON: Final = "3.11"
-HOST_PACKAGES: Final = (
-    "qemu-user", "libcapstone4", "liburing2", "libnuma1", "zlib1g", "libglib2.0-0", "libpcre2-8-0", "libgnutls30",
-    "libp11-kit0", "libidn2-0", "libunistring2", "libtasn1-6", "libnettle8", "libhogweed6", "libgmp10", "libffi8",
-)  # fmt: skip
-GUEST_PACKAGES: Final = (
-    "python3.11-minimal", "libpython3.11-minimal", "libpython3.11-stdlib", "libc6", "libstdc++6", "libgcc-s1", "zlib1g",
-    "libexpat1", "libffi8", "libbz2-1.0", "liblzma5", "libssl3", "libuuid1",
-)  # fmt: skip
-RUNTIMES: Final = ("numpy", "onnxruntime", "ai-edge-litert", "tflite-runtime")
 
 ARM64: Final = "arm64"
 OURS: Final = "coordatt-deploy"  # the folder below the guest's / with our code and the wheels
@@ -116,28 +111,9 @@ class Sysroot:
         }
 
 
-def default_cache() -> Path:
-    """Return the folder for boxes: under XDG_CACHE_HOME, else ~/.cache."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or "")
-    return (base if base.is_absolute() else Path.home() / ".cache") / "coordatt-deploy"
-
-
 def sysroot_path(cache_dir: Path | None) -> Path:
     """Return where the box is, or would be."""
-    return ((cache_dir or default_cache()) / NAME).absolute()
-
-
-def installed_runtimes() -> dict[str, str]:
-    """Return the versions of numpy and of the runtimes installed here: what the guest gets, too."""
-    found = {}
-    for name in RUNTIMES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    if "ai-edge-litert" in found:  # its predecessor is used only where it is alone
-        found.pop("tflite-runtime", None)
-    return found
+    return ((cache_dir or cache_folder()) / NAME).absolute()
 
 
 def recipe() -> str:
@@ -171,7 +147,26 @@ def walk(folder: Path) -> Iterator[Path]:
             yield entry
 
 
-def read_manifest(root: Path) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class SysrootManifest:
+    """What a box says of itself: what is read of its ``box.json``.
+
+    Attributes:
+        recipe: Hash of what decides what it holds; see ``recipe``.
+        runtimes: Versions of the packages inside.
+        no_counts_because: Why it has no instruction counter; None where it has one.
+        bytes: Size of all files.
+        files: Hash of every file and target of every link, by relative path.
+    """
+
+    recipe: str
+    runtimes: Mapping[str, str]
+    no_counts_because: str | None
+    bytes: int
+    files: Mapping[str, str]
+
+
+def read_manifest(root: Path) -> SysrootManifest:
     """Return the manifest of the box at *root*.
 
     Raises:
@@ -183,7 +178,13 @@ def read_manifest(root: Path) -> dict[str, Any]:
     for key, kind in (("recipe", str), ("runtimes", dict), ("files", dict), ("bytes", int)):
         if not isinstance(document.get(key), kind):
             raise ValueError(f"it has no {key}")
-    return document
+    return SysrootManifest(
+        recipe=document["recipe"],
+        runtimes=document["runtimes"],
+        no_counts_because=document.get("no_counts_because"),
+        bytes=document["bytes"],
+        files=document["files"],
+    )
 
 
 def examine(cache_dir: Path | None = None) -> TargetStatus:
@@ -198,7 +199,7 @@ def examine(cache_dir: Path | None = None) -> TargetStatus:
     difference = _other_versions(manifest)
     if difference is not None:
         return _status(root, "outdated", difference, manifest)
-    damage = _damage(root, manifest["files"])
+    damage = _damage(root, manifest.files)
     if damage is not None:
         return _status(root, "damaged", damage, manifest)
     return _status(root, "ready", None, manifest)
@@ -217,8 +218,8 @@ def open_sysroot(cache_dir: Path | None = None) -> Sysroot:
     return Sysroot(Path(found.path), found.runtimes, found.no_counts_because)
 
 
-def _status(root: Path, state: str, reason: str | None, manifest: Mapping[str, Any] | None = None) -> TargetStatus:
-    why = None if manifest is None else manifest.get("no_counts_because")
+def _status(root: Path, state: str, reason: str | None, manifest: SysrootManifest | None = None) -> TargetStatus:
+    why = None if manifest is None else manifest.no_counts_because
     return TargetStatus(
         name=NAME,
         state=state,
@@ -226,19 +227,19 @@ def _status(root: Path, state: str, reason: str | None, manifest: Mapping[str, A
         reason=reason,
         counts=state == "ready" and why is None,
         no_counts_because=why,
-        runtimes={} if manifest is None else dict(manifest["runtimes"]),
-        bytes=0 if manifest is None else manifest["bytes"],
+        runtimes={} if manifest is None else dict(manifest.runtimes),
+        bytes=0 if manifest is None else manifest.bytes,
         command=SETUP_COMMAND,
     )
 
 
-def _other_versions(manifest: Mapping[str, Any]) -> str | None:
-    here, inside = installed_runtimes(), manifest["runtimes"]
-    names = [name for name in RUNTIMES if here.get(name) != inside.get(name)]
+def _other_versions(manifest: SysrootManifest) -> str | None:
+    here, inside = installed_runtimes(), manifest.runtimes
+    names = [name for name in known_runtimes() if here.get(name) != inside.get(name)]
     if names:
         pairs = (f"{name} {inside.get(name, 'missing')} inside, {here.get(name, 'missing')} here" for name in names)
         return f"it was built with {', '.join(pairs)}"
-    if manifest["recipe"] != recipe():
+    if manifest.recipe != recipe():
         return "it was built by another version of coordatt-deploy"
     return None
 
@@ -263,26 +264,19 @@ def _hash(path: Path) -> str | None:
 
 
 def ship_code(into: Path) -> None:
-    """Copy this package's torch-free half below *into*, which goes on the guest's path.
+    """Copy the half of this package that travels below *into*, which goes on the guest's path.
 
     Compiled files go along: the guest runs the same Python release where the host has it, and compiling is slow there.
     """
-    package = Path(__file__).parents[2]
-    folders = [package, *(folder for name in ("runtimes", "targets") for folder in _packages(package / name))]
     tag = f"cpython-{GUEST_PYTHON.replace('.', '')}"
-    for folder in folders:
-        target = into / package.name / folder.relative_to(package)
-        target.mkdir(parents=True, exist_ok=True)
-        for source in folder.glob("*.py"):
-            _copy(source, target / source.name)
-        if sys.implementation.cache_tag == tag:
-            (target / "__pycache__").mkdir(exist_ok=True)
-            for compiled in (folder / "__pycache__").glob(f"*.{tag}.pyc"):
-                _copy(compiled, target / "__pycache__" / compiled.name)
-
-
-def _packages(folder: Path) -> list[Path]:
-    return [folder, *sorted(path.parent for path in folder.rglob("*/__init__.py"))]
+    for name in board_files():
+        source, target = PACKAGE.parent / name, into / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _copy(source, target)
+        compiled = Path("__pycache__", f"{source.stem}.{tag}.pyc")
+        if sys.implementation.cache_tag == tag and (source.parent / compiled).exists():
+            (target.parent / compiled).parent.mkdir(exist_ok=True)
+            _copy(source.parent / compiled, target.parent / compiled)
 
 
 def _copy(source: Path, target: Path) -> None:
