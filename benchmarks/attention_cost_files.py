@@ -42,10 +42,6 @@ ATTENTION: Final = "attention"
 IMAGES: Final = 8  # that int8 ranges are measured on; the cost does not depend on the ranges
 # Rounding weights for accuracy takes minutes and leaves the operators as they are.
 INT8: Final = dataclasses.replace(parse("static_wi8_ai8"), adjust=False)
-PASSES: Final = (
-    "activations", "calls", "capture", "fold", "forms", "lower", "mutations", "pointwise", "recognise", "rewriter",
-    "strips", "tidy", "writer",
-)  # fmt: skip
 CONVERTERS: Final = ("torch", "onnx", "onnxscript", "onnxsim", "litert-torch", "ai-edge-quantizer", "coremltools")
 
 
@@ -134,10 +130,10 @@ def _key(way: Way) -> str:
     )
     sources = [*models.glob("*.py")]
     if way.export == "ours":
-        sources += [root / "graph" / f"{name}.py" for name in PASSES]
-        sources += exporters.glob("*.py")
+        sources += (root / "graph").rglob("*.py")
+        sources += exporters.rglob("*.py")
     if way.export == "ours" and way.precision is Precision.INT8:
-        sources += [root / "second_stage" / "artifact.py", *(root / "quantization").glob("*.py")]
+        sources += [root / "conversion" / "quantized_artifact.py", *(root / "quantization").glob("*.py")]
     for source in sorted(sources):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:10]

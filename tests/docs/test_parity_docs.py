@@ -14,14 +14,23 @@ from coordatt_deploy.parity.error_statistics import LayerErrorStats
 from coordatt_deploy.parity.layers import ArtifactLayers, LayerRow
 from coordatt_deploy.parity.outputs import judge
 from coordatt_deploy.parity.reference_rounding import RoundingError
-from coordatt_deploy.parity.result import ArtifactParity, ParityReport
+from coordatt_deploy.parity.result import (
+    ArtifactParity,
+    GraphVerdict,
+    ParityReport,
+    ParityReports,
+    ParityRun,
+    covered,
+)
 from coordatt_deploy.parity.tolerances import TOLERANCES
+from coordatt_deploy.run_records import GOLDEN, HERE, NotRun, RunInputs
 
 DOCS = (Path(__file__).parents[2] / "docs" / "parity.md").read_text(encoding="utf-8")
 NAMED = set(re.findall(r"`([a-z0-9_]+)`", DOCS))
 
 
-def document():
+def documents():
+    """The report in the bundle, and what the command prints."""
     artifact = Artifact("onnx/net.onnx", Format.ONNX, Precision.FP32, None, None, 1, "ab" * 32, (), (), "")
     values = [np.ones((1, 3))]
     tally = LayerErrorStats(16.0, 2.0**-24)
@@ -30,7 +39,16 @@ def document():
     tolerance = TOLERANCES[Format.ONNX, "fp32"]
     outputs = (judge("logits", values, values, values, tolerance),)
     verdict = ArtifactParity(artifact, "onnxruntime", Origin.MEASURED, True, outputs, tolerance, layers=layers)
-    return json.loads(dump(ParityReport((verdict,)).record()))
+    result = ParityReport((verdict,), cases=("a.png",)).record()
+    (judged,) = result.artifacts
+    run = ParityRun(
+        kind="parity", artifact=judged.path, sha256=judged.sha256, place=HERE,
+        inputs=RunInputs(GOLDEN, 1, result.cases),
+        covered=covered(judged), tool_versions={}, time="2026-01-01T00:00:00.000+00:00", result=judged,
+    )  # fmt: skip
+    graph = GraphVerdict("folded", None, None, None, None, None, "", judged.layers)
+    reports = ParityReports((run,), (graph,), (NotRun("coreml/net.mlpackage", "it has no Core ML"),))
+    return json.loads(dump(reports)), json.loads(dump(result))
 
 
 def keys(value):
@@ -45,9 +63,9 @@ def keys(value):
 
 def test_every_key_of_the_report_is_described():
     """
-    No key of parity.json is missing from its page.
+    No key of parity.json, and of what `--json` prints, is missing from its page.
     """
-    assert not set(keys(document())) - NAMED - {"name"}
+    assert set() == set(keys(list(documents()))) - NAMED - {"name"}
 
 
 @pytest.mark.parametrize(("kind", "label"), TOLERANCES, ids=lambda item: str(item))
