@@ -1,14 +1,15 @@
 """What this machine has, as tables."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from rich.text import Text
 
+from coordatt_deploy.inspection.installation import Findings
 from coordatt_deploy.report.terminal.console import new_console, new_table
+from coordatt_deploy.targets import TargetStatus
 
 
-def show_doctor(findings: Any, targets: Sequence[Any] = ()) -> None:
+def show_doctor(findings: Findings, targets: Sequence[TargetStatus] = ()) -> None:
     """What is here and what is missing."""
     console = new_console()
     host = findings.host

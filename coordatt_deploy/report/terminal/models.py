@@ -1,12 +1,12 @@
 """The backbones as a table."""
 
 from collections.abc import Sequence
-from typing import Any
 
+from coordatt_deploy.models import ModelCard
 from coordatt_deploy.report.terminal.console import count, new_console, new_table
 
 
-def show_models(cards: Sequence[Any]) -> None:
+def show_models(cards: Sequence[ModelCard]) -> None:
     """The backbones."""
     table = new_table(
         "Backbones", "name", "parameters", "MACs", "attention", "trained", "input size", right=("parameters", "MACs")
