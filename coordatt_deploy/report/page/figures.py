@@ -1,4 +1,4 @@
-"""How the page prints figures, names and tables; the templates know no number."""
+"""How the page prints figures, names and tables: templates are given texts, never numbers."""
 
 import math
 from dataclasses import dataclass

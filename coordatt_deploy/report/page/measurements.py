@@ -10,7 +10,7 @@ from markupsafe import Markup
 from coordatt_deploy.evaluation.result import EvaluationResult, SubjectAccuracy
 from coordatt_deploy.manifest import FoldReport, Manifest
 from coordatt_deploy.profile.result import LatencyRecord, ProfileResult
-from coordatt_deploy.report.page.figures import Figure, Row, Table, decibel, file_name, megabytes, number
+from coordatt_deploy.report.page.figures import Figure, Row, Table, decibel, file_name, finite, megabytes, number
 from coordatt_deploy.report.page.plots import latency_plot, size_bar
 from coordatt_deploy.report.page.verdicts import WORDS
 from coordatt_deploy.runtimes.file_graph import OperatorCount
@@ -83,7 +83,7 @@ def accuracy_view(result: EvaluationResult, manifest: Manifest) -> AccuracyView:
 
 def _subject(item: SubjectAccuracy) -> Row:
     difference, interval, changed = number(item.difference_points, "+.2f"), "–", "–"
-    if item.difference_points is not None and item.interval_points is not None:
+    if finite(item.difference_points) is not None and item.interval_points is not None:
         low, high = item.interval_points
         interval, changed = f"{low:+.2f} … {high:+.2f}", f"{item.lost:,} / {item.gained:,}"
     cells = (

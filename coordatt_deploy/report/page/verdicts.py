@@ -161,7 +161,7 @@ def _evidence(verdict: ArtifactVerdict) -> list[tuple[str, str]]:
         least = verdict.tolerance.min_sqnr_db if verdict.tolerance else None
         needed = "" if least is None else f", {least:g} dB needed"
         facts.append(("SQNR", decibel(verdict.sqnr_db, exact=verdict.exact) + needed))
-    if verdict.top1_agreement is not None:
+    if finite(verdict.top1_agreement) is not None:
         facts.append(("top-1 agreement", f"{verdict.top1_agreement:.1%}"))
     return facts
 
