@@ -7,8 +7,8 @@ TESTS := -n 2 --dist worksteal
 # What a file of slow tests builds is built once.
 SLOW_TESTS := -n 2 --dist loadfile --durations=20
 # What pip cannot give: gcc compiles the instruction counter of the qemu-arm64 target, g++ the C++ snippet of
-# docs/on-device.md, chromium shows the HTML report to the tests.
-SYSTEM_PACKAGES := gcc g++ libc6-dev chromium
+# docs/on-device.md, chromium and its driver show the HTML report to the tests.
+SYSTEM_PACKAGES := gcc g++ libc6-dev chromium chromium-driver
 
 .PHONY: help demo test test-slow lint bench schemas lock system-packages clean
 

@@ -1,13 +1,12 @@
-"""Write reports of a bundle from the documents that ``parity`` and ``profile`` left in it."""
+"""Write reports of a bundle from the results that ``parity``, ``profile`` and ``evaluate`` left in it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from coordatt_deploy import __version__
 from coordatt_deploy.bundle import REPORTS, Bundle
-from coordatt_deploy.documents import Document, object_of
 from coordatt_deploy.errors import BundleError, DeployError, UsageError
 from coordatt_deploy.evaluation import result as evaluation_reports
 from coordatt_deploy.files import write_whole
@@ -20,6 +19,8 @@ from coordatt_deploy.report.page.render import Contents, page
 from coordatt_deploy.runtimes.file_graph import count_operators
 
 PAGE: Final = "report.html"
+
+R_co = TypeVar("R_co", covariant=True)
 
 
 def write_page(bundle: Bundle, target: Path | None = None, *, now: datetime | None = None) -> Path:
@@ -45,24 +46,23 @@ def write_page(bundle: Bundle, target: Path | None = None, *, now: datetime | No
     operators = {}
     for artifact in bundle.manifest.artifacts:
         try:
-            found = count_operators(bundle.path(artifact.path), artifact.format)
+            operators[artifact.path] = count_operators(bundle.path(artifact.path), artifact.format)
         except DeployError:  # a file that cannot be opened here is listed without its operators
             continue
-        operators[artifact.path] = (found.names, found.remark)
     moment = (now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC")
     made = f"Written by coordatt-deploy {__version__} on {moment}."
     text = page(Contents(bundle.manifest, bundle.root.resolve().name, parity, profile, operators, made, accuracy))
     return bundle.write_report(PAGE, text) if target is None else write_text(target, text)
 
 
-class Reports(Protocol):
+class Reports(Protocol[R_co]):
     """The accumulated runs of one command."""
 
-    def result(self) -> Document | None:
+    def result(self) -> R_co | None:
         """Return what is known of each artifact on this machine; None where nothing is."""
 
 
-def _read(bundle: Bundle, name: str, read: Callable[[str], Reports]) -> Mapping[str, Any] | None:
+def _read(bundle: Bundle, name: str, read: Callable[[str], Reports[R_co]]) -> R_co | None:
     """Return what a report of ``reports/`` knows of this machine; None where it was not written yet.
 
     Raises:
@@ -72,11 +72,10 @@ def _read(bundle: Bundle, name: str, read: Callable[[str], Reports]) -> Mapping[
     if not path.exists():
         return None
     try:
-        result = read(path.read_text(encoding="utf-8")).result()
+        return read(path.read_text(encoding="utf-8")).result()
     except (OSError, ValueError) as error:
         again = f"write it again with: coordatt-deploy {path.stem} {bundle.root}"
         raise BundleError(f"reports/{name} cannot be read: {error}; {again}") from None
-    return None if result is None else object_of(result)
 
 
 def write_summaries(

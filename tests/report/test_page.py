@@ -1,33 +1,54 @@
 """The HTML report, JUnit and Markdown."""
 
 import base64
+import dataclasses
 import json
-import os
 import re
 import shutil
-import subprocess
 import tempfile
-from collections.abc import Iterator
-from dataclasses import replace
-from html import escape
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from markupsafe import escape
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
 
-from coordatt_deploy.artifact_specs import Artifact, ModelSpec, Preprocessing, TensorSpec
+from coordatt_deploy.artifact_specs import Artifact, ModelSpec, Origin, Preprocessing, TensorSpec
+from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.errors import BundleError
+from coordatt_deploy.evaluation.result import (
+    Changed,
+    DatasetRecord,
+    EvaluationResult,
+    SubjectAccuracy,
+    UnreadableImage,
+)
 from coordatt_deploy.formats import Format, Precision
-from coordatt_deploy.manifest import GoldenCase, Manifest
+from coordatt_deploy.host import Host
+from coordatt_deploy.manifest import FoldReport, GoldenCase, Manifest
+from coordatt_deploy.parity.layers import LayerVerdict
+from coordatt_deploy.parity.outputs import OutputParity
+from coordatt_deploy.parity.result import ArtifactVerdict, GraphVerdict, ParityResult
+from coordatt_deploy.parity.tolerances import Tolerance
+from coordatt_deploy.profile.result import LatencyRecord, ProfileResult, SettingsRecord
+from coordatt_deploy.profile.statistics import Evidence
 from coordatt_deploy.report.junit import junit
 from coordatt_deploy.report.markdown import cell, markdown
-from coordatt_deploy.report.page.plots import ticks
+from coordatt_deploy.report.page.plots import DepthPoint, depth_plot, ticks
 from coordatt_deploy.report.page.render import Contents, page
+from coordatt_deploy.report.write import write_page
+from coordatt_deploy.run_records import NotRun
+from coordatt_deploy.runtimes.file_graph import OperatorCount
 
 HOSTILE = "<script>alert('x')</script>\"><img src=//evil.example/a.png onerror=fetch('//evil')>&amp;\u202eexe|`*_x_*`"
+# An ending without a slash, so that it is still there in the last part of a path.
+TAIL = "<script>'\"&"
 CHROMIUM = shutil.which("chromium")
+CHROMEDRIVER = shutil.which("chromedriver")
 
 
 def artifact(path: str, kind: Format = Format.ONNX) -> Artifact:
@@ -37,63 +58,144 @@ def artifact(path: str, kind: Format = Format.ONNX) -> Artifact:
 
 def manifest(name: str, *artifacts: Artifact) -> Manifest:
     spec = ModelSpec(name, Preprocessing((8, 8)), attention="coordatt", source_sha256="cd" * 32)
-    fold = {"folded": 3, "max_relative_error": 2e-8, "layers": []}
-    versions = (("torch", "2.13.0"),)
+    fold = FoldReport(3, 2e-8, ())
+    versions = {"torch": "2.13.0"}
     golden = (GoldenCase("noise"),)
     return Manifest(spec, (), (), artifacts, golden, fold=fold, tool_versions=versions, command="deploy me")
 
 
-def row(layer: str, db: float | None = 130.0, *, passed: bool | None = True, **more: Any) -> dict[str, Any]:
+def row(layer: str, db: float | None = 130.0, *, passed: bool | None = True, note: str | None = None) -> LayerVerdict:
     error = None if db is None else 1e-6
-    return {
-        "layer_id": layer, "operator": "conv2d", "sqnr_db": db, "max_abs_error": error, "local_sqnr_db": db,
-        "local_max_abs_error": error, "local_allowed": 1e-5, "exact": False, "nonfinite": 0, "passed": passed,
-        "inherits": False, "seen_through": None, "note": None,
-    } | more  # fmt: skip
+    return LayerVerdict(
+        layer_id=layer, operator="conv2d", sqnr_db=db, max_abs_error=error, local_sqnr_db=db,
+        local_max_abs_error=error, local_allowed=1e-5, excess=None, local_excess=None, max_steps=None,
+        local_max_steps=None, probe_max_abs_error=None, probe_allowed=None, exact=False, nonfinite=0, passed=passed,
+        evidence=None, inherits=False, seen_through=None, note=note,
+    )  # fmt: skip
 
 
-def verdict(path: str, layers: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-    first = next((item["layer_id"] for item in layers if item["passed"] is False), None)
-    output = {
-        "name": "logits", "passed": first is None, "max_abs_error": 2e-6, "allowed": 4e-5, "sqnr_db": 120.0,
-        "cosine": 1.0, "top1_agreement": 1.0, "mismatched": 0, "elements": 10, "nonfinite": 0,
-    }  # fmt: skip
-    return {
-        "path": path, "sha256": "ab" * 32, "format": "onnx", "precision": "fp32", "recipe": None,
-        "runtime": "onnxruntime 1.2", "origin": "measured", "passed": first is None,
-        "problem": None if first is None else f"first beyond tolerance at {first}", "max_abs_error": 2e-6,
-        "allowed": 4e-5, "sqnr_db": 120.0, "exact": False, "nonfinite": 0, "top1_agreement": 1.0,
-        "tolerance": {"multiple": 16.0, "basis": "fp32", "reason": "sums in another order"}, "outputs": [output],
-        "first_diverging_layer": first, "summary": f"{path}: all layers within tolerance", "layers_problem": None,
-        "marked_difference": 0.0, "layers": layers,
-    } | more  # fmt: skip
+def verdict(path: str, *layers: LayerVerdict) -> ArtifactVerdict:
+    first = next((item.layer_id for item in layers if item.passed is False), None)
+    output = OutputParity(
+        name="logits", passed=first is None, max_abs_error=2e-6, allowed=4e-5, worst_case=0, worst_index=(0,),
+        mismatched=0, elements=10, sqnr_db=120.0, cosine=1.0, top1_agreement=1.0, nonfinite=0,
+    )  # fmt: skip
+    return ArtifactVerdict(
+        path=path, sha256="ab" * 32, format=Format.ONNX, precision=Precision.FP32, recipe=None, target_cpu=None,
+        runtime="onnxruntime 1.2", origin=Origin.MEASURED, passed=first is None,
+        problem=None if first is None else f"first beyond tolerance at {first}", max_abs_error=2e-6,
+        allowed=4e-5, sqnr_db=120.0, top1_agreement=1.0,
+        tolerance=Tolerance(16.0, Precision.FP32, "sums in another order"), outputs=(output,),
+        first_diverging_layer=first, summary=f"{path}: all layers within tolerance", marked_difference=0.0,
+        layers=layers,
+    )  # fmt: skip
 
 
-def parity(*items: dict[str, Any]) -> dict[str, Any]:
-    return {"schema_version": 1, "passed": all(item["passed"] for item in items), "artifacts": list(items)}
+def parity(*items: ArtifactVerdict) -> ParityResult:
+    return ParityResult(all(item.passed for item in items), None, ("noise",), items)
 
 
-def profile(path: str) -> dict[str, Any]:
-    samples = [1_000_000 + 7_919 * index % 400_000 for index in range(300)] + [30_000_000]
-    result = {
-        "path": path, "runtime": "onnxruntime 1.2", "origin": "measured", "threads": 1, "median_ms": 1.2,
-        "p90_ms": 1.3, "p99_ms": 1.4, "ci95_ms": [1.19, 1.21], "verdict": "noisy", "reason": "spread",
-        "load_ms": 3.0, "first_inference_ms": 2.0, "peak_memory_bytes": 9_000_000, "samples_ns": samples,
-    }  # fmt: skip
-    host = {"cpu": HOSTILE, "architecture": "x86_64", "features": ["avx"], "cores": 2, "cores_available": 2,
-            "memory_bytes": None, "os": "Debian", "python": "3.11", "container": None, "before": None}  # fmt: skip
-    return {"schema_version": 1, "host": host, "settings": {"threads": [1]}, "results": [result]}
+def profile(path: str) -> ProfileResult:
+    samples = (*(1_000_000 + 7_919 * index % 400_000 for index in range(300)), 30_000_000)
+    result = LatencyRecord(
+        path=path, format=Format.ONNX, precision=Precision.FP32, target_cpu=None, runtime="onnxruntime 1.2",
+        origin=Origin.MEASURED, threads=1, median_ms=1.2, p90_ms=1.3, p95_ms=1.3, p99_ms=1.4, iqr_ms=0.1,
+        ci95_ms=(1.19, 1.21), verdict="noisy", reason="spread", load_ms=3.0, first_inference_ms=2.0,
+        peak_memory_bytes=9_000_000, warning=None, samples_ns=samples, warmups_ns=(), samples_per_round=43,
+        openings=7, lost_ns=(None,) * 301, evidence=Evidence(),
+    )  # fmt: skip
+    host = Host(HOSTILE, "x86_64", ("avx",), 2, 2, "Debian", "3.11", {})
+    settings = SettingsRecord((1,), 5, 301, 7, 0.5, (), 0)
+    return ProfileResult(host, settings, (result,), ())
+
+
+def accuracy(path: str) -> EvaluationResult:
+    subject = SubjectAccuracy(
+        name=path, path=path, sha256="ab" * 32, format=Format.ONNX, precision=Precision.FP32, recipe=None,
+        target_cpu=None, runtime="onnxruntime 1.2", origin=Origin.MEASURED, correct=9, top1=0.9, correct_top5=10,
+        top5=1.0, difference_points=-1.0, interval_points=(-2.0, 0.5), p_value=0.5, lost=1, gained=0, agreement=0.9,
+        sqnr_db=40.0, exact=False, nonfinite=0, changed=(Changed("b.png", 1, 1, 2),), passed=False,
+        problem="one point was lost", warning="another machine may differ",
+    )  # fmt: skip
+    images = DatasetRecord("digits", 10, 11, 10, "names", (UnreadableImage("a.png", "truncated"),))
+    return EvaluationResult(False, 0.5, None, images, "reference", 0.95, (subject,), notes=("grey images",))
 
 
 def contents(name: str = "net", layer: str = "features.3", path: str = "onnx/net_fp32.onnx") -> Contents:
     layers = [row(f"{layer}.{index}", 130.0 - index) for index in range(40)]
     layers[20] = row(f"{layer}.20", 20.0, passed=False, note=name)
     layers[25] = row(f"{layer}.25", None, passed=None, note="absent: " + name)
-    layers[30] = row(f"{layer}.30", None, max_abs_error=0.0, local_max_abs_error=0.0)
-    found = verdict(path, layers)
+    layers[30] = replace(row(f"{layer}.30", None), max_abs_error=0.0, local_max_abs_error=0.0)
     return Contents(
-        manifest(name, artifact(path)), name, parity(found), profile(path), {path: ({name: 3}, name)}, f"Made by {name}"
+        manifest(name, artifact(path)),
+        name,
+        parity(verdict(path, *layers)),
+        profile(path),
+        {path: OperatorCount({name: 3}, name)},
+        f"Made by {name}",
     )
+
+
+def parity_of(found: Contents) -> ParityResult:
+    assert found.parity is not None
+    return found.parity
+
+
+def everything() -> Contents:
+    """Contents whose every field of the page says something."""
+    found = contents()
+    assert found.parity is not None
+    assert found.profile is not None
+    (file,), (timed,) = found.parity.artifacts, found.profile.results
+    judged = replace(
+        file,
+        recipe="static_wi8_ai8",
+        warning="saturates here",
+        layers_problem="no map",
+        marked_difference=1e-7,
+        outputs=(replace(file.outputs[0], name="logits"),),
+        layers=(*file.layers[:-1], replace(file.layers[-1], seen_through="features.9", inherits=True, note="late")),
+    )
+    unrun = replace(file, path="onnx/other.onnx", runtime="", origin=None, passed=None, outputs=(), layers=(),
+                    layers_problem="not installed", problem="not installed", summary=None)  # fmt: skip
+    graph = GraphVerdict("folded", "features.3.20", False, None, None, None, "off at features.3.20", file.layers)
+    spec = replace(found.manifest.model, labels=("zero", "one"))
+    return replace(
+        found,
+        manifest=replace(
+            found.manifest,
+            model=spec,
+            artifacts=(*found.manifest.artifacts, replace(artifact("onnx/other.onnx"), recipe="dynamic")),
+            notes=("an axis was renamed",),
+        ),
+        parity=replace(found.parity, artifacts=(judged, unrun), graphs=(graph,), skipped=(NotRun("a.onnx", "slow"),)),
+        profile=replace(
+            found.profile,
+            host=replace(found.profile.host, container="docker", board="Pi", versions={"onnx": "1.2"}),
+            results=(replace(timed, warning="saturates here"),),
+        ),
+        accuracy=accuracy("onnx/net_fp32.onnx"),
+    )
+
+
+@dataclass
+class Poison:
+    """Puts a tag at the end of every text below a value, and remembers the texts."""
+
+    texts: list[str] = field(default_factory=list)
+
+    def __call__(self, value: object) -> object:
+        if type(value) is str:
+            self.texts.append(f"{value}{TAIL}")
+            return self.texts[-1]
+        if isinstance(value, Preprocessing):  # its texts are held to a list of words
+            return value
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = [item.name for item in dataclasses.fields(value)]
+            return replace(value, **{name: self(getattr(value, name)) for name in fields})
+        if isinstance(value, tuple):
+            return tuple(self(item) for item in value)
+        return {self(key): self(item) for key, item in value.items()} if isinstance(value, Mapping) else value
 
 
 class Structure(HTMLParser):
@@ -123,9 +225,50 @@ def test_hostile_names_stay_text() -> None:
     assert "<script>alert('x')</script>" in "".join(wild.words)
 
 
+def test_no_text_of_manifest_or_results_is_markup() -> None:
+    """A tag in every text field of the manifest and of all results stays text."""
+    poison = Poison()
+    wild = poison(everything())
+    assert isinstance(wild, Contents)
+    text = page(wild)
+    assert len(poison.texts) > 100
+    assert [] == re.findall("(?i)<script", text)
+    tags = [tag for tag, _ in Structure(page(everything())).tags if tag != "wbr"]
+    assert tags == [tag for tag, _ in Structure(text).tags if tag != "wbr"]
+    words = "".join(Structure(text).words)
+    said = ("net", "coordatt", "deploy me", "torch", "2.13.0", "static_wi8_ai8", "Saturates here", "Not installed",
+            "sums in another order", "logits", "folded", "features.3.20", "features.9", "late", "docker", "avx",
+            "digits", "a.png", "grey images", "one point was lost", "another machine may differ", "Spread",
+            "onnxruntime 1.2", "dynamic", "Made by net")  # fmt: skip
+    assert [] == [name for name in said if f"{name}{TAIL}" not in words]
+
+
+def test_no_figure_that_is_a_text_is_markup() -> None:
+    """Not even a text where a count is expected, which types alone would keep out, adds a tag."""
+    found = everything()
+    assert found.accuracy is not None
+    assert found.manifest.fold is not None
+    fold = replace(found.manifest.fold, folded=HOSTILE)  # type: ignore[arg-type]
+    images = replace(found.accuracy.dataset, classes=HOSTILE)  # type: ignore[arg-type]
+    wild = replace(found, manifest=replace(found.manifest, fold=fold), accuracy=replace(found.accuracy, dataset=images))
+    text = page(wild)
+    assert [tag for tag, _ in Structure(page(found)).tags] == [tag for tag, _ in Structure(text).tags]
+    words = "".join(Structure(text).words)
+    assert f"{HOSTILE} BatchNorms were folded" in words
+    assert f"in {HOSTILE} classes" in words
+
+
+def test_texts_of_a_plot_are_escaped_and_the_plot_is_not() -> None:
+    """A plot is markup to a template; what it is told of is not."""
+    plot = depth_plot(1, HOSTILE, HOSTILE, [DepthPoint(TAIL, 20.0, None, False)], TAIL, 40.0)
+    assert plot == plot.__html__()
+    assert ["svg", "title", "desc"] == [tag for tag, _ in Structure(plot).tags][:3]
+    assert {"script", "img"}.isdisjoint(tag for tag, _ in Structure(plot).tags)
+
+
 def test_page_refers_to_nothing_outside() -> None:
     """No address, import or link but the empty icon."""
-    text = page(contents()).replace(escape(HOSTILE), "")
+    text = page(contents()).replace(str(escape(HOSTILE)), "")
     assert [] == re.findall(r"https?:|url\(|@import|//\w", text)
     links = [attrs["href"] for _, attrs in Structure(text).tags if "href" in attrs]
     assert ["data:,"] == links
@@ -165,10 +308,22 @@ def test_report_without_a_profile_or_without_parity() -> None:
 
 
 @pytest.mark.parametrize("broken", [{"artifacts": 3}, {"artifacts": [{}]}, {}, {"artifacts": [{"path": 1}]}])
-def test_damaged_document_is_refused(broken: dict[str, Any]) -> None:
-    """A document that does not fit says which commands write it again."""
+def test_damaged_document_is_refused(tmp_path: Path, broken: dict[str, object]) -> None:
+    """A document that does not fit says which command writes it again."""
+    (tmp_path / "reports").mkdir()
+    document = {"schema_version": 1, "passed": True, "target": None, "cases": []} | broken
+    (tmp_path / "reports/parity.json").write_text(json.dumps(document), encoding="utf-8")
     with pytest.raises(BundleError, match="coordatt-deploy parity"):
-        page(replace(contents(), parity={"schema_version": 1} | broken))
+        write_page(Bundle(tmp_path, manifest("net")))
+
+
+def test_figures_that_cannot_be_are_refused() -> None:
+    """A latency without a sample says which commands write it again."""
+    found = contents()
+    assert found.profile is not None
+    empty = replace(found.profile, results=(replace(found.profile.results[0], samples_ns=()),))
+    with pytest.raises(BundleError, match="coordatt-deploy profile"):
+        page(replace(found, profile=empty))
 
 
 def test_ticks_are_round_and_within() -> None:
@@ -179,7 +334,7 @@ def test_ticks_are_round_and_within() -> None:
 
 def test_junit_counts_and_names() -> None:
     """Failures, skips and passes are counted per suite; the failing case is the layer."""
-    root = ElementTree.fromstring(junit(contents().parity or {}))  # noqa: S314 - written by this test
+    root = ElementTree.fromstring(junit(parity_of(contents())))  # noqa: S314 - written by this test
     assert {"tests": "42", "failures": "3", "skipped": "1"} == {
         k: root.attrib[k] for k in ("tests", "failures", "skipped")
     }
@@ -190,14 +345,14 @@ def test_junit_counts_and_names() -> None:
 def test_junit_survives_what_xml_cannot_hold() -> None:
     """Control characters and lone surrogates in names give well-formed XML."""
     bad = f"{HOSTILE}\x00\x1b[31m\ud800\ufffe"
-    text = junit(parity(verdict(bad, [row(bad)])))
+    text = junit(parity(verdict(bad, row(bad))))
     root = ElementTree.fromstring(text.encode())  # noqa: S314 - written by this test
     assert 1 == len(list(root.iter("testsuite")))
 
 
 def test_markdown_cells_stay_cells() -> None:
     """A hostile name breaks no table and makes no markup."""
-    text = markdown(parity(verdict(HOSTILE + "\n| a | b |", [row("x")])), HOSTILE)
+    text = markdown(parity(verdict(HOSTILE + "\n| a | b |", row("x"))), HOSTILE)
     (line,) = [line for line in text.splitlines() if "passed |" in line]
     assert 8 == len(re.findall(r"(?<!\\)\|", line))
     assert "<img" not in text
@@ -205,80 +360,54 @@ def test_markdown_cells_stay_cells() -> None:
 
 
 class Browser:
-    """Headless Chromium, spoken to over its debugging pipe."""
+    """Headless Chromium, driven through its driver."""
 
     def __init__(self, folder: str) -> None:
-        theirs_in, ours_out = os.pipe()
-        ours_in, theirs_out = os.pipe()
-        flags = (
-            "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-            f" --disable-component-update --disable-sync --remote-debugging-pipe --user-data-dir={folder} about:blank"
-        )
-        command = f"exec {CHROMIUM} {flags} 3<&{theirs_in} 4>&{theirs_out}"
-        self.process = subprocess.Popen(
-            ["bash", "-c", command], pass_fds=(theirs_in, theirs_out), stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        os.close(theirs_in)
-        os.close(theirs_out)
-        self.read_end, self.write_end = ours_in, ours_out
-        self.calls, self.rest, self.session = 0, b"", None
-        self.events: list[dict[str, Any]] = []
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Network", "Runtime", "Log"):
-            self.call(f"{domain}.enable")
-
-    def call(self, method: str, **params: Any) -> dict[str, Any]:
-        self.calls += 1
-        message = {"id": self.calls, "method": method, "params": params}
-        os.write(
-            self.write_end, json.dumps(message | ({"sessionId": self.session} if self.session else {})).encode() + b"\0"
-        )
-        while True:
-            answer = self.receive()
-            if answer.get("id") == self.calls:
-                assert "error" not in answer, answer
-                result: dict[str, Any] = answer["result"]
-                return result
-            self.events.append(answer)
-
-    def receive(self) -> dict[str, Any]:
-        while b"\0" not in self.rest:
-            block = os.read(self.read_end, 1 << 16)
-            assert block, "Chromium ended"
-            self.rest += block
-        message, _, self.rest = self.rest.partition(b"\0")
-        answer: dict[str, Any] = json.loads(message)
-        return answer
+        options = webdriver.ChromeOptions()
+        options.binary_location = str(CHROMIUM)
+        for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
+                     "disable-background-networking", "disable-component-update", "disable-sync",
+                     f"user-data-dir={folder}"):  # fmt: skip
+            options.add_argument(f"--{flag}")
+        options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+        self.driver = webdriver.Chrome(options, Service(CHROMEDRIVER))
 
     def open(self, path: Path) -> None:
-        self.events.clear()
-        self.call("Page.navigate", url=path.as_uri())
-        while not any(event["method"] == "Page.loadEventFired" for event in self.events):
-            self.events.append(self.receive())
+        """Load a file to its end; what happened before is forgotten."""
+        self.driver.get("about:blank")  # ends what the page before, or the browser's own first page, still loads
+        for kind in ("performance", "browser"):
+            self.driver.get_log(kind)
+        self.driver.get(path.as_uri())
+        self.events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
+        self.problems = self.driver.get_log("browser")
 
-    def evaluate(self, expression: str) -> Any:
-        return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+    def call(self, method: str, **params: object) -> Mapping[str, str]:
+        """Call a method of the DevTools protocol."""
+        result: Mapping[str, str] = self.driver.execute_cdp_cmd(method, params)
+        return result
 
-    def happened(self, *methods: str) -> list[dict[str, Any]]:
-        return [event["params"] for event in self.events if event["method"] in methods]
+    def evaluate(self, expression: str) -> object:
+        result: object = self.driver.execute_script(f"return {expression}")
+        return result
 
-    def close(self) -> None:
-        self.process.terminate()
-        self.process.wait(timeout=30)
-        os.close(self.read_end)
-        os.close(self.write_end)
+    def requested(self) -> list[str]:
+        """Return every address that the page asked for."""
+        return [
+            event["params"]["request"]["url"] for event in self.events if event["method"] == "Network.requestWillBeSent"
+        ]
+
+    def dialogs(self) -> list[str]:
+        return [event["method"] for event in self.events if event["method"] == "Page.javascriptDialogOpening"]
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed; run: make system-packages")
+    if CHROMIUM is None or CHROMEDRIVER is None:
+        pytest.skip("chromium and its driver are not installed; run: make system-packages")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         started = Browser(folder)
         yield started
-        started.close()
+        started.driver.quit()
 
 
 @pytest.mark.slow
@@ -290,10 +419,8 @@ def test_page_in_a_browser(browser: Browser, tmp_path: Path, words: tuple[str, s
     path = f"onnx/{model.replace('/', '')}.onnx"
     file.write_text(page(contents(model, layer, path)), encoding="utf-8")
     browser.open(file)
-    assert [file.as_uri()] == [event["request"]["url"] for event in browser.happened("Network.requestWillBeSent")]
-    problems = browser.happened("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown",
-                                "Page.javascriptDialogOpening")  # fmt: skip
-    assert [] == problems
+    assert [file.as_uri()] == browser.requested()
+    assert ([], []) == (browser.problems, browser.dialogs())
     browser.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     for width in (360, 390, 600, 768, 1024, 1280, 1600):
         browser.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=True)
@@ -313,9 +440,11 @@ def test_browser_sees_what_would_be_wrong(browser: Browser, tmp_path: Path) -> N
     file.write_text(f"{wide}<img src='{tmp_path.as_uri()}/a.png'><script>missing()</script>", encoding="utf-8")
     browser.open(file)
     browser.call("Emulation.setDeviceMetricsOverride", width=360, height=800, deviceScaleFactor=1, mobile=True)
-    assert 2 == len(browser.happened("Network.requestWillBeSent"))
-    assert browser.happened("Runtime.exceptionThrown")
-    assert browser.evaluate("document.scrollingElement.scrollWidth") > 360
+    assert [file.as_uri(), f"{tmp_path.as_uri()}/a.png"] == browser.requested()
+    assert "missing is not defined" in " ".join(entry["message"] for entry in browser.problems)
+    width = browser.evaluate("document.scrollingElement.scrollWidth")
+    assert isinstance(width, int)
+    assert width > 360
 
 
 @pytest.mark.slow
@@ -330,6 +459,7 @@ def test_dark_light_and_paper(browser: Browser, tmp_path: Path) -> None:
             "Emulation.setEmulatedMedia", media=media, features=[{"name": "prefers-color-scheme", "value": scheme}]
         )
         low = browser.evaluate(LEAST_CONTRAST)
+        assert isinstance(low, dict)
         assert low["ratio"] >= 4.5, (scheme, media, low)
         grounds[scheme, media] = browser.evaluate("getComputedStyle(document.body).backgroundColor")
     assert "rgb(255, 255, 255)" == grounds["dark", "print"]

@@ -82,6 +82,19 @@ def test_weights_and_images_ship(wheel_names):
     assert expected <= set(wheel_names)
 
 
+def test_what_the_page_is_made_of_ships(wheel_names):
+    """
+    Templates and style of the HTML report are in the wheel, each of them.
+    """
+    folder = ROOT / "coordatt_deploy/report/page"
+    expected = {
+        f"coordatt_deploy/report/page/{path.name}" for path in folder.iterdir() if path.suffix in (".html", ".css")
+    }
+
+    assert len(expected) > 2
+    assert expected <= set(wheel_names)
+
+
 def test_types_hold_on_the_wheel(installed, tmp_path):
     """
     mypy --strict finds nothing in the wheel, looked at from elsewhere.

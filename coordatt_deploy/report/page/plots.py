@@ -1,5 +1,7 @@
 """Plots as inline SVG, written by hand: no script, no font, no network.
 
+Texts become part of a plot through ``Markup.format`` alone, which escapes them.
+
 Every plot has a ``<title>`` and a ``<desc>`` that say in words what the curve shows. Colours are CSS classes of the
 page, so that dark, light and paper each have their own. The view box is as wide as a phone; plots sit in a grid.
 """
@@ -7,8 +9,9 @@ page, so that dark, light and paper each have their own. The view box is as wide
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Final
+
+from markupsafe import Markup
 
 WIDTH: Final = 360
 HEIGHT: Final = 200
@@ -43,27 +46,36 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     return [round(index * step, 10) for index in range(first, last + 1)]
 
 
-def frame(number: int, title: str, description: str, body: Sequence[str], height: int = HEIGHT) -> str:
+def frame(number: int, title: str, description: str, body: Sequence[Markup], height: int = HEIGHT) -> Markup:
     """Wrap *body* into a figure that a screen reader can tell of."""
-    name = f"plot{number}"
-    return (
-        f'<svg class="plot" viewBox="0 0 {WIDTH} {height}" role="img" aria-labelledby="{name}t {name}d">'
-        f'<title id="{name}t">{escape(title)}</title><desc id="{name}d">{escape(description)}</desc>'
-        f"{''.join(body)}</svg>"
+    return Markup(
+        '<svg class="plot" viewBox="0 0 {width} {height}" role="img" aria-labelledby="{name}t {name}d">'
+        '<title id="{name}t">{title}</title><desc id="{name}d">{description}</desc>{body}</svg>'
+    ).format(
+        width=WIDTH,
+        height=height,
+        name=f"plot{number}",
+        title=title,
+        description=description,
+        body=Markup("").join(body),
     )
 
 
-def _text(x: float, y: float, text: str, anchor: str = "middle", kind: str = "tick") -> str:
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+def _text(x: float, y: float, text: str, anchor: str = "middle", kind: str = "tick") -> Markup:
+    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(kind, x, y, anchor, text)
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
-    return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
+    return Markup('<line class="{}" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>').format(kind, x1, y1, x2, y2)
+
+
+def _path(kind: str, shape: str) -> Markup:
+    return Markup('<path class="{}" d="{}"/>').format(kind, shape)
 
 
 def depth_plot(
     number: int, title: str, description: str, points: Sequence[DepthPoint], first: str | None, top_db: float
-) -> str:
+) -> Markup:
     """Draw SQNR in dB along the depth of the network.
 
     Args:
@@ -98,9 +110,9 @@ def depth_plot(
     dots = "".join(f"M{x(i):.1f} {y(v):.1f}h0" for i, v, ok in alone if ok is not False)
     wrong = "".join(f"M{x(i):.1f} {y(v):.1f}h0" for i, v, ok in alone if ok is False)
     path = [(x(i), None if p.whole_db is None else y(p.whole_db)) for i, p in enumerate(points)]
-    body.append(f'<path class="dots" d="{dots}"/>' if dots else "")
-    body.append(f'<path class="curve" d="{_polyline(path)}"/>')
-    body.append(f'<path class="dots bad" d="{wrong}"/>' if wrong else "")
+    body += [_path("dots", dots)] if dots else []
+    body.append(_path("curve", _polyline(path)))
+    body += [_path("dots bad", wrong)] if wrong else []
     ids = [point.layer for point in points]
     if first in ids:
         at = x(ids.index(first))
@@ -132,7 +144,7 @@ def latency_plot(
     ci95_ms: tuple[float, float] | None,
     *,
     bins: int = 60,
-) -> str:
+) -> Markup:
     """Draw a histogram and, below it, every raw sample: time from left to right in ms, calls from top to bottom.
 
     The axis is logarithmic where the slowest call takes over ten times the fastest.
@@ -158,20 +170,18 @@ def latency_plot(
         body += [_line(x(tick), TOP, x(tick), floor + 6 + rows, "grid"), _text(x(tick), height - 22, f"{tick:g}")]
     if ci95_ms is not None and all(map(math.isfinite, ci95_ms)):
         left, right = x(max(ci95_ms[0], low)), x(min(ci95_ms[1], high))
-        body.append(
-            f'<rect class="band" x="{left:.1f}" y="{TOP}" width="{max(right - left, 0.8):.1f}"'
-            f' height="{bars + 6 + rows:.1f}"/>'
-        )
+        band = Markup('<rect class="band" x="{:.1f}" y="{}" width="{:.1f}" height="{:.1f}"/>')
+        body.append(band.format(left, TOP, max(right - left, 0.8), bars + 6 + rows))
     most = max(counts)
     shape = "".join(
         f"M{LEFT + wide * i:.1f} {floor:.1f}v{-bars * c / most:.1f}h{wide:.2f}v{bars * c / most:.1f}z"
         for i, c in enumerate(counts)
         if c
     )
-    body.append(f'<path class="bars" d="{shape}"/>')
+    body.append(_path("bars", shape))
     row = rows / len(samples_ms)
     dots = "".join(f"M{x(s):.1f} {floor + 6 + row * (i + 0.5):.1f}h0" for i, s in enumerate(samples_ms))
-    body.append(f'<path class="dots {"fine" if len(samples_ms) > 200 else "few"}" d="{dots}"/>')
+    body.append(_path("dots fine" if len(samples_ms) > 200 else "dots few", dots))
     body.append(_line(x(median_ms), TOP - 4, x(median_ms), floor + 6 + rows, "median"))
     body.append(_text(min(max(x(median_ms), 90), WIDTH - 90), 8, f"median {median_ms:.3g} ms", kind="flag plain"))
     body.append(_text(LEFT - 4, floor + 16, "first", "end"))
@@ -188,10 +198,10 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return [float(f"{value:.3g}") for value in found if low * 0.97 <= value <= high * 1.03]
 
 
-def size_bar(share: float) -> str:
+def size_bar(share: float) -> Markup:
     """Draw a share of the greatest as a bar; the number stands beside it in text."""
     wide = 100 * min(max(share, 0.0), 1.0)
-    return (
+    return Markup(
         '<svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
-        f'<rect class="track" width="100" height="8"/><rect class="fill" width="{wide:.1f}" height="8"/></svg>'
-    )
+        '<rect class="track" width="100" height="8"/><rect class="fill" width="{:.1f}" height="8"/></svg>'
+    ).format(wide)

@@ -1,7 +1,6 @@
 """An inspection on the terminal."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -89,7 +88,7 @@ def _findings(lint: Sequence[Finding]) -> Table:
 
 def _alike(lint: Sequence[Finding]) -> list[list[Finding]]:
     """The findings with those together that say the same of the same line."""
-    groups: dict[tuple[Any, ...], list[Finding]] = {}
+    groups: dict[tuple[object, ...], list[Finding]] = {}
     for item in lint:
         key = (item.rule, item.line, item.what, item.remedy, item.applied)
         groups.setdefault(key, []).append(item)

@@ -1,0 +1,221 @@
+"""What the page says of what was measured: accuracy, latency, sizes, the machine, and how to do it again."""
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from coordatt_deploy.evaluation.result import EvaluationResult, SubjectAccuracy
+from coordatt_deploy.manifest import FoldReport, Manifest
+from coordatt_deploy.profile.result import LatencyRecord, ProfileResult
+from coordatt_deploy.report.page.figures import Figure, Row, Table, decibel, file_name, finite, megabytes, number
+from coordatt_deploy.report.page.plots import latency_plot, size_bar
+from coordatt_deploy.report.page.verdicts import WORDS
+from coordatt_deploy.runtimes.file_graph import OperatorCount
+
+NAMED = 5  # unreadable images; the document has all
+
+
+@dataclass(frozen=True, slots=True)
+class AccuracyView:
+    """Accuracy on labelled images; the limit is empty where none was set."""
+
+    images: str
+    source: str
+    classes: int
+    limit: str
+    table: Table
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyView:
+    """Latency of each file and number of threads: plots, figures, and the raw samples by label."""
+
+    figures: tuple[Figure, ...]
+    table: Table
+    samples: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SizeRow:
+    """The size of one file, its share of the greatest as a bar, and how many operators it has."""
+
+    file: str
+    size: str
+    bar: Markup
+    operators: str
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorLine:
+    """The operators of one file in one line."""
+
+    file: str
+    operators: str
+    remark: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Sizes and operators; ``folded`` is None where no BatchNorm was folded."""
+
+    rows: tuple[SizeRow, ...]
+    operators: tuple[OperatorLine, ...]
+    folded: str | None
+
+
+def accuracy_view(result: EvaluationResult, manifest: Manifest) -> AccuracyView:
+    """Return how many of the images each file names right, the baseline first."""
+    heads = ("file", "runtime"), ("top-1", "top-5", "difference", "95 % interval", "lost / gained", "agreement", "SQNR")
+    allowed = result.max_drop_points
+    return AccuracyView(
+        images=f"{result.dataset.images:,}",
+        source=result.dataset.source,
+        classes=result.dataset.classes,
+        limit="" if allowed is None else f" At most {allowed:g} points may be lost.",
+        table=Table("Accuracy", *heads, tuple(_subject(item) for item in result.subjects)),
+        notes=tuple(f"{text}." for text in _remarks(result, manifest)),
+    )
+
+
+def _subject(item: SubjectAccuracy) -> Row:
+    difference, interval, changed = number(item.difference_points, "+.2f"), "–", "–"
+    if finite(item.difference_points) is not None and item.interval_points is not None:
+        low, high = item.interval_points
+        interval, changed = f"{low:+.2f} … {high:+.2f}", f"{item.lost:,} / {item.gained:,}"
+    cells = (
+        number(item.top1, ".2%"), number(item.top5, ".2%"), difference, interval, changed,
+        number(item.agreement, ".2%"), decibel(item.sqnr_db, exact=item.exact),
+    )  # fmt: skip
+    return Row((file_name(item.name), item.runtime or "–"), cells, bad=item.passed is False)
+
+
+def _remarks(result: EvaluationResult, manifest: Manifest) -> list[str]:
+    told = [(item.name, text) for item in result.subjects for text in (item.problem, item.warning) if text]
+    texts = [f"{file_name(name)}: {text}" for name, text in told]
+    hashes = {artifact.path: artifact.sha256 for artifact in manifest.artifacts}
+    older = [item for item in result.subjects if item.path is not None and hashes.get(item.path) != item.sha256]
+    texts += [f"{file_name(item.name)}: figures of an older file of this name; run evaluate again" for item in older]
+    texts += result.notes
+    unreadable = result.dataset.unreadable
+    if unreadable:
+        names = ", ".join(item.image for item in unreadable[:NAMED])
+        texts.append(f"{len(unreadable)} images could not be read and are in no figure: {names}")
+    return texts
+
+
+def latency_view(result: ProfileResult, start: int) -> LatencyView:
+    """Return the latency of each file and number of threads.
+
+    Args:
+        result: What was measured.
+        start: Number of the first plot on the page.
+    """
+    figures, rows, samples = [], [], []
+    for position, item in enumerate(result.results, start):
+        label = f"{file_name(item.path)}, {item.threads} thread{'s' * (item.threads != 1)}"
+        figures.append(_latency_figure(position, label, item))
+        rows.append(Row((label, item.verdict), _latency_cells(item)))
+        samples.append((label, " ".join(map(str, item.samples_ns))))
+    heads = ("file, threads", "verdict"), ("median ms", "95 % interval", "p90", "p99", "load", "first call", "memory")
+    return LatencyView(tuple(figures), Table("Latency", *heads, tuple(rows)), tuple(samples))
+
+
+def _latency_figure(position: int, label: str, item: LatencyRecord) -> Figure:
+    low, high = item.ci95_ms
+    words = (
+        f"{len(item.samples_ns)} calls on {item.runtime} ({WORDS[item.origin]}): median {item.median_ms:.3g} ms,"
+        f" 95 % interval {low:.3g} to {high:.3g} ms, 99 % of calls within {item.p99_ms:.3g} ms;"
+        f" {item.verdict}."
+    )
+    if item.verdict != "stable":
+        words += f" {item.reason.capitalize()}."
+    samples = [nanoseconds / 1e6 for nanoseconds in item.samples_ns]
+    plot = latency_plot(position, f"Latency of {label}", words, samples, item.median_ms, item.ci95_ms)
+    return Figure(label, plot, words)
+
+
+def _latency_cells(item: LatencyRecord) -> tuple[str, ...]:
+    low, high = item.ci95_ms
+    return (
+        f"{item.median_ms:.3f}", f"{low:.3f} … {high:.3f}", f"{item.p90_ms:.3f}", f"{item.p99_ms:.3f}",
+        number(item.load_ms, ".1f"), number(item.first_inference_ms, ".2f"),
+        "–" if item.peak_memory_bytes is None else megabytes(item.peak_memory_bytes),
+    )  # fmt: skip
+
+
+def sizes(manifest: Manifest, operators: Mapping[str, OperatorCount]) -> Sizes:
+    """Return sizes of the files, and what operators they are made of."""
+    greatest = max((item.bytes for item in manifest.artifacts), default=1) or 1
+    totals = {path: str(found.total) for path, found in operators.items()}
+    rows = tuple(
+        SizeRow(
+            file_name(item.path), megabytes(item.bytes), size_bar(item.bytes / greatest), totals.get(item.path, "–")
+        )
+        for item in manifest.artifacts
+    )
+    lines = tuple(
+        OperatorLine(
+            file_name(path), ", ".join(f"{count} × {kind}" for kind, count in found.names.items()), found.remark
+        )
+        for path, found in operators.items()
+    )
+    return Sizes(rows, lines, _folded(manifest.fold))
+
+
+def _folded(fold: FoldReport | None) -> str | None:
+    if fold is None or not fold.folded:
+        return None
+    return (
+        f"{fold.folded} BatchNorms were folded into convolutions; greatest change of any of these layers, in float64:"
+        f" {fold.max_relative_error:.2g} of its greatest value."
+    )
+
+
+def machine(manifest: Manifest, profile: ProfileResult | None) -> tuple[tuple[str, str], ...]:
+    """Return facts about the machine that was measured on, and the versions that made the bundle."""
+    versions = ", ".join(f"{name} {version}" for name, version in manifest.tool_versions.items())
+    return (*(_host(profile) if profile else ()), ("versions", versions))
+
+
+def _host(profile: ProfileResult) -> Sequence[tuple[str, str]]:
+    host = profile.host
+    memory = "unknown" if host.memory_bytes is None else f"{host.memory_bytes / 2**30:.1f} GiB"
+    load = host.before.load_average if host.before else None
+    return (
+        ("processor", f"{host.cpu} ({host.architecture}), {host.cores_available} of {host.cores} cores"),
+        ("features", ", ".join(host.features) or "none known"),
+        ("memory", memory),
+        ("system", f"{host.os}, Python {host.python}"),
+        ("container", host.container or "none"),
+        ("load before", "unknown" if load is None else ", ".join(number(value, ".1f") for value in load)),
+    )
+
+
+def commands(manifest: Manifest, folder: str, profile: ProfileResult | None) -> str:
+    """Return the command lines that make the bundle and its reports again, one a line."""
+    quoted = shlex.quote(folder)
+    lines = [
+        manifest.command or "coordatt-deploy build",
+        f"coordatt-deploy parity {quoted} --layers",
+        " ".join(["coordatt-deploy profile", quoted, *_options(profile)]),
+        f"coordatt-deploy report {quoted}",
+    ]
+    return "\n".join(lines)
+
+
+def _options(profile: ProfileResult | None) -> list[str]:
+    if profile is None:
+        return []
+    settings = profile.settings
+    options = {
+        "threads": ",".join(map(str, settings.threads)),
+        "warmups": str(settings.warmups),
+        "samples": str(settings.samples),
+        "min-seconds": str(settings.min_seconds) if math.isfinite(settings.min_seconds) else "",
+        "cpu-affinity": ",".join(map(str, settings.cpu_affinity)),
+    }
+    return [f"--{name} {value}" for name, value in options.items() if value]
