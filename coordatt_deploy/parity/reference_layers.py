@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -11,20 +11,18 @@ from numpy.typing import NDArray
 from torch import fx
 
 from coordatt_deploy.formats import Precision, Storage
-from coordatt_deploy.graph.call_arguments import argument
+from coordatt_deploy.graph.call_arguments import input_node
 from coordatt_deploy.graph.execution import prepare
-from coordatt_deploy.graph.graph import Feeds, Graph, operator_name
+from coordatt_deploy.graph.graph import Feeds, Graph, op_name
+from coordatt_deploy.graph.operators import Trait, having, probed_ranges
 from coordatt_deploy.parity.reference_rounding import WEIGHTED, Rounder, Rounding, RoundingError, compare
 
 Values = dict[str, NDArray[np.float64]]
 
-# Layers whose value may be anything near what it is: sums, means, products with weights. What an activation gives lies
-# on a curve and is left there, except that within its bounds every value can occur.
-BOUNDED: Final = {"relu6": (0.0, 6.0), "relu": (0.0, 12.0)}
-PERTURBED: Final = frozenset({
-    "conv2d", "convolution", "linear", "addmm", "batch_norm", "adaptive_avg_pool2d", "avg_pool2d", "mean", *BOUNDED,
-})  # fmt: skip
-READS_BOUNDS: Final = frozenset({"relu6", "relu", "hardtanh", "clamp", "hardswish", "hardsigmoid", "add", "sigmoid"})
+# What an activation gives lies on a curve and is left there, except that within its bounds every value can occur.
+BOUNDED: Final = probed_ranges()
+PERTURBED: Final = having(Trait.PERTURBED)
+READS_BOUNDS: Final = having(Trait.READS_BOUNDS)
 BEYOND: Final = 4.0  # standard deviation that takes many values past 6 and below -3
 
 
@@ -59,7 +57,7 @@ class ReferenceLayers:
         )
 
     def sources(self, layer_id: str) -> tuple[str, ...]:
-        """Return the layers that a layer reads directly, in the order of its arguments; the inputs are none."""
+        """Return the layers that a layer reads directly, in the order of its arguments; the inputs are not layers."""
         layer_of = {node: layer for layer, node in self.nodes.items()}
         (node,) = [item for item in self.graph.module.graph.nodes if item.name == self.nodes[layer_id]]
         return tuple(layer_of[item.name] for item in node.all_input_nodes if item.name in layer_of)
@@ -83,15 +81,15 @@ class ReferenceLayers:
         """Whether there are weights in what makes a layer of the layers of *cuts* before it."""
         (node,) = [item for item in self.graph.module.graph.nodes if item.name == self.nodes[layer_id]]
         sources = [source for source in self.sources(layer_id) if source not in cuts]
-        return operator_name(node) in WEIGHTED or any(self.weighted(source, cuts) for source in sources)
+        return op_name(node) in WEIGHTED or any(self.weighted(source, cuts) for source in sources)
 
     def mixes(self, layer_id: str) -> bool:
         """Whether each channel of a layer comes out of several channels."""
         (node,) = [item for item in self.graph.module.graph.nodes if item.name == self.nodes[layer_id]]
-        if operator_name(node) not in WEIGHTED:
+        if op_name(node) not in WEIGHTED:
             return False
-        weights = argument(node, WEIGHTED[operator_name(node)], "weight")
-        return not (isinstance(weights, fx.Node) and weights.meta["val"].ndim > 1 and weights.meta["val"].shape[1] == 1)
+        weights = input_node(node, WEIGHTED[op_name(node)], "weight")
+        return not (weights is not None and weights.meta["val"].ndim > 1 and weights.meta["val"].shape[1] == 1)
 
     def ranges(self, cases: Iterable[Feeds]) -> dict[str, tuple[float, float]]:
         """Return the least and greatest value of each layer on *cases*, 0 included, in float32."""
@@ -214,25 +212,25 @@ class _Perturbation(fx.Interpreter):
         self.given: Values = {}
         self.made: Values = {}
 
-    def run_node(self, n: fx.Node) -> Any:
+    def run_node(self, n: fx.Node) -> object:
         value = super().run_node(n)
         if isinstance(value, torch.Tensor) and value.is_floating_point():
             value = value.double()
         if n.name in self.nodes:
             self.made[n.name] = value.numpy()
-            if n.name in self.around and operator_name(n) in PERTURBED:
+            if n.name in self.around and op_name(n) in PERTURBED:
                 value = torch.from_numpy(self._stirred(n, self.around[n.name]))
             self.given[n.name] = value.numpy()
         return value
 
     def _stirred(self, n: fx.Node, reference: NDArray[np.float64]) -> NDArray[np.float64]:
         noise = self.random.standard_normal(reference.shape)
-        name = operator_name(n)
+        name = op_name(n)
         if name in BOUNDED:
             low, high = BOUNDED[name]
             return np.clip(reference + (high - low) / 2 * noise, low, high)
         width = float(reference.std())
-        if any(operator_name(user) in READS_BOUNDS for user in n.users if user.op == "call_function"):
+        if any(op_name(user) in READS_BOUNDS for user in n.users):
             width = max(width, BEYOND)
         return reference + width * noise
 
@@ -244,7 +242,7 @@ class GraphSubmodels:
         self.graph, self.tensors = graph, frozenset(tensors)
         self.module = copy.deepcopy(graph.module).to(torch.float64)
 
-    def infer(self, feeds: Feeds, given: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def infer(self, feeds: Feeds, given: Mapping[str, NDArray[np.number]]) -> dict[str, NDArray[np.number]]:
         """Return what each piece makes of the values *given* to the readers of the cuts; without any, the whole."""
         cut = _Cut(self.module, given, self.tensors)
         inputs = [torch.from_numpy(np.asarray(feeds[spec.name])) for spec in self.graph.inputs]
@@ -254,12 +252,12 @@ class GraphSubmodels:
 
 
 class _Cut(fx.Interpreter):
-    def __init__(self, module: fx.GraphModule, given: Mapping[str, NDArray[Any]], nodes: frozenset[str]) -> None:
+    def __init__(self, module: fx.GraphModule, given: Mapping[str, NDArray[np.number]], nodes: frozenset[str]) -> None:
         super().__init__(module)
         self.values, self.nodes = given, nodes
-        self.made: dict[str, NDArray[Any]] = {}
+        self.made: dict[str, NDArray[np.number]] = {}
 
-    def run_node(self, n: fx.Node) -> Any:
+    def run_node(self, n: fx.Node) -> object:
         value = super().run_node(n)
         if isinstance(value, torch.Tensor) and value.is_floating_point():
             value = value.double()

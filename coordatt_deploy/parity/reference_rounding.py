@@ -9,7 +9,7 @@ The error of this, against float64, is what an artifact is allowed a multiple of
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -17,17 +17,14 @@ from numpy.typing import NDArray
 from torch import fx
 
 from coordatt_deploy.formats import Precision, Storage
-from coordatt_deploy.graph.call_arguments import argument, kind
-from coordatt_deploy.graph.graph import operator_name
+from coordatt_deploy.graph.call_arguments import argument
+from coordatt_deploy.graph.graph import op_name
+from coordatt_deploy.graph.operators import Trait, having, integer_ranges, weight_positions
 from coordatt_deploy.graph.summation_order import in_sequence
 
-WEIGHTED: Final = {"conv2d": 1, "convolution": 1, "linear": 1, "addmm": 2}  # position of the weights
-# Runtimes keep the input's grid for what only moves or averages values, and a fixed one for the sigmoid.
-KEEPS_GRID: Final = frozenset({
-    "mean", "avg_pool2d", "adaptive_avg_pool2d", "max_pool2d", "cat", "view", "reshape", "flatten", "permute",
-    "transpose", "squeeze", "unsqueeze", "split", "split_with_sizes", "slice", "getitem",
-})  # fmt: skip
-FIXED: Final = {"sigmoid": (0.0, 1.0), "hardsigmoid": (0.0, 1.0), "relu6": (0.0, 6.0)}
+WEIGHTED: Final = weight_positions()
+KEEPS_GRID: Final = having(Trait.KEEPS_GRID)
+FIXED: Final = integer_ranges()
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +59,7 @@ class RoundingError:
     step: float = 0.0
 
 
-def compare(value: NDArray[Any], reference: NDArray[np.float64], step: float = 0.0) -> RoundingError:
+def compare(value: NDArray[np.number], reference: NDArray[np.float64], step: float = 0.0) -> RoundingError:
     """Return how far *value* is from the reference."""
     error = np.abs(np.asarray(value, np.float64) - reference)
     axes = tuple(axis for axis in range(error.ndim) if axis != 1 or error.ndim < 2)
@@ -101,15 +98,15 @@ class Rounder(fx.Interpreter):
     ) -> None:
         super().__init__(module)
         self.rounding, self.exact, self.nodes = rounding, exact, nodes
-        self.kept: dict[str, NDArray[Any]] = {}
+        self.kept: dict[str, NDArray[np.number]] = {}
         self.steps: dict[str, float] = {}
 
-    def run_node(self, n: fx.Node) -> Any:
+    def run_node(self, n: fx.Node) -> object:
         """Run one node, round its value, keep that, and hand on the exact value where one is given."""
         value = super().run_node(n)
         if isinstance(value, torch.Tensor) and value.is_floating_point():
             if n.op == "call_function" and n.args and isinstance(n.args[0], fx.Node):
-                value = in_sequence(n, operator_name(n), self.env[n.args[0]], value)
+                value = in_sequence(n, self.env[n.args[0]], value)
             value = self._stored(n, value)
             if n.name in self.nodes:
                 self.kept[n.name] = value.numpy()
@@ -137,22 +134,22 @@ class Rounder(fx.Interpreter):
     def _range(self, node: fx.Node, value: torch.Tensor) -> tuple[float, float]:
         if node.op == "placeholder":
             return min(0.0, float(value.min())), max(0.0, float(value.max()))
-        if kind(node) in FIXED:
-            return FIXED[kind(node)]
+        if op_name(node) in FIXED:
+            return FIXED[op_name(node)]
         low, high = self.rounding.ranges.get(node.name, (float(value.min()), float(value.max())))
-        for source in node.all_input_nodes if kind(node) in KEEPS_GRID else ():
+        for source in node.all_input_nodes if op_name(node) in KEEPS_GRID else ():
             first, last = self.rounding.ranges.get(source.name, (low, high))
             low, high = min(low, first), max(high, last)
         return min(low, 0.0), max(high, 0.0)
 
 
 def _output_axis(node: fx.Node) -> int | None:
-    """Return the axis of a weight along its outputs; None for what is no weight."""
+    """Return the axis of a weight along its outputs; None for what is not a weight."""
     for user in node.users:
-        name = kind(user)
+        name = op_name(user)
         if name in WEIGHTED and argument(user, WEIGHTED[name], "weight") is node:
             return 1 if name == "addmm" else 0
-        if name in ("t", "transpose", "permute") and any(kind(reader) in ("addmm", "mm") for reader in user.users):
+        if name in ("t", "transpose", "permute") and any(op_name(reader) in ("addmm", "mm") for reader in user.users):
             return 0
     return None
 

@@ -8,14 +8,12 @@ import torch
 from torch import fx
 
 from coordatt_deploy.errors import ConversionError, UsageError
-from coordatt_deploy.graph.call_arguments import argument, kind, pair
+from coordatt_deploy.graph.call_arguments import argument, integer, pair
 from coordatt_deploy.graph.execution import run
-from coordatt_deploy.graph.graph import Graph, aten
+from coordatt_deploy.graph.graph import Graph, aten, op_name
 from coordatt_deploy.graph.rewriter import Rewriter
 
 SCALE: Final = "normalisation.scale"
-
-
 SHIFT: Final = "normalisation.shift"
 
 
@@ -53,7 +51,7 @@ def fold_normalisation(graph: Graph) -> tuple[Graph, BakeReport]:
     flip, scale, shift = _baked(image)
     last = [node for node in (flip, scale, shift) if node is not None][-1]
     convolutions = list(last.users)
-    reason = next((why for node in convolutions if (why := _why_not(rewriter, node)) is not None), None)
+    reason = next((why for node in convolutions if (why := _unsupported_reason(rewriter, node)) is not None), None)
     if reason is not None:
         raise UsageError(f"preprocessing cannot be baked in: {reason}; export without --bake-preprocessing")
     a = rewriter.weight(scale.args[1]).double().flatten()  # type: ignore[union-attr]
@@ -89,7 +87,7 @@ def _baked(image: fx.Node) -> tuple[fx.Node | None, fx.Node, fx.Node]:
     """The operators that ``bake`` wrote behind the image: flip if any, product, sum."""
     readers = [node for node in image.users if not str(node.target).startswith("aten.sym_size")]
     first = readers[0] if len(readers) == 1 else image
-    flip = first if kind(first) == "flip" else None
+    flip = first if op_name(first) == "flip" else None
     scale = next(iter(flip.users)) if flip is not None else first
     shift = next(iter(scale.users), scale)
     names = [str(node.args[1].target) if isinstance(node.args[1], fx.Node) else "" for node in (scale, shift)
@@ -99,13 +97,13 @@ def _baked(image: fx.Node) -> tuple[fx.Node | None, fx.Node, fx.Node]:
     return flip, scale, shift
 
 
-def _why_not(rewriter: Rewriter, node: fx.Node) -> str | None:
+def _unsupported_reason(rewriter: Rewriter, node: fx.Node) -> str | None:
     """Why a user of the normalised image cannot take the normalisation in; None if it can."""
     where = rewriter.graph.layer_of(node.name) or node.name
     if node.op == "output":
         return "the model gives its own input back"
     if node.target is not aten.conv2d.default:
-        what = kind(node) if kind(node) != "conv2d" else "a convolution with padding given by name"
+        what = op_name(node) if op_name(node) != "conv2d" else "a convolution with padding given by name"
         named = where.lstrip(":")
         named += "" if named == what else f" ({what})"
         return f"{named} takes the image; only convolutions can take the normalisation in"
@@ -121,9 +119,9 @@ def _fold(
     """Give a convolution the factor of the normalisation, and all of it where *whole*."""
     kernel = rewriter.weight(node.args[1])
     bias = rewriter.weight(argument(node, 2, "bias"))
-    assert kernel is not None  # noqa: S101 - _why_not has looked
+    assert kernel is not None  # noqa: S101 - _unsupported_reason has looked
     stride, padding = argument(node, 3, "stride", [1, 1]), argument(node, 4, "padding", [0, 0])
-    dilation, groups = argument(node, 5, "dilation", [1, 1]), argument(node, 6, "groups", 1)
+    dilation, groups = argument(node, 5, "dilation", [1, 1]), integer(node, 6, "groups", 1)
     shape = kernel.shape  # (C_out, C_in / groups, kH, kW)
     by_group = kernel.double().reshape(groups, shape[0] // groups, *shape[1:])
     spread = by_group * a.reshape(groups, 1, -1, 1, 1)
