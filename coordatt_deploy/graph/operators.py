@@ -228,7 +228,8 @@ _ROWS: Final = (
 )  # fmt: skip
 
 
-def _by_name(rows: Iterable[Operator]) -> Mapping[str, Operator]:
+def by_name(rows: Iterable[Operator]) -> Mapping[str, Operator]:
+    """Index the rows; two of one name are an error."""
     table: dict[str, Operator] = {}
     for row in rows:
         if row.name in table:
@@ -237,7 +238,7 @@ def _by_name(rows: Iterable[Operator]) -> Mapping[str, Operator]:
     return table
 
 
-OPERATORS: Final = _by_name(_ROWS)
+OPERATORS: Final = by_name(_ROWS)
 
 
 def having(trait: Trait) -> frozenset[str]:

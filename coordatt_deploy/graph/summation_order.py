@@ -17,7 +17,7 @@ from coordatt_deploy.graph.call_arguments import integers
 from coordatt_deploy.graph.graph import op_name
 from coordatt_deploy.graph.operators import Trait, having
 
-_POOLS: Final = having(Trait.POOL | Trait.AVERAGE)
+POOLS: Final = having(Trait.POOL | Trait.AVERAGE)
 
 
 def in_sequence(node: fx.Node, source: object, result: torch.Tensor) -> torch.Tensor:
@@ -46,7 +46,7 @@ def _averaged(node: fx.Node, source: torch.Tensor, result: torch.Tensor) -> tupl
         given = node.args[1] if len(node.args) > 1 else None
         listed = range(source.ndim) if given is None else integers(given)
         return tuple(sorted(axis % source.ndim for axis in listed))
-    if operator not in _POOLS or source.ndim != 4 or result.ndim != 4:
+    if operator not in POOLS or source.ndim != 4 or result.ndim != 4:
         return ()
     axes = tuple(axis for axis in (2, 3) if result.shape[axis] == 1 < source.shape[axis])
     if any(result.shape[axis] != source.shape[axis] for axis in (2, 3) if axis not in axes):

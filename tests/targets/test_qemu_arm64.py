@@ -18,8 +18,9 @@ from coordatt_deploy.errors import BundleError, ConversionError, MissingDependen
 from coordatt_deploy.exporters import ExportRequest, exporter
 from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.graph.capture import capture
+from coordatt_deploy.graph.macs import Work, count
 from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
-from coordatt_deploy.models import counting, create_model
+from coordatt_deploy.models import create_model
 from coordatt_deploy.runtimes import runtime
 from coordatt_deploy.targets import TargetName, parse, session_client
 from coordatt_deploy.targets import target as target_named
@@ -702,7 +703,8 @@ def test_instructions_are_counted_and_repeat(artifacts, kind):
     with; two runs agree.
     """
     path, artifact = artifacts[kind]
-    macs = counting.count_macs(create_model("mobilenetv2_ca_035.digits"), SHAPE[2:])
+    counted = count(capture(create_model("mobilenetv2_ca_035.digits"), (torch.zeros(SHAPE),)))
+    macs = counted.of(Work.CONVOLUTION, Work.LINEAR)
     feeds = _feeds(artifact, _image())
 
     first, second = (target.count_instructions(path, artifact, feeds, cpu="neoverse-n1") for _ in range(2))

@@ -14,7 +14,7 @@ from coordatt_deploy.graph.lowering.recognise import AttentionBlock, Branch
 from coordatt_deploy.graph.operators import Trait, having
 from coordatt_deploy.graph.rewriter import Placed, Rewriter
 
-KEEP_ZERO: Final = having(Trait.KEEPS_ZERO)
+KEEPS_ZERO: Final = having(Trait.KEEPS_ZERO)
 
 
 class Writer:
@@ -72,7 +72,7 @@ class Writer:
         excites = [self._read(branch.excite) for branch in branches]
         squeezed, channels, first = self.block.squeezed, self.block.channels, branches[0]
         width = squeezed
-        if first.activation is None or self.operator(first.activation) in KEEP_ZERO:
+        if first.activation is None or self.operator(first.activation) in KEEPS_ZERO:
             width = -(-squeezed // block) * block
         value = self._apply([item.padded(width, channels) for item in squeezes], pooled, axes)
         for branch, mean in zip(branches, means.values(), strict=True):
