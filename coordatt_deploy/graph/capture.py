@@ -37,13 +37,12 @@ from coordatt_deploy.graph.graph import (
 )
 from coordatt_deploy.graph.operators import Trait
 from coordatt_deploy.graph.passes.constants import compute_constants, read_sizes_late
-from coordatt_deploy.graph.passes.functionalise import functional, functionalise
+from coordatt_deploy.graph.passes.functionalise import DROPOUTS, functional, functionalise
 from coordatt_deploy.layer_map import Layer, LayerMap, Part
 from coordatt_deploy.logs import captured, log_folder
 from coordatt_deploy.user_code import first_line, place, source_line, write_log
 
 IDENTITIES: Final = overloads(Trait.IDENTITY)
-DROPOUTS: Final = overloads(Trait.DROPOUT)
 
 _KEPT_META: Final = ("val", "nn_module_stack", "stack_trace")
 

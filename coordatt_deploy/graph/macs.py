@@ -47,8 +47,7 @@ class LayerCount:
         work: What its multiply-accumulates are spent on; None where it has none.
         macs: Multiply-accumulates for one inference.
         parameters: Elements of the weights that no earlier operator has.
-        weight_bytes: Of those weights.
-        output_bytes: Of its result.
+        weight_bytes: The bytes of those weights.
     """
 
     layer: str
@@ -57,7 +56,6 @@ class LayerCount:
     macs: int
     parameters: int
     weight_bytes: int
-    output_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +72,7 @@ class Count:
 
     @property
     def macs(self) -> int:
-        """Of everything."""
+        """Multiply-accumulates of the whole graph."""
         return sum(layer.macs for layer in self.layers)
 
     @property
@@ -111,7 +109,6 @@ def count(graph: Graph) -> Count:
                 macs=macs,
                 parameters=sum(tensor.numel() for tensor in tensors),
                 weight_bytes=sum(tensor.nbytes for tensor in tensors),
-                output_bytes=math.prod(sizes[node]) * node.meta["val"].element_size(),
             )
         )
     return Count(tuple(layers), dict(uncounted))
@@ -128,7 +125,7 @@ def _work(node: fx.Node, sizes: Sizes) -> tuple[Work | None, int]:
 
 
 def _sizes(module: fx.GraphModule, node: fx.Node) -> tuple[int, ...]:
-    """The shape of a node's tensor in numbers; empty for what is no tensor."""
+    """The shape of a node's tensor in numbers; empty for what is not a tensor."""
     value = weight(module, node) if node.op == "get_attr" else node.meta.get("val")
     shape = value.shape if isinstance(value, torch.Tensor) else ()
     return tuple(size if isinstance(size, int) else int(size.node.hint) for size in shape)

@@ -9,7 +9,6 @@
   arguments have the names that the operator's schema gives them.
 """
 
-import inspect
 import json
 import keyword
 import math
@@ -23,7 +22,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.graph import PythonCode
 from torch.fx.node import Argument
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
@@ -31,6 +29,7 @@ from coordatt_deploy.artifact_specs import TensorSpec
 from coordatt_deploy.documents import SCHEMA_VERSION, from_json, to_json
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.graph.graph import DynamicSize, Graph, attach, is_call, weight
+from coordatt_deploy.graph.interpreted_graph import InterpretedGraph
 from coordatt_deploy.layer_map import Layer, LayerMap
 
 # Python's own functions that torch.export leaves in a graph: picking from a tuple, and arithmetic on sizes.
@@ -68,45 +67,6 @@ class _Document(TypedDict):
 # Attributes that torch's modules have of their own: a weight of that name would stand in the place of one.
 _RESERVED: Final = frozenset(dir(nn.Module()))
 _RESERVED_AT_ROOT: Final = frozenset(dir(fx.GraphModule))
-
-
-class InterpretedGraph(fx.GraphModule):
-    """A graph module that is run node by node; no Python source is made of it, also not when it is edited or copied."""
-
-    def recompile(self) -> PythonCode:
-        """Compile nothing; give ``forward`` the names of the graph's inputs, which torch.export asks for."""
-        names = [str(node.target) for node in self.graph.nodes if node.op == "placeholder"]
-
-        def forward(module: "InterpretedGraph", *inputs: torch.Tensor) -> object:
-            return module.interpret(inputs)
-
-        parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("self", *names)]
-        forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        type(self).forward = forward  # torch makes a class for each graph module
-        return PythonCode("", {}, _lineno_map=None)
-
-    def interpret(self, inputs: Sequence[torch.Tensor]) -> object:
-        """Run the graph on its inputs, in the order of its placeholders."""
-        values: dict[fx.Node, Argument] = {}
-        remaining = iter(inputs)
-        last_user: dict[fx.Node, fx.Node] = {}
-        for node in reversed(self.graph.nodes):
-            for source in node.all_input_nodes:
-                last_user.setdefault(source, node)
-        for node in self.graph.nodes:
-            if node.op == "placeholder":
-                values[node] = next(remaining)
-            elif node.op == "get_attr":
-                values[node] = weight(self, node)
-            else:
-                args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
-                if node.op == "output":
-                    return args[0]
-                values[node] = node.target(*args, **kwargs)
-            for source in node.all_input_nodes:
-                if last_user[source] is node:
-                    del values[source]
-        raise BundleError("the captured graph returns nothing")
 
 
 def save_graph(graph: Graph, folder: Path) -> None:
@@ -203,7 +163,7 @@ def _add_node(
     """Append one node of the file.
 
     Raises:
-        BundleError: It is none that a captured graph has, or a name in it could be taken for code.
+        BundleError: It is not one that a captured graph has, or a name in it could be taken for code.
     """
     op, name, target = item["op"], item["name"], item["target"]
     if not _is_name(name):

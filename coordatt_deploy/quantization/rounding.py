@@ -42,7 +42,7 @@ class RoundedLayer:
     """One layer with rounded weights.
 
     Attributes:
-        layer: Layer id.
+        layer: Its layer id.
         sqnr_db: Of its output in the simulated int8 network, before it is rounded itself.
     """
 

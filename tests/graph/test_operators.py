@@ -6,7 +6,7 @@ from coordatt_deploy.graph.lowering import strip_axes, writer
 from coordatt_deploy.graph.operators import OPERATORS, MacRule, Operator, Trait, having, mac_rule
 from coordatt_deploy.graph.passes import batchnorm, constants, functionalise
 from coordatt_deploy.parity import layers, reference_layers, reference_rounding
-from coordatt_deploy.quantization import equalise, simulate
+from coordatt_deploy.quantization import scaling_chains, simulate
 
 TRAITS = {
     Trait.QUANTIZED_WEIGHT: "conv2d linear",
@@ -96,14 +96,14 @@ def test_what_a_row_says_beyond_its_traits():
     ("expected", "actual"),
     [
         pytest.param("conv2d linear", simulate.WEIGHTED, id="simulate-weighted"),
-        pytest.param("conv2d linear", equalise.WEIGHTED, id="equalise-weighted"),
+        pytest.param("conv2d linear", scaling_chains.WEIGHTED, id="chains-weighted"),
         pytest.param("conv2d convolution linear addmm", layers.WEIGHTED, id="layers-weighted"),
         pytest.param("conv2d convolution linear addmm", reference_rounding.WEIGHTED, id="rounding-weighted"),
         pytest.param(TRAITS[Trait.MOVES], simulate.MOVES, id="moves"),
         pytest.param(TRAITS[Trait.FUSES], simulate.FUSES, id="fuses"),
         pytest.param(TRAITS[Trait.FUSED_BEHIND], simulate.FUSED_BEHIND, id="fused-behind"),
-        pytest.param(TRAITS[Trait.HOMOGENEOUS], equalise.HOMOGENEOUS, id="homogeneous"),
-        pytest.param(TRAITS[Trait.CLAMP], equalise.CLAMPS, id="clamps"),
+        pytest.param(TRAITS[Trait.HOMOGENEOUS], scaling_chains.HOMOGENEOUS, id="homogeneous"),
+        pytest.param(TRAITS[Trait.CLAMP], scaling_chains.CLAMPS, id="clamps"),
         pytest.param(TRAITS[Trait.KEEPS_GRID], reference_rounding.KEEPS_GRID, id="keeps-grid"),
         pytest.param("sigmoid hardsigmoid relu6", reference_rounding.FIXED, id="fixed"),
         pytest.param("relu relu6", reference_layers.BOUNDED, id="bounded"),
@@ -133,7 +133,7 @@ def test_calls_are_told_apart_by_the_one_overload():
     copies = {aten.alias.default, aten.detach.default, aten.contiguous.default, aten.clone.default,
               aten.lift_fresh_copy.default}  # fmt: skip
 
-    assert dropouts == functionalise.DROPOUTS == capture.DROPOUTS
+    assert dropouts == functionalise.DROPOUTS
     assert dropouts | copies == capture.IDENTITIES
     assert {aten.expand.default, aten.clone.default, aten.lift_fresh_copy.default} == constants.NOT_CONSTANT
     assert {aten.sym_size.int, aten.sym_numel.default, aten.sym_stride.int} == constants.READS_SIZE

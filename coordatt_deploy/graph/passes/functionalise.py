@@ -88,7 +88,7 @@ def _overload(node: fx.Node) -> torch._ops.OpOverload:
 
 
 def _counterpart(node: fx.Node) -> torch._ops.OpOverload | None:
-    """``aten.relu.default`` for ``aten.relu_.default``; None where there is none of the same signature."""
+    """``aten.relu.default`` for ``aten.relu_.default``; None where no operator has the same signature."""
     target = _overload(node)
     name = target.overloadpacket.__name__
     packet = getattr(aten, name.removesuffix("_"), None) if name.endswith("_") else None
@@ -167,7 +167,7 @@ def _put_together(graph: fx.Graph, node: fx.Node) -> None:
 
 
 def _as_concat(graph: fx.Graph, node: fx.Node) -> str | None:
-    """Write a slice assignment as a concatenation, which every runtime has; None where *node* is none."""
+    """Write a slice assignment as a concatenation, which every runtime has; None where *node* is not one."""
     if node.target is not aten.slice_scatter.default:
         return None
     base, source = node.args[:2]

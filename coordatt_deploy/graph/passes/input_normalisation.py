@@ -8,13 +8,30 @@ import torch
 from torch import fx
 
 from coordatt_deploy.errors import ConversionError, UsageError
-from coordatt_deploy.graph.call_arguments import argument, integer, pair
+from coordatt_deploy.graph.call_arguments import argument, input_node, integer, pair
 from coordatt_deploy.graph.execution import run
 from coordatt_deploy.graph.graph import Graph, aten, op_name
 from coordatt_deploy.graph.rewriter import Rewriter
 
 SCALE: Final = "normalisation.scale"
 SHIFT: Final = "normalisation.shift"
+
+
+@dataclass(frozen=True, slots=True)
+class _Normalisation:
+    """What a convolution is to take in: x -> a * x + b for each channel, and with it the order of the channels.
+
+    Attributes:
+        a: (C,) float64.
+        b: (C,) float64.
+        reverse: Whether the order of the channels is reversed first.
+        form: See ``BakeReport``.
+    """
+
+    a: torch.Tensor
+    b: torch.Tensor
+    reverse: bool
+    form: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +71,7 @@ def fold_normalisation(graph: Graph) -> tuple[Graph, BakeReport]:
     reason = next((why for node in convolutions if (why := _unsupported_reason(rewriter, node)) is not None), None)
     if reason is not None:
         raise UsageError(f"preprocessing cannot be baked in: {reason}; export without --bake-preprocessing")
-    a = rewriter.weight(scale.args[1]).double().flatten()  # type: ignore[union-attr]
-    b = rewriter.weight(shift.args[1]).double().flatten()  # type: ignore[union-attr]
+    a, b = (_per_channel(rewriter, node) for node in (scale, shift))
     padded = any(any(pair(argument(node, 4, "padding", 0))) for node in convolutions)
     greys = -b / a
     # Scale and shift are float32 by now: greys that differ in their seventh digit are one grey.
@@ -66,9 +82,9 @@ def fold_normalisation(graph: Graph) -> tuple[Graph, BakeReport]:
         if form == "shifted":
             lift = (greys.flip(0) if flip is not None else greys).neg().to(torch.float32).reshape(1, -1, 1, 1)
             pixels = rewriter.call(aten.add.Tensor, image, rewriter.constant("normalisation.lift", lift))
-    grey = float(greys.mean()) if form == "padded" else None
+    normalisation = _Normalisation(a, b, flip is not None, form)
     for node in convolutions:
-        _fold(rewriter, node, pixels, a, b, reverse=flip is not None, grey=grey, whole=form != "shifted")
+        _fold(rewriter, node, pixels, normalisation)
     layers = tuple(graph.layer_of(node.name) or node.name for node in convolutions)
     folded = rewriter.finish()
     left = {"folded": "nothing of it is left", "padded": "the image is padded with the grey of the mean",
@@ -97,6 +113,13 @@ def _baked(image: fx.Node) -> tuple[fx.Node | None, fx.Node, fx.Node]:
     return flip, scale, shift
 
 
+def _per_channel(rewriter: Rewriter, node: fx.Node) -> torch.Tensor:
+    """The constant of a product or sum that ``bake`` wrote: (C,) float64."""
+    constant = rewriter.weight(node.args[1])
+    assert constant is not None  # noqa: S101 - _baked has looked
+    return constant.double().flatten()
+
+
 def _unsupported_reason(rewriter: Rewriter, node: fx.Node) -> str | None:
     """Why a user of the normalised image cannot take the normalisation in; None if it can."""
     where = rewriter.graph.layer_of(node.name) or node.name
@@ -112,26 +135,26 @@ def _unsupported_reason(rewriter: Rewriter, node: fx.Node) -> str | None:
     return None
 
 
-def _fold(
-    rewriter: Rewriter, node: fx.Node, pixels: fx.Node, a: torch.Tensor, b: torch.Tensor, *, reverse: bool,
-    grey: float | None, whole: bool,
-) -> None:  # fmt: skip
-    """Give a convolution the factor of the normalisation, and all of it where *whole*."""
-    kernel = rewriter.weight(node.args[1])
-    bias = rewriter.weight(argument(node, 2, "bias"))
-    assert kernel is not None  # noqa: S101 - _unsupported_reason has looked
+def _fold(rewriter: Rewriter, node: fx.Node, pixels: fx.Node, normalisation: _Normalisation) -> None:
+    """Give a convolution the factor of the normalisation, and all of it unless a sum on the image is left."""
+    a, b, form = normalisation.a, normalisation.b, normalisation.form
+    grey = float((-b / a).mean()) if form == "padded" else None
+    read = input_node(node, 1, "weight")
+    kernel, bias = rewriter.weight(read), rewriter.weight(input_node(node, 2, "bias"))
+    assert read is not None  # noqa: S101 - _unsupported_reason has looked
+    assert kernel is not None  # noqa: S101
     stride, padding = argument(node, 3, "stride", [1, 1]), argument(node, 4, "padding", [0, 0])
     dilation, groups = argument(node, 5, "dilation", [1, 1]), integer(node, 6, "groups", 1)
     shape = kernel.shape  # (C_out, C_in / groups, kH, kW)
     by_group = kernel.double().reshape(groups, shape[0] // groups, *shape[1:])
     spread = by_group * a.reshape(groups, 1, -1, 1, 1)
-    name = str(node.args[1].target).removesuffix("_folded").removesuffix(".weight")  # type: ignore[union-attr]
+    name = str(read.target).removesuffix("_folded").removesuffix(".weight")
     new_bias = None if bias is None else bias.double()
-    if whole:
+    if form != "shifted":
         lift = (by_group * b.reshape(groups, 1, -1, 1, 1)).sum((2, 3, 4)).flatten()
         new_bias = lift if new_bias is None else new_bias + lift
     new_kernel = spread.reshape(shape)
-    if reverse:
+    if normalisation.reverse:
         if groups != 1:
             raise UsageError(f"preprocessing cannot be baked in: {name} filters BGR channels in groups")
         new_kernel = new_kernel.flip(1)
