@@ -58,7 +58,7 @@ def capture(
     """Capture *module*, which is left alone.
 
     Args:
-        module: In evaluation mode, float32, on the CPU.
+        module: A module in evaluation mode, float32, on the CPU.
         example: One tensor per input, (N, C, H, W) for images.
         input_names: Stable names, one per input.
         output_names: Stable names; by default ``logits`` for a single output, ``output_0``… for several.

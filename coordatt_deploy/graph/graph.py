@@ -35,8 +35,8 @@ class Graph:
 
     Attributes:
         module: Flat; takes the inputs in order and returns a tuple of the outputs. Weights are ``get_attr`` nodes.
-        inputs: In the layout and sizes of the capture (NCHW float32).
-        outputs: Stable names, in order.
+        inputs: The inputs in the layout and sizes of the capture (NCHW float32).
+        outputs: The outputs' stable names, in order.
         layers: Every layer of the *captured* network; a part's tensor is the name of a node of ``module``.
         example: One tensor per input, of the captured size.
         dynamic: Bounds of height and width; None for a static size.

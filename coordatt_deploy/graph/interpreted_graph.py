@@ -44,7 +44,9 @@ class InterpretedGraph(fx.GraphModule):
                 args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
                 if node.op == "output":
                     return args[0]
-                values[node] = node.target(*args, **kwargs)
+                # A file has functions alone; exporters put modules in their place to have calls named.
+                called = self.get_submodule(str(node.target)) if node.op == "call_module" else node.target
+                values[node] = called(*args, **kwargs)
             for source in node.all_input_nodes:
                 if last_user[source] is node:
                     del values[source]

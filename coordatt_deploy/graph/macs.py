@@ -42,8 +42,8 @@ class LayerCount:
     """One operator.
 
     Attributes:
-        layer: Its layer id.
-        operator: E.g. ``conv2d``.
+        layer: The operator's layer id.
+        operator: Its name, e.g. ``conv2d``.
         work: What its multiply-accumulates are spent on; None where it has none.
         macs: Multiply-accumulates for one inference.
         parameters: Elements of the weights that no earlier operator has.
@@ -63,7 +63,7 @@ class Count:
     """A whole graph.
 
     Attributes:
-        layers: In execution order.
+        layers: The operators in execution order.
         uncounted: Operators without a rule, and how often they occur.
     """
 

@@ -23,7 +23,7 @@ def inspect_source(
     Args:
         source: The model.
         subject: What the user calls it.
-        arguments: Of its factory: attention that they ask for and that is not there is a note.
+        arguments: The arguments of its factory: attention that they ask for and that is not there is a note.
 
     Raises:
         UsageError: torch.export cannot follow it.

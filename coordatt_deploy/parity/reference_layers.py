@@ -32,7 +32,7 @@ class LayerReference:
 
     Attributes:
         values: float64, by layer id, in the captured graph's layout.
-        outputs: The same for the graph's outputs, by name.
+        outputs: The values of the graph's outputs, float64, by name.
     """
 
     values: Values
@@ -59,7 +59,7 @@ class ReferenceLayers:
     def sources(self, layer_id: str) -> tuple[str, ...]:
         """Return the layers that a layer reads directly, in the order of its arguments; the inputs are not layers."""
         layer_of = {node: layer for layer, node in self.nodes.items()}
-        (node,) = [item for item in self.graph.module.graph.nodes if item.name == self.nodes[layer_id]]
+        node = self._node(layer_id)
         return tuple(layer_of[item.name] for item in node.all_input_nodes if item.name in layer_of)
 
     def before(self, layer_id: str, cuts: frozenset[str], *, unmixed: bool = False) -> tuple[str, ...]:
@@ -79,17 +79,21 @@ class ReferenceLayers:
 
     def weighted(self, layer_id: str, cuts: frozenset[str]) -> bool:
         """Whether there are weights in what makes a layer of the layers of *cuts* before it."""
-        (node,) = [item for item in self.graph.module.graph.nodes if item.name == self.nodes[layer_id]]
+        node = self._node(layer_id)
         sources = [source for source in self.sources(layer_id) if source not in cuts]
         return op_name(node) in WEIGHTED or any(self.weighted(source, cuts) for source in sources)
 
     def mixes(self, layer_id: str) -> bool:
         """Whether each channel of a layer comes out of several channels."""
-        (node,) = [item for item in self.graph.module.graph.nodes if item.name == self.nodes[layer_id]]
+        node = self._node(layer_id)
         if op_name(node) not in WEIGHTED:
             return False
         weights = input_node(node, WEIGHTED[op_name(node)], "weight")
         return not (weights is not None and weights.meta["val"].ndim > 1 and weights.meta["val"].shape[1] == 1)
+
+    def _node(self, layer_id: str) -> fx.Node:
+        found: fx.Node = next(node for node in self.graph.module.graph.nodes if node.name == self.nodes[layer_id])
+        return found
 
     def ranges(self, cases: Iterable[Feeds]) -> dict[str, tuple[float, float]]:
         """Return the least and greatest value of each layer on *cases*, 0 included, in float32."""
@@ -112,10 +116,10 @@ class ReferenceLayers:
         """Say how torch is to round, to be compared with an artifact of that *storage*.
 
         Args:
-            storage: Of the artifact.
+            storage: How the artifact stores values and weights.
             cases: What it will be judged on: where values are stored as integers, their grids follow from these.
             cuts: Layers that the artifact has a tensor for.
-            calibrated: Of each layer, the least and greatest value on the data that the grids were measured on. One
+            calibrated: The least and greatest value of each layer on the data that the grids were measured on. One
                 image that goes far makes the steps of all others coarse.
         """
         ranges = {self.nodes[layer]: ends for layer, ends in (calibrated or {}).items() if layer in self.nodes}
@@ -163,9 +167,9 @@ class ReferenceLayers:
 
         Args:
             feeds: The inputs; they are not stirred.
-            reference: Of these inputs.
+            reference: What every layer makes of these inputs.
             stirred: Layers that the artifact has a tensor of their own for.
-            seed: Of the noise.
+            seed: The seed of the noise.
         """
         names = {self.nodes[layer]: reference.values[layer] for layer in stirred}
         stirring = _Perturbation(self._exact_module(), names, frozenset(self.nodes.values()), seed)

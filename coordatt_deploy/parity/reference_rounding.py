@@ -32,9 +32,9 @@ class Rounding:
     """How torch rounds.
 
     Attributes:
-        storage: What to.
-        cuts: Names of the nodes that the artifact has a tensor for; integers are stored there.
-        ranges: Least and greatest value of each node, 0 included; for integers.
+        storage: What it rounds to.
+        cuts: The names of the nodes that the artifact has a tensor for; integers are stored there.
+        ranges: The least and greatest value of each node, 0 included; for integers.
         clips: Whether what lies beyond the range is cut off. Not for values that nothing was calibrated on.
     """
 
@@ -49,9 +49,9 @@ class RoundingError:
     """What rounding costs at one layer in one case.
 
     Attributes:
-        greatest: Of all elements.
+        greatest: The greatest error of all elements.
         noise: Mean square error of each channel (axis 1); of all elements where there is no such axis.
-        step: Of the integer grid that the layer is stored on; 0 where it is not.
+        step: The step of the integer grid that the layer is stored on; 0 where it is stored on none.
     """
 
     greatest: float
@@ -71,7 +71,7 @@ def max_noise(errors: Sequence[RoundingError]) -> RoundingError:
     """Return what a layer is off by that holds the values of several: the greatest error, and its own channels' noise.
 
     Args:
-        errors: Of the layer itself first, then of those that made its values.
+        errors: The error of the layer itself, then those of the layers that made its values.
     """
     own = errors[0]
     noise = own.noise
@@ -85,8 +85,8 @@ class Rounder(fx.Interpreter):
     """Runs a graph in float32 and rounds; after each cut its readers go on from the exact value, where one is given.
 
     Attributes:
-        kept: Value of every node asked for, as it is stored.
-        steps: Of the integer grids.
+        kept: The value of every node asked for, as it is stored.
+        steps: The step of each integer grid, by the node's name.
     """
 
     def __init__(

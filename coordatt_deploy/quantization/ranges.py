@@ -42,7 +42,7 @@ def needed(ranges: Mapping[str, Range] | None, recipe: Recipe) -> Mapping[str, R
     """Return the *ranges* of a static recipe.
 
     Raises:
-        UsageError: There are none.
+        UsageError: Nothing was measured.
     """
     if ranges is None:
         raise UsageError(f"{recipe.name} needs calibration data: give --calibration-data with a folder of images")
@@ -55,7 +55,7 @@ def measure(passes: Callable[[], Iterable[Tensors]], method: RangeMethod, steps:
     Args:
         passes: Each call runs the data once more and yields, case by case, every tensor by name.
         method: See the top of this module.
-        steps: Of the grid.
+        steps: The number of steps of the grid.
     """
     extremes: dict[str, tuple[float, float]] = {}
     for tensors in passes():

@@ -42,8 +42,8 @@ class RoundedLayer:
     """One layer with rounded weights.
 
     Attributes:
-        layer: Its layer id.
-        sqnr_db: Of its output in the simulated int8 network, before it is rounded itself.
+        layer: The layer id.
+        sqnr_db: The SQNR of its output in the simulated int8 network, before it is rounded itself.
     """
 
     layer: str
@@ -55,9 +55,9 @@ class RoundingReport:
     """What rounding did.
 
     Attributes:
-        layers: In execution order.
+        layers: The layers in execution order.
         cases: Calibration cases used.
-        output_sqnr_db: Of the simulated int8 network on these very cases, per output.
+        output_sqnr_db: The SQNR of the simulated int8 network on these very cases, per output.
     """
 
     layers: tuple[RoundedLayer, ...]

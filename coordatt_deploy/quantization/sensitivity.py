@@ -62,7 +62,7 @@ class Unit:
     """What is quantized, or kept in float, as one.
 
     Attributes:
-        name: Of its first layer.
+        name: The name of its first layer.
         layers: Layer ids that keep it in float when a recipe names them; empty for an input.
         nodes: Names of the graph's nodes.
     """
@@ -79,9 +79,9 @@ class LayerCost:
     Attributes:
         name: The layer.
         layers: Layer ids that keep it in float.
-        operator: Of its first node, e.g. ``conv2d``.
-        sqnr_db: At the outputs, simulated; infinite where nothing changes.
-        share: Of the noise that all layers bring, each alone.
+        operator: The operator of its first node, e.g. ``conv2d``.
+        sqnr_db: The simulated SQNR of the outputs; infinite where nothing changes.
+        share: Its share of the noise that all layers bring, each alone.
         agreement: Share of the cases whose first class stays; None for outputs without classes.
         verified_db: The same SQNR, of a real artifact with this layer in int8 and the others in float; None where it
             was not measured.

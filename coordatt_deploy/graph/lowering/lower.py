@@ -49,8 +49,8 @@ def target_of(file_format: Format, cpu: TargetCpu | None = None, *, integer: boo
     """Return the target of an artifact; ARM64 where the CPU matters and none is given.
 
     Args:
-        file_format: Of the artifact.
-        cpu: That it is for.
+        file_format: The format of the artifact.
+        cpu: The CPU that it is for.
         integer: Whether activations are integers as well: XNNPACK takes no HARD_SWISH of those.
     """
     if file_format is Format.ONNX:
@@ -87,10 +87,10 @@ class LoweredBlock:
     Attributes:
         name: Path of the module that holds it.
         kind: ``coordatt`` or ``squeeze_excite``.
-        channels: Of the feature map.
+        channels: The channels of the feature map.
         squeezed: Channels between the two convolutions.
-        height: Of the feature map; None if dynamic.
-        width: Of the feature map; None if dynamic.
+        height: The height of the feature map; None if it is dynamic.
+        width: The width of the feature map; None if it is dynamic.
         form: How it is written now.
         declined: Why not in the form that the target is fastest with; None where it is.
     """
@@ -110,8 +110,8 @@ class LoweringReport:
     """What lowering did.
 
     Attributes:
-        target: What for.
-        blocks: In execution order.
+        target: The target that the graph was written for.
+        blocks: The attention blocks in execution order.
         near_misses: What looks like a block and was left as it is, with the reason.
         activations: Hard-swish and hard-sigmoid found outside the blocks, by kind.
         max_relative_error: Greatest difference of any layer to the folded graph, both run in float64, over the layer's
@@ -173,8 +173,8 @@ def lowering_error(before: Graph, after: Graph, feeds: Feeds | None = None) -> t
     """Compare every layer that both graphs hold, and the outputs, in float64.
 
     Args:
-        before: For instance the folded graph.
-        after: The same after a pass.
+        before: A graph, for instance the folded one.
+        after: The same graph after a pass.
         feeds: Inputs; by default the captured example.
 
     Returns:

@@ -30,8 +30,8 @@ class Pointwise:
 
     Attributes:
         name: Dotted name of the module that holds it.
-        kernel: (C_out, C_in).
-        bias: (C_out,).
+        kernel: The weights, (C_out, C_in).
+        bias: The bias, (C_out,).
         variant: Added to the names of its weights; says what was done to them.
     """
 

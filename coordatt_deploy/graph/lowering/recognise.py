@@ -67,13 +67,13 @@ class AttentionBlock:
     Attributes:
         kind: ``coordatt`` (a gate per row and one per column) or ``squeeze_excite`` (one gate per channel).
         name: Path of the module that holds it; the output node's name where there is none.
-        channels: Of the feature map.
+        channels: The channels of the feature map.
         squeezed: Channels between the two convolutions.
-        height: Of the feature map; None if dynamic.
-        width: Of the feature map; None if dynamic.
+        height: The height of the feature map; None if it is dynamic.
+        width: The width of the feature map; None if it is dynamic.
         feature: Node of the feature map that is pooled and gated.
         output: Node of the gated feature map.
-        branches: Rows before columns.
+        branches: The branches, rows before columns.
         strips: What each inner node holds, as far as it is a strip.
         inner: All nodes of the block between feature and output; nothing else uses them.
     """

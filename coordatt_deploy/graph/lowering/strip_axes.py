@@ -43,7 +43,7 @@ class Strip:
     """What a node inside a block holds: stretches of positions, and how they lie.
 
     Attributes:
-        directions: Of each stretch, in order.
+        directions: The direction of each stretch, in order.
         axes: One letter per axis of the tensor: N, C, P (positions) and 1 for the others.
         chain: Pointwise nodes that made it, beginning after the pool.
         pools: The pooling node of each stretch.

@@ -29,7 +29,7 @@ class Writer:
             rewriter: Edits the copy of the graph.
             block: What was recognised in the graph.
             hard: The graph's hard activations, by output node.
-            spelling: Of hard-swish inside the block.
+            spelling: How hard-swish is written inside the block.
         """
         self.rewriter, self.block, self.hard, self.spelling = rewriter, block, hard, spelling
         self.feature, self.output = rewriter.nodes[block.feature], rewriter.nodes[block.output]

@@ -41,8 +41,8 @@ class Folded:
     """One BatchNorm folded away.
 
     Attributes:
-        layer: Layer id of the convolution.
-        batch_norm: Layer id of the BatchNorm.
+        layer: The layer id of the convolution.
+        batch_norm: The layer id of the BatchNorm.
         max_abs_error: Greatest difference between its value before and after, both run in float64.
         relative_error: That difference over the greatest magnitude of the value.
     """
@@ -58,7 +58,7 @@ class FoldReport:
     """What folding did.
 
     Attributes:
-        folded: In execution order.
+        folded: The folded BatchNorms in execution order.
         refused: Layer id of each BatchNorm that could not be folded, with the reason.
     """
 
@@ -67,7 +67,7 @@ class FoldReport:
 
     @property
     def max_relative_error(self) -> float:
-        """The worst layer's."""
+        """The greatest relative error of all folded layers."""
         return max((item.relative_error for item in self.folded), default=0.0)
 
 
