@@ -4,9 +4,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-Arrays = Sequence[NDArray[np.number]]
+from coordatt_deploy.array_types import NumberArray
+
+Arrays = Sequence[NumberArray]
 
 
 def sqnr_db(candidate: Arrays, reference: Arrays) -> float:

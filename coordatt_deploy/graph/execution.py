@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
+from coordatt_deploy.array_types import FloatArray, NumberArray
 from coordatt_deploy.graph.graph import Feeds, Graph, is_tensor
 from coordatt_deploy.graph.summation_order import in_sequence
 
@@ -51,7 +52,7 @@ class _Recorder(fx.Interpreter):
 
 After = Callable[[torch.Tensor], torch.Tensor]
 Exact = Mapping[str, NDArray[np.float64]]
-Values = Mapping[str, NDArray[np.floating]]
+Values = Mapping[str, FloatArray]
 
 
 @overload
@@ -109,6 +110,6 @@ def prepare(
     return call
 
 
-def _as_tensor(array: NDArray[np.generic], dtype: torch.dtype) -> torch.Tensor:
+def _as_tensor(array: NumberArray, dtype: torch.dtype) -> torch.Tensor:
     tensor = torch.from_numpy(np.asarray(array))
     return tensor.to(dtype) if tensor.is_floating_point() else tensor

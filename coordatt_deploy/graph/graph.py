@@ -4,19 +4,18 @@ import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import fx, nn
 
 from coordatt_deploy import tensors
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import TensorSpec
 from coordatt_deploy.graph.operators import OPERATORS, Trait
 from coordatt_deploy.layer_map import LayerMap, Part
 
 aten = torch.ops.aten
 
-Feeds = Mapping[str, NDArray[np.generic]]
+Feeds = Mapping[str, NumberArray]
 """One array per input, by its name, in the layout of the capture."""
 
 

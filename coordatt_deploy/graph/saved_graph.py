@@ -13,7 +13,7 @@ import json
 import keyword
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypedDict, cast
 
@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.node import Argument
+from torch.fx.node import Argument, Target
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from coordatt_deploy.artifact_specs import TensorSpec
@@ -33,7 +33,7 @@ from coordatt_deploy.graph.interpreted_graph import InterpretedGraph
 from coordatt_deploy.layer_map import Layer, LayerMap
 
 # Python's own functions that torch.export leaves in a graph: picking from a tuple, and arithmetic on sizes.
-PLAIN: Final[Mapping[str, Callable[..., object]]] = {
+PLAIN: Final[Mapping[str, Target]] = {
     f"operator.{function.__name__}": function
     for function in (operator.getitem, operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod,
                      operator.neg)
@@ -200,9 +200,7 @@ def _check_weight_name(name: str) -> None:
         raise BundleError(f"weights.safetensors: {name!r} is not the name of a weight of a module")
 
 
-def _check_keywords(
-    name: str, function: Callable[..., object], args: Sequence[Argument], kwargs: Mapping[str, Argument]
-) -> None:
+def _check_keywords(name: str, function: Target, args: Sequence[Argument], kwargs: Mapping[str, Argument]) -> None:
     """Hold the names of arguments to the operator's schema; Python's own functions take none by name."""
     schema = getattr(function, "_schema", None)
     allowed = set() if schema is None else {argument.name for argument in schema.arguments}
@@ -245,7 +243,7 @@ def _target_name(node: fx.Node) -> str:
     return name
 
 
-def _resolve(name: str) -> Callable[..., object]:
+def _resolve(name: str) -> Target:
     if name in PLAIN:
         return PLAIN[name]
     namespace, _, rest = name.partition(".")

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.formats import Precision, Storage
 from coordatt_deploy.graph.call_arguments import input_node
 from coordatt_deploy.graph.execution import prepare
@@ -246,7 +247,7 @@ class GraphSubmodels:
         self.graph, self.tensors = graph, frozenset(tensors)
         self.module = copy.deepcopy(graph.module).to(torch.float64)
 
-    def infer(self, feeds: Feeds, given: Mapping[str, NDArray[np.number]]) -> dict[str, NDArray[np.number]]:
+    def infer(self, feeds: Feeds, given: Mapping[str, NumberArray]) -> dict[str, NumberArray]:
         """Return what each piece makes of the values *given* to the readers of the cuts; without any, the whole."""
         cut = _Cut(self.module, given, self.tensors)
         inputs = [torch.from_numpy(np.asarray(feeds[spec.name])) for spec in self.graph.inputs]
@@ -256,10 +257,10 @@ class GraphSubmodels:
 
 
 class _Cut(fx.Interpreter):
-    def __init__(self, module: fx.GraphModule, given: Mapping[str, NDArray[np.number]], nodes: frozenset[str]) -> None:
+    def __init__(self, module: fx.GraphModule, given: Mapping[str, NumberArray], nodes: frozenset[str]) -> None:
         super().__init__(module)
         self.values, self.nodes = given, nodes
-        self.made: dict[str, NDArray[np.number]] = {}
+        self.made: dict[str, NumberArray] = {}
 
     def run_node(self, n: fx.Node) -> object:
         value = super().run_node(n)

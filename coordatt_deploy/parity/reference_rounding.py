@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.formats import Precision, Storage
 from coordatt_deploy.graph.call_arguments import argument
 from coordatt_deploy.graph.graph import op_name
@@ -59,7 +60,7 @@ class RoundingError:
     step: float = 0.0
 
 
-def compare(value: NDArray[np.number], reference: NDArray[np.float64], step: float = 0.0) -> RoundingError:
+def compare(value: NumberArray, reference: NDArray[np.float64], step: float = 0.0) -> RoundingError:
     """Return how far *value* is from the reference."""
     error = np.abs(np.asarray(value, np.float64) - reference)
     axes = tuple(axis for axis in range(error.ndim) if axis != 1 or error.ndim < 2)
@@ -98,7 +99,7 @@ class Rounder(fx.Interpreter):
     ) -> None:
         super().__init__(module)
         self.rounding, self.exact, self.nodes = rounding, exact, nodes
-        self.kept: dict[str, NDArray[np.number]] = {}
+        self.kept: dict[str, NumberArray] = {}
         self.steps: dict[str, float] = {}
 
     def run_node(self, n: fx.Node) -> object:

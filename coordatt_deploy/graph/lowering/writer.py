@@ -1,11 +1,11 @@
 """What all forms of an attention block share: its branches written anew, and account of where the old values are."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import reduce
 from typing import Final
 
 from torch import fx
-from torch.fx.node import Argument
+from torch.fx.node import Argument, Target
 
 from coordatt_deploy.graph.graph import aten, op_name
 from coordatt_deploy.graph.lowering.activations import HardActivation
@@ -36,7 +36,7 @@ class Writer:
         self._held: dict[tuple[str, str], Placed] = {}
         self._fused: dict[str, str] = {}
 
-    def call(self, target: Callable[..., object], *args: Argument) -> fx.Node:
+    def call(self, target: Target, *args: Argument) -> fx.Node:
         """Add a call."""
         return self.rewriter.call(target, *args)
 
@@ -144,4 +144,4 @@ class Writer:
         if name in self.hard:
             return write_hard(self.rewriter, self.hard[name].op_name, value, self.spelling)
         node = self.rewriter.nodes[name]
-        return self.rewriter.call(node.target, value, *node.args[1:], **node.kwargs), 1.0  # type: ignore[arg-type]
+        return self.rewriter.call(node.target, value, *node.args[1:], **node.kwargs), 1.0

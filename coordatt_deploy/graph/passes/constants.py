@@ -65,11 +65,11 @@ def _is_constant(node: fx.Node, known: Mapping[fx.Node, Argument]) -> bool:
     if not isinstance(target, torch._ops.OpOverload):  # getitem of a tuple that is known
         return bool(node.all_input_nodes)
     is_random = torch.Tag.nondeterministic_seeded in target.tags
-    return target not in NOT_CONSTANT and not is_random and _makes_tensors(target)
+    return target not in NOT_CONSTANT and not is_random and _makes_tensors(target._schema)
 
 
-def _makes_tensors(target: torch._ops.OpOverload) -> bool:
-    return all(str(item.type) in {"Tensor", "List[Tensor]"} for item in target._schema.returns)
+def _makes_tensors(schema: torch._C.FunctionSchema) -> bool:
+    return all(str(item.type) in {"Tensor", "List[Tensor]"} for item in schema.returns)
 
 
 def _free_name(module: fx.GraphModule, node: fx.Node) -> str:

@@ -15,6 +15,7 @@ from typing import Final
 import torch
 from torch import fx
 from torch.export import ExportedProgram
+from torch.fx.node import Target
 
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.graph.call_arguments import argument, integer
@@ -73,7 +74,7 @@ def mutations(graph: fx.Graph) -> Iterator[fx.Node]:
 
 def _written(node: fx.Node) -> fx.Node:
     """The tensor that an in-place operator overwrites: by convention its first argument, or ``out``."""
-    for index, declared in enumerate(_overload(node)._schema.arguments):
+    for index, declared in enumerate(_schema(node).arguments):
         if declared.alias_info is not None and declared.alias_info.is_write:
             value = argument(node, index, declared.name)
             if isinstance(value, fx.Node):
@@ -81,15 +82,16 @@ def _written(node: fx.Node) -> fx.Node:
     raise UsageError(f"the model calls {node.target}, which overwrites no tensor that can be followed")
 
 
-def _overload(node: fx.Node) -> torch._ops.OpOverload:
-    """The operator of a call that ``mutations`` gave."""
+def _schema(node: fx.Node) -> torch._C.FunctionSchema:
+    """The schema of a call that ``mutations`` gave."""
     assert isinstance(node.target, torch._ops.OpOverload)  # noqa: S101
-    return node.target
+    return node.target._schema
 
 
-def _counterpart(node: fx.Node) -> torch._ops.OpOverload | None:
+def _counterpart(node: fx.Node) -> Target | None:
     """``aten.relu.default`` for ``aten.relu_.default``; None where no operator has the same signature."""
-    target = _overload(node)
+    target = node.target
+    assert isinstance(target, torch._ops.OpOverload)  # noqa: S101 - ``mutations`` gives such calls alone
     name = target.overloadpacket.__name__
     packet = getattr(aten, name.removesuffix("_"), None) if name.endswith("_") else None
     found = getattr(packet, target._overloadname, None)
