@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Arrays = Sequence[NDArray[Any]]
+from coordatt_deploy.array_types import NumberArray
+
+Arrays = Sequence[NumberArray]
 
 
 def sqnr_db(candidate: Arrays, reference: Arrays) -> float:
@@ -16,11 +16,20 @@ def sqnr_db(candidate: Arrays, reference: Arrays) -> float:
     noise = sum(
         float(np.sum(np.square(np.asarray(c, np.float64) - r))) for c, r in zip(candidate, reference, strict=True)
     )
-    if not math.isfinite(noise):
-        return math.nan
+    return sqnr_db_of_energies(signal, noise) if math.isfinite(noise) else math.nan
+
+
+def sqnr_db_of_energies(signal: float, noise: float) -> float:
+    """Signal-to-quantization-noise ratio in dB, from the sums of the squares of the values and of their errors.
+
+    Returns:
+        Infinity without noise, minus infinity without a signal; else NaN where the noise is not finite.
+    """
     if noise == 0.0:
         return math.inf
-    return 10.0 * math.log10(signal / noise) if signal > 0 else -math.inf
+    if not signal > 0:
+        return -math.inf
+    return 10.0 * math.log10(signal / noise) if noise < math.inf else math.nan
 
 
 def cosine(candidate: Arrays, reference: Arrays) -> float:

@@ -138,7 +138,7 @@ def _imagenet_card(name: str, width: float, attention: str | None, parameters: i
     )
 
 
-# The counts are those of coordatt_deploy.models.counting on the built network; the tests count again.
+# The counts are those of the built network; the tests count again.
 _CARDS: Final = (
     ModelCard(
         name="mobilenetv2_ca_035.digits",

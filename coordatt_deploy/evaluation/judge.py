@@ -12,6 +12,7 @@ from coordatt_deploy.data.labelled import Dataset
 from coordatt_deploy.evaluation.paired import NOT_FINITE, PairedDifference
 from coordatt_deploy.evaluation.predict import Failure, Predictions
 from coordatt_deploy.evaluation.result import Accuracy, Changed
+from coordatt_deploy.metrics import sqnr_db_of_energies
 
 TOP: Final = 5
 CHANGED: Final = 20  # images that a document names
@@ -76,7 +77,7 @@ def _sqnr_db(signal: NDArray[np.float64], noise: NDArray[np.float64]) -> float:
     total, error = float(signal.sum()), float(noise.sum())
     if not math.isfinite(total) or not math.isfinite(error):
         return math.nan
-    return math.inf if error == 0 else 10 * math.log10(total / error) if total > 0 else -math.inf
+    return sqnr_db_of_energies(total, error)
 
 
 def _changed(answers: Predictions, index: int, dataset: Dataset) -> tuple[Changed, ...]:

@@ -12,7 +12,7 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import fx, nn
@@ -20,31 +20,29 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, f
 
 from coordatt_deploy.artifact_specs import TensorSpec
 from coordatt_deploy.errors import ConversionError, UsageError
-from coordatt_deploy.graph.execution import _input_values
-from coordatt_deploy.graph.exported_program import _dynamic_shapes
+from coordatt_deploy.graph.execution import input_values
+from coordatt_deploy.graph.exported_program import dynamic_shapes
 from coordatt_deploy.graph.graph import (
     DynamicSize,
     Graph,
-    _shape,
     aten,
     attach,
+    erase_unused_reads,
     is_tensor,
     layout,
     module_path,
-    operator_name,
+    op_name,
+    overloads,
+    static_shape,
 )
+from coordatt_deploy.graph.operators import Trait
 from coordatt_deploy.graph.passes.constants import compute_constants, read_sizes_late
-from coordatt_deploy.graph.passes.functionalise import functional, functionalise
+from coordatt_deploy.graph.passes.functionalise import DROPOUTS, functional, functionalise
 from coordatt_deploy.layer_map import Layer, LayerMap, Part
 from coordatt_deploy.logs import captured, log_folder
 from coordatt_deploy.user_code import first_line, place, source_line, write_log
 
-# Operators that compute nothing at inference: the user's value passes through them unchanged.
-IDENTITIES: Final = frozenset({
-    aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default, aten.alias.default,
-    aten.detach.default, aten.contiguous.default, aten.clone.default, aten.lift_fresh_copy.default,
-})  # fmt: skip
-DROPOUTS: Final = frozenset({aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default})
+IDENTITIES: Final = overloads(Trait.IDENTITY)
 
 _KEPT_META: Final = ("val", "nn_module_stack", "stack_trace")
 
@@ -60,7 +58,7 @@ def capture(
     """Capture *module*, which is left alone.
 
     Args:
-        module: In evaluation mode, float32, on the CPU.
+        module: A module in evaluation mode, float32, on the CPU.
         example: One tensor per input, (N, C, H, W) for images.
         input_names: Stable names, one per input.
         output_names: Stable names; by default ``logits`` for a single output, ``output_0``… for several.
@@ -86,13 +84,13 @@ def capture(
     wanted = tuple(output_names or (("logits",) if outputs == 1 else tuple(f"output_{i}" for i in range(outputs))))
     if len(wanted) != outputs:
         raise UsageError(f"the model has {outputs} outputs, but {len(wanted)} names were given: {', '.join(wanted)}")
-    inputs = tuple(_input_spec(name, value) for name, value in zip(names, _input_values(flat), strict=True))
+    inputs = tuple(_input_spec(name, value) for name, value in zip(names, input_values(flat), strict=True))
     graph = Graph(flat, inputs, wanted, _layers(flat), tuple(example), dynamic)
     return replace(graph, assignments=tuple(layer for name in assigned if (layer := graph.layer_of(name)) is not None))
 
 
 def _input_spec(name: str, value: torch.Tensor) -> TensorSpec:
-    return TensorSpec(name, _shape(value), str(value.dtype).removeprefix("torch."), layout(value.ndim))
+    return TensorSpec(name, static_shape(value), str(value.dtype).removeprefix("torch."), layout(value.ndim))
 
 
 def check_weights(module: nn.Module) -> None:
@@ -119,7 +117,7 @@ def _export(
 ) -> torch.export.ExportedProgram:
     trial(module, example)
     # A GraphModule's forward takes its inputs positionally; a tuple matches any signature.
-    shapes = None if dynamic is None else _dynamic_shapes(example, dynamic)
+    shapes = None if dynamic is None else dynamic_shapes(example, dynamic)
     log = log_folder() / f"capture-{os.getpid()}.log"
     try:
         with captured(log):
@@ -132,7 +130,7 @@ def _export(
     return program
 
 
-def trial(module: nn.Module, example: Sequence[torch.Tensor]) -> Any:
+def trial(module: nn.Module, example: Sequence[torch.Tensor]) -> object:
     """Run the user's module once and return what it returns.
 
     Raises:
@@ -141,7 +139,7 @@ def trial(module: nn.Module, example: Sequence[torch.Tensor]) -> Any:
     log = log_folder() / f"trial-{os.getpid()}.log"
     try:
         with captured(log), torch.no_grad():
-            returned = module(*example)
+            returned: object = module(*example)
     except Exception as error:  # the user's code may raise anything
         sizes = ", ".join(str(tuple(tensor.shape)) for tensor in example)
         at = place(error)
@@ -165,8 +163,8 @@ def _boiled_down(error: BaseException) -> str:
     if "Constraints violated" in text:
         return _constraint(text)
     if "in output, which is not a known type" in text:
-        kind = text.partition("<class '")[2].partition("'")[0]
-        return f"its forward returns a {kind}; return tensors, or a tuple, list or dict of tensors"
+        type_name = text.partition("<class '")[2].partition("'")[0]
+        return f"its forward returns a {type_name}; return tensors, or a tuple, list or dict of tensors"
     return f"{first_line(error)}{where}"
 
 
@@ -207,7 +205,7 @@ def _flatten(program: torch.export.ExportedProgram, input_names: Sequence[str]) 
         elif node.op == "placeholder":
             copies[node] = graph.placeholder(names[node.name])
         elif node.op == "output":
-            # After functionalization the new values of overwritten inputs come first; they are no outputs of the model.
+            # After functionalization the new values of overwritten inputs come first; the model does not return them.
             results = node.args[0][len(signature.user_inputs_to_mutate) :]
             returned = [item for item in torch.utils._pytree.tree_leaves(results) if isinstance(item, fx.Node)]
             graph.output(tuple(copies[item] for item in returned))
@@ -232,7 +230,7 @@ def _check_calls(module: fx.GraphModule) -> None:
         if is_tensor(node) and free_unbacked_symbols(node.meta["val"].shape):
             at = source_line(node.meta.get("stack_trace", ""))
             raise UsageError(
-                f"the size of the result of {operator_name(node)}{f' at {at}' if at else ''} depends on the values of"
+                f"the size of the result of {op_name(node)}{f' at {at}' if at else ''} depends on the values of"
                 " a tensor; a file for a phone has sizes that are known beforehand: use torch.where, a mask, or topk"
             )
 
@@ -245,9 +243,7 @@ def _drop_identities(module: fx.GraphModule) -> None:
         if (node.target in IDENTITIES or is_guard) and not node.users:
             module.graph.erase_node(node)
     module.graph.eliminate_dead_code()
-    for node in list(module.graph.nodes):
-        if node.op == "get_attr" and not node.users:
-            module.graph.erase_node(node)
+    erase_unused_reads(module)
     module.delete_all_unused_submodules()
     module.recompile()
 
@@ -258,10 +254,10 @@ def _layers(module: fx.GraphModule) -> LayerMap:
     seen: Counter[tuple[str, str]] = Counter()
     layers = []
     for node in nodes:
-        path, name = module_path(node), operator_name(node)
+        path, name = module_path(node), op_name(node)
         repeat = seen[path, name]
         seen[path, name] += 1
         alone = calls[path] == 1 and path
         layer_id = path if alone else f"{path}:{name}" + (f"_{repeat}" if repeat else "")
-        layers.append(Layer(layer_id, name, _shape(node.meta["val"]), (Part(node.name),)))
+        layers.append(Layer(layer_id, name, static_shape(node.meta["val"]), (Part(node.name),)))
     return LayerMap(tuple(layers))

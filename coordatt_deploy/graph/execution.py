@@ -1,19 +1,21 @@
 """Run a graph: in one type, with the values of the nodes that are asked for."""
 
 import copy
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import fx
 
-from coordatt_deploy.graph.graph import Feeds, Graph, is_tensor, operator_name
+from coordatt_deploy.array_types import FloatArray, NumberArray
+from coordatt_deploy.graph.graph import Feeds, Graph, is_tensor
 from coordatt_deploy.graph.summation_order import in_sequence
 
 
-def _input_values(module: fx.GraphModule) -> list[torch.Tensor]:
+def input_values(module: fx.GraphModule) -> list[torch.Tensor]:
+    """Return the values that a capture recorded for the graph's inputs, in order."""
     return [node.meta["val"] for node in module.graph.nodes if node.op == "placeholder"]
 
 
@@ -21,7 +23,7 @@ class _Recorder(fx.Interpreter):
     """Runs a graph in one type and keeps the values of the nodes asked for.
 
     Tensors that the graph makes itself, or casts, come in the type of the capture and are brought to that of the run.
-    Means in float32 are summed as phones sum (``summing``).
+    Means in float32 are summed as phones sum (``summation_order``).
     """
 
     def __init__(
@@ -35,12 +37,12 @@ class _Recorder(fx.Interpreter):
         self.dtype, self.nodes, self.after = dtype, nodes, after
         self.kept: dict[str, torch.Tensor] = {}
 
-    def run_node(self, n: fx.Node) -> Any:
+    def run_node(self, n: fx.Node) -> object:
         value = super().run_node(n)
         if isinstance(value, torch.Tensor) and value.is_floating_point():
             value = value.to(self.dtype)
             if is_tensor(n) and n.args and isinstance(n.args[0], fx.Node):
-                value = in_sequence(n, operator_name(n), self.env[n.args[0]], value)
+                value = in_sequence(n, self.env[n.args[0]], value)
         if self.after is not None and isinstance(value, torch.Tensor) and value.is_floating_point():
             value = self.after(value)
         if n.name in self.nodes:
@@ -48,25 +50,42 @@ class _Recorder(fx.Interpreter):
         return value
 
 
+After = Callable[[torch.Tensor], torch.Tensor]
+Exact = Mapping[str, NDArray[np.float64]]
+Values = Mapping[str, FloatArray]
+
+
+@overload
+def run(graph: Graph, feeds: Feeds, *, nodes: frozenset[str] = ..., after: After | None = ...) -> Exact: ...
+@overload
+def run(
+    graph: Graph, feeds: Feeds, *, dtype: torch.dtype, nodes: frozenset[str] = ..., after: After | None = ...
+) -> Values: ...
 def run(
     graph: Graph,
     feeds: Feeds,
     *,
     dtype: torch.dtype = torch.float64,
     nodes: frozenset[str] = frozenset(),
-    after: Callable[[torch.Tensor], torch.Tensor] | None = None,
-) -> dict[str, NDArray[Any]]:
+    after: After | None = None,
+) -> Exact | Values:
     """Run the graph once; see ``prepare``."""
     return prepare(graph, dtype=dtype, nodes=nodes, after=after)(feeds)
 
 
+@overload
+def prepare(graph: Graph, *, nodes: frozenset[str] = ..., after: After | None = ...) -> Callable[[Feeds], Exact]: ...
+@overload
+def prepare(
+    graph: Graph, *, dtype: torch.dtype, nodes: frozenset[str] = ..., after: After | None = ...
+) -> Callable[[Feeds], Values]: ...
 def prepare(
     graph: Graph,
     *,
     dtype: torch.dtype = torch.float64,
     nodes: frozenset[str] = frozenset(),
-    after: Callable[[torch.Tensor], torch.Tensor] | None = None,
-) -> Callable[[Feeds], dict[str, NDArray[Any]]]:
+    after: After | None = None,
+) -> Callable[[Feeds], Exact] | Callable[[Feeds], Values]:
     """Make the graph ready to run many times in *dtype*.
 
     Args:
@@ -77,11 +96,11 @@ def prepare(
 
     Returns:
         A function of the feeds (one array per input, in the reference's layout) that gives the outputs by name, and the
-        nodes by theirs.
+        nodes by theirs; floating values have the computing type.
     """
     module = copy.deepcopy(graph.module).to(dtype)
 
-    def call(feeds: Feeds) -> dict[str, NDArray[Any]]:
+    def call(feeds: Feeds) -> Values:
         recorder = _Recorder(module, dtype, nodes, after)
         with torch.no_grad():
             values = recorder.run(*(_as_tensor(feeds[spec.name], dtype) for spec in graph.inputs))
@@ -91,6 +110,6 @@ def prepare(
     return call
 
 
-def _as_tensor(array: NDArray[Any], dtype: torch.dtype) -> torch.Tensor:
+def _as_tensor(array: NumberArray, dtype: torch.dtype) -> torch.Tensor:
     tensor = torch.from_numpy(np.asarray(array))
     return tensor.to(dtype) if tensor.is_floating_point() else tensor

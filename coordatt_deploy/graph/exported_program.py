@@ -2,10 +2,11 @@
 
 import operator
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import fx
+from torch.export import Dim
 
 from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.graph.graph import DynamicSize, Graph, is_call
@@ -13,10 +14,11 @@ from coordatt_deploy.graph.graph import DynamicSize, Graph, is_call
 _SIZE_AXES: Final = {2: "height", 3: "width"}
 
 
-def _dynamic_shapes(example: Sequence[torch.Tensor], dynamic: DynamicSize) -> tuple[dict[int, Any] | None, ...]:
+def dynamic_shapes(example: Sequence[torch.Tensor], dynamic: DynamicSize) -> tuple[dict[int, Dim] | None, ...]:
+    """Return what torch.export is to take for a symbol: height and width of every 4-D input."""
     step = dynamic.multiple
     bounds = {"min": -(-dynamic.minimum // step), "max": dynamic.maximum // step}
-    axes = {axis: torch.export.Dim(name if step == 1 else f"_{name}", **bounds) for axis, name in _SIZE_AXES.items()}
+    axes = {axis: Dim(name if step == 1 else f"_{name}", **bounds) for axis, name in _SIZE_AXES.items()}
     sizes = {axis: symbol if step == 1 else step * symbol for axis, symbol in axes.items()}
     return tuple(sizes if tensor.ndim == 4 else None for tensor in example)
 
@@ -30,7 +32,7 @@ def program(graph: Graph) -> tuple[torch.export.ExportedProgram, dict[str, str]]
     Raises:
         ConversionError: The new program makes other calls than the graph.
     """
-    shapes = None if graph.dynamic is None else _dynamic_shapes(graph.example, graph.dynamic)
+    shapes = None if graph.dynamic is None else dynamic_shapes(graph.example, graph.dynamic)
     exported = torch.export.export(graph.module, graph.example, dynamic_shapes=shapes, strict=False)
     before = [node for node in graph.module.graph.nodes if is_call(node)]
     after = [node for node in exported.graph.nodes if is_call(node)]

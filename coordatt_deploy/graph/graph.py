@@ -3,20 +3,20 @@
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import fx, nn
 
 from coordatt_deploy import tensors
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import TensorSpec
+from coordatt_deploy.graph.operators import OPERATORS, Trait
 from coordatt_deploy.layer_map import LayerMap, Part
 
 aten = torch.ops.aten
 
-
-Feeds = Mapping[str, NDArray[Any]]
+Feeds = Mapping[str, NumberArray]
+"""One array per input, by its name, in the layout of the capture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ class Graph:
 
     Attributes:
         module: Flat; takes the inputs in order and returns a tuple of the outputs. Weights are ``get_attr`` nodes.
-        inputs: In the layout and sizes of the capture (NCHW float32).
-        outputs: Stable names, in order.
+        inputs: The inputs in the layout and sizes of the capture (NCHW float32).
+        outputs: The outputs' stable names, in order.
         layers: Every layer of the *captured* network; a part's tensor is the name of a node of ``module``.
         example: One tensor per input, of the captured size.
         dynamic: Bounds of height and width; None for a static size.
@@ -79,7 +79,7 @@ def layout(rank: int) -> str:
     return "NCHW"[:rank] if rank <= 4 else ""
 
 
-def tensor_outputs(returned: Any) -> list[torch.Tensor]:
+def tensor_outputs(returned: object) -> list[torch.Tensor]:
     """Return the tensors among what a model returned, in the order of a captured graph's outputs."""
     return [leaf for leaf in torch.utils._pytree.tree_leaves(returned) if isinstance(leaf, torch.Tensor)]
 
@@ -99,14 +99,32 @@ def attach(root: nn.Module, name: str, tensor: torch.Tensor) -> None:
     root.register_buffer(leaf, tensor)
 
 
-def weight(module: fx.GraphModule, node: Any) -> torch.Tensor | None:
+def weight(module: fx.GraphModule, node: object) -> torch.Tensor | None:
     """Return the tensor behind a ``get_attr`` node; None if *node* is anything else."""
     if not isinstance(node, fx.Node) or node.op != "get_attr":
         return None
-    value: Any = module
+    value: object = module
     for part in str(node.target).split("."):
         value = getattr(value, part)
     return value if isinstance(value, torch.Tensor) else None
+
+
+def erase_unused_reads(module: fx.GraphModule) -> None:
+    """Remove the nodes that read a weight for nobody."""
+    for node in list(module.graph.nodes):
+        if node.op == "get_attr" and not node.users:
+            module.graph.erase_node(node)
+
+
+def drop_unused_weights(module: fx.GraphModule) -> None:
+    """Remove the weights that no node reads."""
+    erase_unused_reads(module)
+    used = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
+    for name, _ in [*module.named_buffers(), *module.named_parameters()]:
+        if name not in used:
+            path, _, leaf = name.rpartition(".")
+            delattr(module.get_submodule(path), leaf)
+    module.delete_all_unused_submodules()
 
 
 def is_tensor(node: fx.Node) -> bool:
@@ -114,10 +132,22 @@ def is_tensor(node: fx.Node) -> bool:
     return node.op == "call_function" and isinstance(node.meta.get("val"), torch.Tensor)
 
 
-def operator_name(node: fx.Node) -> str:
-    """``conv2d`` for ``aten.conv2d.default``."""
-    target: Any = node.target
-    return str(getattr(target, "overloadpacket", target).__name__)
+def op_name(node: object) -> str:
+    """Return ``conv2d`` for a call of ``aten.conv2d.default``.
+
+    An in-place variant has the name of the operator itself; what is not a call has an empty name.
+    """
+    if not isinstance(node, fx.Node) or node.op != "call_function":
+        return ""
+    function = node.target.overloadpacket if isinstance(node.target, torch._ops.OpOverload) else node.target
+    name = str(getattr(function, "__name__", function))
+    return name if name.endswith("__") else name.removesuffix("_")
+
+
+def overloads(trait: Trait) -> frozenset[object]:
+    """Return the targets of calls whose operators have *trait*: of each the one overload that its row names."""
+    rows = [row for row in OPERATORS.values() if trait in row.traits]
+    return frozenset(getattr(getattr(aten, row.name), row.overload) for row in rows)
 
 
 def module_path(node: fx.Node) -> str:
@@ -126,7 +156,8 @@ def module_path(node: fx.Node) -> str:
     return str(list(stack.values())[-1][0]) if stack else ""
 
 
-def _shape(value: torch.Tensor) -> tuple[int | None, ...]:
+def static_shape(value: torch.Tensor) -> tuple[int | None, ...]:
+    """Return the sizes of a tensor; None for each that is dynamic."""
     return tuple(size if isinstance(size, int) else None for size in value.shape)
 
 

@@ -6,22 +6,26 @@
     normalisation:                        one per element and step; BatchNorm, which folds away, none
 
 What moves, compares or looks up (max pools, reshapes, ReLU, sigmoid) multiplies and adds nothing and counts as nothing.
-Papers count the first line alone; ``Count.of`` gives that figure too. An operator that this module has no rule for is
-listed, never left out in silence.
+Papers count the first line alone; ``Count.of`` gives that figure too. Which rule an operator has stands in its row of
+``operators``; one without a rule is listed, never left out in silence.
 """
 
 import enum
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import fx
 
-from coordatt_deploy.graph.call_arguments import argument, kind, pair
-from coordatt_deploy.graph.graph import Graph, is_tensor, weight
+from coordatt_deploy.graph.call_arguments import argument, source, static_pair
+from coordatt_deploy.graph.graph import Graph, is_tensor, op_name, weight
+from coordatt_deploy.graph.operators import MacRule, mac_rule
+
+Sizes = Mapping[fx.Node, tuple[int, ...]]
+"""The shape of the tensor of each node."""
 
 
 class Work(enum.StrEnum):
@@ -38,13 +42,12 @@ class LayerCount:
     """One operator.
 
     Attributes:
-        layer: Its layer id.
-        operator: E.g. ``conv2d``.
+        layer: The operator's layer id.
+        operator: Its name, e.g. ``conv2d``.
         work: What its multiply-accumulates are spent on; None where it has none.
         macs: Multiply-accumulates for one inference.
         parameters: Elements of the weights that no earlier operator has.
-        weight_bytes: Of those weights.
-        output_bytes: Of its result.
+        weight_bytes: The bytes of those weights.
     """
 
     layer: str
@@ -53,7 +56,6 @@ class LayerCount:
     macs: int
     parameters: int
     weight_bytes: int
-    output_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class Count:
     """A whole graph.
 
     Attributes:
-        layers: In execution order.
+        layers: The operators in execution order.
         uncounted: Operators without a rule, and how often they occur.
     """
 
@@ -70,7 +72,7 @@ class Count:
 
     @property
     def macs(self) -> int:
-        """Of everything."""
+        """Multiply-accumulates of the whole graph."""
         return sum(layer.macs for layer in self.layers)
 
     @property
@@ -92,11 +94,10 @@ def count(graph: Graph) -> Count:
     for node in graph.module.graph.nodes:
         if not is_tensor(node):
             continue
-        name = kind(node)
-        rule = RULES.get(name)
-        if rule is None and name not in NO_WORK:
+        name = op_name(node)
+        work, macs = _work(node, sizes)
+        if mac_rule(name) is None:
             uncounted[name] += 1
-        work, macs = (None, 0) if rule is None else (rule[0], rule[1](node, sizes))
         weights = [item for item in node.all_input_nodes if item.op == "get_attr" and str(item.target) not in seen]
         seen |= {str(item.target) for item in weights}
         tensors = [tensor for item in weights if (tensor := weight(graph.module, item)) is not None]
@@ -104,104 +105,98 @@ def count(graph: Graph) -> Count:
             LayerCount(
                 layer=ids.get(node.name, node.name),
                 operator=name,
-                work=work if macs else None,
+                work=work,
                 macs=macs,
                 parameters=sum(tensor.numel() for tensor in tensors),
                 weight_bytes=sum(tensor.nbytes for tensor in tensors),
-                output_bytes=math.prod(sizes[node]) * node.meta["val"].element_size(),
             )
         )
     return Count(tuple(layers), dict(uncounted))
 
 
+def _work(node: fx.Node, sizes: Sizes) -> tuple[Work | None, int]:
+    """Count one call, and say what its multiply-accumulates are spent on; None where it has none."""
+    rule = mac_rule(op_name(node))
+    if rule is None or rule is MacRule.NOTHING:
+        return None, 0
+    work, rule_macs = RULES[rule]
+    macs = rule_macs(node, sizes)
+    return (work if macs else None), macs
+
+
 def _sizes(module: fx.GraphModule, node: fx.Node) -> tuple[int, ...]:
-    """The shape of a node's tensor in numbers; empty for what is no tensor."""
+    """The shape of a node's tensor in numbers; empty for what is not a tensor."""
     value = weight(module, node) if node.op == "get_attr" else node.meta.get("val")
     shape = value.shape if isinstance(value, torch.Tensor) else ()
     return tuple(size if isinstance(size, int) else int(size.node.hint) for size in shape)
 
 
-Sizes = Mapping[Any, tuple[int, ...]]
+def _tensors(node: fx.Node, count: int) -> list[fx.Node]:
+    """The first arguments of a call that takes tensors there."""
+    found = [item for item in node.args[:count] if isinstance(item, fx.Node)]
+    if len(found) != count:
+        raise TypeError(f"{node.name} takes {count} tensors, {len(found)} were found")
+    return found
 
 
 def _convolution(node: fx.Node, sizes: Sizes) -> int:
-    image, kernel = node.args[:2]  # kernel: (C_out, C_in / groups, kH, kW); transposed: (C_in, C_out / groups, kH, kW)
-    transposed = kind(node).startswith("conv_transpose") or argument(node, 6, "transposed", False) is True
+    # kernel: (C_out, C_in / groups, kH, kW); transposed: (C_in, C_out / groups, kH, kW)
+    image, kernel = _tensors(node, 2)
+    transposed = op_name(node).startswith("conv_transpose") or argument(node, 6, "transposed", False) is True
     sites = sizes[image] if transposed else sizes[node]
     return math.prod(sites) * math.prod(sizes[kernel][1:])
 
 
 def _matrix_product(node: fx.Node, sizes: Sizes) -> int:
-    return math.prod(sizes[node]) * sizes[node.args[0]][-1]
+    return math.prod(sizes[node]) * sizes[source(node)][-1]
 
 
 def _sum_and_product(node: fx.Node, sizes: Sizes) -> int:
-    return math.prod(sizes[node]) * sizes[node.args[1]][-1]
+    return math.prod(sizes[node]) * sizes[_tensors(node, 2)[1]][-1]
 
 
 def _einsum(node: fx.Node, sizes: Sizes) -> int:
     """One per combination of all indices and factor but the first, as the sum is written."""
     equation, operands = node.args[:2]
+    if not isinstance(operands, Sequence):
+        raise TypeError(f"{node.name} lists no operands")
     sides = str(equation).replace(" ", "").partition("->")[0].split(",")
     lengths: dict[str, int] = {}
-    for letters, operand in zip(sides, operands, strict=True):  # type: ignore[arg-type]
-        if "." not in letters:
+    for letters, operand in zip(sides, operands, strict=True):
+        if isinstance(operand, fx.Node) and "." not in letters:
             lengths |= dict(zip(letters, sizes[operand], strict=True))
     return math.prod(lengths.values()) * max(len(sides) - 1, 1)
 
 
 def _attention(node: fx.Node, sizes: Sizes) -> int:
     """Queries times keys, and the weights times values."""
-    query, key, value = (sizes[item] for item in node.args[:3])
+    query, key, value = (sizes[item] for item in _tensors(node, 3))
     return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
 def _elements_read(node: fx.Node, sizes: Sizes) -> int:
-    return math.prod(sizes[node.args[0]])
+    return math.prod(sizes[source(node)])
 
 
 def _window(node: fx.Node, sizes: Sizes) -> int:
-    height, width = pair(argument(node, 1, "kernel_size"))
-    return math.prod(sizes[node]) * int(height) * (1 if kind(node) == "avg_pool1d" else int(width))
+    height, width = static_pair(argument(node, 1, "kernel_size"))
+    return math.prod(sizes[node]) * height * (1 if op_name(node) == "avg_pool1d" else width)
 
 
-def _per_result(times: int = 1) -> Callable[[fx.Node, Sizes], int]:
+def _per_result(times: int) -> Callable[[fx.Node, Sizes], int]:
     return lambda node, sizes: math.prod(sizes[node]) * times
 
 
-RULES: Final[Mapping[str, tuple[Work, Callable[[fx.Node, Sizes], int]]]] = {
-    **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d",
-                     "conv_transpose3d"), (Work.CONVOLUTION, _convolution)),
-    **dict.fromkeys(("linear", "matmul", "mm", "bmm", "mv", "dot"), (Work.LINEAR, _matrix_product)),
-    **dict.fromkeys(("addmm", "baddbmm"), (Work.LINEAR, _sum_and_product)),
-    "einsum": (Work.LINEAR, _einsum),
-    "scaled_dot_product_attention": (Work.LINEAR, _attention),
-    **dict.fromkeys(("mean", "sum", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "cumsum"),
-                    (Work.POOLING, _elements_read)),
-    **dict.fromkeys(("avg_pool1d", "avg_pool2d"), (Work.POOLING, _window)),
-    **dict.fromkeys(("mul", "add", "sub", "div", "rsub", "square", "pow", "addcmul", "silu", "lerp"),
-                    (Work.ELEMENTWISE, _per_result())),
-    "hardsigmoid": (Work.ELEMENTWISE, _per_result(2)),  # x / 6 + 1 / 2
-    "hardswish": (Work.ELEMENTWISE, _per_result(3)),  # the same, times x
-    **dict.fromkeys(("layer_norm", "group_norm", "instance_norm", "rms_norm", "var", "std"),
-                    (Work.ELEMENTWISE, _per_result(3))),  # mean, variance, scale and shift
-    "softmax": (Work.ELEMENTWISE, _per_result(2)),  # sum, quotient
-    "upsample_bilinear2d": (Work.ELEMENTWISE, _per_result(4)),
-}  # fmt: skip
-
-NO_WORK: Final = frozenset({
-    "batch_norm",  # folds into the convolution before it
-    "relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max", "leaky_relu", "prelu", "elu", "celu", "selu",
-    "gelu", "sigmoid", "tanh", "softplus", "mish", "exp", "log", "sqrt", "rsqrt", "abs", "neg", "reciprocal", "sign",
-    "erf", "sin", "cos", "floor", "ceil", "round", "max_pool1d", "max_pool2d", "adaptive_max_pool2d", "amax", "amin",
-    "max", "min", "maximum", "minimum", "argmax", "argmin", "topk", "sort", "where", "masked_fill", "eq", "ne", "lt",
-    "le", "gt", "ge", "logical_and", "logical_or", "logical_not", "view", "reshape", "_unsafe_view", "flatten",
-    "unflatten", "rand", "randn", "rand_like", "randn_like", "bernoulli",
-    "squeeze", "unsqueeze", "permute", "transpose", "t", "numpy_T", "expand", "expand_as", "repeat", "tile", "cat",
-    "stack", "split", "split_with_sizes", "chunk", "unbind", "getitem", "slice", "select", "narrow", "index",
-    "index_select", "gather", "flip", "roll", "pad", "constant_pad_nd", "reflection_pad2d", "replication_pad2d",
-    "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "upsample_nearest2d", "contiguous", "clone", "to",
-    "_to_copy", "type_as", "zeros", "ones", "full", "zeros_like", "ones_like", "full_like", "arange", "linspace", "eye",
-    "scalar_tensor", "movedim", "slice_scatter", "select_scatter", "index_put", "scatter", "embedding", "copy", "fill",
-    "unfold", "im2col", "meshgrid", "diagonal", "swapaxes", "log_softmax",
-})  # fmt: skip
+RULES: Final[Mapping[MacRule, tuple[Work, Callable[[fx.Node, Sizes], int]]]] = {
+    MacRule.CONVOLUTION: (Work.CONVOLUTION, _convolution),
+    MacRule.MATRIX_PRODUCT: (Work.LINEAR, _matrix_product),
+    MacRule.SUM_AND_PRODUCT: (Work.LINEAR, _sum_and_product),
+    MacRule.EINSUM: (Work.LINEAR, _einsum),
+    MacRule.ATTENTION: (Work.LINEAR, _attention),
+    MacRule.ELEMENTS_READ: (Work.POOLING, _elements_read),
+    MacRule.WINDOW: (Work.POOLING, _window),
+    MacRule.ONE_PER_RESULT: (Work.ELEMENTWISE, _per_result(1)),
+    MacRule.TWO_PER_RESULT: (Work.ELEMENTWISE, _per_result(2)),
+    MacRule.THREE_PER_RESULT: (Work.ELEMENTWISE, _per_result(3)),
+    MacRule.FOUR_PER_RESULT: (Work.ELEMENTWISE, _per_result(4)),
+}

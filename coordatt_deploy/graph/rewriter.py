@@ -1,15 +1,16 @@
 """Rewrite a copy of a graph, and keep account of where each layer's value is afterwards."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.node import Argument, Target
 
-from coordatt_deploy.graph.graph import Graph, attach, weight
+from coordatt_deploy.graph.graph import Graph, attach, drop_unused_weights, weight
 from coordatt_deploy.layer_map import Layer, LayerMap, Part
 
 
@@ -61,13 +62,14 @@ class Rewriter:
         self._reasons: dict[str, str] = {}
         self._like: fx.Node | None = None
 
-    def before(self, node: fx.Node, like: fx.Node | None = None) -> Any:
+    def before(self, node: fx.Node, like: fx.Node | None = None) -> AbstractContextManager[object]:
         """Insert what is called from here on before *node*, as if the module of *like* had called it."""
         self._like = like
         return self.module.graph.inserting_before(node)
 
-    def call(self, target: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
+    def call(self, target: Target, *args: Argument, **kwargs: Argument) -> fx.Node:
         """Add a call, with the shape of its result."""
+        assert callable(target)  # noqa: S101 - targets of other nodes are names
         node = self.module.graph.call_function(target, args, kwargs)
         with self.mode:
             values = torch.fx.node.map_arg((args, kwargs), self._value)
@@ -88,16 +90,17 @@ class Rewriter:
         node.meta["val"] = self.mode.from_tensor(tensor.detach().contiguous())
         return node
 
-    def _value(self, node: fx.Node) -> Any:
+    def _value(self, node: fx.Node) -> Argument:
         tensor = weight(self.module, node)
-        return node.meta["val"] if tensor is None else self.mode.from_tensor(tensor)
+        value: Argument = node.meta["val"] if tensor is None else self.mode.from_tensor(tensor)
+        return value
 
     def replace(self, old: fx.Node, new: fx.Node) -> None:
         """Give the users of *old* the value of *new*; whoever looks the old name up from now on finds *new*."""
         old.replace_all_uses_with(new)
         self.nodes[old.name] = new
 
-    def weight(self, node: Any) -> torch.Tensor | None:
+    def weight(self, node: object) -> torch.Tensor | None:
         """Return the tensor behind a ``get_attr`` node."""
         return weight(self.module, node)
 
@@ -109,10 +112,6 @@ class Rewriter:
         """Record that the old node *name* is judged at the layer of the old node *into*."""
         if into in self._ids:
             self._reasons[name] = f"->{self._ids[into]}"
-
-    def lose(self, name: str, reason: str) -> None:
-        """Record that the value of the old node *name* is nowhere any more."""
-        self._reasons[name] = reason
 
     def finish(self) -> Graph:
         """Drop what nothing uses any more and return the new graph with its layer map."""
@@ -148,16 +147,3 @@ def _fake_mode(module: fx.GraphModule) -> FakeTensorMode:
 
 def _same(first: torch.Tensor, second: torch.Tensor) -> bool:
     return first.shape == second.shape and first.dtype == second.dtype and torch.equal(first, second)
-
-
-def drop_unused_weights(module: fx.GraphModule) -> None:
-    """Remove the weights that no node reads."""
-    for node in list(module.graph.nodes):
-        if node.op == "get_attr" and not node.users:
-            module.graph.erase_node(node)
-    used = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
-    for name, _ in [*module.named_buffers(), *module.named_parameters()]:
-        if name not in used:
-            path, _, leaf = name.rpartition(".")
-            delattr(module.get_submodule(path), leaf)
-    module.delete_all_unused_submodules()

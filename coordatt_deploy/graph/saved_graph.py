@@ -9,79 +9,64 @@
   arguments have the names that the operator's schema gives them.
 """
 
-import inspect
 import json
 import keyword
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypedDict, cast
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.graph import PythonCode
+from torch.fx.node import Argument, Target
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from coordatt_deploy.artifact_specs import TensorSpec
 from coordatt_deploy.documents import SCHEMA_VERSION, from_json, parse, to_json
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.graph.graph import DynamicSize, Graph, attach, is_call, weight
+from coordatt_deploy.graph.interpreted_graph import InterpretedGraph
 from coordatt_deploy.layer_map import Layer, LayerMap
 
 # Python's own functions that torch.export leaves in a graph: picking from a tuple, and arithmetic on sizes.
-PLAIN: Final[Mapping[str, Callable[..., Any]]] = {
+PLAIN: Final[Mapping[str, Target]] = {
     f"operator.{function.__name__}": function
     for function in (operator.getitem, operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod,
                      operator.neg)
 }  # fmt: skip
 REFUSED: Final = frozenset({"from_file", "save", "load"})
 
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+
+
+class _Node(TypedDict):
+    """An entry of ``nodes`` in a well-formed ``graph.json``; every field is checked before it is used."""
+
+    name: str
+    op: str
+    target: str
+    args: Json
+    kwargs: Json
+
+
+class _Document(TypedDict):
+    """A well-formed ``graph.json``, as far as it is read without a type of ours."""
+
+    nodes: list[_Node]
+    inputs: list[dict[str, object]]
+    outputs: list[str]
+    layers: list[dict[str, object]]
+    example_shapes: list[list[int]]
+    dynamic: dict[str, int] | None
+
+
 # Attributes that torch's modules have of their own: a weight of that name would stand in the place of one.
 _RESERVED: Final = frozenset(dir(nn.Module()))
 _RESERVED_AT_ROOT: Final = frozenset(dir(fx.GraphModule))
-
-
-class InterpretedGraph(fx.GraphModule):
-    """A graph module that is run node by node; no Python source is made of it, also not when it is edited or copied."""
-
-    def recompile(self) -> PythonCode:
-        """Compile nothing; give ``forward`` the names of the graph's inputs, which torch.export asks for."""
-        names = [str(node.target) for node in self.graph.nodes if node.op == "placeholder"]
-
-        def forward(module: "InterpretedGraph", *inputs: torch.Tensor) -> Any:
-            return module.interpret(inputs)
-
-        parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("self", *names)]
-        forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        type(self).forward = forward  # torch makes a class for each graph module
-        return PythonCode("", {}, _lineno_map=None)
-
-    def interpret(self, inputs: Sequence[torch.Tensor]) -> Any:
-        """Run the graph on its inputs, in the order of its placeholders."""
-        values: dict[fx.Node, Any] = {}
-        remaining = iter(inputs)
-        last_user: dict[fx.Node, fx.Node] = {}
-        for node in reversed(self.graph.nodes):
-            for source in node.all_input_nodes:
-                last_user.setdefault(source, node)
-        for node in self.graph.nodes:
-            if node.op == "placeholder":
-                values[node] = next(remaining)
-            elif node.op == "get_attr":
-                values[node] = weight(self, node)
-            else:
-                args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
-                if node.op == "output":
-                    return args[0]
-                values[node] = node.target(*args, **kwargs)
-            for source in node.all_input_nodes:
-                if last_user[source] is node:
-                    del values[source]
-        raise BundleError("the captured graph returns nothing")
 
 
 def save_graph(graph: Graph, folder: Path) -> None:
@@ -131,12 +116,12 @@ def load_graph(folder: Path) -> Graph:
     if document.get("schema_version") != SCHEMA_VERSION:
         raise BundleError(f"graph.json: schema_version is {document.get('schema_version')}, expected {SCHEMA_VERSION}")
     try:
-        return _build(document, weights)
+        return _build(cast("_Document", document), weights)
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise BundleError(f"graph.json describes no graph: {type(error).__name__}: {error}") from error
 
 
-def _build(document: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> Graph:
+def _build(document: _Document, weights: Mapping[str, torch.Tensor]) -> Graph:
     root, graph = nn.Module(), fx.Graph()
     for name, tensor in weights.items():
         _check_weight_name(name)
@@ -173,12 +158,12 @@ def _build(document: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> 
 
 
 def _add_node(
-    graph: fx.Graph, item: Mapping[str, Any], nodes: Mapping[str, fx.Node], weights: Mapping[str, torch.Tensor]
+    graph: fx.Graph, item: _Node, nodes: Mapping[str, fx.Node], weights: Mapping[str, torch.Tensor]
 ) -> fx.Node:
     """Append one node of the file.
 
     Raises:
-        BundleError: It is none that a captured graph has, or a name in it could be taken for code.
+        BundleError: It is not one that a captured graph has, or a name in it could be taken for code.
     """
     op, name, target = item["op"], item["name"], item["target"]
     if not _is_name(name):
@@ -215,7 +200,7 @@ def _check_weight_name(name: str) -> None:
         raise BundleError(f"weights.safetensors: {name!r} is not the name of a weight of a module")
 
 
-def _check_keywords(name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+def _check_keywords(name: str, function: Target, args: Sequence[Argument], kwargs: Mapping[str, Argument]) -> None:
     """Hold the names of arguments to the operator's schema; Python's own functions take none by name."""
     schema = getattr(function, "_schema", None)
     allowed = set() if schema is None else {argument.name for argument in schema.arguments}
@@ -249,16 +234,16 @@ def annotate(graph: Graph) -> None:
 def _target_name(node: fx.Node) -> str:
     if node.op != "call_function":
         return str(node.target)
-    target: Any = node.target
+    target = node.target
     if isinstance(target, torch._ops.OpOverload):
         return str(target)  # aten.conv2d.default
-    name = f"operator.{target.__name__}"
+    name = f"operator.{getattr(target, '__name__', target)}"
     if name not in PLAIN:
         raise BundleError(f"the captured graph calls {target}, which the bundle cannot describe")
     return name
 
 
-def _resolve(name: str) -> Callable[..., Any]:
+def _resolve(name: str) -> Target:
     if name in PLAIN:
         return PLAIN[name]
     namespace, _, rest = name.partition(".")
@@ -271,7 +256,7 @@ def _resolve(name: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-def _encode(value: Any) -> Any:
+def _encode(value: Argument) -> Json:
     if isinstance(value, fx.Node):
         return {"node": value.name}
     if isinstance(value, (list, tuple)):
@@ -289,21 +274,21 @@ def _encode(value: Any) -> Any:
     raise BundleError(f"the captured graph holds a constant of type {type(value).__name__}, which cannot be written")
 
 
-def _decode(value: Any, nodes: Mapping[str, fx.Node]) -> Any:
+def _decode(value: Json, nodes: Mapping[str, fx.Node]) -> Argument:
     if isinstance(value, list):
         return [_decode(item, nodes) for item in value]
     if not isinstance(value, dict):
         return value
-    ((kind, item),) = value.items()
-    if kind == "node":
+    ((tag, item),) = value.items()
+    if tag == "node" and isinstance(item, str):
         return nodes[item]
-    if kind == "dict":
+    if tag == "dict" and isinstance(item, dict):
         return {key: _decode(entry, nodes) for key, entry in item.items()}
-    if kind == "float":
+    if tag == "float" and isinstance(item, (str, int, float)):
         return float(item)
-    if kind == "device":
+    if tag == "device":
         return torch.device("cpu")
-    found = getattr(torch, item, None) if kind == "torch" else None
+    found = getattr(torch, item, None) if tag == "torch" and isinstance(item, str) else None
     if not isinstance(found, (torch.dtype, torch.memory_format, torch.layout)):
         raise BundleError(f"graph.json: {item!r} is no type of torch")
     return found

@@ -6,27 +6,31 @@ torch's order was measured. What a correct file may differ by must be measured i
 """
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import torch
 from torch import fx
 
-_POOLS = frozenset({"adaptive_avg_pool2d", "avg_pool2d"})
+from coordatt_deploy.graph.call_arguments import integers
+from coordatt_deploy.graph.graph import op_name
+from coordatt_deploy.graph.operators import Trait, having
+
+POOLS: Final = having(Trait.POOL | Trait.AVERAGE)
 
 
-def in_sequence(node: fx.Node, operator: str, source: Any, result: torch.Tensor) -> torch.Tensor:
+def in_sequence(node: fx.Node, source: object, result: torch.Tensor) -> torch.Tensor:
     """Return *result* with its sums taken one after another, where *node* is a mean; else *result* itself.
 
     Args:
         node: The call.
-        operator: Its name, e.g. ``mean``.
         source: What it takes first.
         result: What torch made of it.
     """
     if not isinstance(source, torch.Tensor) or source.dtype != torch.float32 or result.dtype != torch.float32:
         return result
-    axes = _averaged(node, operator, source, result)
+    axes = _averaged(node, source, result)
     if not axes:
         return result
     count = math.prod(source.shape[axis] for axis in axes)
@@ -35,19 +39,21 @@ def in_sequence(node: fx.Node, operator: str, source: Any, result: torch.Tensor)
     return torch.from_numpy(sums / np.float32(count)).reshape(result.shape)
 
 
-def _averaged(node: fx.Node, operator: str, source: torch.Tensor, result: torch.Tensor) -> tuple[int, ...]:
+def _averaged(node: fx.Node, source: torch.Tensor, result: torch.Tensor) -> tuple[int, ...]:
     """The axes of *source* that the call averages completely; none where it does anything else."""
+    operator = op_name(node)
     if operator == "mean":
-        given: Any = node.args[1] if len(node.args) > 1 else None
-        listed = given if isinstance(given, list | tuple) else range(source.ndim) if given is None else [given]
-        return tuple(sorted(int(axis) % source.ndim for axis in listed))
-    if operator not in _POOLS or source.ndim != 4 or result.ndim != 4:
+        given = node.args[1] if len(node.args) > 1 else None
+        listed = range(source.ndim) if given is None else integers(given)
+        return tuple(sorted(axis % source.ndim for axis in listed))
+    if operator not in POOLS or source.ndim != 4 or result.ndim != 4:
         return ()
     axes = tuple(axis for axis in (2, 3) if result.shape[axis] == 1 < source.shape[axis])
     if any(result.shape[axis] != source.shape[axis] for axis in (2, 3) if axis not in axes):
         return ()
     if operator == "avg_pool2d":
-        window: Any = node.args[1]
-        if list(window) != [source.shape[axis] if axis in axes else 1 for axis in (2, 3)] or len(node.args) > 3:
+        window = node.args[1]
+        covered = [source.shape[axis] if axis in axes else 1 for axis in (2, 3)]
+        if not isinstance(window, Sequence) or list(window) != covered or len(node.args) > 3:
             return ()
     return axes

@@ -3,11 +3,10 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from coordatt_deploy.artifact_specs import TensorSpec
-from coordatt_deploy.graph.call_arguments import kind
-from coordatt_deploy.graph.graph import Graph, is_call
+from coordatt_deploy.graph.call_arguments import outputs
+from coordatt_deploy.graph.graph import Graph, is_call, layout, op_name, static_shape
 from coordatt_deploy.graph.lowering.recognise import AttentionBlock, find_attention
 from coordatt_deploy.graph.macs import Work, count
 from coordatt_deploy.inspection.lint import lint
@@ -17,14 +16,14 @@ from coordatt_deploy.loading.loaded_model import LoadedModel, capture_source
 
 
 def inspect_source(
-    source: LoadedModel, subject: str | None = None, arguments: Mapping[str, Any] | None = None
+    source: LoadedModel, subject: str | None = None, arguments: Mapping[str, object] | None = None
 ) -> Inspection:
-    """Inspect a model that ``intake.resolve`` has built.
+    """Inspect a model that ``loading.load.resolve`` has built.
 
     Args:
         source: The model.
         subject: What the user calls it.
-        arguments: Of its factory: attention that they ask for and that is not there is a note.
+        arguments: The arguments of its factory: attention that they ask for and that is not there is a note.
 
     Raises:
         UsageError: torch.export cannot follow it.
@@ -36,10 +35,10 @@ def inspect_source(
 
 
 def inspect_graph(graph: Graph, subject: str, notes: tuple[str, ...] = ()) -> Inspection:
-    """Inspect a captured graph; BatchNorm's running statistics are no parameters."""
+    """Inspect a captured graph; BatchNorm's running statistics are not parameters."""
     counted = count(graph)
     statistics = sum(2 * (layer.shape[1] or 0) for layer in graph.layers.layers if layer.operator == "batch_norm")
-    operators = Counter(kind(node) for node in graph.module.graph.nodes if is_call(node))
+    operators = Counter(op_name(node) for node in graph.module.graph.nodes if is_call(node))
     operators.pop("getitem", None)
     if graph.dynamic is not None:
         notes = (*notes, "multiply-accumulates are those of the captured size")
@@ -67,11 +66,9 @@ def _block(block: AttentionBlock) -> Block:
 
 
 def _outputs(graph: Graph) -> tuple[TensorSpec, ...]:
-    returned: Any = next(node for node in graph.module.graph.nodes if node.op == "output").args[0]
     specs = []
-    for node, name in zip(returned, graph.outputs, strict=True):
+    for node, name in zip(outputs(graph.module.graph), graph.outputs, strict=True):
         value = node.meta["val"]
-        shape = tuple(size if isinstance(size, int) else None for size in value.shape)
-        layout = "NCHW"[: len(shape)] if len(shape) <= 4 else ""
-        specs.append(TensorSpec(name, shape, str(value.dtype).removeprefix("torch."), layout))
+        dtype = str(value.dtype).removeprefix("torch.")
+        specs.append(TensorSpec(name, static_shape(value), dtype, layout(value.ndim)))
     return tuple(specs)

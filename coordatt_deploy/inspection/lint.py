@@ -7,14 +7,16 @@ torch.onnx (torch 2.13), litert-torch 0.10 and coremltools 9.0; what accelerator
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
+import torch
 from torch import fx
 
-from coordatt_deploy.graph.call_arguments import argument, kind, pair, same_size
-from coordatt_deploy.graph.graph import Graph, is_tensor, module_path
+from coordatt_deploy.graph.call_arguments import argument, pair, same_size, sizes, source
+from coordatt_deploy.graph.graph import Graph, is_tensor, module_path, op_name
 from coordatt_deploy.graph.lowering.recognise import Recognition, find_attention
-from coordatt_deploy.graph.passes.batchnorm import BATCH_NORM, why_not
+from coordatt_deploy.graph.operators import Trait, having
+from coordatt_deploy.graph.passes.batchnorm import BATCH_NORM, unsupported_reason
 from coordatt_deploy.inspection.result import Finding
 from coordatt_deploy.user_code import source_line
 
@@ -43,10 +45,10 @@ class Subject:
     found: Recognition
     rewritten: frozenset[str]
 
-    def calls(self, *kinds: str) -> Iterator[fx.Node]:
+    def calls(self, *op_names: str) -> Iterator[fx.Node]:
         """The calls of these operators, or all that give one tensor."""
         for node in self.graph.module.graph.nodes:
-            if kind(node) in kinds if kinds else is_tensor(node):
+            if op_name(node) in op_names if op_names else is_tensor(node):
                 yield node
 
 
@@ -93,14 +95,14 @@ def _finding(graph: Graph, rule: Rule, hit: Hit) -> Finding:
     )
 
 
-def _sides(node: Any) -> tuple[Any, ...]:
+def _sides(node: fx.Node) -> tuple[int | torch.SymInt, ...]:
     """Height and width of a node's value."""
-    return tuple(node.meta["val"].shape[-2:])
+    return sizes(node)[-2:]
 
 
 def _odd_adaptive_pools(subject: Subject) -> Iterator[Hit]:
     for node in subject.calls("adaptive_avg_pool2d", "adaptive_max_pool2d"):
-        for have, want in zip(_sides(node.args[0]), pair(argument(node, 1, "output_size")), strict=True):
+        for have, want in zip(_sides(source(node)), pair(argument(node, 1, "output_size")), strict=True):
             known = isinstance(have, int)
             if isinstance(want, int) and want != 1 and (not known or (have != want and have % want)):
                 what = f"{have} positions are pooled to {want}" if known else f"a dynamic size is pooled to {want}"
@@ -117,9 +119,8 @@ def _strip_pools(subject: Subject) -> Iterator[Hit]:
 
 
 def _broadcast_copies(subject: Subject) -> Iterator[Hit]:
-    for node in subject.calls("expand", "expand_as", "repeat"):
-        before, after = node.args[0].meta["val"], node.meta["val"]  # type: ignore[union-attr]
-        if str(tuple(before.shape)) != str(tuple(after.shape)):
+    for node in subject.calls(*having(Trait.BROADCASTS)):
+        if str(sizes(source(node))) != str(sizes(node)):
             yield Hit(node, applied=node.name in subject.rewritten)
 
 
@@ -128,7 +129,7 @@ def _slice_assignments(subject: Subject) -> Iterator[Hit]:
     nodes = {node.name: node for node in subject.graph.module.graph.nodes}
     for layer_id in subject.graph.assignments:
         yield Hit(nodes[by_id[layer_id]], applied=True)
-    for node in subject.calls("slice_scatter", "select_scatter", "index_put", "copy"):
+    for node in subject.calls(*having(Trait.ASSIGNS)):
         yield Hit(node, applied=False)
 
 
@@ -147,27 +148,26 @@ def _many_axes(subject: Subject) -> Iterator[Hit]:
 
 def _delegate_rejects(subject: Subject) -> Iterator[Hit]:
     for node in subject.calls(*REFUSED):
-        accelerators, remedy = REFUSED[kind(node)]
-        yield Hit(node, f"{kind(node)} becomes {accelerators}", remedy)
+        accelerators, remedy = REFUSED[op_name(node)]
+        yield Hit(node, f"{op_name(node)} becomes {accelerators}", remedy)
 
 
 def _unconvertible(subject: Subject) -> Iterator[Hit]:
     for node in subject.calls(*UNCONVERTIBLE):
-        who, remedy = UNCONVERTIBLE[kind(node)]
-        yield Hit(node, f"{who} cannot convert {kind(node)}", remedy)
+        who, remedy = UNCONVERTIBLE[op_name(node)]
+        yield Hit(node, f"{who} cannot convert {op_name(node)}", remedy)
 
 
 def _unfoldable(subject: Subject) -> Iterator[Hit]:
     for node in subject.graph.module.graph.nodes:
         if node.target is BATCH_NORM:
-            reason = why_not(subject.graph.module, node.args[0], node)
+            reason = unsupported_reason(subject.graph.module, node.args[0], node)
             if reason is not None:
                 yield Hit(node, f"BatchNorm cannot be folded: {reason}")
 
 
 def _training_leftovers(subject: Subject) -> Iterator[Hit]:
-    yield from (Hit(node) for node in subject.calls("rand", "randn", "rand_like", "randn_like", "bernoulli", "randint",
-                                                     "normal", "rrelu", "native_dropout"))  # fmt: skip
+    yield from (Hit(node) for node in subject.calls(*having(Trait.RANDOM)))
 
 
 def _hard_activations(subject: Subject) -> Iterator[Hit]:

@@ -10,7 +10,7 @@ from coordatt_deploy.artifact_specs import ModelSpec
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.graph.capture import capture, trial
 from coordatt_deploy.graph.execution import run
-from coordatt_deploy.graph.graph import DynamicSize, Graph, operator_name, tensor_outputs
+from coordatt_deploy.graph.graph import DynamicSize, Graph, op_name, tensor_outputs
 from coordatt_deploy.loading.sizes import Bounds, unseen_sizes
 from coordatt_deploy.user_code import source_line
 
@@ -95,7 +95,7 @@ def _fixed_pools(graph: Graph) -> list[str]:
             for kernel, side in zip(node.args[1], sizes, strict=False):
                 if not isinstance(side, int) and isinstance(kernel, int) and side.node.hint == kernel > 1:
                     at = source_line(node.meta.get("stack_trace", ""))
-                    found.append(f"{operator_name(node)} with kernel {kernel}{f' at {at}' if at else ''}")
+                    found.append(f"{op_name(node)} with kernel {kernel}{f' at {at}' if at else ''}")
     return list(dict.fromkeys(found))
 
 

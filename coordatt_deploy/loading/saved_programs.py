@@ -9,8 +9,8 @@ from typing import SupportsInt
 import torch
 
 from coordatt_deploy.errors import UsageError
-from coordatt_deploy.graph.capture import DROPOUTS
 from coordatt_deploy.graph.graph import aten
+from coordatt_deploy.graph.passes.functionalise import DROPOUTS
 from coordatt_deploy.loading.checkpoints import check_file
 from coordatt_deploy.loading.factories import LoadedModule, quietly
 

@@ -30,6 +30,7 @@ from coordatt_deploy.graph.execution import prepare
 from coordatt_deploy.graph.graph import Graph
 from coordatt_deploy.graph.saved_graph import load_graph
 from coordatt_deploy.logs import logged, set_environment
+from coordatt_deploy.metrics import sqnr_db_of_energies
 from coordatt_deploy.mixed_precision.result import FormatSensitivity, LayerCostRecord, Sensitivity
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.ranges import Range
@@ -182,4 +183,4 @@ class Bench:
                 for spec in runner.outputs:
                     signal += float(np.square(exact[spec.name]).sum())
                     noise += float(np.square(decode(given[spec.name], spec) - exact[spec.name]).sum())
-        return math.inf if noise == 0 else 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+        return sqnr_db_of_energies(signal, noise)

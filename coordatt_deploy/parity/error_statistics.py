@@ -30,6 +30,8 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from coordatt_deploy.metrics import sqnr_db_of_energies
+
 # How many of a layer's elements may lie beyond the grid: a share, or a few in small layers. Calibration leaves out a
 # hundred-thousandth at either end; images that it did not see were measured to have up to a thousandth, 12 elements, in
 # a layer that is fed with the reference.
@@ -176,9 +178,7 @@ class LayerErrorStats:
         """Signal to noise over all cases, in dB; infinite where nothing differs."""
         if not self.cases or not math.isfinite(self.noise):
             return math.nan
-        if self.noise == 0.0:
-            return math.inf
-        return 10 * math.log10(self.signal / self.noise) if self.signal > 0 else -math.inf
+        return sqnr_db_of_energies(self.signal, self.noise)
 
     @property
     def max_steps(self) -> float | None:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import ClassVar, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from coordatt_deploy import __version__
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.documents import dump
 from coordatt_deploy.errors import InferenceError, UsageError
 from coordatt_deploy.layer_map import place_all, restore
@@ -69,7 +69,7 @@ class FailingLayer:
 def save_failing(
     candidate: Candidate,
     layers: ArtifactLayers,
-    cases: Sequence[Mapping[str, NDArray[np.generic]]],
+    cases: Sequence[Mapping[str, NumberArray]],
     reference: ReferenceLayers,
     folder: Path,
     where: Executor = LOCAL,
@@ -135,16 +135,16 @@ def _readme(document: FailingLayer) -> str:
 def _tensors(
     candidate: Candidate,
     row: LayerRow,
-    cases: Sequence[Mapping[str, NDArray[np.generic]]],
+    cases: Sequence[Mapping[str, NumberArray]],
     reference: ReferenceLayers,
     where: Executor,
-) -> dict[str, NDArray[np.generic]]:
+) -> dict[str, NumberArray]:
     artifact, places = candidate.artifact, candidate.layers
     layer = places.resolved(row.layer_id)
     present = [item for item in places.layers if item.parts]
     names = tuple(dict.fromkeys(part.tensor for item in present for part in item.parts))
     path = candidate.path
-    arrays: dict[str, NDArray[np.generic]] = {}
+    arrays: dict[str, NumberArray] = {}
     with (
         where.open_artifact(path, artifact, names) as marked,
         where.open_pieces(path, artifact, names) as pieces,

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact, Preprocessing, TensorSpec
 from coordatt_deploy.data.arrays import read_inputs
 from coordatt_deploy.errors import BundleError, DeployError, MissingDependencyError
@@ -29,7 +28,7 @@ from coordatt_deploy.parity.result import ArtifactParity
 from coordatt_deploy.parity.tolerances import Tolerance, Tolerances, tolerance_of
 from coordatt_deploy.progress import Stages
 
-Feeds = Sequence[Mapping[str, NDArray[np.generic]]]
+Feeds = Sequence[Mapping[str, NumberArray]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +159,7 @@ def cases_on(
         Precision.FP32: prepare(graph, dtype=torch.float32),
         Precision.FP16: prepare(graph, dtype=torch.float32, after=lambda value: value.half().float()),
     }
-    found: dict[Precision | None, dict[str, list[NDArray[np.generic]]]] = {kind: {} for kind in runs}
+    found: dict[Precision | None, dict[str, list[NumberArray]]] = {kind: {} for kind in runs}
     with stages.stage("reference in float64", len(cases.names)) as step:
         for index in range(len(cases.names)):
             feeds = {name: values[index] for name, values in cases.feeds.items()}

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.formats import Precision
+from coordatt_deploy.graph.operators import weight_positions
 from coordatt_deploy.layer_map import LayerMap
 from coordatt_deploy.parity.error_statistics import LayerErrorStats, Rounded
 from coordatt_deploy.parity.tolerances import Tolerance
 
 # Times the multiple: what layers that are all within it may add up to in the whole of an integer artifact.
 ADDED_UP: Final = 1.5
-WEIGHTED: Final = frozenset({"conv2d", "convolution", "linear", "addmm"})
+WEIGHTED: Final = frozenset(weight_positions())
 UNIT_ROUNDOFF: Final = {Precision.FP32: 2.0**-24, Precision.FP16: 2.0**-11}
 
 

@@ -3,28 +3,27 @@
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import fx
 
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.formats import Precision, Storage
-from coordatt_deploy.graph.call_arguments import argument
+from coordatt_deploy.graph.call_arguments import input_node
 from coordatt_deploy.graph.execution import prepare
-from coordatt_deploy.graph.graph import Feeds, Graph, operator_name
+from coordatt_deploy.graph.graph import Feeds, Graph, op_name
+from coordatt_deploy.graph.operators import Trait, having, probed_ranges
 from coordatt_deploy.parity.reference_rounding import WEIGHTED, Rounder, Rounding, RoundingError, compare
 
 Values = dict[str, NDArray[np.float64]]
 
-# Layers whose value may be anything near what it is: sums, means, products with weights. What an activation gives lies
-# on a curve and is left there, except that within its bounds every value can occur.
-BOUNDED: Final = {"relu6": (0.0, 6.0), "relu": (0.0, 12.0)}
-PERTURBED: Final = frozenset({
-    "conv2d", "convolution", "linear", "addmm", "batch_norm", "adaptive_avg_pool2d", "avg_pool2d", "mean", *BOUNDED,
-})  # fmt: skip
-READS_BOUNDS: Final = frozenset({"relu6", "relu", "hardtanh", "clamp", "hardswish", "hardsigmoid", "add", "sigmoid"})
+# What an activation gives lies on a curve and is left there, except that within its bounds every value can occur.
+BOUNDED: Final = probed_ranges()
+PERTURBED: Final = having(Trait.PERTURBED)
+READS_BOUNDS: Final = having(Trait.READS_BOUNDS)
 BEYOND: Final = 4.0  # standard deviation that takes many values past 6 and below -3
 
 
@@ -34,7 +33,7 @@ class LayerReference:
 
     Attributes:
         values: float64, by layer id, in the captured graph's layout.
-        outputs: The same for the graph's outputs, by name.
+        outputs: The values of the graph's outputs, float64, by name.
     """
 
     values: Values
@@ -59,9 +58,9 @@ class ReferenceLayers:
         )
 
     def sources(self, layer_id: str) -> tuple[str, ...]:
-        """Return the layers that a layer reads directly, in the order of its arguments; the inputs are none."""
+        """Return the layers that a layer reads directly, in the order of its arguments; the inputs are not layers."""
         layer_of = {node: layer for layer, node in self.nodes.items()}
-        (node,) = [item for item in self.graph.module.graph.nodes if item.name == self.nodes[layer_id]]
+        node = self._node(layer_id)
         return tuple(layer_of[item.name] for item in node.all_input_nodes if item.name in layer_of)
 
     def before(self, layer_id: str, cuts: frozenset[str], *, unmixed: bool = False) -> tuple[str, ...]:
@@ -81,17 +80,21 @@ class ReferenceLayers:
 
     def weighted(self, layer_id: str, cuts: frozenset[str]) -> bool:
         """Whether there are weights in what makes a layer of the layers of *cuts* before it."""
-        (node,) = [item for item in self.graph.module.graph.nodes if item.name == self.nodes[layer_id]]
+        node = self._node(layer_id)
         sources = [source for source in self.sources(layer_id) if source not in cuts]
-        return operator_name(node) in WEIGHTED or any(self.weighted(source, cuts) for source in sources)
+        return op_name(node) in WEIGHTED or any(self.weighted(source, cuts) for source in sources)
 
     def mixes(self, layer_id: str) -> bool:
         """Whether each channel of a layer comes out of several channels."""
-        (node,) = [item for item in self.graph.module.graph.nodes if item.name == self.nodes[layer_id]]
-        if operator_name(node) not in WEIGHTED:
+        node = self._node(layer_id)
+        if op_name(node) not in WEIGHTED:
             return False
-        weights = argument(node, WEIGHTED[operator_name(node)], "weight")
-        return not (isinstance(weights, fx.Node) and weights.meta["val"].ndim > 1 and weights.meta["val"].shape[1] == 1)
+        weights = input_node(node, WEIGHTED[op_name(node)], "weight")
+        return not (weights is not None and weights.meta["val"].ndim > 1 and weights.meta["val"].shape[1] == 1)
+
+    def _node(self, layer_id: str) -> fx.Node:
+        found: fx.Node = next(node for node in self.graph.module.graph.nodes if node.name == self.nodes[layer_id])
+        return found
 
     def ranges(self, cases: Iterable[Feeds]) -> dict[str, tuple[float, float]]:
         """Return the least and greatest value of each layer on *cases*, 0 included, in float32."""
@@ -114,10 +117,10 @@ class ReferenceLayers:
         """Say how torch is to round, to be compared with an artifact of that *storage*.
 
         Args:
-            storage: Of the artifact.
+            storage: How the artifact stores values and weights.
             cases: What it will be judged on: where values are stored as integers, their grids follow from these.
             cuts: Layers that the artifact has a tensor for.
-            calibrated: Of each layer, the least and greatest value on the data that the grids were measured on. One
+            calibrated: The least and greatest value of each layer on the data that the grids were measured on. One
                 image that goes far makes the steps of all others coarse.
         """
         ranges = {self.nodes[layer]: ends for layer, ends in (calibrated or {}).items() if layer in self.nodes}
@@ -165,9 +168,9 @@ class ReferenceLayers:
 
         Args:
             feeds: The inputs; they are not stirred.
-            reference: Of these inputs.
+            reference: What every layer makes of these inputs.
             stirred: Layers that the artifact has a tensor of their own for.
-            seed: Of the noise.
+            seed: The seed of the noise.
         """
         names = {self.nodes[layer]: reference.values[layer] for layer in stirred}
         stirring = _Perturbation(self._exact_module(), names, frozenset(self.nodes.values()), seed)
@@ -214,25 +217,25 @@ class _Perturbation(fx.Interpreter):
         self.given: Values = {}
         self.made: Values = {}
 
-    def run_node(self, n: fx.Node) -> Any:
+    def run_node(self, n: fx.Node) -> object:
         value = super().run_node(n)
         if isinstance(value, torch.Tensor) and value.is_floating_point():
             value = value.double()
         if n.name in self.nodes:
             self.made[n.name] = value.numpy()
-            if n.name in self.around and operator_name(n) in PERTURBED:
+            if n.name in self.around and op_name(n) in PERTURBED:
                 value = torch.from_numpy(self._stirred(n, self.around[n.name]))
             self.given[n.name] = value.numpy()
         return value
 
     def _stirred(self, n: fx.Node, reference: NDArray[np.float64]) -> NDArray[np.float64]:
         noise = self.random.standard_normal(reference.shape)
-        name = operator_name(n)
+        name = op_name(n)
         if name in BOUNDED:
             low, high = BOUNDED[name]
             return np.clip(reference + (high - low) / 2 * noise, low, high)
         width = float(reference.std())
-        if any(operator_name(user) in READS_BOUNDS for user in n.users if user.op == "call_function"):
+        if any(op_name(user) in READS_BOUNDS for user in n.users):
             width = max(width, BEYOND)
         return reference + width * noise
 
@@ -244,7 +247,7 @@ class GraphSubmodels:
         self.graph, self.tensors = graph, frozenset(tensors)
         self.module = copy.deepcopy(graph.module).to(torch.float64)
 
-    def infer(self, feeds: Feeds, given: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def infer(self, feeds: Feeds, given: Mapping[str, NumberArray]) -> dict[str, NumberArray]:
         """Return what each piece makes of the values *given* to the readers of the cuts; without any, the whole."""
         cut = _Cut(self.module, given, self.tensors)
         inputs = [torch.from_numpy(np.asarray(feeds[spec.name])) for spec in self.graph.inputs]
@@ -254,12 +257,12 @@ class GraphSubmodels:
 
 
 class _Cut(fx.Interpreter):
-    def __init__(self, module: fx.GraphModule, given: Mapping[str, NDArray[Any]], nodes: frozenset[str]) -> None:
+    def __init__(self, module: fx.GraphModule, given: Mapping[str, NumberArray], nodes: frozenset[str]) -> None:
         super().__init__(module)
         self.values, self.nodes = given, nodes
-        self.made: dict[str, NDArray[Any]] = {}
+        self.made: dict[str, NumberArray] = {}
 
-    def run_node(self, n: fx.Node) -> Any:
+    def run_node(self, n: fx.Node) -> object:
         value = super().run_node(n)
         if isinstance(value, torch.Tensor) and value.is_floating_point():
             value = value.double()

@@ -9,25 +9,23 @@ The error of this, against float64, is what an artifact is allowed a multiple of
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import fx
 
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.formats import Precision, Storage
-from coordatt_deploy.graph.call_arguments import argument, kind
-from coordatt_deploy.graph.graph import operator_name
+from coordatt_deploy.graph.call_arguments import argument
+from coordatt_deploy.graph.graph import op_name
+from coordatt_deploy.graph.operators import Trait, having, integer_ranges, weight_positions
 from coordatt_deploy.graph.summation_order import in_sequence
 
-WEIGHTED: Final = {"conv2d": 1, "convolution": 1, "linear": 1, "addmm": 2}  # position of the weights
-# Runtimes keep the input's grid for what only moves or averages values, and a fixed one for the sigmoid.
-KEEPS_GRID: Final = frozenset({
-    "mean", "avg_pool2d", "adaptive_avg_pool2d", "max_pool2d", "cat", "view", "reshape", "flatten", "permute",
-    "transpose", "squeeze", "unsqueeze", "split", "split_with_sizes", "slice", "getitem",
-})  # fmt: skip
-FIXED: Final = {"sigmoid": (0.0, 1.0), "hardsigmoid": (0.0, 1.0), "relu6": (0.0, 6.0)}
+WEIGHTED: Final = weight_positions()
+KEEPS_GRID: Final = having(Trait.KEEPS_GRID)
+FIXED: Final = integer_ranges()
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +33,9 @@ class Rounding:
     """How torch rounds.
 
     Attributes:
-        storage: What to.
-        cuts: Names of the nodes that the artifact has a tensor for; integers are stored there.
-        ranges: Least and greatest value of each node, 0 included; for integers.
+        storage: What it rounds to.
+        cuts: The names of the nodes that the artifact has a tensor for; integers are stored there.
+        ranges: The least and greatest value of each node, 0 included; for integers.
         clips: Whether what lies beyond the range is cut off. Not for values that nothing was calibrated on.
     """
 
@@ -52,9 +50,9 @@ class RoundingError:
     """What rounding costs at one layer in one case.
 
     Attributes:
-        greatest: Of all elements.
+        greatest: The greatest error of all elements.
         noise: Mean square error of each channel (axis 1); of all elements where there is no such axis.
-        step: Of the integer grid that the layer is stored on; 0 where it is not.
+        step: The step of the integer grid that the layer is stored on; 0 where it is stored on none.
     """
 
     greatest: float
@@ -62,7 +60,7 @@ class RoundingError:
     step: float = 0.0
 
 
-def compare(value: NDArray[Any], reference: NDArray[np.float64], step: float = 0.0) -> RoundingError:
+def compare(value: NumberArray, reference: NDArray[np.float64], step: float = 0.0) -> RoundingError:
     """Return how far *value* is from the reference."""
     error = np.abs(np.asarray(value, np.float64) - reference)
     axes = tuple(axis for axis in range(error.ndim) if axis != 1 or error.ndim < 2)
@@ -74,7 +72,7 @@ def max_noise(errors: Sequence[RoundingError]) -> RoundingError:
     """Return what a layer is off by that holds the values of several: the greatest error, and its own channels' noise.
 
     Args:
-        errors: Of the layer itself first, then of those that made its values.
+        errors: The error of the layer itself, then those of the layers that made its values.
     """
     own = errors[0]
     noise = own.noise
@@ -88,8 +86,8 @@ class Rounder(fx.Interpreter):
     """Runs a graph in float32 and rounds; after each cut its readers go on from the exact value, where one is given.
 
     Attributes:
-        kept: Value of every node asked for, as it is stored.
-        steps: Of the integer grids.
+        kept: The value of every node asked for, as it is stored.
+        steps: The step of each integer grid, by the node's name.
     """
 
     def __init__(
@@ -101,15 +99,15 @@ class Rounder(fx.Interpreter):
     ) -> None:
         super().__init__(module)
         self.rounding, self.exact, self.nodes = rounding, exact, nodes
-        self.kept: dict[str, NDArray[Any]] = {}
+        self.kept: dict[str, NumberArray] = {}
         self.steps: dict[str, float] = {}
 
-    def run_node(self, n: fx.Node) -> Any:
+    def run_node(self, n: fx.Node) -> object:
         """Run one node, round its value, keep that, and hand on the exact value where one is given."""
         value = super().run_node(n)
         if isinstance(value, torch.Tensor) and value.is_floating_point():
             if n.op == "call_function" and n.args and isinstance(n.args[0], fx.Node):
-                value = in_sequence(n, operator_name(n), self.env[n.args[0]], value)
+                value = in_sequence(n, self.env[n.args[0]], value)
             value = self._stored(n, value)
             if n.name in self.nodes:
                 self.kept[n.name] = value.numpy()
@@ -137,22 +135,22 @@ class Rounder(fx.Interpreter):
     def _range(self, node: fx.Node, value: torch.Tensor) -> tuple[float, float]:
         if node.op == "placeholder":
             return min(0.0, float(value.min())), max(0.0, float(value.max()))
-        if kind(node) in FIXED:
-            return FIXED[kind(node)]
+        if op_name(node) in FIXED:
+            return FIXED[op_name(node)]
         low, high = self.rounding.ranges.get(node.name, (float(value.min()), float(value.max())))
-        for source in node.all_input_nodes if kind(node) in KEEPS_GRID else ():
+        for source in node.all_input_nodes if op_name(node) in KEEPS_GRID else ():
             first, last = self.rounding.ranges.get(source.name, (low, high))
             low, high = min(low, first), max(high, last)
         return min(low, 0.0), max(high, 0.0)
 
 
 def _output_axis(node: fx.Node) -> int | None:
-    """Return the axis of a weight along its outputs; None for what is no weight."""
+    """Return the axis of a weight along its outputs; None for what is not a weight."""
     for user in node.users:
-        name = kind(user)
+        name = op_name(user)
         if name in WEIGHTED and argument(user, WEIGHTED[name], "weight") is node:
             return 1 if name == "addmm" else 0
-        if name in ("t", "transpose", "permute") and any(kind(reader) in ("addmm", "mm") for reader in user.users):
+        if name in ("t", "transpose", "permute") and any(op_name(reader) in ("addmm", "mm") for reader in user.users):
             return 0
     return None
 

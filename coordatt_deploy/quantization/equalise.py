@@ -19,8 +19,7 @@ Correction", 2019, equation 9, where r1 and r2 are the two ranges).
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -28,40 +27,19 @@ from numpy.typing import NDArray
 from torch import fx
 
 from coordatt_deploy.data.calibration import CalibrationSet
-from coordatt_deploy.graph.call_arguments import argument, is_number, kind
+from coordatt_deploy.graph.call_arguments import (
+    input_node,
+)
 from coordatt_deploy.graph.execution import prepare
-from coordatt_deploy.graph.graph import Graph, is_tensor, weight
+from coordatt_deploy.graph.graph import Graph, is_tensor, op_name
 from coordatt_deploy.graph.rewriter import Rewriter
 from coordatt_deploy.layer_map import Part
 from coordatt_deploy.manifest import EqualiseReport
+from coordatt_deploy.quantization.scaling_chains import CLAMPS, WEIGHTED, Chain, find_chains
 
 MARGIN: Final = 1.1  # room above the greatest value that calibration met, before the clamp begins to bite
 GREATEST: Final = 16.0  # factor; what a channel of next to nothing would need lies far above
 CLAMPED: Final = 0.999  # share of the bound from which on a channel counts as clamped
-
-# Operators that commute with a factor per channel (axis 1) of their first argument, if they leave that axis alone.
-HOMOGENEOUS: Final = frozenset({
-    "relu", "leaky_relu", "mean", "adaptive_avg_pool2d", "avg_pool2d", "adaptive_max_pool2d", "max_pool2d", "flatten",
-    "view", "reshape", "permute", "transpose", "squeeze", "unsqueeze", "slice", "upsample_nearest2d", "constant_pad_nd",
-    "split", "split_with_sizes", "getitem",
-})  # fmt: skip
-CLAMPS: Final = frozenset({"relu6", "hardtanh", "clamp"})
-WEIGHTED: Final = frozenset({"conv2d", "linear"})
-
-
-@dataclass(slots=True)
-class Chain:
-    """Nodes that must share one factor per channel.
-
-    Attributes:
-        nodes: Names.
-        bound: Least upper bound of the clamps among them; None without a clamp.
-        pinned: Whether the factor must be 1.
-    """
-
-    nodes: list[str] = field(default_factory=list)
-    bound: float | None = None
-    pinned: bool = False
 
 
 def equalise(graph: Graph, data: CalibrationSet) -> tuple[Graph, EqualiseReport]:
@@ -91,181 +69,9 @@ def equalise(graph: Graph, data: CalibrationSet) -> tuple[Graph, EqualiseReport]
     return graph.edited(rewriter.module, places), report
 
 
-def find_chains(graph: Graph) -> list[Chain]:
-    """Group the nodes of *graph* that must be scaled alike."""
-    union = _Union()
-    gated = []
-    for node in graph.module.graph.nodes:
-        if node.op == "placeholder":
-            union.pin(node)
-        elif node.op == "output":
-            for source in node.all_input_nodes:
-                union.pin(source)
-        elif node.op == "call_function" and _has_channels(node):
-            operator = kind(node) or getattr(node.target, "__name__", "")
-            if operator in WEIGHTED and _reads_weight(graph, node):
-                union.find(node)
-                union.find(node.args[0])
-                union.share(node)
-            elif operator == "mul" and len(_operands(node)) == 2:
-                gated.append(node)
-                union.find(node)
-            elif not _joined(union, operator, node):
-                union.pin(node)
-                for source in _operands(node):
-                    union.pin(source)
-    _join_gates(union, gated)
-    return union.chains()
-
-
-class _Union:
-    """Sets of nodes, merged step by step."""
-
-    def __init__(self) -> None:
-        self._parent: dict[fx.Node, fx.Node] = {}
-        self._pinned: set[fx.Node] = set()
-        self._bounds: dict[fx.Node, float] = {}
-        self._readers: dict[str, fx.Node] = {}
-
-    def find(self, node: fx.Node) -> fx.Node:
-        self._parent.setdefault(node, node)
-        while self._parent[node] is not node:
-            self._parent[node] = self._parent[self._parent[node]]
-            node = self._parent[node]
-        return node
-
-    def join(self, *nodes: fx.Node) -> None:
-        first = self.find(nodes[0])
-        for node in nodes[1:]:
-            self._parent[self.find(node)] = first
-
-    def share(self, node: fx.Node) -> None:
-        """Layers that read the same weight are scaled alike, before and behind."""
-        for argument_node in node.all_input_nodes[1:]:
-            other = self._readers.setdefault(str(argument_node.target), node)
-            if other is not node:
-                self.join(other, node)
-                self.join(other.args[0], node.args[0])  # type: ignore[arg-type]
-
-    def pin(self, node: fx.Node) -> None:
-        self.find(node)
-        self._pinned.add(node)
-
-    def is_pinned(self, node: fx.Node) -> bool:
-        root = self.find(node)
-        return any(self.find(pinned) is root for pinned in self._pinned)
-
-    def clamp(self, node: fx.Node, bound: float) -> None:
-        self._bounds[node] = bound
-
-    def chains(self) -> list[Chain]:
-        found: dict[fx.Node, Chain] = {}
-        for node in self._parent:
-            chain = found.setdefault(self.find(node), Chain())
-            chain.nodes.append(node.name)
-            chain.pinned |= node in self._pinned
-            if node in self._bounds:
-                chain.bound = min(self._bounds[node], chain.bound or self._bounds[node])
-        return list(found.values())
-
-
-def _joined(union: _Union, operator: str, node: fx.Node) -> bool:
-    """Join *node* with what it is made of, if it commutes with a factor per channel."""
-    sources = _operands(node)
-    if operator == "add" and len(sources) == 2 and _shape(sources[0]) == _shape(sources[1]):
-        union.join(node, *sources)
-        return bool(argument(node, 2, "alpha", 1) == 1)
-    if operator == "cat" and sources and argument(node, 1, "dim", 0) % len(_shape(node)) != 1:
-        union.join(node, *sources)
-        return True
-    if len(sources) != 1 or not _keeps_channels(operator, node, sources[0]):
-        return False
-    if operator in CLAMPS:
-        low, high = _bounds(operator, node)
-        if low != 0.0 or high is None or high <= 0.0:
-            return False
-        union.clamp(node, high)
-    elif operator in {"mul", "div"}:  # by a number
-        if not is_number(node.args[1]):
-            return False
-    elif operator not in HOMOGENEOUS or (operator == "constant_pad_nd" and argument(node, 2, "value", 0.0) != 0.0):
-        return False
-    union.join(node, sources[0])
-    return True
-
-
-def _keeps_channels(operator: str, node: fx.Node, source: fx.Node) -> bool:
-    """Whether axis 1 of the result holds the channels of axis 1 of the source, in the same order."""
-    before, after = _shape(source), _shape(node)
-    if len(before) < 2 or len(after) < 2 or before[1] != after[1] or before[0] != after[0]:
-        return False
-    if operator == "permute":
-        axes = [axis % len(before) for axis in argument(node, 1, "dims")]
-        return axes[:2] == [0, 1]
-    if operator == "transpose":
-        return all(axis % len(before) > 1 for axis in node.args[1:3])  # type: ignore[operator]
-    if operator == "mean":
-        reduced = argument(node, 1, "dim") or range(len(before))
-        return all(axis % len(before) > 1 for axis in reduced)
-    if operator in {"split", "split_with_sizes", "slice"}:
-        return bool(argument(node, 2 if operator != "slice" else 1, "dim", 0) % len(before) > 1)
-    return True
-
-
-def _bounds(operator: str, node: fx.Node) -> tuple[float | None, float | None]:
-    if operator == "relu6":
-        return 0.0, 6.0
-    defaults = (-1.0, 1.0) if operator == "hardtanh" else (None, None)
-    names = ("min_val", "max_val") if operator == "hardtanh" else ("min", "max")
-    low, high = (argument(node, place + 1, name, defaults[place]) for place, name in enumerate(names))
-    return (float(low) if is_number(low) else None), (float(high) if is_number(high) else None)
-
-
-def _join_gates(union: _Union, products: Iterable[fx.Node]) -> None:
-    """A product is scaled as one of its factors is, and the other is not scaled: usually that is a gate."""
-    for node in products:
-        left, right = _operands(node)
-        if union.is_pinned(left):
-            left, right = right, left
-        if _shape(left) != _shape(node):
-            union.pin(left)
-        union.pin(right)
-        union.join(node, left)
-
-
-def _has_channels(node: fx.Node) -> bool:
-    return is_tensor(node) or isinstance(node.meta.get("val"), (tuple, list))
-
-
-def _operands(node: fx.Node) -> list[fx.Node]:
-    """The values that a call computes with, weights and sizes left out."""
-    return [
-        source
-        for source in node.all_input_nodes
-        if source.op in {"placeholder", "call_function"} and _has_channels(source)
-    ]
-
-
-def _shape(node: fx.Node) -> tuple[str, ...]:
-    value = node.meta["val"]
-    value = value[0] if isinstance(value, (tuple, list)) else value
-    return tuple(str(size) for size in value.shape)
-
-
-def _reads_weight(graph: Graph, node: fx.Node) -> bool:
-    """Whether a layer's weight and bias are plain tensors, and its channels lie on axis 1."""
-    rank = len(_shape(node))
-    bias: Any = argument(node, 2, "bias")
-    return (
-        rank == (2 if kind(node) == "linear" else 4)
-        and weight(graph.module, argument(node, 1, "weight")) is not None
-        and (bias is None or weight(graph.module, bias) is not None)
-    )
-
-
 def _made_by_weights(graph: Graph, chain: Chain) -> bool:
     nodes = {node.name: node for node in graph.module.graph.nodes}
-    return any(kind(nodes[name]) in WEIGHTED for name in chain.nodes)
+    return any(op_name(nodes[name]) in WEIGHTED for name in chain.nodes)
 
 
 def channel_maxima(graph: Graph, data: CalibrationSet, names: Iterable[str]) -> dict[str, NDArray[np.float64]]:
@@ -288,7 +94,7 @@ def _factors(
     wanted: NDArray[np.float64] | None = None
     for name in chain.nodes:
         if name in greatest:
-            own = _wanted(greatest[name], chain.bound if kind(rewriter.nodes[name]) in CLAMPS else None)
+            own = _wanted(greatest[name], chain.bound if op_name(rewriter.nodes[name]) in CLAMPS else None)
             wanted = own if wanted is None else np.minimum(wanted, own)
     return wanted
 
@@ -307,21 +113,24 @@ def _scale(rewriter: Rewriter, chain: Chain, factors: NDArray[np.float64]) -> No
     done: set[tuple[str, str]] = set()
     for name in chain.nodes:
         node = rewriter.nodes[name]
-        if kind(node) in WEIGHTED:
+        if op_name(node) in WEIGHTED:
             for place in node.all_input_nodes[1:]:
                 _multiply(rewriter, place, per_channel, "out", done)
         for user in node.users:
-            if kind(user) in WEIGHTED and user.args[0] is node and node.name in names:
-                _multiply(rewriter, argument(user, 1, "weight"), 1 / per_channel, "in", done)
+            if op_name(user) in WEIGHTED and user.args[0] is node and node.name in names:
+                _multiply(rewriter, input_node(user, 1, "weight"), 1 / per_channel, "in", done)
 
 
-def _multiply(rewriter: Rewriter, place: fx.Node, factors: torch.Tensor, side: str, done: set[tuple[str, str]]) -> None:
+def _multiply(
+    rewriter: Rewriter, place: fx.Node | None, factors: torch.Tensor, side: str, done: set[tuple[str, str]]
+) -> None:
     """Multiply a weight in place, on the axis of its output or of its input channels; once per weight and side."""
+    tensor = rewriter.weight(place)
+    assert place is not None  # noqa: S101 - find_chains has checked it
+    assert tensor is not None  # noqa: S101
     if (str(place.target), side) in done:
         return
     done.add((str(place.target), side))
-    tensor = rewriter.weight(place)
-    assert tensor is not None  # noqa: S101 - find_chains has checked it
     doubled = tensor.detach().double()
     if side == "out":
         scaled = doubled * factors.reshape(-1, *[1] * (doubled.ndim - 1))

@@ -10,11 +10,12 @@ The first pass over the data finds the least and greatest values, the second a h
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import RangeMethod
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.quantization.recipes import Recipe
@@ -23,7 +24,7 @@ BINS: Final = 2048
 TAIL: Final = 1e-5
 SHRINK: Final = np.linspace(0.3, 1.0, 71)  # candidates of the mse search, as shares of the extremes
 
-Tensors = Mapping[str, NDArray[Any]]
+Tensors = Mapping[str, NumberArray]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ def needed(ranges: Mapping[str, Range] | None, recipe: Recipe) -> Mapping[str, R
     """Return the *ranges* of a static recipe.
 
     Raises:
-        UsageError: There are none.
+        UsageError: Nothing was measured.
     """
     if ranges is None:
         raise UsageError(f"{recipe.name} needs calibration data: give --calibration-data with a folder of images")
@@ -55,7 +56,7 @@ def measure(passes: Callable[[], Iterable[Tensors]], method: RangeMethod, steps:
     Args:
         passes: Each call runs the data once more and yields, case by case, every tensor by name.
         method: See the top of this module.
-        steps: Of the grid.
+        steps: The number of steps of the grid.
     """
     extremes: dict[str, tuple[float, float]] = {}
     for tensors in passes():
@@ -74,7 +75,7 @@ def measure(passes: Callable[[], Iterable[Tensors]], method: RangeMethod, steps:
     return {name: choose(counts[name], *extremes[name], steps) for name in extremes}
 
 
-def histogram(value: NDArray[Any], low: float, high: float) -> NDArray[np.int64]:
+def histogram(value: NumberArray, low: float, high: float) -> NDArray[np.int64]:
     """Count the values in BINS equal bins between *low* and *high*."""
     if high - low < np.finfo(np.float32).tiny:
         return np.bincount([0], weights=[value.size], minlength=BINS).astype(np.int64)
@@ -111,12 +112,12 @@ def least_error(counts: NDArray[np.int64], low: float, high: float, steps: int =
     return Range(best[1], best[2])
 
 
-def of_values(values: Sequence[NDArray[Any]], method: RangeMethod, steps: int = 255) -> Range:
+def of_values(values: Sequence[NumberArray], method: RangeMethod, steps: int = 255) -> Range:
     """Return the range of one tensor from its values in every case."""
     return measure(lambda: ({"": value} for value in values), method, steps)[""]
 
 
-def input_range(values: NDArray[Any]) -> Range:
+def input_range(values: NumberArray) -> Range:
     """Return the range for a network's input, of which the pixels have a grid of their own.
 
     An image normalised to [-1, 1] has its 256 values halfway between the steps of a grid that covers just that range

@@ -14,7 +14,7 @@ A channel's step is max |w| / levels and its greatest weight keeps the greatest 
 given these weights, finds the same step and the same integers.
 """
 
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import fx
@@ -22,12 +22,12 @@ from torch.nn import functional
 
 from coordatt_deploy.artifact_specs import RangeMethod
 from coordatt_deploy.data.calibration import CalibrationSet
-from coordatt_deploy.graph.call_arguments import argument, kind, pair
-from coordatt_deploy.graph.graph import Graph, weight
+from coordatt_deploy.graph.call_arguments import argument, input_node, integer, outputs, source, static_pair
+from coordatt_deploy.graph.graph import Graph, op_name, weight
 from coordatt_deploy.graph.rewriter import Rewriter
 from coordatt_deploy.manifest import RoundedLayer, RoundingReport
 from coordatt_deploy.quantization.recipes import kept_in_float
-from coordatt_deploy.quantization.simulate import WEIGHTED, Grid, Values, apply, grid_of, last_uses, sqnr_db, stored
+from coordatt_deploy.quantization.simulate import WEIGHTED, Values, apply, grid_of, last_uses, sqnr_db, stored
 
 LEVELS: Final = 127
 PULL: Final = 1.0
@@ -93,20 +93,19 @@ class _Walk:
         self.layers: list[RoundedLayer] = []
 
     def run(self) -> tuple[Graph, RoundingReport]:
-        nodes = self.graph.module.graph.nodes
         last = last_uses(self.graph)
-        outputs: tuple[float, ...] = ()
-        for node in nodes:
+        for node in self.graph.module.graph.nodes:
             if node.op == "output":
-                outputs = tuple(sqnr_db(self.rough[item], self.exact[item]) for item in node.args[0])
                 break
             self._value(node)
-            for source in node.all_input_nodes:
-                if last[source] is node:
-                    self.exact.pop(source, None)
-                    self.rough.pop(source, None)
+            for read in node.all_input_nodes:
+                if last[read] is node:
+                    self.exact.pop(read, None)
+                    self.rough.pop(read, None)
+        returned = outputs(self.graph.module.graph)
+        ratios = tuple(sqnr_db(self.rough[item], self.exact[item]) for item in returned)
         result = self.graph.edited(self.rewriter.module, {})
-        return result, RoundingReport(tuple(self.layers), len(self.cases), outputs)
+        return result, RoundingReport(tuple(self.layers), len(self.cases), ratios)
 
     def _value(self, node: fx.Node) -> None:
         count = len(self.cases)
@@ -115,14 +114,16 @@ class _Walk:
             self.exact[node], self.rough[node] = values, self._stored(node, values, values)
         elif node.op == "get_attr":
             tensor = weight(self.graph.module, node)
-            self.exact[node] = [tensor] * count  # type: ignore[list-item]
-            self.rough[node] = [self.done.get(str(node.target), tensor)] * count  # type: ignore[list-item]
+            assert tensor is not None  # noqa: S101 - a captured graph reads tensors only
+            self.exact[node] = [tensor] * count
+            self.rough[node] = [self.done.get(str(node.target), tensor)] * count
         elif node.op == "call_function":
             self.exact[node] = apply(node, self.exact, count)
-            if kind(node) in WEIGHTED and node.name not in self.kept:
+            if op_name(node) in WEIGHTED and node.name not in self.kept:
                 self._round(node)
             rough = apply(node, self.rough, count)
-            if kind(node) in WEIGHTED and str(argument(node, 1, "weight").target) in self.done:
+            read = input_node(node, 1, "weight")
+            if op_name(node) in WEIGHTED and read is not None and str(read.target) in self.done:
                 ratio = sqnr_db(rough, self.exact[node])
                 self.layers.append(RoundedLayer(self.graph.layer_of(node.name) or node.name, ratio))
             self.rough[node] = self._stored(node, self.exact[node], rough)
@@ -130,17 +131,20 @@ class _Walk:
     def _stored(self, node: fx.Node, exact: Values, rough: Values) -> Values:
         if node.name not in self.stored or node.name in self.kept:
             return rough
-        grid: Grid = grid_of(node, exact, self.method)
+        grid = grid_of(node, exact, self.method)
         return [grid.snap(value) for value in rough]
 
     def _round(self, node: fx.Node) -> None:
-        place, bias_place = argument(node, 1, "weight"), argument(node, 2, "bias")
-        tensor = weight(self.graph.module, place)
-        bias = None if bias_place is None else weight(self.graph.module, bias_place)
-        if tensor is None or (bias_place is not None and bias is None) or str(place.target) in self.done:
+        place, bias_place = input_node(node, 1, "weight"), input_node(node, 2, "bias")
+        tensor, bias = weight(self.graph.module, place), weight(self.graph.module, bias_place)
+        if (
+            place is None
+            or tensor is None
+            or (bias_place is not None and bias is None)
+            or str(place.target) in self.done
+        ):
             return
-        source: Any = node.args[0]
-        inputs, targets = samples(node, tensor, self.rough[source], self.exact[node])
+        inputs, targets = samples(node, tensor, self.rough[source(node)], self.exact[node])
         if bias is not None:
             targets_bias = bias.detach().double()
             ones = torch.ones(*inputs.shape[:2], 1, dtype=inputs.dtype)
@@ -166,15 +170,14 @@ def samples(node: fx.Node, tensor: torch.Tensor, inputs: Values, outputs: Values
     Returns:
         (groups, rows, in / groups * kernel) and (groups, rows, out / groups).
     """
-    if kind(node) == "linear":
+    if op_name(node) == "linear":
         rows = torch.cat([value.reshape(-1, value.shape[-1]) for value in inputs])
         wanted = torch.cat([value.reshape(-1, value.shape[-1]) for value in outputs])
         return _thinned(rows, wanted, 1)
-    groups = int(argument(node, 6, "groups", 1))
-    strides, paddings = pair(argument(node, 3, "stride", 1)), argument(node, 4, "padding", 0)
-    dilations = pair(argument(node, 5, "dilation", 1))
+    groups, strides = integer(node, 6, "groups", 1), static_pair(argument(node, 3, "stride", 1))
+    dilations = static_pair(argument(node, 5, "dilation", 1))
     height, width = tensor.shape[2:]
-    above, left = pair(paddings)
+    above, left = static_pair(argument(node, 4, "padding", 0))
     generator = torch.Generator().manual_seed(SEED)
     each = -(-ROWS // sum(value.shape[0] for value in outputs))
     reads, gives = [], []

@@ -24,21 +24,23 @@ from torch import fx
 from coordatt_deploy.artifact_specs import RangeMethod
 from coordatt_deploy.data.calibration import CalibrationSet
 from coordatt_deploy.formats import Format
-from coordatt_deploy.graph.call_arguments import argument, kind
-from coordatt_deploy.graph.graph import Graph, is_tensor, weight
+from coordatt_deploy.graph.call_arguments import argument, outputs
+from coordatt_deploy.graph.graph import Graph, is_tensor, op_name, weight
 from coordatt_deploy.quantization.ranges import input_range
 from coordatt_deploy.quantization.simulate import (
     FUSED_BEHIND,
-    FUSES,
     MOVES,
     WEIGHTED,
     Grid,
     Values,
     apply,
+    computes,
     grid_of,
+    is_fused_into,
     sqnr_db,
     stored,
 )
+from coordatt_deploy.quantization.union_find import UnionFind
 
 # What each format's quantizer computes in int8, beyond data that only moves; None for everything.
 INTEGER: Final[Mapping[Format, frozenset[str] | None]] = {
@@ -60,7 +62,7 @@ class Unit:
     """What is quantized, or kept in float, as one.
 
     Attributes:
-        name: Of its first layer.
+        name: The name of its first layer.
         layers: Layer ids that keep it in float when a recipe names them; empty for an input.
         nodes: Names of the graph's nodes.
     """
@@ -77,9 +79,9 @@ class LayerCost:
     Attributes:
         name: The layer.
         layers: Layer ids that keep it in float.
-        operator: Of its first node, e.g. ``conv2d``.
-        sqnr_db: At the outputs, simulated; infinite where nothing changes.
-        share: Of the noise that all layers bring, each alone.
+        operator: The operator of its first node, e.g. ``conv2d``.
+        sqnr_db: The simulated SQNR of the outputs; infinite where nothing changes.
+        share: Its share of the noise that all layers bring, each alone.
         agreement: Share of the cases whose first class stays; None for outputs without classes.
         verified_db: The same SQNR, of a real artifact with this layer in int8 and the others in float; None where it
             was not measured.
@@ -102,12 +104,12 @@ def units(graph: Graph, integer: frozenset[str] | None = None) -> tuple[Unit, ..
         integer: Operators that are computed in int8; None for all. What holds none of them is left out.
     """
     owners = _owners(graph)
-    groups = _Groups()
-    computing = [node for node in graph.module.graph.nodes if _computes(node)]
+    groups: UnionFind[str] = UnionFind()
+    computing = [node for node in graph.module.graph.nodes if computes(node)]
     for node in reversed(computing):
         groups.find(node.name)
-        behind = [user for user in _readers(node) if _computes(user)]
-        if behind and (_fused_into(node, behind) or node.name not in owners):
+        behind = [user for user in _readers(node) if computes(user)]
+        if behind and (is_fused_into(node, behind) or node.name not in owners):
             groups.join(node.name, behind[0].name)
     first: dict[str, str] = {}
     for node in computing:
@@ -119,8 +121,8 @@ def units(graph: Graph, integer: frozenset[str] | None = None) -> tuple[Unit, ..
     found = [_unit(names, owners) for names in members.values()]
     inputs = [Unit(node.name, (), frozenset({node.name})) for node in graph.module.graph.nodes
               if node.op == "placeholder" and node.users]  # fmt: skip
-    kinds = {node.name: kind(node) for node in computing}
-    counted = [unit for unit in found if integer is None or any(kinds[name] in integer for name in unit.nodes)]
+    op_names = {node.name: op_name(node) for node in computing}
+    counted = [unit for unit in found if integer is None or any(op_names[name] in integer for name in unit.nodes)]
     return (*inputs, *counted)
 
 
@@ -148,41 +150,17 @@ def _owners(graph: Graph) -> dict[str, list[str]]:
 
 def _origin(node: fx.Node) -> fx.Node:
     """The node that computed the value which *node* moves."""
-    while kind(node) in MOVES and node.all_input_nodes:
+    while op_name(node) in MOVES and node.all_input_nodes:
         node = node.all_input_nodes[0]
     return node
-
-
-def _computes(node: fx.Node) -> bool:
-    return is_tensor(node) and node.meta["val"].is_floating_point() and kind(node) not in MOVES
 
 
 def _readers(node: fx.Node) -> list[fx.Node]:
     """The nodes that compute with the value, beyond those that only move it."""
     found: list[fx.Node] = []
     for user in node.users:
-        found += _readers(user) if kind(user) in MOVES else [user]
+        found += _readers(user) if op_name(user) in MOVES else [user]
     return found
-
-
-def _fused_into(node: fx.Node, behind: Sequence[fx.Node]) -> bool:
-    return kind(node) in FUSES and len(behind) == 1 and kind(behind[0]) in FUSED_BEHIND
-
-
-class _Groups:
-    """Union-find over names."""
-
-    def __init__(self) -> None:
-        self.parent: dict[str, str] = {}
-
-    def find(self, name: str) -> str:
-        self.parent.setdefault(name, name)
-        while self.parent[name] != name:
-            name = self.parent[name]
-        return name
-
-    def join(self, one: str, other: str) -> None:
-        self.parent[self.find(one)] = self.find(other)
 
 
 def rank(
@@ -208,8 +186,7 @@ def rank(
         simulation = Simulation.of(graph, data, method, levels, integer)
         costs = []
         for unit in units(graph, integer):
-            outputs = simulation.outputs(unit.nodes)
-            costs.append(simulation.cost(unit, outputs))
+            costs.append(simulation.cost(unit, simulation.rough_outputs(unit.nodes)))
             step()
     noise = [0.0 if math.isinf(cost.sqnr_db) else 10 ** (-cost.sqnr_db / 10) for cost in costs]
     total = sum(noise) or 1.0
@@ -261,38 +238,36 @@ class Simulation:
                 exact[node] = [torch.from_numpy(case[node.name]) for case in feeds]
                 grids[node.name] = Grid.of(input_range(chosen.arrays[node.name]))
             elif node.op == "get_attr":
-                exact[node] = [weight(graph.module, node)] * len(feeds)  # type: ignore[list-item]
+                exact[node] = [_weight(graph, node)] * len(feeds)
             elif node.op == "call_function":
                 exact[node] = apply(node, exact, len(feeds))
             if node.name in kept and node.op != "placeholder":
                 grids[node.name] = grid_of(node, exact[node], method)
         return cls(graph, levels, len(feeds), exact, grids, integer)
 
-    def outputs(self, nodes: frozenset[str]) -> list[Values]:
+    def rough_outputs(self, nodes: frozenset[str]) -> list[Values]:
         """Return the graph's outputs with *nodes*, and nothing else, in int8."""
         rough: dict[fx.Node, Values] = {}
         for node in self.graph.module.graph.nodes:
-            if node.op == "output":
-                return [rough.get(item, self.exact[item]) for item in node.args[0]]
             if node.op == "placeholder" and node.name in nodes:
                 rough[node] = self._snapped(node, self.exact[node])
             elif node.name in nodes and self._is_integer(node):
                 inputs = {source: self._read(source, rough, node) for source in node.all_input_nodes}
                 rough[node] = self._snapped(node, apply(node, inputs, self.cases))
-            elif any(source in rough for source in node.all_input_nodes):
+            elif node.op != "output" and any(source in rough for source in node.all_input_nodes):
                 inputs = {source: rough.get(source, self.exact[source]) for source in node.all_input_nodes}
                 rough[node] = apply(node, inputs, self.cases)
-        raise ValueError("the graph has no output")
+        return [rough.get(item, self.exact[item]) for item in outputs(self.graph.module.graph)]
 
     def _is_integer(self, node: fx.Node) -> bool:
-        if self.integer is None or kind(node) in self.integer:
+        if self.integer is None or op_name(node) in self.integer:
             return True
-        return kind(node) in FUSED_BEHIND and _fused_into(node.all_input_nodes[0], [node])
+        return op_name(node) in FUSED_BEHIND and is_fused_into(node.all_input_nodes[0], [node])
 
     def _read(self, source: fx.Node, rough: Mapping[fx.Node, Values], reader: fx.Node) -> Values:
         """Return a value as int8 arithmetic reads it: on its grid, or with rounded weights."""
         if source.op == "get_attr":
-            if kind(reader) not in WEIGHTED or source is not argument(reader, 1, "weight"):
+            if op_name(reader) not in WEIGHTED or source is not argument(reader, 1, "weight"):
                 return self.exact[source]
             if source.name not in self.weights:
                 self.weights[source.name] = rounded(self.exact[source][0], self.levels)
@@ -305,17 +280,22 @@ class Simulation:
         grid = self.grids.get(node.name)
         return values if grid is None else [grid.snap(value) for value in values]
 
-    def cost(self, unit: Unit, outputs: Sequence[Values]) -> LayerCost:
-        """Compare *outputs* with the float ones."""
-        (returned,) = (node.args[0] for node in self.graph.module.graph.nodes if node.op == "output")
-        exact = [self.exact[item] for item in returned]
-        ratio = sqnr_db([v for values in outputs for v in values], [v for values in exact for v in values])
-        classes = [(_classes(values), _classes(true)) for values, true in zip(outputs, exact, strict=True)
+    def cost(self, unit: Unit, rough: Sequence[Values]) -> LayerCost:
+        """Compare the outputs *rough* with the float ones."""
+        exact = [self.exact[item] for item in outputs(self.graph.module.graph)]
+        ratio = sqnr_db([v for values in rough for v in values], [v for values in exact for v in values])
+        classes = [(_classes(values), _classes(true)) for values, true in zip(rough, exact, strict=True)
                    if true[0].ndim == 2 and true[0].shape[1] > 1]  # fmt: skip
         agreement = float(np.mean(classes[0][0] == classes[0][1])) if classes else None
         first = next(node for node in self.graph.module.graph.nodes if node.name in unit.nodes)
-        operator = "input" if first.op == "placeholder" else kind(first) or "?"
+        operator = "input" if first.op == "placeholder" else op_name(first) or "?"
         return LayerCost(unit.name, unit.layers, operator, ratio, agreement=agreement)
+
+
+def _weight(graph: Graph, node: fx.Node) -> torch.Tensor:
+    tensor = weight(graph.module, node)
+    assert tensor is not None  # noqa: S101 - a captured graph reads tensors only
+    return tensor
 
 
 def rounded(tensor: torch.Tensor, levels: int) -> torch.Tensor:

@@ -7,31 +7,27 @@ serves to prepare weights and to rank layers. Verdicts come from the artifacts t
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import fx
 
 from coordatt_deploy.artifact_specs import RangeMethod
-from coordatt_deploy.graph.call_arguments import kind
-from coordatt_deploy.graph.graph import Graph, is_tensor
+from coordatt_deploy.graph.graph import Graph, is_tensor, op_name
+from coordatt_deploy.graph.operators import Trait, having
+from coordatt_deploy.metrics import sqnr_db_of_energies
 from coordatt_deploy.quantization.ranges import Range, of_values
 
 Values = list[torch.Tensor]
 
 TINY: Final = torch.finfo(torch.float32).tiny  # a step below it is 0 in float32
 
-# The activations that runtimes compute inside the operator before them.
-FUSED_BEHIND: Final = frozenset({"relu", "relu6", "hardtanh", "clamp"})
-FUSES: Final = frozenset({"conv2d", "linear", "add"})
-# Operators whose result is stored with the grid of their input.
-MOVES: Final = frozenset({
-    "view", "reshape", "flatten", "permute", "transpose", "squeeze", "unsqueeze", "split", "split_with_sizes", "slice",
-    "max_pool2d", "upsample_nearest2d", "constant_pad_nd",
-})  # fmt: skip
-WEIGHTED: Final = frozenset({"conv2d", "linear"})
+FUSED_BEHIND: Final = having(Trait.FUSED_BEHIND)
+FUSES: Final = having(Trait.FUSES)
+MOVES: Final = having(Trait.MOVES)
+WEIGHTED: Final = having(Trait.QUANTIZED_WEIGHT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +58,25 @@ def stored(graph: Graph) -> frozenset[str]:
     """Return the names of the nodes whose value an int8 runtime rounds and stores."""
     names = set()
     for node in graph.module.graph.nodes:
-        computed = is_tensor(node) and node.meta["val"].is_floating_point() and kind(node) not in MOVES
-        if node.op == "placeholder" or (computed and not _is_fused(node)):
+        fused = is_fused_into(node, [user for user in node.users if is_tensor(user)])
+        if node.op == "placeholder" or (computes(node) and not fused):
             names.add(node.name)
     return frozenset(names)
 
 
-def _is_fused(node: fx.Node) -> bool:
-    """Whether only the activation behind *node* is stored."""
-    users = [user for user in node.users if is_tensor(user)]
-    return kind(node) in FUSES and len(users) == 1 and kind(users[0]) in FUSED_BEHIND
+def computes(node: fx.Node) -> bool:
+    """Whether a call gives floating values that are not merely those of its input, moved."""
+    return is_tensor(node) and bool(node.meta["val"].is_floating_point()) and op_name(node) not in MOVES
+
+
+def is_fused_into(node: fx.Node, users: Sequence[fx.Node]) -> bool:
+    """Whether runtimes compute *node* in one go with the one activation that uses it, and store only its result."""
+    return op_name(node) in FUSES and len(users) == 1 and op_name(users[0]) in FUSED_BEHIND
 
 
 def grid_of(node: fx.Node, values: Values, method: RangeMethod) -> Grid:
     """Choose the grid for a node from its float *values*."""
-    if kind(node) == "sigmoid":
+    if op_name(node) == "sigmoid":
         return SIGMOID
     return Grid.of(of_values([value.numpy() for value in values], method))
 
@@ -88,12 +88,12 @@ def last_uses(graph: Graph) -> dict[fx.Node, fx.Node]:
 
 def apply(node: fx.Node, values: Mapping[fx.Node, Values], cases: int) -> Values:
     """Run one call on every case."""
-    target: Callable[..., Any] = node.target  # type: ignore[assignment]
+    assert callable(node.target)  # noqa: S101 - the caller passes calls
     results = []
     for case in range(cases):
         inputs = {source: value[case] for source, value in values.items()}
-        arguments: Any = fx.node.map_arg((node.args, node.kwargs), inputs.__getitem__)
-        results.append(target(*arguments[0], **arguments[1]))
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), inputs.__getitem__)
+        results.append(node.target(*args, **kwargs))
     return results
 
 
@@ -103,4 +103,4 @@ def sqnr_db(candidate: Sequence[torch.Tensor], reference: Sequence[torch.Tensor]
     noise = sum(
         float((one.double() - other.double()).square().sum()) for one, other in zip(candidate, reference, strict=True)
     )
-    return math.inf if noise == 0 else 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+    return sqnr_db_of_energies(signal, noise)

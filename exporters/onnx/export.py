@@ -17,9 +17,8 @@ from coordatt_deploy import __version__
 from coordatt_deploy.artifact_specs import TensorSpec, metadata
 from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.exporters import Exported, ExportRequest
-from coordatt_deploy.graph.call_arguments import kind
 from coordatt_deploy.graph.exported_program import origin_key, program, provenance
-from coordatt_deploy.graph.graph import Graph
+from coordatt_deploy.graph.graph import Graph, op_name
 from coordatt_deploy.layer_map import LayerMap, Part
 
 # The lowest opset that torch's exporter writes natively: the most runtimes open it. Speed does not depend on it
@@ -81,7 +80,7 @@ def _layer_map(graph: Graph, model: onnx.ModelProto, renamed: dict[str, str]) ->
 
 def _adds_ones(node: Any) -> bool:
     """Whether a node only adds or drops axes of size 1."""
-    if kind(node) not in ("view", "reshape", "_unsafe_view", "unsqueeze", "squeeze"):
+    if op_name(node) not in ("view", "reshape", "_unsafe_view", "unsqueeze", "squeeze"):
         return False
     shapes = [[size for size in item.meta["val"].shape if size != 1] for item in (node, node.args[0])]
     return shapes[0] == shapes[1]

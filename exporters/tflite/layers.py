@@ -17,12 +17,11 @@ from itertools import permutations
 from typing import Any, Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import fx
 
 from coordatt_deploy.graph.execution import run
-from coordatt_deploy.graph.graph import Graph, is_tensor, operator_name
+from coordatt_deploy.graph.graph import Graph, is_tensor, op_name
 from coordatt_deploy.layer_map import Part
 
 # Both sides compute in float32 or better; rounding stays a thousand times below this, another layer's value far above.
@@ -80,7 +79,7 @@ def find(graph: Graph, tensors: Sequence[Arrays], sources: Mapping[str, str]) ->
     """
     nodes = {node.name: node for node in graph.module.graph.nodes if is_tensor(node)}
     order = {name: position for position, name in enumerate(nodes)}
-    results = [run(graph, feeds, dtype=torch.float64, nodes=frozenset(nodes)) for feeds in feeds_for(graph)]
+    results = [run(graph, feeds, nodes=frozenset(nodes)) for feeds in feeds_for(graph)]
     moved = _moved_together(nodes.values())
     owners: dict[str, str] = {}
     named: dict[str, Part] = {}
@@ -146,7 +145,7 @@ def _moved_together(nodes: Iterable[fx.Node]) -> dict[str, set[str]]:
     for node in nodes:
         together[node.name] = {node.name}
         before = node.args[0] if node.args else None
-        if operator_name(node) in MOVES and isinstance(before, fx.Node) and before.name in together:
+        if op_name(node) in MOVES and isinstance(before, fx.Node) and before.name in together:
             joined = together[before.name]
             joined.add(node.name)
             together[node.name] = joined

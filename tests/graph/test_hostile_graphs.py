@@ -14,7 +14,8 @@ from coordatt_deploy.errors import BundleError, ConversionError
 from coordatt_deploy.graph import saved_graph
 from coordatt_deploy.graph.execution import run
 from coordatt_deploy.graph.exported_program import program
-from coordatt_deploy.graph.saved_graph import InterpretedGraph, load_graph, save_graph
+from coordatt_deploy.graph.interpreted_graph import InterpretedGraph
+from coordatt_deploy.graph.saved_graph import load_graph, save_graph
 
 CASES = 500
 SEED = 20261126

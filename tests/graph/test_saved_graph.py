@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.graph.capture import capture
@@ -29,6 +30,21 @@ def test_a_graph_survives_its_folder(tiny, tmp_path, dynamic):
     assert np.array_equal(run(folded, FEEDS)["logits"], run(read, FEEDS)["logits"])
     assert (folded.layers, folded.inputs, folded.outputs) == (read.layers, read.inputs, read.outputs)
     assert list(program(folded)[1]) == list(program(read)[1])
+
+
+def test_a_call_that_an_exporter_puts_into_a_module_still_runs(tiny_graph, tmp_path):
+    """
+    The exporter for TFLite names the calls of a graph, one read from a bundle as well, by modules around them.
+    """
+    save_graph(tiny_graph, tmp_path)
+    module = load_graph(tmp_path).module
+    expected = module(torch.from_numpy(FEEDS["image"]))[0]
+    call = next(node for node in module.graph.nodes if node.op == "call_function" and node.name == "relu6")
+
+    module.add_module("named", nn.ReLU6())
+    call.op, call.target = "call_module", "named"
+
+    assert torch.equal(expected, module(torch.from_numpy(FEEDS["image"]))[0])
 
 
 def test_the_same_graph_gives_the_same_bytes(tiny_graph, tmp_path):

@@ -20,9 +20,9 @@ from coordatt_deploy.data.calibration import CalibrationSet
 from coordatt_deploy.data.images import preprocess
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.formats import Format, TargetCpu
-from coordatt_deploy.graph.call_arguments import kind
 from coordatt_deploy.graph.capture import capture
 from coordatt_deploy.graph.execution import prepare
+from coordatt_deploy.graph.graph import op_name
 from coordatt_deploy.graph.lowering.lower import lower, target_of
 from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
 from coordatt_deploy.graph.saved_graph import load_graph
@@ -111,7 +111,7 @@ def test_every_computation_is_in_one_unit_that_a_recipe_can_name(tiny, kind_, cp
     nodes = [name for unit in found for name in unit.nodes]
     computing = {
         node.name for node in graph.module.graph.nodes
-        if node.op == "call_function" and kind(node) in {"conv2d", "linear", "mean", "mul", "add", "sigmoid", "matmul"}
+        if op_name(node) in {"conv2d", "linear", "mean", "mul", "add", "sigmoid", "matmul"}
     }  # fmt: skip
     known = {layer.layer_id for layer in graph.layers.layers}
 

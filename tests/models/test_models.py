@@ -14,7 +14,6 @@ from torch import nn
 from coordatt_deploy import models
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.models.coordatt import CoordAtt
-from coordatt_deploy.models.counting import count_macs, count_parameters
 from coordatt_deploy.models.factory import read_weights
 from coordatt_deploy.models.mobilenet_v2 import Bottleneck
 from coordatt_deploy.models.registry import trained_models
@@ -30,6 +29,30 @@ PAPER_PARAMETERS = {
 # features.1 expands nothing: its depthwise convolution comes first, and it has no attention.
 FIRST_BLOCK = {"depthwise": "0", "depthwise_bn": "1", "project": "3", "project_bn": "4"}
 BN_ENTRIES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+
+def count_parameters(network):
+    """How many numbers training adjusts; BatchNorm's running statistics are not among them."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def count_macs(network, input_size):
+    """The multiply-accumulates of all convolutions and fully connected layers for one image, as papers count them."""
+    macs = 0
+
+    def add(module, _, output):
+        nonlocal macs
+        if isinstance(module, nn.Conv2d):
+            macs += output.numel() * module.weight[0].numel()
+        elif isinstance(module, nn.Linear):
+            macs += output.numel() * module.in_features
+
+    hooks = [module.register_forward_hook(add) for module in network.modules()]
+    with torch.no_grad():
+        network(torch.zeros(1, 3, *input_size))
+    for hook in hooks:
+        hook.remove()
+    return macs
 
 
 def published_keys() -> set[str]:

@@ -10,7 +10,8 @@ from coordatt_deploy.graph.capture import capture
 from coordatt_deploy.graph.execution import run
 from coordatt_deploy.graph.lowering.lower import lowering_error
 from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
-from coordatt_deploy.quantization.equalise import GREATEST, channel_maxima, equalise, find_chains
+from coordatt_deploy.quantization.equalise import GREATEST, channel_maxima, equalise
+from coordatt_deploy.quantization.scaling_chains import find_chains
 
 
 def calibration(shape, cases=8, seed=0, name="image"):

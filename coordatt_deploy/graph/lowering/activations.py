@@ -9,11 +9,12 @@ that every order and association of the same product is found.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from torch import fx
 
-from coordatt_deploy.graph.call_arguments import argument, is_number, kind, product, source
+from coordatt_deploy.graph.call_arguments import clamp_bounds, is_number, product, source
+from coordatt_deploy.graph.graph import op_name
 
 # A sixth as people write it: 1/6 in double or single precision, but not 0.1667.
 SIXTH_TOLERANCE: Final = 1e-7
@@ -24,13 +25,13 @@ class HardActivation:
     """A hard-swish or hard-sigmoid, as one operator or spelled out.
 
     Attributes:
-        kind: ``hardswish`` or ``hardsigmoid``.
+        op_name: ``hardswish`` or ``hardsigmoid``.
         source: Node whose value it is applied to.
         output: Node that holds the result.
         inner: Nodes between the two, none of them used elsewhere; empty for a single operator.
     """
 
-    kind: str
+    op_name: str
     source: str
     output: str
     inner: tuple[str, ...] = ()
@@ -45,7 +46,7 @@ def find_activations(module: fx.GraphModule) -> tuple[HardActivation, ...]:
 
 def _activation_at(node: fx.Node) -> HardActivation | None:
     """Match upwards from *node* if an activation's non-linear part is there."""
-    operator = kind(node)
+    operator = op_name(node)
     if operator == "hardswish":
         return HardActivation("hardswish", source(node).name, node.name)
     if operator == "hardsigmoid":
@@ -110,45 +111,24 @@ def _linear(node: fx.Node, shift: float, scale: float) -> tuple[fx.Node, tuple[f
 
 def _shifted(node: fx.Node, by: float) -> fx.Node | None:
     """Read *node* as ``x + by``."""
-    if kind(node) not in {"add", "sub"} or node.kwargs.get("alpha", 1) != 1 or len(node.args) != 2:
+    if op_name(node) not in {"add", "sub"} or node.kwargs.get("alpha", 1) != 1 or len(node.args) != 2:
         return None
-    sign = 1.0 if kind(node) == "add" else -1.0
+    sign = 1.0 if op_name(node) == "add" else -1.0
     for tensor, number in (tuple(node.args), tuple(reversed(node.args)) if sign > 0 else (None, None)):
-        if isinstance(tensor, fx.Node) and is_number(number) and sign * float(number) == by:  # type: ignore[arg-type]
+        if isinstance(tensor, fx.Node) and is_number(number) and sign * float(number) == by:
             return tensor
     return None
 
 
 def _clamped(node: fx.Node, upper: float) -> tuple[fx.Node, tuple[fx.Node, ...]] | None:
     """Read *node* as ``clamp(u, 0, upper)``, in one or two operators: u, and the nodes between."""
-    bounds = _bounds(node)
+    bounds = clamp_bounds(node)
     if bounds == (0.0, upper):
         return source(node), ()
     if bounds not in {(0.0, None), (None, upper)}:
         return None
     before = source(node)
-    return (source(before), (before,)) if {bounds, _bounds(before)} == {(0.0, None), (None, upper)} else None
-
-
-def _bounds(node: Any) -> tuple[float | None, float | None]:
-    """The numbers that *node* clamps its input between; None where it is not bounded by a number."""
-    operator = kind(node)
-    if operator == "relu6":
-        bounds: tuple[Any, Any] = (0.0, 6.0)
-    elif operator == "relu":
-        bounds = (0.0, None)
-    elif operator == "hardtanh":
-        bounds = (argument(node, 1, "min_val", -1.0), argument(node, 2, "max_val", 1.0))
-    elif operator == "clamp":
-        bounds = (argument(node, 1, "min"), argument(node, 2, "max"))
-    elif operator == "clamp_min":
-        bounds = (argument(node, 1, "min"), None)
-    elif operator == "clamp_max":
-        bounds = (None, argument(node, 1, "max"))
-    else:
-        return None, None
-    low, high = (float(bound) if is_number(bound) else None for bound in bounds)
-    return low, high
+    return (source(before), (before,)) if {bounds, clamp_bounds(before)} == {(0.0, None), (None, upper)} else None
 
 
 def _names(nodes: Iterable[fx.Node]) -> tuple[str, ...]:

@@ -19,8 +19,8 @@ from typing import Final
 import torch
 from torch import fx
 
-from coordatt_deploy.graph.call_arguments import argument, kind
-from coordatt_deploy.graph.graph import aten
+from coordatt_deploy.graph.call_arguments import argument
+from coordatt_deploy.graph.graph import aten, op_name
 from coordatt_deploy.graph.lowering.pointwise import pointwise, read_pointwise
 from coordatt_deploy.graph.lowering.strip_axes import COLUMNS, ROWS, WHOLE, not_pointwise
 from coordatt_deploy.graph.lowering.writer import Writer
@@ -45,11 +45,11 @@ class FormRule:
 
     Attributes:
         write: Writes the block.
-        declines: Why not for this block; None if it can.
+        unsupported_reason: Says why a block cannot be written so; None if it can.
     """
 
     write: Callable[[Writer], None]
-    declines: Callable[[Writer], str | None]
+    unsupported_reason: Callable[[Writer], str | None]
 
 
 def means(writer: Writer) -> None:
@@ -68,8 +68,9 @@ def means(writer: Writer) -> None:
     writer.finish(call(aten.mul.Tensor, x, a))
 
 
-def never(_: Writer) -> None:
-    """Decline nothing."""
+def means_unsupported_reason(_: Writer) -> str | None:
+    """Return None: every block can be written as means."""
+    return None
 
 
 def blocked(writer: Writer) -> None:
@@ -90,7 +91,7 @@ def blocked(writer: Writer) -> None:
     writer.finish(y)
 
 
-def cannot_block(writer: Writer) -> str | None:
+def blocked_unsupported_reason(writer: Writer) -> str | None:
     """Why the strip kernels, the Resize or the blocks do not fit."""
     if writer.block.height is None or writer.block.width is None:
         return "strip kernels and Resize gates cannot follow a dynamic size"
@@ -129,7 +130,7 @@ def channels_last(writer: Writer) -> None:
     _leave(writer, y)
 
 
-def cannot_turn(writer: Writer) -> str | None:
+def channels_last_unsupported_reason(writer: Writer) -> str | None:
     """Why the block cannot be taken through (N, H, W, C)."""
     if writer.has(WHOLE):
         return "one gate per channel is multiplied in whole planes, which needs no other layout"
@@ -143,7 +144,7 @@ def _leave(writer: Writer, y: fx.Node) -> None:
     rewriter, call = writer.rewriter, writer.call
     others = []
     for user in list(writer.output.users):
-        takes = kind(user) == "conv2d" and argument(user, 0, "input") is writer.output
+        takes = op_name(user) == "conv2d" and argument(user, 0, "input") is writer.output
         if takes and not_pointwise(rewriter.module, user, "NC11") is None:
             with rewriter.before(user, user):
                 result = pointwise(rewriter, read_pointwise(rewriter, user), y, "NHWC")
@@ -178,7 +179,7 @@ def paired(writer: Writer) -> None:
     writer.finish(call(aten.mul.Tensor, x, a))
 
 
-def cannot_pair(writer: Writer) -> str | None:
+def paired_unsupported_reason(writer: Writer) -> str | None:
     """Why the two branches cannot be one."""
     block = writer.block
     if block.height is None or block.height != block.width:
@@ -200,8 +201,8 @@ def _activation(writer: Writer, name: str | None) -> str | None:
 
 
 FORMS: Final[Mapping[Form, FormRule]] = {
-    Form.MEANS: FormRule(means, never),
-    Form.BLOCKED: FormRule(blocked, cannot_block),
-    Form.CHANNELS_LAST: FormRule(channels_last, cannot_turn),
-    Form.PAIRED: FormRule(paired, cannot_pair),
+    Form.MEANS: FormRule(means, means_unsupported_reason),
+    Form.BLOCKED: FormRule(blocked, blocked_unsupported_reason),
+    Form.CHANNELS_LAST: FormRule(channels_last, channels_last_unsupported_reason),
+    Form.PAIRED: FormRule(paired, paired_unsupported_reason),
 }

@@ -15,9 +15,9 @@ from torch import fx
 
 from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.formats import Format, TargetCpu
-from coordatt_deploy.graph.call_arguments import argument, kind, same_size, sizes
+from coordatt_deploy.graph.call_arguments import argument, input_node, same_size, sizes
 from coordatt_deploy.graph.execution import run
-from coordatt_deploy.graph.graph import Feeds, Graph, aten
+from coordatt_deploy.graph.graph import Feeds, Graph, aten, op_name
 from coordatt_deploy.graph.lowering.activations import HardActivation
 from coordatt_deploy.graph.lowering.forms import FORMS, Form
 from coordatt_deploy.graph.lowering.pointwise import HardSwishForm, write_hard
@@ -50,8 +50,8 @@ def target_of(file_format: Format, cpu: TargetCpu | None = None, *, integer: boo
     """Return the target of an artifact; ARM64 where the CPU matters and none is given.
 
     Args:
-        file_format: Of the artifact.
-        cpu: That it is for.
+        file_format: The format of the artifact.
+        cpu: The CPU that it is for.
         integer: Whether activations are integers as well: XNNPACK takes no HARD_SWISH of those.
     """
     if file_format is Format.ONNX:
@@ -108,7 +108,7 @@ def lower(graph: Graph, target: LoweringTarget) -> tuple[Graph, LoweringReport]:
     if target in POOLS:
         outside = [node for node in rewriter.module.graph.nodes if node.name not in inside]
         rewritten += [POOLS[target](rewriter, node) for node in outside]
-    counts = {name: sum(item.kind == name for item in loose) for name in ("hardswish", "hardsigmoid")}
+    counts = {name: sum(item.op_name == name for item in loose) for name in ("hardswish", "hardsigmoid")}
     if not any(rewritten) and not blocks:
         return graph, LoweringReport(target, blocks, found.near_misses, counts, 0.0, _remark(found))
     lowered = rewriter.finish()
@@ -127,8 +127,8 @@ def lowering_error(before: Graph, after: Graph, feeds: Feeds | None = None) -> t
     """Compare every layer that both graphs hold, and the outputs, in float64.
 
     Args:
-        before: For instance the folded graph.
-        after: The same after a pass.
+        before: A graph, for instance the folded one.
+        after: The same graph after a pass.
         feeds: Inputs; by default the captured example.
 
     Returns:
@@ -165,13 +165,13 @@ def _remark(found: Recognition) -> str:
 def _write_block(
     rewriter: Rewriter, block: AttentionBlock, hard: dict[str, HardActivation], target: LoweringTarget
 ) -> LoweredBlock:
-    norms = [name for name in block.inner if kind(rewriter.nodes[name]) == "batch_norm"]
+    norms = [name for name in block.inner if op_name(rewriter.nodes[name]) == "batch_norm"]
     if norms:
         raise ConversionError(f"{block.name} still holds a BatchNorm ({', '.join(norms)}); fold the graph first")
     writer = Writer(rewriter, block, hard, SPELLINGS[target])
     declined: list[str] = []
     for form in PREFERRED[target]:
-        reason = FORMS[form].declines(writer)
+        reason = FORMS[form].unsupported_reason(writer)
         if reason is None:
             with rewriter.before(writer.output, writer.output):
                 FORMS[form].write(writer)
@@ -189,10 +189,10 @@ def _write_activation(rewriter: Rewriter, found: HardActivation, target: Lowerin
     spelling = SPELLINGS[target]
     if spelling is HardSwishForm.SCALED and not _takes_scale(rewriter, node):
         spelling = HardSwishForm.OPERATOR
-    if not found.inner and (spelling is HardSwishForm.OPERATOR or found.kind != "hardswish"):
+    if not found.inner and (spelling is HardSwishForm.OPERATOR or found.op_name != "hardswish"):
         return False
     with rewriter.before(node, node):
-        result, factor = write_hard(rewriter, found.kind, value, spelling)
+        result, factor = write_hard(rewriter, found.op_name, value, spelling)
     for user in [*node.users] if factor != 1.0 else []:
         with rewriter.before(user, user):
             _scale_weight(rewriter, user, 1 / factor)
@@ -206,7 +206,7 @@ def _write_activation(rewriter: Rewriter, found: HardActivation, target: Lowerin
 
 def _pool_flat(rewriter: Rewriter, node: fx.Node) -> bool:
     """Let a global pool that is flattened at once give (N, C) itself; whether *node* was such a flattening."""
-    pool = node.args[0] if kind(node) in LAYOUT and node.args else None
+    pool = node.args[0] if op_name(node) in LAYOUT and node.args else None
     if not isinstance(pool, fx.Node) or not pool.args or not isinstance(pool.args[0], fx.Node) or len(pool.users) > 1:
         return False
     pooled = pooled_axes(pool, pool.args[0])
@@ -228,7 +228,7 @@ def _pool_deep(rewriter: Rewriter, node: fx.Node) -> bool:
     litert-torch reads an (N, C) mean in the order of the original and transposes the whole feature map for it.
     """
     value = node.args[0] if node.args else None
-    pooled = pooled_axes(node, value) if kind(node) == "mean" and isinstance(value, fx.Node) else None
+    pooled = pooled_axes(node, value) if op_name(node) == "mean" and isinstance(value, fx.Node) else None
     if pooled is None or DIRECTIONS[pooled[0]] != WHOLE or node.meta["val"].ndim != 2:
         return False
     with rewriter.before(node, node):
@@ -250,7 +250,7 @@ POOLS: Final = {
 def _takes_scale(rewriter: Rewriter, node: fx.Node) -> bool:
     """Whether every user is a convolution or linear layer that can take a factor into its weight."""
     return all(
-        kind(user) in CONVOLUTIONS
+        op_name(user) in CONVOLUTIONS
         and argument(user, 0, "input") is node
         and rewriter.weight(argument(user, 1, "weight")) is not None
         for user in node.users
@@ -258,8 +258,9 @@ def _takes_scale(rewriter: Rewriter, node: fx.Node) -> bool:
 
 
 def _scale_weight(rewriter: Rewriter, node: fx.Node, factor: float) -> None:
-    old = argument(node, 1, "weight")
+    old = input_node(node, 1, "weight")
     tensor = rewriter.weight(old)
-    assert tensor is not None  # noqa: S101 - _takes_scale has checked it
+    assert old is not None  # noqa: S101 - _takes_scale has checked it
+    assert tensor is not None  # noqa: S101
     scaled = (tensor.double() * factor).to(tensor.dtype)
     node.replace_input_with(old, rewriter.constant(f"{old.target}_scaled", scaled))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from coordatt_deploy.graph.call_arguments import argument
+from coordatt_deploy.graph.call_arguments import input_node
 from coordatt_deploy.graph.graph import aten
 from coordatt_deploy.graph.rewriter import Rewriter
 
@@ -30,8 +30,8 @@ class Pointwise:
 
     Attributes:
         name: Dotted name of the module that holds it.
-        kernel: (C_out, C_in).
-        bias: (C_out,).
+        kernel: The weights, (C_out, C_in).
+        bias: The bias, (C_out,).
         variant: Added to the names of its weights; says what was done to them.
     """
 
@@ -70,10 +70,12 @@ class Pointwise:
 
 def read_pointwise(rewriter: Rewriter, node: fx.Node) -> Pointwise:
     """Read a pointwise convolution or linear layer."""
-    kernel, bias = rewriter.weight(argument(node, 1, "weight")), rewriter.weight(argument(node, 2, "bias"))
-    assert kernel is not None  # noqa: S101 - recognition has checked it
+    read = input_node(node, 1, "weight")
+    kernel, bias = rewriter.weight(read), rewriter.weight(input_node(node, 2, "bias"))
+    assert read is not None  # noqa: S101 - recognition has checked it
+    assert kernel is not None  # noqa: S101
     matrix = kernel.reshape(kernel.shape[0], kernel.shape[1])
-    name = str(argument(node, 1, "weight").target).rpartition(".")[0]
+    name = str(read.target).rpartition(".")[0]
     return Pointwise(name, matrix, kernel.new_zeros(kernel.shape[0]) if bias is None else bias)
 
 

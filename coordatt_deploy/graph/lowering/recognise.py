@@ -1,6 +1,6 @@
 """Find attention blocks by structure, whatever they are called and however they are written.
 
-Every mean over rows or columns of a feature map is followed forward as a strip (``strips``) until it gates that map:
+Every mean over rows or columns of a feature map is followed forward as a strip (``strip_axes``) until it gates the map:
 
     pools of x -> [join] -> 1x1 convolution, activation -> [part] -> 1x1 convolution, gate -> product with x
 
@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 
 from torch import fx
 
-from coordatt_deploy.graph.call_arguments import argument, kind, sizes
-from coordatt_deploy.graph.graph import Graph, is_call, weight
+from coordatt_deploy.graph.call_arguments import argument, integer, listed_nodes, sizes, source
+from coordatt_deploy.graph.graph import Graph, is_call, op_name, weight
 from coordatt_deploy.graph.lowering.activations import HardActivation, find_activations
 from coordatt_deploy.graph.lowering.strip_axes import (
     BROADCAST,
@@ -68,13 +68,13 @@ class AttentionBlock:
     Attributes:
         kind: ``coordatt`` (a gate per row and one per column) or ``squeeze_excite`` (one gate per channel).
         name: Path of the module that holds it; the output node's name where there is none.
-        channels: Of the feature map.
+        channels: The channels of the feature map.
         squeezed: Channels between the two convolutions.
-        height: Of the feature map; None if dynamic.
-        width: Of the feature map; None if dynamic.
+        height: The height of the feature map; None if it is dynamic.
+        width: The width of the feature map; None if it is dynamic.
         feature: Node of the feature map that is pooled and gated.
         output: Node of the gated feature map.
-        branches: Rows before columns.
+        branches: The branches, rows before columns.
         strips: What each inner node holds, as far as it is a strip.
         inner: All nodes of the block between feature and output; nothing else uses them.
     """
@@ -166,7 +166,7 @@ class _Search:
         for node in self.module.graph.nodes:
             if node in after or not after.intersection(node.all_input_nodes):
                 continue
-            if kind(node) == "mul" and node.name not in self.activations and node.name not in self.inside:
+            if op_name(node) == "mul" and node.name not in self.activations and node.name not in self.inside:
                 products.append(node)
                 after.add(node)
                 continue
@@ -191,8 +191,8 @@ class _Search:
             return
         before = next((item for item in node.all_input_nodes if item in self.strips), None)
         if before is None:
-            if kind(node) == "getitem" and node.args[0] in self.pieces:
-                self.strips[node] = self.pieces[node.args[0]][int(node.args[1])]  # type: ignore[index, arg-type]
+            if op_name(node) == "getitem" and source(node) in self.pieces:
+                self.strips[node] = self.pieces[source(node)][integer(node, 1, "index")]
             return
         result = self._after(node, before)
         if isinstance(result, Strip):
@@ -201,8 +201,8 @@ class _Search:
             self.reasons.append(result)
 
     def _after(self, node: fx.Node, before: fx.Node) -> Strip | str | None:
-        """What *node* makes of the strip *before* it; a reason if that is no strip."""
-        operator, strip = kind(node), self.strips[before]
+        """What *node* makes of the strip *before* it; a reason if that is not a strip."""
+        operator, strip = op_name(node), self.strips[before]
         lengths = [sizes(self.feature)[STRIP_AXIS[item]] if item in STRIP_AXIS else 1 for item in strip.directions]
         if operator == "batch_norm" or (operator in UNARY and len(node.all_input_nodes) == 1):
             return self._extended(before, node)
@@ -212,7 +212,7 @@ class _Search:
             axes = moved(node, strip.axes)
             return f"{node.name} mixes the axes of a strip" if axes is None else replace(strip, axes=axes)
         if operator == "cat":
-            return joined(node, [self.strips.get(item) for item in argument(node, 0, "tensors")])
+            return joined(node, [self.strips.get(item) for item in listed_nodes(argument(node, 0, "tensors"))])
         if operator in SPLITS:
             pieces = parted(node, strip, lengths)
             self.pieces |= {} if pieces is None else {node: pieces}
@@ -248,7 +248,7 @@ class _Search:
             return None
         inner = self._between(output)
         outside = [f"{node.name} by {user.name}" for node in inner for user in node.users
-                   if user not in inner and user is not output and kind(user) != "sym_size"]  # fmt: skip
+                   if user not in inner and user is not output and op_name(user) != "sym_size"]  # fmt: skip
         if outside:
             self.reasons.append(f"values inside it are used outside as well: {', '.join(outside)}")
             return None
@@ -264,22 +264,22 @@ class _Search:
                 leaves.append(item)
             elif item in self.expanded:
                 leaves.append(self.expanded[item])
-            elif kind(item) == "mul" and len(item.users) == 1 and (below := self._leaves(item)) is not None:
+            elif op_name(item) == "mul" and len(item.users) == 1 and (below := self._leaves(item)) is not None:
                 leaves += below
             else:
                 return None
         return leaves
 
     def _branch(self, gate: fx.Node) -> Branch | str:
-        """Read a gate's chain as pool, convolution, activation, convolution, gate; or say why it is none."""
+        """Read a gate's chain as pool, convolution, activation, convolution, gate; or say why it is not one."""
         strip = self.strips[gate]
         direction = strip.directions[0]
         if len(strip.directions) != 1:
             return f"{gate.name} holds both strips"
         if strip.axes != BROADCAST[direction]:
             return f"{gate.name} comes from the {direction} but does not lie along them"
-        chain = [node for name in strip.chain if kind(node := self.nodes[name]) != "batch_norm"]
-        convs = [node for node in chain if kind(node) in CONVOLUTIONS]
+        chain = [node for name in strip.chain if op_name(node := self.nodes[name]) != "batch_norm"]
+        convs = [node for node in chain if op_name(node) in CONVOLUTIONS]
         if not chain or self._operator(chain[-1]) not in GATES:
             return f"{gate.name} is no sigmoid or hard-sigmoid, so it is no gate"
         if len(convs) != 2 or len(chain) > 4 or chain[0] is not convs[0] or chain[-2] is not convs[1]:
@@ -293,7 +293,7 @@ class _Search:
 
     def _operator(self, node: fx.Node) -> str:
         found = self.activations.get(node.name)
-        return kind(node) if found is None else found.kind
+        return op_name(node) if found is None else found.op_name
 
     def _between(self, output: fx.Node) -> list[fx.Node]:
         """All calls on the ways from the feature map to *output*, in execution order, without both ends."""

@@ -5,15 +5,18 @@ operators (permute, view, split, ...) only change where a strip lies; pointwise 
 a chain of them means the same whatever the layout.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import fx
 
-from coordatt_deploy.graph.call_arguments import argument, kind, pair, same_size, sizes, source
-from coordatt_deploy.graph.graph import weight
+from coordatt_deploy.graph.call_arguments import argument, integer, integers, pair, same_size, sizes, source
+from coordatt_deploy.graph.graph import op_name, weight
+from coordatt_deploy.graph.operators import Trait, having
+
+Size = int | torch.SymInt
 
 ROWS: Final = "rows"
 COLUMNS: Final = "columns"
@@ -25,14 +28,14 @@ STRIP_AXIS: Final = {ROWS: 2, COLUMNS: 3}
 BROADCAST: Final = {ROWS: "NCP1", COLUMNS: "NC1P", WHOLE: "NC11"}
 """How a gate must lie to meet its own positions in a product with (N, C, H, W)."""
 
-CONVOLUTIONS: Final = frozenset({"conv1d", "conv2d", "linear"})
-GATES: Final = frozenset({"sigmoid", "hardsigmoid"})
-# Elementwise operators of one tensor; their other arguments are numbers.
-UNARY: Final = GATES | {
-    "relu", "relu6", "hardtanh", "hardswish", "silu", "gelu", "leaky_relu", "elu", "celu", "selu", "mish", "tanh",
-    "softplus", "clamp", "clamp_min", "clamp_max",
-}  # fmt: skip
-SPLITS: Final = frozenset({"split_with_sizes", "split", "chunk", "unsafe_split", "unsafe_chunk", "tensor_split"})
+CONVOLUTIONS: Final = having(Trait.MIXES_CHANNELS)
+GATES: Final = having(Trait.GATE)
+UNARY: Final = having(Trait.UNARY)
+SPLITS: Final = having(Trait.SPLIT)
+LAYOUT: Final = having(Trait.LAYOUT)
+POOLS: Final = having(Trait.POOL)
+REDUCTIONS: Final = having(Trait.REDUCTION)
+AVERAGES: Final = having(Trait.AVERAGE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class Strip:
     """What a node inside a block holds: stretches of positions, and how they lie.
 
     Attributes:
-        directions: Of each stretch, in order.
+        directions: The direction of each stretch, in order.
         axes: One letter per axis of the tensor: N, C, P (positions) and 1 for the others.
         chain: Pointwise nodes that made it, beginning after the pool.
         pools: The pooling node of each stretch.
@@ -58,23 +61,23 @@ class Strip:
 
 def pooled_axes(node: fx.Node, feature: fx.Node) -> tuple[tuple[int, ...], bool] | None:
     """Return the axes of *feature* that *node* reduces completely, and whether it takes the mean (else the maximum)."""
-    value, operator = feature.meta.get("val"), kind(node)
+    value, operator = feature.meta.get("val"), op_name(node)
     if not isinstance(value, torch.Tensor) or value.ndim != 4 or not node.args or node.args[0] is not feature:
         return None
     axes: tuple[int, ...]
-    if operator in {"mean", "amax", "max"}:
+    if operator in REDUCTIONS:
         dims = argument(node, 1, "dim")
         if dims is None or isinstance(dims, fx.Node) or node.kwargs.get("dtype") is not None:
             return None
-        axes = tuple(sorted(int(axis) % 4 for axis in (dims if isinstance(dims, Sequence) else [dims])))
-    elif operator in {"adaptive_avg_pool2d", "adaptive_max_pool2d", "avg_pool2d", "max_pool2d"}:
+        axes = tuple(sorted(axis % 4 for axis in integers(dims)))
+    elif operator in POOLS:
         reduced = _windowed_axes(node, value)
         if reduced is None:
             return None
         axes = reduced
     else:
         return None
-    return (axes, "max" not in operator) if axes in DIRECTIONS else None
+    return (axes, operator in AVERAGES) if axes in DIRECTIONS else None
 
 
 def _windowed_axes(node: fx.Node, value: torch.Tensor) -> tuple[int, ...] | None:
@@ -84,7 +87,7 @@ def _windowed_axes(node: fx.Node, value: torch.Tensor) -> tuple[int, ...] | None
     axes = tuple(axis for axis in (2, 3) if same_size(shape[axis], 1) and not same_size(value.shape[axis], 1))
     if not all(same_size(shape[axis], value.shape[axis]) for axis in (2, 3) if axis not in axes):
         return None
-    if kind(node).startswith("adaptive"):
+    if op_name(node).startswith("adaptive"):
         return axes
     window, padding = pair(argument(node, 1, "kernel_size")), pair(argument(node, 3, "padding", 0))
     covers = all(same_size(window[axis - 2], value.shape[axis] if axis in axes else 1) for axis in (2, 3))
@@ -93,7 +96,7 @@ def _windowed_axes(node: fx.Node, value: torch.Tensor) -> tuple[int, ...] | None
 
 def pooled_letters(node: fx.Node, axes: tuple[int, ...]) -> str:
     """Return how a pool's result lies."""
-    keeps = kind(node) != "mean" or argument(node, 2, "keepdim", False)
+    keeps = op_name(node) != "mean" or argument(node, 2, "keepdim", False)
     letters = ["1" if axis in axes else "NCPP"[axis] for axis in range(4)]
     return "".join(letter for axis, letter in enumerate(letters) if keeps or axis not in axes)
 
@@ -103,7 +106,7 @@ def not_pointwise(module: fx.GraphModule, node: fx.Node, axes: str) -> str | Non
     kernel, bias = weight(module, argument(node, 1, "weight")), argument(node, 2, "bias")
     if kernel is None or (bias is not None and weight(module, bias) is None):
         return f"{node.name} has a weight that is computed while the model runs"
-    if kind(node) == "linear":
+    if op_name(node) == "linear":
         return None if axes[-1] == "C" else f"{node.name} mixes the positions of a strip"
     if axes[:2] != "NC":
         return f"{node.name} convolves over a strip that does not lie as (N, C, positions)"
@@ -117,24 +120,23 @@ def not_pointwise(module: fx.GraphModule, node: fx.Node, axes: str) -> str | Non
 
 
 def moved(node: fx.Node, axes: str) -> str | None:
-    """Return how a strip lies after a layout operator; None if it is no strip any more."""
-    operator = kind(node)
+    """Return how a strip lies after a layout operator; None if it is not a strip any more."""
+    operator = op_name(node)
     if operator == "permute":
-        return "".join(axes[int(axis)] for axis in argument(node, 1, "dims"))
+        return "".join(axes[axis] for axis in integers(argument(node, 1, "dims")))
     if operator in {"transpose", "swapaxes"}:
         letters = list(axes)
-        first, second = int(argument(node, 1, "dim0")), int(argument(node, 2, "dim1"))
+        first, second = integer(node, 1, "dim0"), integer(node, 2, "dim1")
         letters[first], letters[second] = letters[second], letters[first]
         return "".join(letters)
     if operator == "unsqueeze":
-        axis = int(argument(node, 1, "dim")) % (len(axes) + 1)
+        axis = integer(node, 1, "dim") % (len(axes) + 1)
         return axes[:axis] + "1" + axes[axis:]
     return _squeezed(node, axes) if operator == "squeeze" else _viewed(node, axes)
 
 
 def _squeezed(node: fx.Node, axes: str) -> str | None:
-    given = argument(node, 1, "dim", range(len(axes)))
-    asked = {int(axis) % len(axes) for axis in (given if isinstance(given, Iterable) else [given])}
+    asked = {axis % len(axes) for axis in integers(argument(node, 1, "dim", range(len(axes))))}
     dropped = {axis for axis in asked if same_size(sizes(source(node))[axis], 1)}
     if any(axes[axis] != "1" for axis in dropped):
         return None
@@ -155,25 +157,20 @@ def _viewed(node: fx.Node, axes: str) -> str | None:
     return letters if not pending else None
 
 
-LAYOUT: Final = frozenset(
-    {"permute", "transpose", "swapaxes", "unsqueeze", "squeeze", "view", "reshape", "flatten", "unflatten"}
-)
-
-
-def parted(node: fx.Node, strip: Strip, lengths: Sequence[Any]) -> tuple[Strip, ...] | None:
+def parted(node: fx.Node, strip: Strip, lengths: Sequence[Size]) -> tuple[Strip, ...] | None:
     """Return the pieces of a split, if it parts a strip where its stretches (of *lengths*) were joined."""
-    dim = int(argument(node, 2, "dim", 0))
+    dim = integer(node, 2, "dim", 0)
     pieces = [value.shape[dim] for value in node.meta["val"]]
     fits = len(pieces) == len(lengths) and all(map(same_size, pieces, lengths))
     return tuple(strip.stretch(index) for index in range(len(pieces))) if fits and strip.axes[dim] == "P" else None
 
 
-def sliced(node: fx.Node, strip: Strip, lengths: Sequence[Any]) -> Strip | None:
+def sliced(node: fx.Node, strip: Strip, lengths: Sequence[Size]) -> Strip | None:
     """Return the stretch that a slice takes; None if it takes anything else."""
-    dim, begin = int(argument(node, 1, "dim", 0)), argument(node, 2, "start") or 0
-    if strip.axes[dim] != "P" or (kind(node) == "slice" and argument(node, 4, "step", 1) != 1):
+    dim, begin = integer(node, 1, "dim", 0), argument(node, 2, "start") or 0
+    if strip.axes[dim] != "P" or (op_name(node) == "slice" and argument(node, 4, "step", 1) != 1):
         return None
-    offset: Any = 0
+    offset: Size = 0
     for index, length in enumerate(lengths):
         if same_size(begin, offset) and same_size(sizes(node)[dim], length):
             return strip.stretch(index)
@@ -182,11 +179,11 @@ def sliced(node: fx.Node, strip: Strip, lengths: Sequence[Any]) -> Strip | None:
 
 
 def joined(node: fx.Node, parts: Sequence[Strip | None]) -> Strip | str:
-    """Return what a concatenation of strips holds, or why it is no strip."""
+    """Return what a concatenation of strips holds, or why it is not a strip."""
     known = [part for part in parts if part is not None]
     if len(known) != len(parts) or len({(part.axes, part.chain) for part in known}) != 1:
         return f"{node.name} joins a strip with something else"
-    if known[0].axes[int(argument(node, 1, "dim", 0))] != "P":
+    if known[0].axes[integer(node, 1, "dim", 0)] != "P":
         return f"{node.name} joins the strips along another axis than their positions"
     directions = tuple(direction for part in known for direction in part.directions)
     return replace(known[0], directions=directions, pools=tuple(pool for part in known for pool in part.pools))

@@ -1,22 +1,20 @@
 """What all forms of an attention block share: its branches written anew, and account of where the old values are."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import reduce
-from typing import Any, Final
+from typing import Final
 
 from torch import fx
+from torch.fx.node import Argument, Target
 
-from coordatt_deploy.graph.call_arguments import kind
-from coordatt_deploy.graph.graph import aten
+from coordatt_deploy.graph.graph import aten, op_name
 from coordatt_deploy.graph.lowering.activations import HardActivation
 from coordatt_deploy.graph.lowering.pointwise import HardSwishForm, Pointwise, pointwise, read_pointwise, write_hard
 from coordatt_deploy.graph.lowering.recognise import AttentionBlock, Branch
+from coordatt_deploy.graph.operators import Trait, having
 from coordatt_deploy.graph.rewriter import Placed, Rewriter
 
-# Activations that map 0 to 0: channels padded with zeros stay zero through them.
-KEEP_ZERO: Final = frozenset(
-    {"relu", "relu6", "hardswish", "silu", "gelu", "leaky_relu", "elu", "celu", "selu", "mish", "tanh"}
-)
+KEEPS_ZERO: Final = having(Trait.KEEPS_ZERO)
 
 
 class Writer:
@@ -31,14 +29,14 @@ class Writer:
             rewriter: Edits the copy of the graph.
             block: What was recognised in the graph.
             hard: The graph's hard activations, by output node.
-            spelling: Of hard-swish inside the block.
+            spelling: How hard-swish is written inside the block.
         """
         self.rewriter, self.block, self.hard, self.spelling = rewriter, block, hard, spelling
         self.feature, self.output = rewriter.nodes[block.feature], rewriter.nodes[block.output]
         self._held: dict[tuple[str, str], Placed] = {}
         self._fused: dict[str, str] = {}
 
-    def call(self, target: Callable[..., Any], *args: Any) -> fx.Node:
+    def call(self, target: Target, *args: Argument) -> fx.Node:
         """Add a call."""
         return self.rewriter.call(target, *args)
 
@@ -74,7 +72,7 @@ class Writer:
         excites = [self._read(branch.excite) for branch in branches]
         squeezed, channels, first = self.block.squeezed, self.block.channels, branches[0]
         width = squeezed
-        if first.activation is None or self.operator(first.activation) in KEEP_ZERO:
+        if first.activation is None or self.operator(first.activation) in KEEPS_ZERO:
             width = -(-squeezed // block) * block
         value = self._apply([item.padded(width, channels) for item in squeezes], pooled, axes)
         for branch, mean in zip(branches, means.values(), strict=True):
@@ -117,7 +115,7 @@ class Writer:
 
     def operator(self, name: str) -> str:
         """Return the operator of an old node; of a spelled-out activation, what it is."""
-        return self.hard[name].kind if name in self.hard else kind(self.rewriter.nodes[name])
+        return self.hard[name].op_name if name in self.hard else op_name(self.rewriter.nodes[name])
 
     def _branch(self, direction: str) -> Branch:
         return next(branch for branch in self.block.branches if branch.direction == direction)
@@ -144,6 +142,6 @@ class Writer:
     def _activate(self, name: str, value: fx.Node) -> tuple[fx.Node, float]:
         """Apply the activation that the old node *name* ends; the result and its factor."""
         if name in self.hard:
-            return write_hard(self.rewriter, self.hard[name].kind, value, self.spelling)
+            return write_hard(self.rewriter, self.hard[name].op_name, value, self.spelling)
         node = self.rewriter.nodes[name]
-        return self.rewriter.call(node.target, value, *node.args[1:], **node.kwargs), 1.0  # type: ignore[arg-type]
+        return self.rewriter.call(node.target, value, *node.args[1:], **node.kwargs), 1.0

@@ -9,20 +9,30 @@ rounded once. A BatchNorm that cannot be folded is an error that names it, so th
 """
 
 import copy
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
 from torch import fx
+from torch.fx.node import Argument
 
 from coordatt_deploy.errors import ConversionError
+from coordatt_deploy.graph.call_arguments import argument, input_node
 from coordatt_deploy.graph.execution import run
-from coordatt_deploy.graph.graph import Graph, aten, attach, weight
+from coordatt_deploy.graph.graph import (
+    Graph,
+    aten,
+    attach,
+    drop_unused_weights,
+    erase_unused_reads,
+    overloads,
+    weight,
+)
+from coordatt_deploy.graph.operators import Trait
 from coordatt_deploy.layer_map import Part
 from coordatt_deploy.manifest import FoldedBatchNorm, FoldReport
 
-# Operators whose weight has the output channels on axis 0, hence takes gamma / std there.
-FOLDABLE: Final = frozenset({aten.conv1d.default, aten.conv2d.default, aten.conv3d.default, aten.linear.default})
+FOLDABLE: Final = overloads(Trait.FOLDS_BATCH_NORM)
 BATCH_NORM: Final = aten.batch_norm.default
 
 
@@ -40,7 +50,7 @@ def fold_batchnorms(graph: Graph) -> tuple[Graph, FoldReport]:
     for norm in [node for node in module.graph.nodes if node.target is BATCH_NORM]:
         conv = norm.args[0]
         layer_id = graph.layer_of(norm.name) or norm.name
-        reason = why_not(module, conv, norm)
+        reason = unsupported_reason(module, conv, norm)
         if reason is not None:
             refused.append((layer_id, reason))
             continue
@@ -52,12 +62,13 @@ def fold_batchnorms(graph: Graph) -> tuple[Graph, FoldReport]:
         module.graph.erase_node(norm)
     if refused:
         raise ConversionError("BatchNorm is left: " + "; ".join(f"{name} ({reason})" for name, reason in refused))
-    _drop_unused_weights(module)
+    _give_plain_names(module)
+    drop_unused_weights(module)
     folded = graph.edited(module, places, reasons)
     return folded, FoldReport.of(_errors(graph, folded, pairs))
 
 
-def why_not(module: fx.GraphModule, conv: Any, norm: fx.Node) -> str | None:
+def unsupported_reason(module: fx.GraphModule, conv: Argument, norm: fx.Node) -> str | None:
     """Why *norm* cannot be folded into *conv*; None if it can."""
     if norm.args[5] is True:
         return "it is in training mode; call model.eval() first"
@@ -76,20 +87,22 @@ def why_not(module: fx.GraphModule, conv: Any, norm: fx.Node) -> str | None:
 
 def _fold(module: fx.GraphModule, conv: fx.Node, norm: fx.Node) -> None:
     """Give *conv* weights of its own: a convolution that is used twice may have two BatchNorms."""
-    kernel, bias = weight(module, conv.args[1]), weight(module, conv.args[2] if len(conv.args) > 2 else None)
-    gamma, beta, mean, var = (weight(module, argument) for argument in norm.args[1:5])
-    if kernel is None or mean is None or var is None:  # why_not has refused these
+    read = input_node(conv, 1, "weight")
+    kernel, bias = weight(module, read), weight(module, argument(conv, 2, "bias"))
+    gamma, beta, mean, var = (weight(module, item) for item in norm.args[1:5])
+    if read is None or kernel is None or mean is None or var is None:  # unsupported_reason has refused these
         raise AssertionError(f"{norm.name} has no weights to fold")
-    epsilon = float(norm.args[7])  # type: ignore[arg-type]
+    epsilon = norm.args[7]
+    assert isinstance(epsilon, float)  # noqa: S101 - by the operator's schema
     factor = torch.rsqrt(var.double() + epsilon)  # (C_out,), gamma / std
     if gamma is not None:
         factor = factor * gamma.double()
     folded_kernel = kernel.double() * factor.reshape(-1, *[1] * (kernel.ndim - 1))
     shift = (bias.double() if bias is not None else torch.zeros_like(mean, dtype=torch.float64)) - mean.double()
     folded_bias = shift * factor + (beta.double() if beta is not None else 0.0)
-    stem = str(conv.args[1].target).removesuffix(".weight")  # type: ignore[union-attr]
+    stem = str(read.target).removesuffix(".weight")
     names = (f"{stem}.weight", f"{stem}.bias")
-    if len(conv.args[1].users) > 1:  # type: ignore[union-attr]
+    if len(read.users) > 1:
         names = (f"{stem}.weight_{conv.name}", f"{stem}.bias_{conv.name}")
     for name, tensor in zip(names, (folded_kernel, folded_bias), strict=True):
         attach(module, f"{name}_folded", tensor.to(kernel.dtype))
@@ -100,11 +113,9 @@ def _fold(module: fx.GraphModule, conv: fx.Node, norm: fx.Node) -> None:
     conv.meta["val"] = norm.meta["val"]
 
 
-def _drop_unused_weights(module: fx.GraphModule) -> None:
-    """Remove weights that no node reads and give the folded ones their plain names back where those are free."""
-    for node in list(module.graph.nodes):
-        if node.op == "get_attr" and not node.users:
-            module.graph.erase_node(node)
+def _give_plain_names(module: fx.GraphModule) -> None:
+    """Give the folded weights the names of those that they replace, where nothing reads these any more."""
+    erase_unused_reads(module)
     taken = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
     for node in module.graph.nodes:
         if node.op == "get_attr" and str(node.target).endswith("_folded"):
@@ -119,12 +130,6 @@ def _drop_unused_weights(module: fx.GraphModule) -> None:
                         delattr(owner, name)
                 attach(module, plain, tensor)
                 node.target = plain
-    used = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
-    for name, _ in [*module.named_buffers(), *module.named_parameters()]:
-        if name not in used:
-            path, _, leaf = name.rpartition(".")
-            delattr(module.get_submodule(path), leaf)
-    module.delete_all_unused_submodules()
 
 
 def _errors(before: Graph, after: Graph, pairs: list[tuple[str, str, str]]) -> tuple[FoldedBatchNorm, ...]:

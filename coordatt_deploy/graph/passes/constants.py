@@ -5,17 +5,19 @@ become plain weights. Sizes are read off the value that the user read them off: 
 value that has them, which makes a convolution look as if something besides its BatchNorm used it.
 """
 
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
 import torch
-from torch import fx, nn
+from torch import fx
+from torch.fx.node import Argument
 
-aten = torch.ops.aten
+from coordatt_deploy.graph.graph import attach, module_path, overloads, weight
+from coordatt_deploy.graph.operators import Trait
 
 LARGEST_CONSTANT: Final = 4_000_000  # elements: 16 MB; beyond it computing anew is the smaller evil
-# Random numbers are no constants, and an expanded tensor is best left to broadcasting.
-_NOT_CONSTANT: Final = frozenset({aten.expand.default, aten.clone.default, aten.lift_fresh_copy.default})
-_READS_SIZE: Final = frozenset({aten.sym_size.int, aten.sym_numel.default, aten.sym_stride.int})
+NOT_CONSTANT: Final = overloads(Trait.NOT_CONSTANT)
+READS_SIZE: Final = overloads(Trait.READS_SIZE)
 
 
 def compute_constants(module: fx.GraphModule) -> tuple[str, ...]:
@@ -24,10 +26,10 @@ def compute_constants(module: fx.GraphModule) -> tuple[str, ...]:
     Returns:
         The names of the new weights.
     """
-    known: dict[fx.Node, Any] = {}
+    known: dict[fx.Node, Argument] = {}
     for node in module.graph.nodes:
         if node.op == "get_attr":
-            known[node] = _weight(module, str(node.target))
+            known[node] = weight(module, node)
         elif node.op == "call_function" and _is_constant(node, known):
             with torch.no_grad():
                 known[node] = fx.Interpreter(module).call_function(
@@ -41,17 +43,17 @@ def compute_constants(module: fx.GraphModule) -> tuple[str, ...]:
         needed = any(user not in known for user in node.users)
         if node.op == "call_function" and needed and isinstance(value, torch.Tensor):
             name = _free_name(module, node)
-            _attach(module, name, value.detach().clone().contiguous())
+            attach(module, name, value.detach().clone().contiguous())
             with module.graph.inserting_before(node):
-                weight = module.graph.get_attr(name)
-            weight.meta = {"val": node.meta["val"]}
-            node.replace_all_uses_with(weight)
+                constant = module.graph.get_attr(name)
+            constant.meta = {"val": node.meta["val"]}
+            node.replace_all_uses_with(constant)
             made.append(name)
     module.graph.eliminate_dead_code()
     return tuple(made)
 
 
-def _is_constant(node: fx.Node, known: dict[fx.Node, Any]) -> bool:
+def _is_constant(node: fx.Node, known: Mapping[fx.Node, Argument]) -> bool:
     if not all(source in known for source in node.all_input_nodes):
         return False
     value = node.meta.get("val")
@@ -59,29 +61,20 @@ def _is_constant(node: fx.Node, known: dict[fx.Node, Any]) -> bool:
         sizes = tuple(value.shape)
         if not all(isinstance(size, int) for size in sizes) or value.numel() > LARGEST_CONSTANT:
             return False
-    target: Any = node.target
+    target = node.target
     if not isinstance(target, torch._ops.OpOverload):  # getitem of a tuple that is known
         return bool(node.all_input_nodes)
-    tags = target.tags
-    return target not in _NOT_CONSTANT and torch.Tag.nondeterministic_seeded not in tags and _makes_tensors(target)
+    is_random = torch.Tag.nondeterministic_seeded in target.tags
+    return target not in NOT_CONSTANT and not is_random and _makes_tensors(target._schema)
 
 
-def _makes_tensors(target: Any) -> bool:
-    return all(str(item.type) in {"Tensor", "List[Tensor]"} for item in target._schema.returns)
-
-
-def _weight(module: fx.GraphModule, name: str) -> torch.Tensor:
-    value: Any = module
-    for part in name.split("."):
-        value = getattr(value, part)
-    assert isinstance(value, torch.Tensor)  # noqa: S101 - a captured graph reads tensors only
-    return value
+def _makes_tensors(schema: torch._C.FunctionSchema) -> bool:
+    return all(str(item.type) in {"Tensor", "List[Tensor]"} for item in schema.returns)
 
 
 def _free_name(module: fx.GraphModule, node: fx.Node) -> str:
     """A name below the module whose forward computes the value."""
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    path = str(stack[-1][0]) if stack else ""
+    path = module_path(node)
     taken = {name for name, _ in module.named_buffers()}
     name = base = f"{path}.{node.name}".lstrip(".")
     count = 1
@@ -89,15 +82,6 @@ def _free_name(module: fx.GraphModule, node: fx.Node) -> str:
         count += 1
         name = f"{base}_{count}"
     return name
-
-
-def _attach(root: nn.Module, name: str, tensor: torch.Tensor) -> None:
-    *path, leaf = name.split(".")
-    for part in path:
-        if not hasattr(root, part):
-            root.add_module(part, nn.Module())
-        root = getattr(root, part)
-    root.register_buffer(leaf, tensor)
 
 
 def read_sizes_late(module: fx.GraphModule) -> None:
@@ -108,12 +92,12 @@ def read_sizes_late(module: fx.GraphModule) -> None:
     """
     position = {node: index for index, node in enumerate(module.graph.nodes)}
     for node in list(module.graph.nodes):
-        if node.target not in _READS_SIZE or not node.users:
+        if node.target not in READS_SIZE or not node.users:
             continue
         first_use = min(position[user] for user in node.users)
         value = node.args[0]
         while True:
-            takers = [user for user in value.users if user.target not in _READS_SIZE]
+            takers = [user for user in value.users if user.target not in READS_SIZE]
             if (
                 len(takers) != 1
                 or position.get(takers[0], first_use) >= first_use

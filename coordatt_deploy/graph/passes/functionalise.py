@@ -10,18 +10,19 @@ together again.
 """
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import fx
 from torch.export import ExportedProgram
+from torch.fx.node import Target
 
 from coordatt_deploy.errors import UsageError
+from coordatt_deploy.graph.call_arguments import argument, integer
+from coordatt_deploy.graph.graph import aten, module_path, overloads
+from coordatt_deploy.graph.operators import Trait
 
-aten = torch.ops.aten
-
-# Give their input back at inference although their schema does not say so.
-PASS_THROUGH: Final = frozenset({aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default})
+DROPOUTS: Final = overloads(Trait.DROPOUT)  # they give their input back although their schema does not say so
 
 
 def functional(program: ExportedProgram) -> ExportedProgram:
@@ -73,18 +74,24 @@ def mutations(graph: fx.Graph) -> Iterator[fx.Node]:
 
 def _written(node: fx.Node) -> fx.Node:
     """The tensor that an in-place operator overwrites: by convention its first argument, or ``out``."""
-    schema = node.target._schema  # type: ignore[union-attr]
-    for index, argument in enumerate(schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            value = node.args[index] if index < len(node.args) else node.kwargs.get(argument.name)
+    for index, declared in enumerate(_schema(node).arguments):
+        if declared.alias_info is not None and declared.alias_info.is_write:
+            value = argument(node, index, declared.name)
             if isinstance(value, fx.Node):
                 return value
     raise UsageError(f"the model calls {node.target}, which overwrites no tensor that can be followed")
 
 
-def _counterpart(node: fx.Node) -> Any:
-    """``aten.relu.default`` for ``aten.relu_.default``; None where there is none of the same signature."""
-    target: Any = node.target
+def _schema(node: fx.Node) -> torch._C.FunctionSchema:
+    """The schema of a call that ``mutations`` gave."""
+    assert isinstance(node.target, torch._ops.OpOverload)  # noqa: S101
+    return node.target._schema
+
+
+def _counterpart(node: fx.Node) -> Target | None:
+    """``aten.relu.default`` for ``aten.relu_.default``; None where no operator has the same signature."""
+    target = node.target
+    assert isinstance(target, torch._ops.OpOverload)  # noqa: S101 - ``mutations`` gives such calls alone
     name = target.overloadpacket.__name__
     packet = getattr(aten, name.removesuffix("_"), None) if name.endswith("_") else None
     found = getattr(packet, target._overloadname, None)
@@ -93,8 +100,7 @@ def _counterpart(node: fx.Node) -> Any:
 
 
 def _own_state(name: str, node: fx.Node) -> str:
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    where = str(stack[-1][0]) if stack else ""
+    where = module_path(node)
     layer = f"layer {where!r}" if where else "the model"
     if name.endswith("num_batches_tracked"):
         return f"{layer} is in training mode although the model is not; call model.eval() after everything else"
@@ -125,7 +131,7 @@ class _Aliases:
         schema = node.target._schema
         if schema.is_mutable:
             return _written(node)
-        if node.target in PASS_THROUGH or any(item.alias_info is not None for item in schema.returns):
+        if node.target in DROPOUTS or any(item.alias_info is not None for item in schema.returns):
             return node.args[0]
         return None
 
@@ -163,18 +169,19 @@ def _put_together(graph: fx.Graph, node: fx.Node) -> None:
 
 
 def _as_concat(graph: fx.Graph, node: fx.Node) -> str | None:
-    """Write a slice assignment as a concatenation, which every runtime has; None where *node* is none."""
+    """Write a slice assignment as a concatenation, which every runtime has; None where *node* is not one."""
     if node.target is not aten.slice_scatter.default:
         return None
     base, source = node.args[:2]
     assert isinstance(base, fx.Node)  # noqa: S101 - the schema takes tensors
     assert isinstance(source, fx.Node)  # noqa: S101
-    options: dict[str, Any] = dict(zip(("dim", "start", "end", "step"), node.args[2:], strict=False)) | node.kwargs
-    axis, step = options.get("dim", 0), options.get("step", 1)
-    size = base.meta["val"].shape[axis]
-    start, end = options.get("start"), options.get("end")
-    bounds = [0 if start is None else start, size if end is None else end]
-    if step != 1 or not all(isinstance(value, int) for value in (axis, size, *bounds)):
+    axis = integer(node, 2, "dim", 0)
+    size: int | torch.SymInt = base.meta["val"].shape[axis]
+    start, end = argument(node, 3, "start"), argument(node, 4, "end")
+    bounds = [
+        value for value in (0 if start is None else start, size if end is None else end) if isinstance(value, int)
+    ]
+    if argument(node, 5, "step", 1) != 1 or not isinstance(size, int) or len(bounds) != 2:
         return None
     begin, stop = (min(max(value + size if value < 0 else value, 0), size) for value in bounds)
     same_slice = source.target is aten.slice.Tensor and source.args == (base, *node.args[2:])

@@ -1,5 +1,6 @@
 """Fold the normalisation of the input into the first convolution."""
 
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -7,16 +8,31 @@ import torch
 from torch import fx
 
 from coordatt_deploy.errors import ConversionError, UsageError
-from coordatt_deploy.graph.call_arguments import argument, kind, pair
+from coordatt_deploy.graph.call_arguments import argument, input_node, integer, pair
 from coordatt_deploy.graph.execution import run
-from coordatt_deploy.graph.graph import Graph, aten
+from coordatt_deploy.graph.graph import Graph, aten, op_name
 from coordatt_deploy.graph.rewriter import Rewriter
 from coordatt_deploy.manifest import BakeReport
 
 SCALE: Final = "normalisation.scale"
-
-
 SHIFT: Final = "normalisation.shift"
+
+
+@dataclass(frozen=True, slots=True)
+class _Normalisation:
+    """What a convolution is to take in: x -> a * x + b for each channel, and with it the order of the channels.
+
+    Attributes:
+        a: (C,) float64.
+        b: (C,) float64.
+        reverse: Whether the order of the channels is reversed first.
+        form: See ``BakeReport``.
+    """
+
+    a: torch.Tensor
+    b: torch.Tensor
+    reverse: bool
+    form: str
 
 
 def fold_normalisation(graph: Graph) -> tuple[Graph, BakeReport]:
@@ -34,11 +50,10 @@ def fold_normalisation(graph: Graph) -> tuple[Graph, BakeReport]:
     flip, scale, shift = _baked(image)
     last = [node for node in (flip, scale, shift) if node is not None][-1]
     convolutions = list(last.users)
-    reason = next((why for node in convolutions if (why := _why_not(rewriter, node)) is not None), None)
+    reason = next((why for node in convolutions if (why := _unsupported_reason(rewriter, node)) is not None), None)
     if reason is not None:
         raise UsageError(f"preprocessing cannot be baked in: {reason}; export without --bake-preprocessing")
-    a = rewriter.weight(scale.args[1]).double().flatten()  # type: ignore[union-attr]
-    b = rewriter.weight(shift.args[1]).double().flatten()  # type: ignore[union-attr]
+    a, b = (_per_channel(rewriter, node) for node in (scale, shift))
     padded = any(any(pair(argument(node, 4, "padding", 0))) for node in convolutions)
     greys = -b / a
     # Scale and shift are float32 by now: greys that differ in their seventh digit are one grey.
@@ -49,9 +64,9 @@ def fold_normalisation(graph: Graph) -> tuple[Graph, BakeReport]:
         if form == "shifted":
             lift = (greys.flip(0) if flip is not None else greys).neg().to(torch.float32).reshape(1, -1, 1, 1)
             pixels = rewriter.call(aten.add.Tensor, image, rewriter.constant("normalisation.lift", lift))
-    grey = float(greys.mean()) if form == "padded" else None
+    normalisation = _Normalisation(a, b, flip is not None, form)
     for node in convolutions:
-        _fold(rewriter, node, pixels, a, b, reverse=flip is not None, grey=grey, whole=form != "shifted")
+        _fold(rewriter, node, pixels, normalisation)
     layers = tuple(graph.layer_of(node.name) or node.name for node in convolutions)
     folded = rewriter.finish()
     left = {"folded": "nothing of it is left", "padded": "the image is padded with the grey of the mean",
@@ -70,7 +85,7 @@ def _baked(image: fx.Node) -> tuple[fx.Node | None, fx.Node, fx.Node]:
     """The operators that ``bake`` wrote behind the image: flip if any, product, sum."""
     readers = [node for node in image.users if not str(node.target).startswith("aten.sym_size")]
     first = readers[0] if len(readers) == 1 else image
-    flip = first if kind(first) == "flip" else None
+    flip = first if op_name(first) == "flip" else None
     scale = next(iter(flip.users)) if flip is not None else first
     shift = next(iter(scale.users), scale)
     names = [str(node.args[1].target) if isinstance(node.args[1], fx.Node) else "" for node in (scale, shift)
@@ -80,13 +95,20 @@ def _baked(image: fx.Node) -> tuple[fx.Node | None, fx.Node, fx.Node]:
     return flip, scale, shift
 
 
-def _why_not(rewriter: Rewriter, node: fx.Node) -> str | None:
+def _per_channel(rewriter: Rewriter, node: fx.Node) -> torch.Tensor:
+    """The constant of a product or sum that ``bake`` wrote: (C,) float64."""
+    constant = rewriter.weight(node.args[1])
+    assert constant is not None  # noqa: S101 - _baked has looked
+    return constant.double().flatten()
+
+
+def _unsupported_reason(rewriter: Rewriter, node: fx.Node) -> str | None:
     """Why a user of the normalised image cannot take the normalisation in; None if it can."""
     where = rewriter.graph.layer_of(node.name) or node.name
     if node.op == "output":
         return "the model gives its own input back"
     if node.target is not aten.conv2d.default:
-        what = kind(node) if kind(node) != "conv2d" else "a convolution with padding given by name"
+        what = op_name(node) if op_name(node) != "conv2d" else "a convolution with padding given by name"
         named = where.lstrip(":")
         named += "" if named == what else f" ({what})"
         return f"{named} takes the image; only convolutions can take the normalisation in"
@@ -95,26 +117,26 @@ def _why_not(rewriter: Rewriter, node: fx.Node) -> str | None:
     return None
 
 
-def _fold(
-    rewriter: Rewriter, node: fx.Node, pixels: fx.Node, a: torch.Tensor, b: torch.Tensor, *, reverse: bool,
-    grey: float | None, whole: bool,
-) -> None:  # fmt: skip
-    """Give a convolution the factor of the normalisation, and all of it where *whole*."""
-    kernel = rewriter.weight(node.args[1])
-    bias = rewriter.weight(argument(node, 2, "bias"))
-    assert kernel is not None  # noqa: S101 - _why_not has looked
+def _fold(rewriter: Rewriter, node: fx.Node, pixels: fx.Node, normalisation: _Normalisation) -> None:
+    """Give a convolution the factor of the normalisation, and all of it unless a sum on the image is left."""
+    a, b, form = normalisation.a, normalisation.b, normalisation.form
+    grey = float((-b / a).mean()) if form == "padded" else None
+    read = input_node(node, 1, "weight")
+    kernel, bias = rewriter.weight(read), rewriter.weight(input_node(node, 2, "bias"))
+    assert read is not None  # noqa: S101 - _unsupported_reason has looked
+    assert kernel is not None  # noqa: S101
     stride, padding = argument(node, 3, "stride", [1, 1]), argument(node, 4, "padding", [0, 0])
-    dilation, groups = argument(node, 5, "dilation", [1, 1]), argument(node, 6, "groups", 1)
+    dilation, groups = argument(node, 5, "dilation", [1, 1]), integer(node, 6, "groups", 1)
     shape = kernel.shape  # (C_out, C_in / groups, kH, kW)
     by_group = kernel.double().reshape(groups, shape[0] // groups, *shape[1:])
     spread = by_group * a.reshape(groups, 1, -1, 1, 1)
-    name = str(node.args[1].target).removesuffix("_folded").removesuffix(".weight")  # type: ignore[union-attr]
+    name = str(read.target).removesuffix("_folded").removesuffix(".weight")
     new_bias = None if bias is None else bias.double()
-    if whole:
+    if form != "shifted":
         lift = (by_group * b.reshape(groups, 1, -1, 1, 1)).sum((2, 3, 4)).flatten()
         new_bias = lift if new_bias is None else new_bias + lift
     new_kernel = spread.reshape(shape)
-    if reverse:
+    if normalisation.reverse:
         if groups != 1:
             raise UsageError(f"preprocessing cannot be baked in: {name} filters BGR channels in groups")
         new_kernel = new_kernel.flip(1)

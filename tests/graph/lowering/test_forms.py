@@ -18,8 +18,8 @@ from coordatt_deploy.conversion import quantized_artifact as quantizing
 from coordatt_deploy.data.calibration import CalibrationSet
 from coordatt_deploy.exporters import ExportRequest, exporter
 from coordatt_deploy.formats import Format, Precision, TargetCpu
-from coordatt_deploy.graph.call_arguments import kind
 from coordatt_deploy.graph.capture import capture
+from coordatt_deploy.graph.graph import op_name
 from coordatt_deploy.graph.lowering.lower import LoweringTarget, lower, target_of
 from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
 from coordatt_deploy.quantization.recipes import parse
@@ -43,7 +43,7 @@ def captured():
 
 
 def operators(graph):
-    return Counter(kind(node) for node in graph.module.graph.nodes if node.op == "call_function" and kind(node))
+    return Counter(op_name(node) for node in graph.module.graph.nodes if node.op == "call_function" and op_name(node))
 
 
 @pytest.mark.parametrize("target", LoweringTarget)

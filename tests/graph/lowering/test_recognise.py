@@ -201,7 +201,7 @@ class Applied(nn.Module):
 
 def activations_of(function):
     module = capture(Applied(function).eval(), (torch.randn(1, 4, 5, 6),)).module
-    return [item.kind for item in find_activations(module)]
+    return [item.op_name for item in find_activations(module)]
 
 
 HARD_SWISHES = {

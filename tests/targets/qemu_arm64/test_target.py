@@ -4,11 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from coordatt_deploy.artifact_specs import Artifact, TensorSpec
 from coordatt_deploy.errors import MissingDependencyError, UsageError
 from coordatt_deploy.formats import Format, Precision
-from coordatt_deploy.models import counting, create_model
+from coordatt_deploy.graph.capture import capture
+from coordatt_deploy.graph.macs import Work, count
+from coordatt_deploy.models import create_model
 from coordatt_deploy.targets.qemu_arm64 import target
 
 COREML = Artifact(
@@ -66,7 +69,8 @@ def test_instructions_are_counted_and_repeat(artifacts, kind, feeds_of):
     with; two runs agree.
     """
     path, artifact = artifacts[kind]
-    macs = counting.count_macs(create_model("mobilenetv2_ca_035.digits"), (96, 96))
+    counted = count(capture(create_model("mobilenetv2_ca_035.digits"), (torch.zeros(1, 3, 96, 96),)))
+    macs = counted.of(Work.CONVOLUTION, Work.LINEAR)
     feeds = feeds_of(artifact)
 
     first, second = (target.count_instructions(path, artifact, feeds, cpu="neoverse-n1") for _ in range(2))
