@@ -529,9 +529,10 @@ def inspect(subject: str, as_json: bool, **options: Any) -> None:
             found = inspect_artifact(path)
         else:
             from coordatt_deploy.format_modules import need
+            from coordatt_deploy.formats import TORCH_EXTRA
             from coordatt_deploy.loading.sizes import check_size
 
-            need("torch", "onnx")
+            need("torch", TORCH_EXTRA)
             from coordatt_deploy.inspection.captured_graph import inspect_source
             from coordatt_deploy.loading.load import resolve
             from coordatt_deploy.loading.model_request import Request

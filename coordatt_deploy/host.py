@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from coordatt_deploy import __version__
+from coordatt_deploy.formats import FORMATS, Format
 
 ROOT: Final = Path("/")
 
@@ -385,9 +386,11 @@ def _sysctl_int(text: str, key: str) -> int | None:
 
 
 TOOLS: Final = (
-    "torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "litert-torch", "ai-edge-litert", "ai-edge-quantizer",
-    "coremltools", "numpy", "Pillow",
-)  # fmt: skip
+    "torch",
+    *(package.distribution for file_format in Format for package in FORMATS[file_format].packages),
+    "numpy",
+    "Pillow",
+)
 
 
 def tool_versions() -> tuple[tuple[str, str], ...]:
