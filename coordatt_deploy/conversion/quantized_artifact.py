@@ -22,7 +22,8 @@ from coordatt_deploy.errors import ConversionError, UsageError
 from coordatt_deploy.exporters import Exported, ExportRequest, exporter, quantizer
 from coordatt_deploy.formats import FORMATS, Format, TargetCpu
 from coordatt_deploy.graph.graph import Graph
-from coordatt_deploy.graph.lowering.lower import lower, target_of
+from coordatt_deploy.graph.lowering.lower import lower
+from coordatt_deploy.graph.lowering.target import target_of
 from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
 from coordatt_deploy.graph.passes.input_normalisation import fold_normalisation, is_baked
 from coordatt_deploy.quantization.equalise import equalise

@@ -312,7 +312,8 @@ def _check_graphs(
     artifacts: Sequence[Artifact], trial: ParityCases, judging: _Judging, tolerances: Tolerances
 ) -> tuple[ArtifactLayers, ...]:
     """Judge the torch graphs between the captured one and the files: folded, and lowered for each kind of runtime."""
-    from coordatt_deploy.graph.lowering.lower import lower, target_of
+    from coordatt_deploy.graph.lowering.lower import lower
+    from coordatt_deploy.graph.lowering.target import target_of
     from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
     from coordatt_deploy.parity.localise import localise_graph
 

@@ -17,7 +17,8 @@ from coordatt_deploy.errors import BundleError, UsageError
 from coordatt_deploy.exporters import ExportRequest, exporter
 from coordatt_deploy.files import sha256, size_bytes
 from coordatt_deploy.formats import Format, Precision, TargetCpu
-from coordatt_deploy.graph.lowering.lower import lower, target_of
+from coordatt_deploy.graph.lowering.lower import lower
+from coordatt_deploy.graph.lowering.target import target_of
 from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
 from coordatt_deploy.graph.saved_graph import save_graph
 from coordatt_deploy.inspection.attention import find_blocks

@@ -23,7 +23,8 @@ from coordatt_deploy.formats import Format, TargetCpu
 from coordatt_deploy.graph.call_arguments import kind
 from coordatt_deploy.graph.capture import capture
 from coordatt_deploy.graph.execution import prepare
-from coordatt_deploy.graph.lowering.lower import lower, target_of
+from coordatt_deploy.graph.lowering.lower import lower
+from coordatt_deploy.graph.lowering.target import target_of
 from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
 from coordatt_deploy.graph.saved_graph import load_graph
 from coordatt_deploy.layer_map import Layer, LayerMap, Part
