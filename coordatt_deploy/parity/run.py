@@ -26,8 +26,8 @@ from coordatt_deploy.parity.result import ArtifactParity, ParityReport
 from coordatt_deploy.parity.tolerances import TOLERANCES, Tolerance, Tolerances, for_untrained, tolerance_of
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.runtimes import Runner
-from coordatt_deploy.runtimes.onnx.saturation import saturation_warning
 from coordatt_deploy.runtimes.provenance import check_provenance
+from coordatt_deploy.runtimes.reader import host_warning
 from coordatt_deploy.tensors import decode, encode
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def check_parity(
             else:
                 verdict = check_artifact(artifact, opener, own, tolerances, step)
         if verdict.passed is not None and here is not None:
-            verdict = replace(verdict, warning=saturation_warning(bundle.path(artifact.path), artifact, here))
+            verdict = replace(verdict, warning=host_warning(bundle.path(artifact.path), artifact.format, here))
         verdicts.append(verdict)
     if layers and missing:
         verdicts = [replace(v, layers=ArtifactLayers(v.artifact, v.artifact.path, problem=missing)) for v in verdicts]
@@ -170,7 +170,7 @@ def _check_provenance(bundle: Bundle, artifact: Artifact) -> None:
     try:
         with logged(f"provenance-{Path(artifact.path).stem}"):
             check_provenance(bundle.path(artifact.path), artifact, bundle.manifest)
-    except ModuleNotFoundError:
+    except MissingDependencyError:
         return  # what cannot be opened here is not run here either
 
 
@@ -187,7 +187,7 @@ def _check_golden(
     try:
         with logged(f"images-{Path(artifact.path).stem}"):
             feeds, images = image_feeds(bundle, artifact, trial.inputs[name])
-    except ModuleNotFoundError:
+    except MissingDependencyError:
         return check_artifact(artifact, open_runner, trial, tolerances, step)  # which says what is missing
     except BundleError as error:
         verdict = check_artifact(artifact, open_runner, trial, tolerances, step)

@@ -7,6 +7,10 @@ from typing import Any
 import numpy as np
 
 from coordatt_deploy.formats import Format
+from coordatt_deploy.host import Host
+from coordatt_deploy.runtimes.coreml.delegates import neural_engine
+from coordatt_deploy.runtimes.coreml.vocabulary import VOCABULARY
+from coordatt_deploy.runtimes.delegate import Delegate
 from coordatt_deploy.runtimes.file_graph import (
     FileGraph,
     Node,
@@ -16,10 +20,11 @@ from coordatt_deploy.runtimes.file_graph import (
     most_frequent_first,
     spec_of,
 )
+from coordatt_deploy.runtimes.vocabulary import Vocabulary
 
 
 def metadata(path: Path) -> dict[str, Any]:
-    """See ``file_graph.Reader``."""
+    """See ``Reader.metadata``."""
     from coordatt_deploy.runtimes.coreml.evaluator.program import read_model
 
     model, _ = read_model(path)
@@ -27,7 +32,7 @@ def metadata(path: Path) -> dict[str, Any]:
 
 
 def graph(path: Path) -> FileGraph:
-    """See ``file_graph.Reader``."""
+    """See ``Reader.graph``."""
     from coordatt_deploy.runtimes.coreml.evaluator.program import block_of, input_ports, output_names, read_model
 
     model, _ = read_model(path)
@@ -76,7 +81,7 @@ def _declared(tensor: Any) -> tuple[Shape, str]:
 
 
 def operators(path: Path) -> OperatorCount:
-    """See ``file_graph.Reader``."""
+    """See ``Reader.operators``."""
     from coordatt_deploy.runtimes.coreml.evaluator.program import load
 
     return OperatorCount(most_frequent_first(step.operator for step in load(path).steps))
@@ -112,3 +117,18 @@ def _numbers(operation: Any, key: str, block: Any) -> tuple[int, ...] | None:
             return None
         value = source.attributes["val"]
     return tuple(int(number) for number in value.immediateValue.tensor.ints.values) or None
+
+
+def vocabulary() -> Vocabulary:
+    """See ``Reader.vocabulary``."""
+    return VOCABULARY
+
+
+def delegates(path: Path, graph: FileGraph) -> tuple[Delegate, ...]:  # noqa: ARG001 - the graph says it all
+    """See ``Reader.delegates``."""
+    return (neural_engine(graph),)
+
+
+def host_warning(path: Path, machine: Host) -> str | None:  # noqa: ARG001 - results say where they are from
+    """See ``Reader.host_warning``."""
+    return None

@@ -7,6 +7,8 @@ import numpy as np
 
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.formats import Format
+from coordatt_deploy.host import Host
+from coordatt_deploy.runtimes.delegate import Delegate
 from coordatt_deploy.runtimes.file_graph import (
     FileGraph,
     Node,
@@ -15,10 +17,13 @@ from coordatt_deploy.runtimes.file_graph import (
     most_frequent_first,
     spec_of,
 )
+from coordatt_deploy.runtimes.onnx.saturation import saturation_warning
+from coordatt_deploy.runtimes.onnx.vocabulary import VOCABULARY
+from coordatt_deploy.runtimes.vocabulary import Vocabulary
 
 
 def metadata(path: Path) -> dict[str, Any]:
-    """See ``file_graph.Reader``."""
+    """See ``Reader.metadata``."""
     import onnxruntime
 
     from coordatt_deploy.runtimes.argument_checks import first_line
@@ -37,7 +42,7 @@ def metadata(path: Path) -> dict[str, Any]:
 
 
 def graph(path: Path) -> FileGraph:
-    """See ``file_graph.Reader``."""
+    """See ``Reader.graph``."""
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
@@ -91,7 +96,7 @@ def graph(path: Path) -> FileGraph:
 
 
 def operators(path: Path) -> OperatorCount:
-    """See ``file_graph.Reader``."""
+    """See ``Reader.operators``."""
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -100,3 +105,18 @@ def operators(path: Path) -> OperatorCount:
     except (OSError, ValueError, DecodeError) as error:
         raise BundleError(f"{path.name} cannot be read as ONNX: {error}; build the bundle again") from error
     return OperatorCount(most_frequent_first(node.op_type for node in model.graph.node))
+
+
+def vocabulary() -> Vocabulary:
+    """See ``Reader.vocabulary``."""
+    return VOCABULARY
+
+
+def delegates(path: Path, graph: FileGraph) -> tuple[Delegate, ...]:  # noqa: ARG001 - ONNX Runtime's are other builds
+    """See ``Reader.delegates``."""
+    return ()
+
+
+def host_warning(path: Path, machine: Host) -> str | None:
+    """See ``Reader.host_warning``."""
+    return saturation_warning(path, machine)

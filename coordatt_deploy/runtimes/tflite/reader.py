@@ -5,6 +5,8 @@ from typing import Any
 
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.formats import Format
+from coordatt_deploy.host import Host
+from coordatt_deploy.runtimes.delegate import Delegate
 from coordatt_deploy.runtimes.file_graph import (
     FileGraph,
     Node,
@@ -13,17 +15,20 @@ from coordatt_deploy.runtimes.file_graph import (
     most_frequent_first,
     spec_of,
 )
+from coordatt_deploy.runtimes.tflite.delegates import gpu, xnnpack
+from coordatt_deploy.runtimes.tflite.vocabulary import VOCABULARY
+from coordatt_deploy.runtimes.vocabulary import Vocabulary
 
 
 def metadata(path: Path) -> dict[str, Any]:
-    """See ``file_graph.Reader``."""
+    """See ``Reader.metadata``."""
     from coordatt_deploy.runtimes.tflite.metadata import read_metadata
 
     return read_metadata(path)
 
 
 def graph(path: Path) -> FileGraph:
-    """See ``file_graph.Reader``."""
+    """See ``Reader.graph``."""
     import flatbuffers  # noqa: F401 - the schema needs it, and its absence should name it
     from ai_edge_litert import schema_py_generated as schema
 
@@ -75,10 +80,26 @@ def _operator_name(schema: Any, code: Any) -> str:
 
 
 def operators(path: Path) -> OperatorCount:
-    """See ``file_graph.Reader``."""
+    """See ``Reader.operators``."""
     from coordatt_deploy.runtimes.tflite import runner
 
     found = runner.operators(path)
     delegated = sum(item.delegated for item in found.operators)
     remark = f"XNNPACK runs {delegated} of {len(found.operators)}, in {found.partitions} partitions"
     return OperatorCount(most_frequent_first(item.name for item in found.operators), remark)
+
+
+def vocabulary() -> Vocabulary:
+    """See ``Reader.vocabulary``."""
+    return VOCABULARY
+
+
+def delegates(path: Path, graph: FileGraph) -> tuple[Delegate, ...]:
+    """See ``Reader.delegates``."""
+    asked = xnnpack(path)
+    return (gpu(graph),) if asked is None else (asked, gpu(graph))
+
+
+def host_warning(path: Path, machine: Host) -> str | None:  # noqa: ARG001 - its kernels add in 32 bits everywhere
+    """See ``Reader.host_warning``."""
+    return None
