@@ -112,12 +112,8 @@ class _Search:
             if node is None or node.operator not in self.words.carriers:
                 break
             name = node.inputs[0]
-        if (
-            not spread
-            or node is None
-            or node.operator not in self.words.gates
-            or math.prod(self._shape(name)) >= math.prod(full)
-        ):
+        made_like_a_gate = node is not None and node.operator in self.words.gates
+        if not spread or not made_like_a_gate or math.prod(self._shape(name)) >= math.prod(full):
             return None
         return _Gate(name, spread)
 

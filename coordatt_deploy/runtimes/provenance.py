@@ -1,7 +1,8 @@
 """What an artifact says of itself: the weights it was made from, and how an image becomes its input."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from coordatt_deploy.artifact_specs import Artifact, Preprocessing
 from coordatt_deploy.bundle import Manifest
@@ -50,6 +51,7 @@ def embedded_preprocessing(path: Path, file_format: Format) -> Preprocessing:
     """
     found = read_metadata(path, file_format).get("preprocessing")
     try:
-        return Preprocessing.from_json(from_json(found) if isinstance(found, str) else found)
+        document = from_json(found) if isinstance(found, str) else found
+        return Preprocessing.from_json(cast("Mapping[str, object]", document))  # which refuses anything else
     except (ValueError, TypeError, AttributeError, UsageError) as error:
         raise BundleError(f"{path.name} describes no preprocessing ({error}); export it again") from None

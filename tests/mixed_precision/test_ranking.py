@@ -33,7 +33,7 @@ from coordatt_deploy.mixed_precision.search import PRUNED, SearchPlan, prune, sm
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.recipes import kept_in_float, parse
 from coordatt_deploy.quantization.sensitivity import INTEGER, LayerCost, rank, units
-from coordatt_deploy.runtimes.file_graph import count_operators
+from coordatt_deploy.runtimes.reader import count_operators
 
 STATIC = parse("static_wi8_ai8")
 SIZE = (3, 32, 48)
