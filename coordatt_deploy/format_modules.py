@@ -59,10 +59,10 @@ def needing(doing: str, extra: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("coordatt_deploy"):
             raise
-        raise missing(doing, error.name, extra) from error
+        raise not_installed(doing, error.name, extra) from error
 
 
-def missing(doing: str, package: str | None, extra: str) -> MissingDependencyError:
+def not_installed(doing: str, package: str | None, extra: str) -> MissingDependencyError:
     """Return the error of a package that is not installed, with the line that installs it."""
     return MissingDependencyError(
         f"{doing} needs {package}, which is not installed; run: pip install 'coordatt-deploy[{extra}]'"
@@ -76,7 +76,7 @@ def need(package: str, extra: str) -> None:
         MissingDependencyError: It is not installed; the text holds the line that installs it.
     """
     if find_spec(package) is None:
-        raise missing("this", package, extra)
+        raise not_installed("this", package, extra)
 
 
 def need_converters(formats: Iterable[Format]) -> None:

@@ -28,7 +28,7 @@ from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
 from coordatt_deploy.graph.passes.input_normalisation import fold_normalisation, is_baked
 from coordatt_deploy.quantization.equalise import equalise
 from coordatt_deploy.quantization.ranges import Range, input_range, measure
-from coordatt_deploy.quantization.recipes import Recipe, precision_of, weight_levels
+from coordatt_deploy.quantization.recipes import Recipe, precision_of
 from coordatt_deploy.quantization.rounding import round_weights
 from coordatt_deploy.runtimes import runtime
 from coordatt_deploy.tensors import encode
@@ -92,7 +92,7 @@ def prepare(
             data,
             method=recipe.ranges,
             activations=recipe.activations == "int8",  # finer ones add no noise worth looking at
-            levels=weight_levels(kind, target_cpu),
+            levels=quantizer(kind).weight_levels(target_cpu),
             float_layers=frozenset(recipe.float_layers),
         )
         preparing["rounding"] = to_json(rounded)

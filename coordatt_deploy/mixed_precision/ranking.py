@@ -25,6 +25,7 @@ from coordatt_deploy.conversion.quantized_artifact import prepare as prepare_art
 from coordatt_deploy.data.calibration import CalibrationSet
 from coordatt_deploy.documents import SCHEMA_VERSION, to_json
 from coordatt_deploy.errors import MissingDependencyError, UsageError
+from coordatt_deploy.exporters import quantizer
 from coordatt_deploy.format_modules import need_converters
 from coordatt_deploy.formats import Format
 from coordatt_deploy.graph.execution import prepare
@@ -33,8 +34,8 @@ from coordatt_deploy.graph.saved_graph import load_graph
 from coordatt_deploy.logs import logged, set_environment
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.ranges import Range
-from coordatt_deploy.quantization.recipes import Mode, weight_levels
-from coordatt_deploy.quantization.sensitivity import INTEGER, LayerCost, affordable, rank, units
+from coordatt_deploy.quantization.recipes import Mode
+from coordatt_deploy.quantization.sensitivity import LayerCost, affordable, rank, units
 from coordatt_deploy.runtimes import runtime
 from coordatt_deploy.tensors import decode, encode
 
@@ -110,8 +111,8 @@ def job_name(job: Job) -> str:
 
 def _ranked(graph: Graph, job: Job, data: CalibrationSet, stages: Stages) -> list[LayerCost]:
     lowered = lower_and_equalise(graph, job.recipe, job.kind, target_cpu=job.target_cpu, data=data)[0]
-    levels = weight_levels(job.kind, job.target_cpu)
-    integer = INTEGER[job.kind]
+    levels = quantizer(job.kind).weight_levels(job.target_cpu)
+    integer = quantizer(job.kind).integer_operators()
     with stages.stage(f"each layer alone, {job_name(job)}", len(units(lowered, integer))) as step:
         return rank(lowered, data, method=job.recipe.ranges, levels=levels, integer=integer, step=step)
 

@@ -15,7 +15,8 @@ from coordatt_deploy import host
 from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.errors import BundleError, DeployError, InferenceError, MissingDependencyError, UsageError
-from coordatt_deploy.formats import Format, Precision
+from coordatt_deploy.format_modules import not_installed
+from coordatt_deploy.formats import TORCH_EXTRA, Format, Precision
 from coordatt_deploy.logs import logged, set_environment
 from coordatt_deploy.parity.cases import ParityCases, calibrated_ranges, cases_of, cases_on, choose_cases, golden_cases
 from coordatt_deploy.parity.executors import Executor, LocalExecutor
@@ -23,7 +24,14 @@ from coordatt_deploy.parity.layers import ArtifactLayers
 from coordatt_deploy.parity.outputs import judge
 from coordatt_deploy.parity.preprocessing_check import image_feeds
 from coordatt_deploy.parity.result import ArtifactParity, ParityReport
-from coordatt_deploy.parity.tolerances import TOLERANCES, Tolerance, Tolerances, for_untrained, tolerance_of
+from coordatt_deploy.parity.tolerances import (
+    TOLERANCES,
+    Tolerance,
+    Tolerances,
+    for_untrained,
+    tolerance_of,
+    tolerance_of_graphs,
+)
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.runtimes import Runner
 from coordatt_deploy.runtimes.provenance import check_provenance
@@ -160,7 +168,7 @@ def _missing(bundle: Bundle) -> str | None:
     """Say what keeps the reference from being run here."""
     for package in ("torch", "safetensors"):
         if find_spec(package) is None:
-            return f"this needs {package}, which is not installed; run: pip install 'coordatt-deploy[onnx]'"
+            return str(not_installed("this", package, TORCH_EXTRA))
     if not bundle.path("reference/graph.json").exists():
         return "the bundle has no reference/; build it again to judge layers or other inputs"
     return None
@@ -317,7 +325,7 @@ def _check_graphs(
     from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
     from coordatt_deploy.parity.localise import localise_graph
 
-    tolerance = tolerances[Format.ONNX, Precision.FP32]
+    tolerance = tolerance_of_graphs(tolerances)
     cases, reference, stages = judging.cases(trial, tolerance), judging.reference, judging.stages
     with stages.stage("fold and lower again"):
         folded = fold_batchnorms(reference.graph)[0]

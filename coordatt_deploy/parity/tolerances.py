@@ -159,6 +159,14 @@ def for_untrained(table: Mapping[tuple[Format, str], Tolerance]) -> Mapping[tupl
     return found
 
 
+def tolerance_of_graphs(table: Mapping[tuple[Format, str], Tolerance]) -> Tolerance:
+    """Return what holds for torch's own graphs between the captured one and the files, which are computed in float32.
+
+    They stand where the ONNX exporter begins, whose float32 files are held to the same.
+    """
+    return table[Format.ONNX, FP32]
+
+
 def tolerance_of(artifact: Artifact, table: Mapping[tuple[Format, str], Tolerance]) -> Tolerance:
     """Return what holds for *artifact*: by its recipe, whatever its suffixes say of inputs and layers left in float.
 

@@ -18,9 +18,9 @@ from typing import Any, Final
 import numpy as np
 
 from coordatt_deploy.errors import ConversionError
-from coordatt_deploy.exporters import Exported, ExportRequest
+from coordatt_deploy.exporters import EIGHT_BITS, Exported, ExportRequest
 from coordatt_deploy.exporters.coreml.export import DATE_KEY, MODEL_FOLDER, write_package
-from coordatt_deploy.formats import Format
+from coordatt_deploy.formats import Format, TargetCpu
 from coordatt_deploy.layer_map import LayerMap, Part
 from coordatt_deploy.quantization.ranges import Range, needed
 from coordatt_deploy.quantization.recipes import Mode, Recipe, checked, kept_in_float
@@ -31,7 +31,18 @@ from coordatt_deploy.runtimes.coreml.coremltools_import import proto
 FEW_WEIGHTS: Final = 2048
 LEAST_STEP: Final = 2.0**-18  # float16 holds four bits of it; nothing in a network that computes in float16 is finer
 IOS_17: Final = 8  # specification version: the first with quantize and dequantize
-QUANTIZED: Final = frozenset({"conv", "linear", "add", "avg_pool", "max_pool"})
+# What coremltools' passes put between quantize and dequantize, as a graph calls it.
+INTEGER: Final = frozenset({"conv2d", "linear", "add", "avg_pool2d", "max_pool2d"})
+
+
+def weight_levels(target_cpu: TargetCpu | None) -> int:  # noqa: ARG001 - one package serves every CPU
+    """See ``Quantizer.weight_levels``."""
+    return EIGHT_BITS
+
+
+def integer_operators() -> frozenset[str] | None:
+    """See ``Quantizer.integer_operators``."""
+    return INTEGER
 
 
 def activations(source: Path, exported: Exported) -> tuple[str, ...]:

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from coordatt_deploy.artifact_specs import TensorSpec
 from coordatt_deploy.errors import ConversionError
-from coordatt_deploy.exporters import Exported, ExportRequest
+from coordatt_deploy.exporters import EIGHT_BITS, Exported, ExportRequest
 from coordatt_deploy.exporters.tflite.export import pack
 from coordatt_deploy.exporters.tflite.uint8_input import add_uint8_input, remove_uint8_input
-from coordatt_deploy.formats import Format, IoType
+from coordatt_deploy.formats import Format, IoType, TargetCpu
 from coordatt_deploy.layer_map import LayerMap
 from coordatt_deploy.quantization.ranges import Range, needed
 from coordatt_deploy.quantization.recipes import Mode, Recipe, checked, kept_in_float
@@ -35,6 +35,16 @@ FEW_WEIGHTS: Final = 1024
 # XNNPACK has no kernel for a depthwise convolution with int8 weights and float activations: it would leave the
 # partition.
 NOT_DYNAMIC: Final = (qtyping.TFLOperationName.DEPTHWISE_CONV_2D,)
+
+
+def weight_levels(target_cpu: TargetCpu | None) -> int:  # noqa: ARG001 - its kernels add in 32 bits everywhere
+    """See ``Quantizer.weight_levels``."""
+    return EIGHT_BITS
+
+
+def integer_operators() -> frozenset[str] | None:
+    """See ``Quantizer.integer_operators``: ai-edge-quantizer takes them all."""
+    return None
 
 
 def activations(source: Path, exported: Exported) -> tuple[str, ...]:  # noqa: ARG001 - the file knows
