@@ -85,6 +85,7 @@ class FormatFacts:
         suffix: Of its files, or of its folders.
         converter: The Python package that exporting needs, as it is imported.
         runtime_extra: The pip extra with what opens its files.
+        runtimes: Distributions that open its files, each the predecessor of the one before it.
         packages: Everything that can have a hand in its files, in the order in which versions are listed.
         precisions: What its exporter writes; every other precision is a recipe of quantization.
         recipes: Names of the recipes that it can express.
@@ -103,6 +104,7 @@ class FormatFacts:
     suffix: str
     converter: str
     runtime_extra: str
+    runtimes: tuple[str, ...]
     packages: tuple[Package, ...]
     precisions: tuple[Precision, ...]
     recipes: tuple[str, ...]
@@ -122,6 +124,7 @@ FORMATS: Final[Mapping[Format, FormatFacts]] = {
         suffix=".tflite",
         converter="litert_torch",
         runtime_extra="runtime",
+        runtimes=("ai-edge-litert", "tflite-runtime"),
         packages=(
             Package("litert_torch", "litert-torch", "TFLite export", "tflite"),
             Package("ai_edge_litert", "ai-edge-litert", "running TFLite", "runtime"),
@@ -144,6 +147,7 @@ FORMATS: Final[Mapping[Format, FormatFacts]] = {
         suffix=".onnx",
         converter="onnx",
         runtime_extra="runtime",
+        runtimes=("onnxruntime",),
         packages=(
             Package("onnx", "onnx", "ONNX export", "onnx"),
             Package("onnxscript", "onnxscript", "ONNX export", "onnx"),
@@ -163,6 +167,7 @@ FORMATS: Final[Mapping[Format, FormatFacts]] = {
         suffix=".mlpackage",
         converter="coremltools",
         runtime_extra="coreml",
+        runtimes=("coremltools",),
         packages=(Package("coremltools", "coremltools", "Core ML export, ML Program evaluator", "coreml"),),
         precisions=(Precision.FP32, Precision.FP16),
         recipes=("static_wi8_ai8", "weight_only_wi8", "palettized_w8", "palettized_w6", "palettized_w4"),

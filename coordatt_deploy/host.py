@@ -67,7 +67,11 @@ ARM_CORES: Final = {
 }  # fmt: skip
 
 # What took part in a measurement, if it is installed.
-PACKAGES: Final = ("coordatt-deploy", "numpy", "onnxruntime", "ai-edge-litert", "tflite-runtime", "coremltools")
+PACKAGES: Final = (
+    "coordatt-deploy",
+    "numpy",
+    *(name for file_format in Format for name in FORMATS[file_format].runtimes),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,10 +205,10 @@ def _describe(model: Any, request: ExportRequest, graph: Graph) -> None:
 
 
 def _of_output(feature: Any, spec: ModelSpec) -> str:
-    kind = feature.type.WhichOneof("Type")
-    if kind == "stringType":
+    feature_type = feature.type.WhichOneof("Type")
+    if feature_type == "stringType":
         return "the class of the greatest value"
-    if kind == "dictionaryType":
+    if feature_type == "dictionaryType":
         return "the value of each class"
     return "float32, one value per class, before softmax" if spec.labels else "float32"
 

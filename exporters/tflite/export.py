@@ -234,7 +234,7 @@ def _names(model: Any, graph: Graph, found: Found, sources: Mapping[str, str]) -
             taken.add(unique)
 
     for operation in subgraph.operators:
-        kind = OPERATOR_NAMES[codes[operation.opcodeIndex]]
+        op_name = OPERATOR_NAMES[codes[operation.opcodeIndex]]
         for output in (int(index) for index in operation.outputs):
             owner = found.owners.get(str(output))
             mentioned = sorted(
@@ -244,12 +244,12 @@ def _names(model: Any, graph: Graph, found: Found, sources: Mapping[str, str]) -
             if owner is not None:
                 give(output, graph.layer_of(owner) or owner)
             elif mentioned:
-                give(output, f"{graph.layer_of(mentioned[-1]) or mentioned[-1]}/{kind.lower()}")
+                give(output, f"{graph.layer_of(mentioned[-1]) or mentioned[-1]}/{op_name.lower()}")
             else:
-                give(output, kind.lower())
+                give(output, op_name.lower())
         for position, index in enumerate(int(index) for index in operation.inputs):
             if index >= 0:
-                role = ROLES.get(kind, {}).get(position, f"input_{position}")
+                role = ROLES.get(op_name, {}).get(position, f"input_{position}")
                 give(index, f"{names[int(operation.outputs[0])]}/{role}")
     for index in range(len(subgraph.tensors)):
         give(index, f"unused_{index}")

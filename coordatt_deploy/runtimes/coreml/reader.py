@@ -76,8 +76,8 @@ def _declared(tensor: Any) -> tuple[Shape, str]:
     shape = tuple(
         int(axis.constant.size) if axis.WhichOneof("dimension") == "constant" else None for axis in tensor.dimensions
     )
-    kind = mil_types.PROTO_TO_BUILTIN_TYPE.get(tensor.dataType)
-    return shape, str(getattr(kind, "__name__", "unknown")).replace("fp", "float")
+    builtin = mil_types.PROTO_TO_BUILTIN_TYPE.get(tensor.dataType)
+    return shape, str(getattr(builtin, "__name__", "unknown")).replace("fp", "float")
 
 
 def operators(path: Path) -> OperatorCount:
@@ -94,8 +94,8 @@ def _constant_bytes(operation: Any, shape: Shape, dtype: str) -> int:
     total = 0
     for value in operation.attributes.values():
         if value.WhichOneof("value") == "blobFileValue":
-            inner, kind = _declared(value.type.tensorType)
-            total += math.prod(size or 1 for size in inner) * _item_bytes(kind)
+            inner, stored = _declared(value.type.tensorType)
+            total += math.prod(size or 1 for size in inner) * _item_bytes(stored)
     return total
 
 

@@ -55,11 +55,11 @@ def graph(path: Path) -> FileGraph:
         raise BundleError(f"{path.name} holds no ONNX graph")
     tensors: dict[str, Tensor] = {}
 
-    def name_of(kind: int) -> str:
+    def name_of(data_type: int) -> str:
         try:
-            return str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)).name)
+            return str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(data_type)).name)
         except KeyError:
-            return str(onnx.TensorProto.DataType.Name(kind)).lower()
+            return str(onnx.TensorProto.DataType.Name(data_type)).lower()
 
     def add(name: str, tensor: Any) -> None:
         size = sum(len(getattr(tensor, field)) for field in ("float_data", "int32_data", "int64_data", "double_data"))
