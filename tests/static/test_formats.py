@@ -32,7 +32,7 @@ def modules():
 
 
 def texts_for_people(tree):
-    """The nodes of docstrings, which are also the help of commands, and of the help of options: examples may name one."""
+    """The nodes of docstrings, which are also the help of commands, and of the help of options."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -47,7 +47,7 @@ def texts_for_people(tree):
 
 
 def mentions(source):
-    """Line and text of whatever in *source* names a format: a member, its value, its suffix, a module of its folders."""
+    """Line and text of what names a format in *source*: a member, its value, its suffix, a module of its folders."""
     tree = ast.parse(source)
     excused = texts_for_people(tree)
     found = []
