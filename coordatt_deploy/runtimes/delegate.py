@@ -6,7 +6,6 @@ folders of their formats.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from coordatt_deploy.runtimes.file_graph import FileGraph
 
@@ -31,7 +30,7 @@ class Delegate:
     rejected: tuple[tuple[str, int, str], ...]
     source: str
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return it as plain JSON data."""
         return {
             "operators": self.operators,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,12 +42,14 @@ class CoreMLSubmodels:
         ports = {port.name: port for step in program.steps for port in step.outputs}
         self._dtypes = {name: ports[name].dtype for name in tensors if name in ports}
 
-    def infer(self, feeds: Mapping[str, NDArray[Any]], given: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def infer(
+        self, feeds: Mapping[str, NDArray[np.generic]], given: Mapping[str, NDArray[np.generic]]
+    ) -> dict[str, NDArray[np.generic]]:
         """Run every piece; see ``Pieces.infer``."""
         values = program_feeds(self._program.inputs, self._artifact.inputs, feeds) | {
             name: np.asarray(given[name]).astype(self._dtypes[name]) for name in self._tensors if name in self._dtypes
         }
-        made = {}
+        made: dict[str, NDArray[np.generic]] = {}
         for name in self._tensors:
             fed = {key: value for key, value in values.items() if key != name}
             try:

@@ -1,7 +1,11 @@
-"""Read an ONNX file: its metadata and its graph."""
+"""Read an ONNX file: its metadata and its graph.
+
+Packages are imported by the functions that need them: metadata is read with ONNX Runtime alone, which boards have, and
+graphs with onnx alone.
+"""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,8 +25,11 @@ from coordatt_deploy.runtimes.onnx.saturation import saturation_warning
 from coordatt_deploy.runtimes.onnx.vocabulary import VOCABULARY
 from coordatt_deploy.runtimes.vocabulary import Vocabulary
 
+if TYPE_CHECKING:
+    import onnx
 
-def metadata(path: Path) -> dict[str, Any]:
+
+def metadata(path: Path) -> dict[str, object]:
     """See ``Reader.metadata``."""
     import onnxruntime
 
@@ -61,7 +68,7 @@ def graph(path: Path) -> FileGraph:
         except KeyError:
             return str(onnx.TensorProto.DataType.Name(data_type)).lower()
 
-    def add(name: str, tensor: Any) -> None:
+    def add(name: str, tensor: "onnx.TensorProto") -> None:
         size = sum(len(getattr(tensor, field)) for field in ("float_data", "int32_data", "int64_data", "double_data"))
         held = len(tensor.raw_data) or size * np.dtype(np.float32).itemsize
         if tensor.data_location == onnx.TensorProto.EXTERNAL:

@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import onnx
@@ -113,7 +113,9 @@ class OnnxSubmodels:
         self._tensors = tensors
         self._given = [value.name for value in session.get_inputs() if value.name.endswith(GIVEN)]
 
-    def infer(self, feeds: Mapping[str, NDArray[Any]], given: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def infer(
+        self, feeds: Mapping[str, NDArray[np.generic]], given: Mapping[str, NDArray[np.generic]]
+    ) -> dict[str, NDArray[np.generic]]:
         """Run every piece; see ``Pieces.infer``."""
         arrays = dict(checked(feeds, self._artifact.inputs))
         for name in self._given:
@@ -123,7 +125,7 @@ class OnnxSubmodels:
         except Exception:  # noqa: BLE001 - its exceptions share no base but this
             return self._one_by_one(arrays)
 
-    def _one_by_one(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def _one_by_one(self, arrays: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
         """Run each piece by itself: one that is refused takes the others with it."""
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1

@@ -1,7 +1,11 @@
-"""Read a TFLite file: its metadata and its graph."""
+"""Read a TFLite file: its metadata and its graph.
 
+Packages are imported by the functions that need them, for metadata is read where none of them is installed.
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.formats import Format
@@ -19,8 +23,11 @@ from coordatt_deploy.runtimes.tflite.delegates import gpu, xnnpack
 from coordatt_deploy.runtimes.tflite.vocabulary import VOCABULARY
 from coordatt_deploy.runtimes.vocabulary import Vocabulary
 
+if TYPE_CHECKING:
+    from ai_edge_litert import schema_py_generated as schema
 
-def metadata(path: Path) -> dict[str, Any]:
+
+def metadata(path: Path) -> dict[str, object]:
     """See ``Reader.metadata``."""
     from coordatt_deploy.runtimes.tflite.metadata import read_metadata
 
@@ -36,12 +43,13 @@ def graph(path: Path) -> FileGraph:
     if content[4:8] != b"TFL3":
         raise BundleError(f"{path.name} is no TFLite file: it has no TFL3 mark")
     try:
-        model: Any = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+        model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
         graph = model.subgraphs[0]
-        codes = [_operator_name(schema, code) for code in model.operatorCodes]
+        operator_names = _names(schema.BuiltinOperator)
+        codes = [_operator_name(code, operator_names) for code in model.operatorCodes]
     except Exception as error:  # a damaged FlatBuffer makes the generated reader raise many kinds
         raise BundleError(f"{path.name} cannot be read as TFLite: {error}") from error
-    dtypes = {number: name for name, number in vars(schema.TensorType).items() if not name.startswith("_")}
+    dtypes = _names(schema.TensorType)
     names = [tensor.name.decode() for tensor in graph.tensors]
     tensors = {}
     for name, tensor in zip(names, graph.tensors, strict=True):
@@ -73,9 +81,18 @@ def graph(path: Path) -> FileGraph:
     )
 
 
-def _operator_name(schema: Any, code: Any) -> str:
+def _names(enumeration: type) -> dict[int, str]:
+    """The names in one of the schema's enumerations, by number; the first of those that share one."""
+    found: dict[int, str] = {}
+    for name, number in vars(enumeration).items():
+        if not name.startswith("_"):
+            found.setdefault(number, name)
+    return found
+
+
+def _operator_name(code: "schema.OperatorCodeT", names: Mapping[int, str]) -> str:
     number = max(code.builtinCode, code.deprecatedBuiltinCode)
-    name = next(key for key, value in vars(schema.BuiltinOperator).items() if value == number)
+    name = names[number]
     return f"CUSTOM {code.customCode.decode()}" if name == "CUSTOM" and code.customCode else name
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import flatbuffers
 import numpy as np
@@ -17,7 +17,7 @@ from coordatt_deploy.artifact_specs import Artifact, TensorSpec
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.runtimes.argument_checks import checked, first_line
 from coordatt_deploy.runtimes.submodels import GIVEN
-from coordatt_deploy.runtimes.tflite.runner import dequantized
+from coordatt_deploy.runtimes.tflite.runner import TensorDetail, dequantized
 
 
 def open_pieces(path: Path, artifact: Artifact, tensors: tuple[str, ...]) -> "LitertSubmodels":
@@ -66,7 +66,7 @@ def write_pieces(
     return replace(artifact, inputs=artifact.inputs + described(inputs), outputs=artifact.outputs + described(outputs))
 
 
-def _described(name: str, tensor: Any, shape: tuple[int, ...]) -> TensorSpec:
+def _described(name: str, tensor: schema.TensorT, shape: tuple[int, ...]) -> TensorSpec:
     grid = tensor.quantization
     on_grid = tensor.type == schema.TensorType.INT8 and grid is not None and grid.scale is not None
     return TensorSpec(
@@ -79,7 +79,7 @@ def _described(name: str, tensor: Any, shape: tuple[int, ...]) -> TensorSpec:
     )
 
 
-def cut(model: Any, tensors: tuple[str, ...]) -> tuple[dict[str, int], dict[str, int]]:
+def cut(model: schema.ModelT, tensors: tuple[str, ...]) -> tuple[dict[str, int], dict[str, int]]:
     """Edit *model*: every reader of one of *tensors* reads an input, and all of them are outputs.
 
     Returns:
@@ -115,7 +115,7 @@ class LitertSubmodels:
 
     def __init__(
         self,
-        interpreter: Any,
+        interpreter: Interpreter,
         artifact: Artifact,
         signature: dict[str, int],
         given: dict[str, int],
@@ -126,7 +126,9 @@ class LitertSubmodels:
         self._signature, self._given, self._made = signature, given, made
         self._details = {int(item["index"]): item for item in interpreter.get_tensor_details()}
 
-    def infer(self, feeds: Mapping[str, NDArray[Any]], given: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def infer(
+        self, feeds: Mapping[str, NDArray[np.generic]], given: Mapping[str, NDArray[np.generic]]
+    ) -> dict[str, NDArray[np.generic]]:
         """Run every piece; see ``Pieces.infer``."""
         for name, array in checked(feeds, self._artifact.inputs).items():
             self._interpreter.set_tensor(self._signature[name], array)
@@ -149,12 +151,12 @@ class LitertSubmodels:
         self._interpreter = None
 
 
-def quantized(value: NDArray[Any], detail: Mapping[str, Any]) -> NDArray[Any]:
+def quantized(value: NDArray[np.generic], detail: TensorDetail) -> NDArray[np.generic]:
     """Return *value* in the tensor's own type: ``clip(round(value / scale) + zero_point)`` where it is an integer."""
     dtype = np.dtype(detail["dtype"])
     scale, zero_point = detail["quantization"]
     if np.issubdtype(dtype, np.floating) or not scale:
         return np.ascontiguousarray(value, dtype=dtype)
     limits = np.iinfo(dtype)
-    steps: NDArray[Any] = np.round(np.asarray(value, np.float64) / scale) + zero_point
+    steps = np.round(np.asarray(value, np.float64) / scale) + zero_point
     return np.clip(steps, limits.min, limits.max).astype(dtype)
