@@ -1,8 +1,11 @@
-"""Read a Core ML package: its metadata and its graph."""
+"""Read a Core ML package: its metadata and its graph.
+
+The evaluator, and coremltools with it, is imported by the functions that need it: the format's words need neither.
+"""
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,8 +25,11 @@ from coordatt_deploy.runtimes.file_graph import (
 )
 from coordatt_deploy.runtimes.vocabulary import Vocabulary
 
+if TYPE_CHECKING:
+    from coordatt_deploy.runtimes.coreml.coremltools_import import proto
 
-def metadata(path: Path) -> dict[str, Any]:
+
+def metadata(path: Path) -> dict[str, object]:
     """See ``Reader.metadata``."""
     from coordatt_deploy.runtimes.coreml.evaluator.program import read_model
 
@@ -70,7 +76,7 @@ def graph(path: Path) -> FileGraph:
     )
 
 
-def _declared(tensor: Any) -> tuple[Shape, str]:
+def _declared(tensor: "proto.MIL_pb2.TensorType") -> tuple[Shape, str]:
     from coordatt_deploy.runtimes.coreml.coremltools_import import mil_types
 
     shape = tuple(
@@ -87,7 +93,7 @@ def operators(path: Path) -> OperatorCount:
     return OperatorCount(most_frequent_first(step.operator for step in load(path).steps))
 
 
-def _constant_bytes(operation: Any, shape: Shape, dtype: str) -> int:
+def _constant_bytes(operation: "proto.MIL_pb2.Operation", shape: Shape, dtype: str) -> int:
     """Bytes of a constant in the file; a compressed one has those of its parts."""
     if operation.type == "const":
         return math.prod(size or 1 for size in shape) * _item_bytes(dtype)
@@ -106,7 +112,7 @@ def _item_bytes(dtype: str) -> int:
         return 1
 
 
-def _numbers(operation: Any, key: str, block: Any) -> tuple[int, ...] | None:
+def _numbers(operation: "proto.MIL_pb2.Operation", key: str, block: "proto.MIL_pb2.Block") -> tuple[int, ...] | None:
     """The whole numbers of a constant argument."""
     argument = operation.inputs[key].arguments[0]
     value = argument.value
