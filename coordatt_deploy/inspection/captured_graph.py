@@ -19,7 +19,7 @@ from coordatt_deploy.loading.loaded_model import LoadedModel, capture_source
 def inspect_source(
     source: LoadedModel, subject: str | None = None, arguments: Mapping[str, Any] | None = None
 ) -> Inspection:
-    """Inspect a model that ``intake.resolve`` has built.
+    """Inspect a model that ``loading.load.resolve`` has built.
 
     Args:
         source: The model.

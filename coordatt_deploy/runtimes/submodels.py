@@ -1,4 +1,4 @@
-"""Pieces: an artifact cut apart at the tensors of its layer map, each piece fed with the reference's values.
+"""Submodels: an artifact cut apart at the tensors of its layer map, each piece fed with the reference's values.
 
 A layer that is wrong is told from one that only inherits by what it does with right inputs. All pieces of an artifact
 run at once: every reader of a mapped tensor reads a new input in its place, and every mapped tensor is an output. The

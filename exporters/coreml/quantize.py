@@ -26,6 +26,7 @@ from coordatt_deploy.quantization.ranges import Range, needed
 from coordatt_deploy.quantization.recipes import Mode, Recipe, checked, kept_in_float
 from coordatt_deploy.runtimes.coreml.coremltools_import import coremltools as ct
 from coordatt_deploy.runtimes.coreml.coremltools_import import proto
+from coordatt_deploy.runtimes.coreml.evaluator.program import block_of
 
 # Weights up to this size stay as they are: coremltools' own threshold; small ones save nothing and cost most accuracy.
 FEW_WEIGHTS: Final = 2048
@@ -48,7 +49,7 @@ def integer_operators() -> frozenset[str] | None:
 def activations(source: Path, exported: Exported) -> tuple[str, ...]:
     """Return the names of the tensors whose ranges ``quantize`` needs."""
     with _opened(source) as model:
-        block = _block(model.get_spec())
+        block = block_of(model.get_spec())
         made = {output.name for operation in block.operations for output in operation.outputs}
         constants = {output.name for operation in block.operations if _is_constant(operation)
                      for output in operation.outputs}  # fmt: skip
@@ -67,7 +68,7 @@ def quantize(
     """
     recipe = checked(recipe, Format.COREML)
     with _opened(source) as model, _silent():
-        kept = kept_in_float(recipe.float_layers, exported.layers, _edges(_block(model.get_spec())))
+        kept = kept_in_float(recipe.float_layers, exported.layers, _edges(block_of(model.get_spec())))
         ct.converters.mil.mil.Builder.name_count.clear()
         try:
             if recipe.mode is Mode.STATIC:
@@ -76,7 +77,7 @@ def quantize(
         except Exception as error:
             raise ConversionError(f"coremltools cannot apply {recipe.name}: {error}") from error
         _write(model, recipe, request)
-        layers = _with_factors(exported.layers, _rescaled(_block(model.get_spec())))
+        layers = _with_factors(exported.layers, _rescaled(block_of(model.get_spec())))
     return Exported(exported.inputs, exported.outputs, layers)
 
 
@@ -159,7 +160,7 @@ def _config(chosen: _OperatorConfig, kept: set[str]) -> ct.optimize.coreml.Optim
 
 def _weights_of(model: ct.models.MLModel, kept: set[str]) -> set[str]:
     """Names of the constants that the operations which make the tensors *kept* read."""
-    block = _block(model.get_spec())
+    block = block_of(model.get_spec())
     constants = {output.name for operation in block.operations if _is_constant(operation)
                  for output in operation.outputs}  # fmt: skip
     return {
@@ -187,11 +188,6 @@ def _is_constant(operation: proto.MIL_pb2.Operation) -> bool:
     return bool(operation.type == "const" or operation.type.startswith("constexpr_"))
 
 
-def _block(spec: proto.Model_pb2.Model) -> proto.MIL_pb2.Block:
-    function = spec.mlProgram.functions[spec.description.defaultFunctionName or "main"]
-    return function.block_specializations[function.opset]
-
-
 @contextmanager
 def _opened(source: Path) -> Iterator[ct.models.MLModel]:
     """Open a copy: coremltools' package reader rewrites the manifest of what it opens."""
@@ -200,7 +196,7 @@ def _opened(source: Path) -> Iterator[ct.models.MLModel]:
         shutil.copytree(source, copy)
         file = copy / "Data" / MODEL_FOLDER / "model.mlmodel"
         spec = proto.Model_pb2.Model.FromString(file.read_bytes())
-        _name_relu6(_block(spec))
+        _name_relu6(block_of(spec))
         file.write_bytes(spec.SerializeToString(deterministic=True))
         yield ct.models.MLModel(str(copy), skip_model_load=True)
 

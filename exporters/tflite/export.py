@@ -1,7 +1,7 @@
 """Write TFLite through litert-torch, with images in NHWC and tensors named after the layers they hold.
 
 Every call of the graph is converted inside a module of its own, because the converter names tensors after modules.
-These names lead to the layer map (``tflite_layers``). The file then gets the layers' own names, this project's metadata
+These names lead to the layer map (``layers``). The file then gets the layers' own names, this project's metadata
 and weights aligned to 16 bytes, as the format asks for. Nothing in it depends on the machine or the moment.
 """
 
@@ -33,10 +33,9 @@ from coordatt_deploy.exporters.tflite.layers import MARK, NODE_NAMES, PREFIX, Fo
 from coordatt_deploy.exporters.tflite.uint8_input import add_uint8_input
 from coordatt_deploy.formats import Precision
 from coordatt_deploy.graph.graph import Graph, is_call
+from coordatt_deploy.runtimes.tflite.metadata import IDENTIFIER, METADATA_NAME
 from coordatt_deploy.tensors import axes_to
 
-METADATA_NAME: Final = "coordatt_deploy"  # under which runtimes.tflite_file finds it
-IDENTIFIER: Final = b"TFL3"
 ALIGNMENT: Final = 16  # bytes; schema.fbs asks for it, the converter and the Python bindings do not keep to it
 
 OPERATOR_NAMES: Final = {

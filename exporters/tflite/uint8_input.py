@@ -62,10 +62,10 @@ def add_uint8_input(model: schema.ModelT, name: str) -> None:
 
 
 def remove_uint8_input(model: schema.ModelT, name: str) -> None:
-    """Undo ``take_pixels`` of a float network, in place.
+    """Undo ``add_uint8_input`` of a float network, in place.
 
     Raises:
-        ConversionError: The file does not begin like one that ``take_pixels`` wrote.
+        ConversionError: The file does not begin like one that ``add_uint8_input`` wrote.
     """
     subgraph, entry = model.subgraphs[0], _entry(model, name)
     first, pixels = subgraph.operators[0], int(entry.tensorIndex)

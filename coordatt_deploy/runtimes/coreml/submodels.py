@@ -15,7 +15,7 @@ from coordatt_deploy.runtimes.coreml.runner import program_feeds
 
 
 def open_pieces(path: Path, artifact: Artifact, tensors: tuple[str, ...]) -> "CoreMLSubmodels":
-    """Cut the package at *path* apart at *tensors*; see ``Cutter.open_pieces``."""
+    """Cut the package at *path* apart at *tensors*; see ``SubmodelExtractor.open_pieces``."""
     program = load(path)
     missing = [name for name in tensors if name not in program.names]
     if missing:
@@ -45,7 +45,7 @@ class CoreMLSubmodels:
     def infer(
         self, feeds: Mapping[str, NDArray[np.generic]], given: Mapping[str, NDArray[np.generic]]
     ) -> dict[str, NDArray[np.generic]]:
-        """Run every piece; see ``Pieces.infer``."""
+        """Run every piece; see ``Submodels.infer``."""
         values = program_feeds(self._program.inputs, self._artifact.inputs, feeds) | {
             name: np.asarray(given[name]).astype(self._dtypes[name]) for name in self._tensors if name in self._dtypes
         }

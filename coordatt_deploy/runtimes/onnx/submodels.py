@@ -20,7 +20,7 @@ from coordatt_deploy.runtimes.submodels import GIVEN
 
 
 def open_pieces(path: Path, artifact: Artifact, tensors: tuple[str, ...]) -> "OnnxSubmodels":
-    """Cut the file at *path* apart at *tensors*; see ``Cutter.open_pieces``."""
+    """Cut the file at *path* apart at *tensors*; see ``SubmodelExtractor.open_pieces``."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.use_deterministic_compute = True
@@ -36,7 +36,7 @@ def open_pieces(path: Path, artifact: Artifact, tensors: tuple[str, ...]) -> "On
 def write_pieces(
     path: Path, artifact: Artifact, tensors: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]], target: Path
 ) -> Artifact:
-    """Write the file at *path* cut apart; see ``Cutter.write_pieces``."""
+    """Write the file at *path* cut apart; see ``SubmodelExtractor.write_pieces``."""
     model = cut(onnx.load(path), tensors)
     own = {spec.name for spec in artifact.inputs}
     given = tuple(
@@ -116,7 +116,7 @@ class OnnxSubmodels:
     def infer(
         self, feeds: Mapping[str, NDArray[np.generic]], given: Mapping[str, NDArray[np.generic]]
     ) -> dict[str, NDArray[np.generic]]:
-        """Run every piece; see ``Pieces.infer``."""
+        """Run every piece; see ``Submodels.infer``."""
         arrays = dict(checked(feeds, self._artifact.inputs))
         for name in self._given:
             arrays[name] = np.ascontiguousarray(given[name.removesuffix(GIVEN)], dtype=np.float32)

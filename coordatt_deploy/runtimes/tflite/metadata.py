@@ -24,7 +24,7 @@ BUFFER_DATA: Final = 0
 
 
 def read_metadata(path: Path) -> dict[str, object]:
-    """Return what the exporter wrote into the file: preprocessing, labels, provenance (``specs.metadata``).
+    """Return what the exporter wrote into the file: preprocessing, labels, provenance (``artifact_specs.metadata``).
 
     Raises:
         BundleError: The file is missing, no TFLite file, damaged, or not written by this project.

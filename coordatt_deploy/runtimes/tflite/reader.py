@@ -20,6 +20,7 @@ from coordatt_deploy.runtimes.file_graph import (
     spec_of,
 )
 from coordatt_deploy.runtimes.tflite.delegates import gpu, xnnpack
+from coordatt_deploy.runtimes.tflite.metadata import IDENTIFIER, read_metadata
 from coordatt_deploy.runtimes.tflite.vocabulary import VOCABULARY
 from coordatt_deploy.runtimes.vocabulary import Vocabulary
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 def metadata(path: Path) -> dict[str, object]:
     """See ``Reader.metadata``."""
-    from coordatt_deploy.runtimes.tflite.metadata import read_metadata
-
     return read_metadata(path)
 
 
@@ -40,7 +39,7 @@ def graph(path: Path) -> FileGraph:
     from ai_edge_litert import schema_py_generated as schema
 
     content = path.read_bytes()
-    if content[4:8] != b"TFL3":
+    if content[4:8] != IDENTIFIER:
         raise BundleError(f"{path.name} is no TFLite file: it has no TFL3 mark")
     try:
         model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))

@@ -17,17 +17,18 @@ from coordatt_deploy.artifact_specs import Artifact, TensorSpec
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.runtimes.argument_checks import checked, first_line
 from coordatt_deploy.runtimes.submodels import GIVEN
+from coordatt_deploy.runtimes.tflite.metadata import IDENTIFIER
 from coordatt_deploy.runtimes.tflite.runner import TensorDetail, dequantized
 
 
 def open_pieces(path: Path, artifact: Artifact, tensors: tuple[str, ...]) -> "LitertSubmodels":
-    """Cut the file at *path* apart at *tensors*; see ``Cutter.open_pieces``."""
+    """Cut the file at *path* apart at *tensors*; see ``SubmodelExtractor.open_pieces``."""
     try:
         model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
         signature = {item.name.decode(): item.tensorIndex for item in model.signatureDefs[0].inputs}
         given, made = cut(model, tensors)
         builder = flatbuffers.Builder(1 << 20)
-        builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+        builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
         interpreter = Interpreter(model_content=bytes(builder.Output()), num_threads=1)
         interpreter.allocate_tensors()
     except BundleError:
@@ -40,7 +41,7 @@ def open_pieces(path: Path, artifact: Artifact, tensors: tuple[str, ...]) -> "Li
 def write_pieces(
     path: Path, artifact: Artifact, tensors: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]], target: Path
 ) -> Artifact:
-    """Write the file at *path* cut apart; see ``Cutter.write_pieces``."""
+    """Write the file at *path* cut apart; see ``SubmodelExtractor.write_pieces``."""
     model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
     (signature,) = model.signatureDefs
     given, made = cut(model, tensors)
@@ -55,7 +56,7 @@ def write_pieces(
             entries.append(entry)
     model.signatureDefs = [signature]
     builder = flatbuffers.Builder(1 << 20)
-    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
     target.write_bytes(bytes(builder.Output()))
 
     def described(named: Mapping[str, int]) -> tuple[TensorSpec, ...]:
@@ -129,7 +130,7 @@ class LitertSubmodels:
     def infer(
         self, feeds: Mapping[str, NDArray[np.generic]], given: Mapping[str, NDArray[np.generic]]
     ) -> dict[str, NDArray[np.generic]]:
-        """Run every piece; see ``Pieces.infer``."""
+        """Run every piece; see ``Submodels.infer``."""
         for name, array in checked(feeds, self._artifact.inputs).items():
             self._interpreter.set_tensor(self._signature[name], array)
         for name, index in self._given.items():

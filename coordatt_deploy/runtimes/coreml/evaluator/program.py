@@ -6,7 +6,7 @@ operator's result); the arithmetic is this project's own.
 
 fp32 programs compute in float32. fp16 programs *store* fp16: each operator computes in float32 (so sums accumulate in
 float32), and its result is rounded to fp16, where what is too large becomes infinite. Between operators such values
-stay in float32 arrays, rounded (``half``); only what is asked for becomes float16. The package is never written to:
+stay in float32 arrays, rounded (``float16``); only what is asked for becomes float16. The package is never written to:
 coremltools' own package reader rewrites the manifest of whatever it opens, so it is not used here.
 """
 
