@@ -92,9 +92,9 @@ def _jobs(bundle: Bundle, plan: QuantizePlan, stages: Stages) -> tuple[list[Job]
         names = ", ".join(recipe.name for recipe in plan.recipes)
         raise UsageError(f"layers are ranked for one static recipe, such as static_wi8_ai8; got {names}")
     manifest = bundle.manifest
-    present = [kind for kind in Format if any(item.format is kind for item in manifest.artifacts)]
+    present = [name for name in Format if any(item.format is name for item in manifest.artifacts)]
     pairs = plan.pairs(present or tuple(Format))
-    need_converters(kind for kind, _ in pairs)
+    need_converters(file_format for file_format, _ in pairs)
     if not (bundle.root / "reference" / "graph.json").exists():
         raise MissingDependencyError(f"{bundle.root} has no reference/ to quantize from; build it again")
     torch.set_num_threads(1)
