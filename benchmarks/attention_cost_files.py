@@ -29,7 +29,8 @@ from coordatt_deploy.data.calibration import CalibrationSet
 from coordatt_deploy.exporters import ExportRequest, exporter
 from coordatt_deploy.formats import Format, Precision, TargetCpu
 from coordatt_deploy.graph.capture import capture
-from coordatt_deploy.graph.lowering.lower import lower, target_of
+from coordatt_deploy.graph.lowering.lower import lower
+from coordatt_deploy.graph.lowering.target import target_of
 from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
 from coordatt_deploy.logs import captured, log_folder
 from coordatt_deploy.models import create_model

@@ -1,18 +1,20 @@
 """The modules of a format, found by name: ``exporters/<format>/<role>.py`` and ``runtimes/<format>/<role>.py``."""
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 
 from coordatt_deploy.errors import MissingDependencyError
-from coordatt_deploy.formats import FORMATS, Format
+from coordatt_deploy.formats import FORMATS, TORCH_EXTRA, Format
 
 
 class Role(enum.StrEnum):
     """What a module of a format does; the value is its path below the package, with the format's name to fill in."""
 
+    LOWERING = "exporters.{}.lowering"
     EXPORT = "exporters.{}.export"
     QUANTIZE = "exporters.{}.quantize"
     RUNNER = "runtimes.{}.runner"
@@ -21,6 +23,7 @@ class Role(enum.StrEnum):
 
 
 _DOING = {
+    Role.LOWERING: "lowering for {}",
     Role.EXPORT: "exporting to {}",
     Role.QUANTIZE: "quantizing {}",
     Role.RUNNER: "opening {} artifacts",
@@ -35,16 +38,31 @@ def load(file_format: Format, role: Role) -> ModuleType:
     Raises:
         MissingDependencyError: A package that it needs is not installed; the text holds the line that installs it.
     """
-    try:
+    extra = FORMATS[file_format].runtime_extra if role is Role.RUNNER else file_format
+    with needing(_DOING[role].format(file_format), extra):
         return import_module(f"coordatt_deploy.{role.format(file_format)}")
+
+
+@contextmanager
+def needing(doing: str, extra: str) -> Iterator[None]:
+    """Name the extra to install where a package is missing from what is done inside.
+
+    Args:
+        doing: What cannot be done without, e.g. ``reading onnx files``.
+        extra: The pip extra that brings it.
+
+    Raises:
+        MissingDependencyError: A package is not installed; the text holds the line that installs it.
+    """
+    try:
+        yield
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("coordatt_deploy"):
             raise
-        extra = FORMATS[file_format].runtime_extra if role is Role.RUNNER else file_format
-        raise missing(_DOING[role].format(file_format), error.name, extra) from error
+        raise not_installed(doing, error.name, extra) from error
 
 
-def missing(doing: str, package: str | None, extra: str) -> MissingDependencyError:
+def not_installed(doing: str, package: str | None, extra: str) -> MissingDependencyError:
     """Return the error of a package that is not installed, with the line that installs it."""
     return MissingDependencyError(
         f"{doing} needs {package}, which is not installed; run: pip install 'coordatt-deploy[{extra}]'"
@@ -58,7 +76,7 @@ def need(package: str, extra: str) -> None:
         MissingDependencyError: It is not installed; the text holds the line that installs it.
     """
     if find_spec(package) is None:
-        raise missing("this", package, extra)
+        raise not_installed("this", package, extra)
 
 
 def need_converters(formats: Iterable[Format]) -> None:
@@ -67,6 +85,6 @@ def need_converters(formats: Iterable[Format]) -> None:
     Raises:
         MissingDependencyError: See ``need``.
     """
-    need("torch", Format.ONNX)
+    need("torch", TORCH_EXTRA)
     for file_format in dict.fromkeys(formats):
         need(FORMATS[file_format].converter, file_format)

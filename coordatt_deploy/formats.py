@@ -60,6 +60,23 @@ class IoType(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Package:
+    """A Python package that a part of the work needs.
+
+    Attributes:
+        module: The name that it is imported by.
+        distribution: The name that it is installed by.
+        purpose: What it is needed for.
+        extra: The pip extra that brings it.
+    """
+
+    module: str
+    distribution: str
+    purpose: str
+    extra: str
+
+
+@dataclass(frozen=True, slots=True)
 class FormatFacts:
     """What is known of a format.
 
@@ -68,7 +85,8 @@ class FormatFacts:
         suffix: Of its files, or of its folders.
         converter: The Python package that exporting needs, as it is imported.
         runtime_extra: The pip extra with what opens its files.
-        runtime_packages: Distributions that open its files; the first one that is installed does.
+        runtimes: Distributions that open its files, each the predecessor of the one before it.
+        packages: Everything that can have a hand in its files, in the order in which versions are listed.
         precisions: What its exporter writes; every other precision is a recipe of quantization.
         recipes: Names of the recipes that it can express.
             Its int8 default comes first.
@@ -76,24 +94,29 @@ class FormatFacts:
         io_types: Types that inputs and outputs of its quantized files can have; the first is the default.
         quantized_from: Precision of the float artifact that recipes start from.
         per_cpu: Whether there is a file for each CPU family.
-        dynamic_sizes: Whether height and width can be dynamic.
         conversion_seconds: Of a MobileNetV2, roughly: the slowest is started first, so that it does not run alone.
         runs_only_on: The systems that alone have its runtime, in words; None where Linux has it, on ARM boards as well.
+        fixed_size_because: Why height and width cannot be dynamic; None where they can.
+        native_systems: How the names of the systems begin that have its real runtime, in lower case; empty for all.
+        elsewhere: What is done with its files on other systems.
     """
 
     title: str
     suffix: str
     converter: str
     runtime_extra: str
-    runtime_packages: tuple[str, ...]
+    runtimes: tuple[str, ...]
+    packages: tuple[Package, ...]
     precisions: tuple[Precision, ...]
     recipes: tuple[str, ...]
     precision_recipes: Mapping[Precision, str]
     io_types: tuple[IoType, ...]
     quantized_from: Precision
     per_cpu: bool
-    dynamic_sizes: bool
     conversion_seconds: int
+    fixed_size_because: str | None = None
+    native_systems: tuple[str, ...] = ()
+    elsewhere: str = ""
     runs_only_on: str | None = None
 
 
@@ -103,7 +126,12 @@ FORMATS: Final[Mapping[Format, FormatFacts]] = {
         suffix=".tflite",
         converter="litert_torch",
         runtime_extra="runtime",
-        runtime_packages=("ai-edge-litert", "tflite-runtime"),
+        runtimes=("ai-edge-litert", "tflite-runtime"),
+        packages=(
+            Package("litert_torch", "litert-torch", "TFLite export", "tflite"),
+            Package("ai_edge_litert", "ai-edge-litert", "running TFLite", "runtime"),
+            Package("ai_edge_quantizer", "ai-edge-quantizer", "TFLite quantization", "tflite"),
+        ),
         precisions=(Precision.FP32,),
         recipes=(
             "static_wi8_ai8", "static_wi8_ai16", "dynamic_wi8_afp32", "weight_only_wi8_afp32",
@@ -113,22 +141,27 @@ FORMATS: Final[Mapping[Format, FormatFacts]] = {
         io_types=(IoType.INT8, IoType.FP32),
         quantized_from=Precision.FP32,
         per_cpu=False,
-        dynamic_sizes=False,
         conversion_seconds=20,
+        fixed_size_because="the memory of every tensor is planned when the file is written",
     ),
     Format.ONNX: FormatFacts(
         title="ONNX",
         suffix=".onnx",
         converter="onnx",
         runtime_extra="runtime",
-        runtime_packages=("onnxruntime",),
+        runtimes=("onnxruntime",),
+        packages=(
+            Package("onnx", "onnx", "ONNX export", "onnx"),
+            Package("onnxscript", "onnxscript", "ONNX export", "onnx"),
+            Package("onnxsim", "onnxsim", "ONNX export", "onnx"),
+            Package("onnxruntime", "onnxruntime", "running ONNX", "runtime"),
+        ),
         precisions=(Precision.FP32,),
         recipes=("static_wi8_ai8", "weight_only_wi8_afp32"),
         precision_recipes={Precision.INT8: "static_wi8_ai8"},
         io_types=(IoType.FP32, IoType.INT8),
         quantized_from=Precision.FP32,
         per_cpu=True,
-        dynamic_sizes=True,
         conversion_seconds=5,
     ),
     Format.COREML: FormatFacts(
@@ -136,18 +169,24 @@ FORMATS: Final[Mapping[Format, FormatFacts]] = {
         suffix=".mlpackage",
         converter="coremltools",
         runtime_extra="coreml",
-        runtime_packages=("coremltools",),
+        runtimes=("coremltools",),
+        packages=(Package("coremltools", "coremltools", "Core ML export, ML Program evaluator", "coreml"),),
         precisions=(Precision.FP32, Precision.FP16),
         recipes=("static_wi8_ai8", "weight_only_wi8", "palettized_w8", "palettized_w6", "palettized_w4"),
         precision_recipes={Precision.INT8: "static_wi8_ai8"},
         io_types=(IoType.FP32,),
         quantized_from=Precision.FP16,
         per_cpu=False,
-        dynamic_sizes=True,
         conversion_seconds=10,
+        native_systems=("darwin", "macos"),
+        elsewhere="are evaluated from the saved ML Program here; the real runtime needs macOS",
         runs_only_on="Apple's systems",
     ),
 }  # fmt: skip
+
+
+# The extra that is named where torch itself is missing: the smallest that brings it.
+TORCH_EXTRA: Final = Format.ONNX.value
 
 
 def facts(file_format: Format) -> FormatFacts:

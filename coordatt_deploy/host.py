@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from coordatt_deploy import __version__
+from coordatt_deploy.formats import FORMATS, Format
 
 ROOT: Final = Path("/")
 # The features that decide which kernels ONNX Runtime and XNNPACK pick, by the names Linux gives them in /proc/cpuinfo:
@@ -64,15 +65,14 @@ ARM_CORES: Final = {
 }  # fmt: skip
 
 # What took part in a measurement, if it is installed.
-PACKAGES: Final = ("coordatt-deploy", "numpy", "onnxruntime", "ai-edge-litert", "tflite-runtime", "coremltools")
+PACKAGES: Final = (
+    "coordatt-deploy",
+    "numpy",
+    *(name for file_format in Format for name in FORMATS[file_format].runtimes),
+)
+
 
 # What can have a hand in an artifact or a figure.
-TOOLS: Final = (
-    "torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "litert-torch", "ai-edge-litert", "ai-edge-quantizer",
-    "coremltools", "numpy", "Pillow",
-)  # fmt: skip
-
-
 @dataclass(frozen=True, slots=True)
 class HostState:
     """What changes while one measures; the difference of two states says who else was at work.
@@ -368,6 +368,14 @@ def _sysctl() -> str:
 def _sysctl_int(text: str, key: str) -> int | None:
     value = dict(_fields(text)).get(key)
     return int(value) if value else None
+
+
+TOOLS: Final = (
+    "torch",
+    *(package.distribution for file_format in Format for package in FORMATS[file_format].packages),
+    "numpy",
+    "Pillow",
+)
 
 
 def tool_versions() -> dict[str, str]:

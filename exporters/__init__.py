@@ -6,7 +6,7 @@ if __name__ != "coordatt_deploy.exporters":
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec, TensorSpec
 from coordatt_deploy.files import sha256, size_bytes
@@ -20,13 +20,16 @@ if TYPE_CHECKING:
     from coordatt_deploy.graph.graph import Graph
 
 
+EIGHT_BITS: Final = 127  # greatest level of an int8 weight: -128 is left out, so that both signs reach as far
+
+
 @dataclass(frozen=True, slots=True)
 class ExportRequest:
     """What to write and where.
 
     Attributes:
         spec: Goes into the artifact's metadata: preprocessing, labels, provenance.
-        path: The file (or ``.mlpackage`` folder) to write; its parent exists.
+        path: The file (or folder, where the format is one) to write; its parent exists.
         target_cpu: The CPU family whose form the graph already has; for the metadata. None where forms do not differ.
     """
 
@@ -83,6 +86,15 @@ class Exporter(Protocol):
 
 class Quantizer(Protocol):
     """What ``exporters/<format>/quantize.py`` offers: a stage on the float artifact that an exporter wrote."""
+
+    def weight_levels(self, target_cpu: TargetCpu | None) -> int:
+        """Return the greatest level of an int8 weight in a file for *target_cpu*; ``EIGHT_BITS`` nearly everywhere."""
+
+    def integer_operators(self) -> frozenset[str] | None:
+        """Return the operators of a graph that static recipes compute in integers, beyond data that only moves.
+
+        None stands for all of them.
+        """
 
     def activations(self, source: Path, exported: Exported) -> tuple[str, ...]:
         """Return the names of the tensors in the float artifact at *source* whose ranges a static recipe needs."""

@@ -92,9 +92,10 @@ def _inspected(subject: str, options: InspectOptions) -> "Inspection | BundleIns
 def _inspected_model(subject: str, options: InspectOptions) -> "Inspection":
     # When the options are right, what does the work: see coordatt_deploy.cli.
     from coordatt_deploy.format_modules import need
+    from coordatt_deploy.formats import TORCH_EXTRA
     from coordatt_deploy.loading.model_request import ModelRequest
 
-    need("torch", "onnx")
+    need("torch", TORCH_EXTRA)
     if options.input_size is not None:
         check_size(options.input_size)
     request = ModelRequest(

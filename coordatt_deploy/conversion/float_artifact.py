@@ -57,7 +57,8 @@ def convert(job: FloatJob) -> FloatArtifact:
         import torch
 
         from coordatt_deploy.exporters import ExportRequest, exporter
-        from coordatt_deploy.graph.lowering.lower import lower, target_of
+        from coordatt_deploy.graph.lowering.lower import lower
+        from coordatt_deploy.graph.lowering.target import target_of
         from coordatt_deploy.graph.saved_graph import load_graph
 
         torch.set_num_threads(1)

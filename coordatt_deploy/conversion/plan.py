@@ -148,7 +148,7 @@ class QuantizePlan:
             if not kinds:
                 able = ", ".join(kind for kind, row in FORMATS.items() if recipe.base in row.recipes)
                 if not able:
-                    checked(recipe, Format.TFLITE)  # says why
+                    checked(recipe, next(iter(FORMATS)))  # says why
                 raise UsageError(f"{recipe.name} is for {able}; name one with --format")
             for kind in dict.fromkeys(kinds):
                 checked(recipe, kind)

@@ -21,13 +21,14 @@ from coordatt_deploy.errors import ConversionError, UsageError
 from coordatt_deploy.exporters import Exported, ExportRequest, exporter, quantizer
 from coordatt_deploy.formats import FORMATS, Format, TargetCpu
 from coordatt_deploy.graph.graph import Graph
-from coordatt_deploy.graph.lowering.lower import lower, target_of
+from coordatt_deploy.graph.lowering.lower import lower
+from coordatt_deploy.graph.lowering.target import target_of
 from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
 from coordatt_deploy.graph.passes.input_normalisation import fold_normalisation, is_baked
 from coordatt_deploy.manifest import EqualiseReport, LoweringReport, RoundingReport
 from coordatt_deploy.quantization.equalise import equalise
 from coordatt_deploy.quantization.ranges import Range, input_range, measure
-from coordatt_deploy.quantization.recipes import Recipe, precision_of, weight_levels
+from coordatt_deploy.quantization.recipes import Recipe, precision_of
 from coordatt_deploy.quantization.rounding import round_weights
 from coordatt_deploy.runtimes import runtime
 from coordatt_deploy.tensors import encode
@@ -94,7 +95,7 @@ def prepare(
             data,
             method=recipe.ranges,
             activations=recipe.activations == "int8",  # finer ones add no noise worth looking at
-            levels=weight_levels(kind, target_cpu),
+            levels=quantizer(kind).weight_levels(target_cpu),
             float_layers=frozenset(recipe.float_layers),
         )
     request = ExportRequest(spec, FORMATS[kind].quantized_from, folder / f"float{FORMATS[kind].suffix}", target_cpu)

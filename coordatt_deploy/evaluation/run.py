@@ -30,7 +30,7 @@ from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.host import available_cores, describe
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.run_records import NotRun, accumulated, begin_session
-from coordatt_deploy.runtimes.onnx.saturation import saturation_warning
+from coordatt_deploy.runtimes.reader import host_warning
 
 CHANCE: Final = 2.0  # times the accuracy of a guess: below it, labels or preprocessing are likely not the model's
 EXAMPLES: Final = 100  # images from which on such a low accuracy is no accident
@@ -138,7 +138,7 @@ def evaluate(
         {}
         if machine is None
         else {
-            artifact.path: saturation_warning(bundle.path(artifact.path), artifact, machine) for artifact in artifacts
+            artifact.path: host_warning(bundle.path(artifact.path), artifact.format, machine) for artifact in artifacts
         }
     )
     judged = judge(subjects, answers, dataset, classes, max_drop, warnings)

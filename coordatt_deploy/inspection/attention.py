@@ -9,21 +9,9 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from coordatt_deploy.formats import Format
 from coordatt_deploy.runtimes.file_graph import FileGraph, Node
+from coordatt_deploy.runtimes.reader import reader
 
-_PRODUCTS: Final = frozenset({"Mul", "MUL", "mul"})
-# Change how a gate lies or copy it along an axis, and nothing else.
-_CARRIERS: Final = frozenset({
-    "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Tile", "Resize", "Identity", "Cast", "Flatten",
-    "RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "BROADCAST_TO", "TILE", "RESIZE_NEAREST_NEIGHBOR", "QUANTIZE",
-    "DEQUANTIZE", "reshape", "transpose", "squeeze", "expand_dims", "tile", "cast", "upsample_nearest_neighbor",
-    "resize_nearest_neighbor", "resize", "QuantizeLinear", "DequantizeLinear",
-})  # fmt: skip
-_GATES: Final = frozenset({
-    "Sigmoid", "HardSigmoid", "LOGISTIC", "sigmoid", "sigmoid_hard", "Clip", "clip", "RELU6", "relu6", "Mul", "MUL",
-    "mul", "Div", "DIV", "RELU_0_TO_1", "MINIMUM", "Min", "FusedConv", "CONV_2D", "Conv",
-})  # fmt: skip
 DYNAMIC: Final = 997  # stands for a dynamic size: no other size is taken for it
 
 
@@ -62,6 +50,7 @@ def find_blocks(graph: FileGraph) -> tuple[FoundBlock, ...]:
 class _Search:
     def __init__(self, graph: FileGraph) -> None:
         self.graph = graph
+        self.words = reader(graph.format).vocabulary()
         self.maker = {name: node for node in graph.nodes for name in node.outputs}
         self.position = {name: index for index, node in enumerate(graph.nodes) for name in node.outputs}
         self.users: dict[str, list[Node]] = {}
@@ -86,7 +75,7 @@ class _Search:
 
     def _gated(self, node: Node) -> tuple[str, tuple[_Gate, ...]] | None:
         """Read *node* as the product of a feature map and a gate, or two gates that were multiplied first."""
-        if node.operator not in _PRODUCTS or len(node.inputs) < 2:
+        if node.operator not in self.words.products or len(node.inputs) < 2:
             return None
         sides = node.inputs[:2]
         if any(self.graph.is_weight(name) for name in sides) or len(self._shape(node.outputs[0])) != 4:
@@ -104,7 +93,7 @@ class _Search:
         if gate is not None:
             return (gate,)
         node = self.maker.get(name)
-        if node is None or node.operator not in _PRODUCTS or self._shape(name) != full:
+        if node is None or node.operator not in self.words.products or self._shape(name) != full:
             return ()
         parts = tuple(self._gate(side, full) for side in node.inputs[:2])
         return tuple(part for part in parts if part is not None) if None not in parts else ()
@@ -120,10 +109,11 @@ class _Search:
                 )
                 spread = reduced or spread
             node = self.maker.get(name)
-            if node is None or node.operator not in _CARRIERS:
+            if node is None or node.operator not in self.words.carriers:
                 break
             name = node.inputs[0]
-        if not spread or node is None or node.operator not in _GATES or math.prod(self._shape(name)) >= math.prod(full):
+        made_like_a_gate = node is not None and node.operator in self.words.gates
+        if not spread or not made_like_a_gate or math.prod(self._shape(name)) >= math.prod(full):
             return None
         return _Gate(name, spread)
 
@@ -133,7 +123,7 @@ class _Search:
         above = [feature]
         while above:
             node = self.maker.get(above.pop())
-            if node is None or node.operator not in _PRODUCTS | _CARRIERS:
+            if node is None or node.operator not in self.words.products | self.words.carriers:
                 continue
             # A gate that Resize has spread is as large as the map: both sides are followed.
             sizes = {name: math.prod(self._shape(name)) for name in node.inputs[:2]}
@@ -154,7 +144,7 @@ class _Search:
     def _block(self, output: str, gates: tuple[_Gate, ...]) -> FoundBlock | None:
         spreads = {gate.spread for gate in gates}
         axes = frozenset().union(*spreads)
-        usual = 1 if self.graph.format is not Format.TFLITE else 3
+        usual = self.words.channel_axis
         channel = next(iter({1, 2, 3} - axes), usual) if len(axes) == 2 else usual
         height, width = (self._size(output, axis) for axis in (1, 2, 3) if axis != channel)
         channels = self._size(output, channel) or 0

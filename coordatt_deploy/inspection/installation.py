@@ -5,20 +5,22 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Final
 
+from coordatt_deploy.formats import FORMATS, TORCH_EXTRA, Format, FormatFacts, Package
 from coordatt_deploy.host import Host, describe
 
-# Import name, distribution, what it is for, and the extra that brings it.
-PARTS: Final = (
-    ("torch", "torch", "capture, fold, reference", "onnx"),
-    ("onnx", "onnx", "ONNX export", "onnx"),
-    ("onnxscript", "onnxscript", "ONNX export", "onnx"),
-    ("onnxsim", "onnxsim", "ONNX export", "onnx"),
-    ("onnxruntime", "onnxruntime", "running ONNX", "runtime"),
-    ("litert_torch", "litert-torch", "TFLite export", "tflite"),
-    ("ai_edge_quantizer", "ai-edge-quantizer", "TFLite quantization", "tflite"),
-    ("ai_edge_litert", "ai-edge-litert", "running TFLite", "runtime"),
-    ("coremltools", "coremltools", "Core ML export, ML Program evaluator", "coreml"),
-    ("sklearn", "scikit-learn", "training the embedded default", "all"),
+# What serves every format stands first and last; between them each format's converters, then its runtime.
+REFERENCE: Final = Package("torch", "torch", "capture, fold, reference", TORCH_EXTRA)
+TRAINING: Final = Package("sklearn", "scikit-learn", "training the embedded default", "all")
+
+
+def _converters_first(row: FormatFacts) -> list[Package]:
+    return sorted(row.packages, key=lambda package: package.extra == row.runtime_extra)
+
+
+PACKAGES: Final = (
+    REFERENCE,
+    *(package for file_format in Format for package in _converters_first(FORMATS[file_format])),
+    TRAINING,
 )
 
 
@@ -49,14 +51,14 @@ class Findings:
 def examine() -> Findings:
     """Look, without importing any framework."""
     parts = []
-    for module, name, purpose, extra in PARTS:
+    for package in PACKAGES:
         try:
-            found = version(name) if find_spec(module) is not None else None
+            found = version(package.distribution) if find_spec(package.module) is not None else None
         except PackageNotFoundError:
             found = "unknown"
-        parts.append(Part(name, purpose, found, None if found else f"pip install 'coordatt-deploy[{extra}]'"))
+        remedy = None if found else f"pip install 'coordatt-deploy[{package.extra}]'"
+        parts.append(Part(package.distribution, package.purpose, found, remedy))
     host = describe()
-    notes = []
-    if not host.os.lower().startswith(("darwin", "macos")):
-        notes.append("Core ML artifacts are evaluated from the saved ML Program here; the real runtime needs macOS")
-    return Findings(host, tuple(parts), tuple(notes))
+    rows = (FORMATS[file_format] for file_format in Format)
+    foreign = (row for row in rows if row.native_systems and not host.os.lower().startswith(row.native_systems))
+    return Findings(host, tuple(parts), tuple(f"{row.title} artifacts {row.elsewhere}" for row in foreign))

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from coordatt_deploy.artifact_specs import TensorSpec
 from coordatt_deploy.documents import to_json
-from coordatt_deploy.inspection.delegates import Delegate
+from coordatt_deploy.runtimes.delegate import Delegate
 
 SHOWN: Final = 10  # layers in the list of the largest
 

@@ -1,6 +1,6 @@
 """What a model, an artifact or a bundle is made of, and what will trouble it on a phone. Nothing is executed.
 
-A file is read as the graph it holds (``artifact_graph``); a model as the graph it is captured as (``model_inspection``,
+A file is read as the graph it holds (``runtimes.reader``); a model as the graph it is captured as (``captured_graph``,
 which needs torch). The answer has the same keys for both.
 """
 
@@ -14,11 +14,11 @@ from coordatt_deploy.files import size_bytes
 from coordatt_deploy.formats import format_of
 from coordatt_deploy.inspection import file_macs
 from coordatt_deploy.inspection.attention import find_blocks
-from coordatt_deploy.inspection.delegates import delegates
 from coordatt_deploy.inspection.result import Block, BundleInspection, Inspection, LayerSize, largest
 from coordatt_deploy.layer_map import LayerMap
 from coordatt_deploy.manifest import MANIFEST
-from coordatt_deploy.runtimes.file_graph import FileGraph, read_artifact
+from coordatt_deploy.runtimes.file_graph import FileGraph
+from coordatt_deploy.runtimes.reader import delegates, read_artifact
 
 
 def inspect_artifact(path: Path) -> Inspection:
@@ -127,7 +127,6 @@ def _largest(graph: FileGraph, names: Mapping[str, str]) -> tuple[LayerSize, ...
         seen.update(weights)
         total = sum(graph.tensors[name].bytes or 0 for name in weights)
         output = node.outputs[0] if node.outputs else ""
-        rule = file_macs.WORK.get(node.operator)
-        spent = 0 if rule is None else rule[1](graph, node)
+        spent = file_macs.node_macs(graph, node)
         sizes.append(LayerSize(names.get(output, output), node.operator, total, spent))
     return largest(sizes)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from coordatt_deploy.errors import UsageError
-from coordatt_deploy.formats import Format
+from coordatt_deploy.formats import FORMATS, Format
 
 LARGEST: Final = 4096  # pixels: one float32 image of this size is 200 MB, and an activation of the first stage 1 GB
 STEP: Final = 32  # the total stride of the usual backbones; sizes that are suggested are multiples of it
@@ -85,21 +85,23 @@ def formats_for_dynamic(
     Args:
         bounds: Of the dynamic size.
         formats: The formats to export.
-        asked: Whether the user named them; otherwise they are the default, and TFLite is left out with a note.
+        asked: Whether the user named them; otherwise they are the default, and those whose files have one size are left
+            out with a note.
 
     Raises:
-        UsageError: The user asked for TFLite, or nothing else is left.
+        UsageError: The user asked for a format whose files have one size, or no other is left.
     """
-    kept = tuple(kind for kind in formats if kind is not Format.TFLITE)
-    if len(kept) == len(formats):
+    fixed = dict.fromkeys(name for name in formats if FORMATS[name].fixed_size_because is not None)
+    kept = tuple(name for name in formats if FORMATS[name].fixed_size_because is None)
+    if not fixed:
         return kept, None
     sizes = " ".join(f"--input-size {size}" for size in fixed_sizes(bounds))
-    text = (
-        "TFLite files have one input size: the memory of every tensor is planned when the file is written;"
-        f" export fixed sizes instead, one bundle each: {sizes.replace(' --', ', --')}"
-    )
+    rows = [FORMATS[file_format] for file_format in fixed]
+    why = "; ".join(f"{row.title} files have one input size: {row.fixed_size_because}" for row in rows)
+    text = f"{why}; export fixed sizes instead, one bundle each: {sizes.replace(' --', ', --')}"
     if asked or not kept:
-        raise UsageError(f"{text}; and name the others with --format onnx --format coreml")
+        others = [name for name in Format if FORMATS[name].fixed_size_because is None]
+        raise UsageError(f"{text}; and name the others with {' '.join(f'--format {name}' for name in others)}")
     return kept, text
 
 

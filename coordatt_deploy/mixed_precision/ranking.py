@@ -24,6 +24,7 @@ from coordatt_deploy.conversion.quantized_artifact import prepare as prepare_art
 from coordatt_deploy.data.calibration import CalibrationSet
 from coordatt_deploy.documents import dump
 from coordatt_deploy.errors import MissingDependencyError, UsageError
+from coordatt_deploy.exporters import quantizer
 from coordatt_deploy.format_modules import need_converters
 from coordatt_deploy.formats import Format
 from coordatt_deploy.graph.execution import prepare
@@ -34,8 +35,8 @@ from coordatt_deploy.metrics import sqnr_db_of_energies
 from coordatt_deploy.mixed_precision.result import FormatSensitivity, LayerCostRecord, Sensitivity
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.ranges import Range
-from coordatt_deploy.quantization.recipes import Mode, weight_levels
-from coordatt_deploy.quantization.sensitivity import INTEGER, LayerCost, affordable, rank, units
+from coordatt_deploy.quantization.recipes import Mode
+from coordatt_deploy.quantization.sensitivity import LayerCost, affordable, rank, units
 from coordatt_deploy.runtimes import runtime
 from coordatt_deploy.tensors import decode, encode
 
@@ -92,9 +93,9 @@ def _jobs(bundle: Bundle, plan: QuantizePlan, stages: Stages) -> tuple[list[Job]
         names = ", ".join(recipe.name for recipe in plan.recipes)
         raise UsageError(f"layers are ranked for one static recipe, such as static_wi8_ai8; got {names}")
     manifest = bundle.manifest
-    present = [kind for kind in Format if any(item.format is kind for item in manifest.artifacts)]
+    present = [name for name in Format if any(item.format is name for item in manifest.artifacts)]
     pairs = plan.pairs(present or tuple(Format))
-    need_converters(kind for kind, _ in pairs)
+    need_converters(file_format for file_format, _ in pairs)
     if not (bundle.root / "reference" / "graph.json").exists():
         raise MissingDependencyError(f"{bundle.root} has no reference/ to quantize from; build it again")
     torch.set_num_threads(1)
@@ -111,8 +112,8 @@ def job_name(job: Job) -> str:
 
 def _ranked(graph: Graph, job: Job, data: CalibrationSet, stages: Stages) -> list[LayerCost]:
     lowered = lower_and_equalise(graph, job.recipe, job.kind, target_cpu=job.target_cpu, data=data)[0]
-    levels = weight_levels(job.kind, job.target_cpu)
-    integer = INTEGER[job.kind]
+    levels = quantizer(job.kind).weight_levels(job.target_cpu)
+    integer = quantizer(job.kind).integer_operators()
     with stages.stage(f"each layer alone, {job_name(job)}", len(units(lowered, integer))) as step:
         return rank(lowered, data, method=job.recipe.ranges, levels=levels, integer=integer, step=step)
 

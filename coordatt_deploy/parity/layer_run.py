@@ -10,9 +10,10 @@ from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact, Preprocessing, TensorSpec
 from coordatt_deploy.data.arrays import read_inputs
 from coordatt_deploy.errors import BundleError, DeployError, MissingDependencyError
-from coordatt_deploy.formats import Format, Precision
+from coordatt_deploy.formats import Precision
 from coordatt_deploy.graph.execution import prepare
-from coordatt_deploy.graph.lowering.lower import lower, target_of
+from coordatt_deploy.graph.lowering.lower import lower
+from coordatt_deploy.graph.lowering.target import target_of
 from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
 from coordatt_deploy.graph.saved_graph import load_graph
 from coordatt_deploy.logs import logged
@@ -25,7 +26,7 @@ from coordatt_deploy.parity.layers import ArtifactLayers
 from coordatt_deploy.parity.localise import localise, localise_graph
 from coordatt_deploy.parity.reference_layers import ReferenceLayers
 from coordatt_deploy.parity.result import ArtifactParity
-from coordatt_deploy.parity.tolerances import Tolerance, Tolerances, tolerance_of
+from coordatt_deploy.parity.tolerances import Tolerance, Tolerances, tolerance_of, tolerance_of_graphs
 from coordatt_deploy.progress import Stages
 
 Feeds = Sequence[Mapping[str, NumberArray]]
@@ -98,7 +99,7 @@ class LayerRun:
         self, artifacts: Sequence[Artifact], cases: ParityCases, tolerances: Tolerances
     ) -> tuple[ArtifactLayers, ...]:
         """Judge the torch graphs between the captured one and the files: folded, and lowered for each runtime."""
-        tolerance = tolerances[Format.ONNX, Precision.FP32]
+        tolerance = tolerance_of_graphs(tolerances)
         feeds, reference, stages = self.cases(cases, tolerance), self.reference, self.stages
         with stages.stage("fold and lower again"):
             folded = fold_batchnorms(reference.graph)[0]

@@ -18,7 +18,8 @@ from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.bundle import REPORTS, Bundle
 from coordatt_deploy.documents import DocumentError, dump
 from coordatt_deploy.errors import BundleError, DeployError, InferenceError, MissingDependencyError, UsageError
-from coordatt_deploy.formats import Format, Precision
+from coordatt_deploy.format_modules import not_installed
+from coordatt_deploy.formats import TORCH_EXTRA, Format, Precision
 from coordatt_deploy.logs import logged, set_environment
 from coordatt_deploy.parity.candidate import Candidate
 from coordatt_deploy.parity.cases import ParityCases
@@ -39,8 +40,8 @@ from coordatt_deploy.parity.tolerances import BUILT_IN, Tolerances, for_untraine
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.run_records import GOLDEN, HELD_OUT, HERE, NotRun, RunInputs, accumulated, begin_session
 from coordatt_deploy.runtimes import Runner
-from coordatt_deploy.runtimes.onnx.saturation import saturation_warning
 from coordatt_deploy.runtimes.provenance import check_provenance
+from coordatt_deploy.runtimes.reader import host_warning
 from coordatt_deploy.tensors import decode, encode
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def _missing(bundle: Bundle) -> str | None:
     """Say what keeps the reference from being run here."""
     for package in ("torch", "safetensors"):
         if find_spec(package) is None:
-            return f"this needs {package}, which is not installed; run: pip install 'coordatt-deploy[onnx]'"
+            return str(not_installed("this", package, TORCH_EXTRA))
     if not bundle.path("reference/graph.json").exists():
         return "the bundle has no reference/; build it again to judge layers or other inputs"
     return None
@@ -175,7 +176,7 @@ def _check_provenance(bundle: Bundle, artifact: Artifact) -> None:
     try:
         with logged(f"provenance-{Path(artifact.path).stem}"):
             check_provenance(bundle.path(artifact.path), artifact, bundle.manifest)
-    except ModuleNotFoundError:
+    except MissingDependencyError:
         return  # what cannot be opened here is not run here either
 
 
@@ -226,7 +227,7 @@ def _candidate(
         own_cases=own_cases,
         ranges=ranges,
         damage=damage,
-        warning=None if here is None else saturation_warning(path, artifact, here),
+        warning=None if here is None else host_warning(path, artifact.format, here),
     )
 
 
@@ -279,7 +280,7 @@ def _check_golden(
     try:
         with logged(f"images-{candidate.path.stem}"):
             feeds, count = image_feeds(candidate, images, name)
-    except ModuleNotFoundError:
+    except MissingDependencyError:
         return check_artifact(candidate, open_runner, tolerances, step)  # which says what is missing
     except BundleError as error:
         verdict = check_artifact(candidate, open_runner, tolerances, step)

@@ -107,7 +107,7 @@ TOLERANCES: Final[Mapping[tuple[Format, str], Tolerance]] = {
     (Format.TFLITE, "fp32"): Tolerance(16.0, FP32, _FP32_REASON),
     (Format.COREML, "fp32"): Tolerance(16.0, FP32, _FP32_REASON),
     (Format.COREML, "fp16"): Tolerance(6.0, FP16, _FP16_REASON),
-    **{(kind, "static_wi8_ai8"): _static(20.0) for kind in Format},
+    **{(file_format, "static_wi8_ai8"): _static(20.0) for file_format in Format},
     (Format.TFLITE, "static_wi8_ai16"): Tolerance(
         5.0,
         INT8,
@@ -159,6 +159,14 @@ def for_untrained(table: Mapping[tuple[Format, str], Tolerance]) -> Mapping[tupl
     return found
 
 
+def tolerance_of_graphs(table: Mapping[tuple[Format, str], Tolerance]) -> Tolerance:
+    """Return what holds for torch's own graphs between the captured one and the files, which are computed in float32.
+
+    They stand where the ONNX exporter begins, whose float32 files are held to the same.
+    """
+    return table[Format.ONNX, FP32]
+
+
 def tolerance_of(artifact: Artifact, table: Mapping[tuple[Format, str], Tolerance]) -> Tolerance:
     """Return what holds for *artifact*: by its recipe, whatever its suffixes say of inputs and layers left in float.
 
@@ -166,7 +174,7 @@ def tolerance_of(artifact: Artifact, table: Mapping[tuple[Format, str], Toleranc
         BundleError: Of a recipe that this version does not know.
     """
     name = artifact.recipe or artifact.precision.value
-    known = [label for kind, label in table if kind is artifact.format and name.startswith(label)]
+    known = [label for file_format, label in table if file_format is artifact.format and name.startswith(label)]
     label = max(known, key=len, default=artifact.precision.value)
     if (artifact.format, label) not in table:
         raise BundleError(f"{artifact.path} is of the recipe {name}, for which this version has no tolerance")
@@ -188,24 +196,24 @@ def read_tolerances(path: Path, table: Tolerances = BUILT_IN) -> Tolerances:
     reason = document.pop("reason", f"from {path.name}")
     if not isinstance(reason, str):
         raise UsageError(f"{path.name}: reason is {reason!r}, expected a text")
-    known = {kind.value for kind, _ in table}
+    known = {file_format.value for file_format, _ in table}
     changed = dict(table)
     for name, precisions in document.items():
         if name not in known:
             raise UsageError(f"{path.name}: unknown format {name!r}; {nearest(name, [*known, 'reason'])}")
-        kind = Format(name)
+        file_format = Format(name)
         if not isinstance(precisions, dict):
             raise UsageError(
                 f"{path.name}: {name} is {precisions!r}, expected a table for each precision: [{name}.fp32]"
             )
         for label, values in precisions.items():
             where = f"{path.name}, [{name}.{label}]"
-            if (kind, label) not in table:
-                labels = [str(other) for of, other in table if of is kind]
+            if (file_format, label) not in table:
+                labels = [str(other) for of, other in table if of is file_format]
                 raise UsageError(
                     f"{where}: {name} files have no precision or recipe {label!r}; {nearest(label, labels)}"
                 )
-            changed[kind, label] = _changed(table[kind, label], values, where, reason)
+            changed[file_format, label] = _changed(table[file_format, label], values, where, reason)
     return changed
 
 

@@ -21,7 +21,7 @@ from coordatt_deploy.artifact_specs import RangeMethod
 from coordatt_deploy.documents import SCHEMA_VERSION, member, object_of, write
 from coordatt_deploy.documents import parse as parse_document
 from coordatt_deploy.errors import UsageError, nearest
-from coordatt_deploy.formats import FORMATS, Format, IoType, Precision, TargetCpu
+from coordatt_deploy.formats import FORMATS, Format, IoType, Precision
 from coordatt_deploy.layer_map import LayerMap
 from coordatt_deploy.manifest import RecipeRecord
 
@@ -43,7 +43,7 @@ class Recipe:
         mode: When activations are quantized.
         weights: ``int8``, ``fp16``, or for palettized ones ``4``, ``6`` or ``8`` bits.
         activations: ``int8``, ``int16``, ``fp32``, or None: as in the float artifact.
-        io: Type of inputs and outputs; None for the format's habit (TFLite int8, the others float32).
+        io: Type of inputs and outputs; None for the format's habit (``FormatFacts.io_types``).
         ranges: How activation ranges are found (static recipes).
         equalise: Even out the ranges of channels that share an activation tensor (static recipes).
         adjust: Round weights so that each layer's output on the calibration data changes least, and shift biases by
@@ -125,13 +125,12 @@ STATIC_INT8: Final = "static_wi8_ai8"
 _PATTERN: Final = re.compile(
     r"(?P<mode>static|dynamic|weight_only)_w(?P<weights>i8|fp16)(_a(?P<activations>i8|i16|fp32))?(_io(?P<io>i8|fp32))?"
 )
-_SUFFIXES: Final = re.compile(r"(_io(i8|fp32))?(_float\d+)?$")
 _PALETTE: Final = re.compile(r"palettized_w(?P<bits>4|6|8)")
 _LONG: Final = {"i8": "int8", "i16": "int16"}
 
 
-def _short(kind: str) -> str:
-    return kind.replace("int", "i")
+def _short(dtype: str) -> str:
+    return dtype.replace("int", "i")
 
 
 def all_recipes() -> tuple[str, ...]:
@@ -163,11 +162,6 @@ def parse(name: str) -> Recipe:
     )
 
 
-def base_of(name: str) -> str:
-    """Return a recipe's name without the suffixes for inputs and outputs and for layers in float."""
-    return _SUFFIXES.sub("", name)
-
-
 def load_recipe(text: str) -> Recipe:
     """Return the recipe of that name, or the one in the JSON file of that name.
 
@@ -190,30 +184,34 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
     path.write_text(write(object_of(recipe.record()), indent=2), encoding="utf-8")
 
 
-def checked(recipe: Recipe, kind: Format) -> Recipe:
-    """Return *recipe* as *kind* means it: with the format's own input and output type where none was chosen.
+def checked(recipe: Recipe, file_format: Format) -> Recipe:
+    """Return *recipe* as *file_format* means it: with the format's own input and output type where none was chosen.
 
     Raises:
         UsageError: The format cannot express it; the text says which can.
     """
-    row = FORMATS[kind]
+    row = FORMATS[file_format]
     if recipe.base not in row.recipes:
         able = [str(other) for other, its in FORMATS.items() if recipe.base in its.recipes]
         others = f"formats that have it: {', '.join(able)}" if able else "no format has it"
-        raise UsageError(f"{kind} has no recipe {recipe.base}; {others}; recipes of {kind}: {', '.join(row.recipes)}")
+        raise UsageError(
+            f"{file_format} has no recipe {recipe.base}; {others}; recipes of {file_format}: {', '.join(row.recipes)}"
+        )
     if recipe.io is IoType.INT8 and not (recipe.mode is Mode.STATIC and recipe.activations == "int8"):
         raise UsageError(f"{recipe.name}: only {STATIC_INT8} can have int8 inputs and outputs")
     if recipe.io is not None and recipe.io not in row.io_types:
         able = [str(other) for other, its in FORMATS.items() if recipe.io in its.io_types]
-        raise UsageError(f"{kind} has no {recipe.io} inputs and outputs here; formats that have: {', '.join(able)}")
+        raise UsageError(
+            f"{file_format} has no {recipe.io} inputs and outputs here; formats that have: {', '.join(able)}"
+        )
     if recipe.io is None and recipe.mode is Mode.STATIC:
         return replace(recipe, io=row.io_types[0] if recipe.activations == "int8" else IoType.FP32)
     return recipe
 
 
-def recipe_of(precision: Precision, kind: Format) -> Recipe | None:
+def recipe_of(precision: Precision, file_format: Format) -> Recipe | None:
     """Return the recipe that ``--precision`` stands for in a format; None where the exporter writes it itself."""
-    name = FORMATS[kind].precision_recipes.get(precision)
+    name = FORMATS[file_format].precision_recipes.get(precision)
     return None if name is None else parse(name)
 
 
@@ -232,15 +230,6 @@ def precision_of(recipe: Recipe, base: Precision) -> Precision:
     if recipe.mode in {Mode.STATIC, Mode.DYNAMIC}:
         return Precision.INT8
     return Precision.FP16 if recipe.weights == "fp16" else base
-
-
-def weight_levels(kind: Format, target_cpu: TargetCpu | None) -> int:
-    """Return the greatest level of an int8 weight: 127, or 64 where products of two bytes are added in 16 bits.
-
-    That is ONNX Runtime on x86 without VNNI (``saturation``), and nobody knows which x86 CPU will open a file in the
-    x86-64 form. ARM64 adds in 32 bits and gets all eight bits.
-    """
-    return 64 if kind is Format.ONNX and target_cpu is TargetCpu.X86_64 else 127
 
 
 def tensors_of(layer_ids: tuple[str, ...], layers: LayerMap) -> set[str]:

@@ -23,7 +23,6 @@ from torch import fx
 
 from coordatt_deploy.artifact_specs import RangeMethod
 from coordatt_deploy.data.calibration import CalibrationSet
-from coordatt_deploy.formats import Format
 from coordatt_deploy.graph.call_arguments import argument, outputs
 from coordatt_deploy.graph.graph import Graph, is_tensor, op_name, weight
 from coordatt_deploy.quantization.ranges import input_range
@@ -41,16 +40,6 @@ from coordatt_deploy.quantization.simulate import (
     stored,
 )
 from coordatt_deploy.quantization.union_find import UnionFind
-
-# What each format's quantizer computes in int8, beyond data that only moves; None for everything.
-INTEGER: Final[Mapping[Format, frozenset[str] | None]] = {
-    Format.TFLITE: None,
-    Format.ONNX: frozenset({
-        "conv2d", "linear", "matmul", "mm", "bmm", "addmm", "add", "mul", "sigmoid", "relu", "relu6", "hardtanh",
-        "clamp", "leaky_relu", "avg_pool2d", "adaptive_avg_pool2d", "max_pool2d", "upsample_nearest2d", "cat",
-    }),
-    Format.COREML: frozenset({"conv2d", "linear", "add", "avg_pool2d", "max_pool2d"}),
-}  # fmt: skip
 
 MEMORY: Final = 512 * 2**20  # bytes that the values of all cases may take
 FEWEST: Final = 4

@@ -16,7 +16,7 @@ from coordatt_deploy.profile import result as profile_reports
 from coordatt_deploy.report.junit import junit
 from coordatt_deploy.report.markdown import markdown
 from coordatt_deploy.report.page.render import Contents, page
-from coordatt_deploy.runtimes.file_graph import count_operators
+from coordatt_deploy.runtimes.reader import count_operators
 
 PAGE: Final = "report.html"
 

@@ -6,8 +6,9 @@ Running and judging are two phases: a runner turns feeds into named arrays and k
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, cast
+from typing import Protocol, Self, cast
 
+import numpy as np
 from numpy.typing import NDArray
 
 from coordatt_deploy.artifact_specs import Artifact, Origin, TensorSpec
@@ -34,7 +35,7 @@ class Runner(Protocol):
     def origin(self) -> Origin:
         """Whether results are measured, emulated or evaluated."""
 
-    def infer(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def infer(self, feeds: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
         """Run once; the arrays are the caller's to keep.
 
         Args:

@@ -1,7 +1,6 @@
 """What every runner checks before a runtime sees it: runtimes answer wrong feeds in their own words, or not at all."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +9,7 @@ from coordatt_deploy.artifact_specs import TensorSpec
 from coordatt_deploy.errors import BundleError, UsageError, nearest
 
 
-def checked(feeds: Mapping[str, NDArray[Any]], inputs: Sequence[TensorSpec]) -> dict[str, NDArray[Any]]:
+def checked(feeds: Mapping[str, NDArray[np.generic]], inputs: Sequence[TensorSpec]) -> dict[str, NDArray[np.generic]]:
     """Return *feeds* in the order of *inputs*, each array contiguous.
 
     Raises:
@@ -75,7 +74,7 @@ def check_described(
             )
 
 
-def shapes_of(feeds: Mapping[str, NDArray[Any]]) -> str:
+def shapes_of(feeds: Mapping[str, NDArray[np.generic]]) -> str:
     """Return ``image 1 x 3 x 64 x 96``, for messages."""
     return ", ".join(f"{name} {' x '.join(map(str, array.shape))}" for name, array in feeds.items())
 

@@ -1,20 +1,16 @@
 """Read a file of any format as one kind of graph: operators, tensors, weights. Nothing in it is executed.
 
-Formats name operators differently and lay weights out differently; ``inspection.file_macs`` knows both, so parameters,
+Formats name operators differently and lay weights out differently; each format's vocabulary knows both, so parameters,
 multiply-accumulates and attention blocks are read off any of them by the same rules as off a captured graph
-(``graph.macs``). Each reader needs its own format's package and no other.
+(``graph.macs``).
 """
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol, cast
 
 from coordatt_deploy.artifact_specs import TensorSpec
-from coordatt_deploy.errors import UsageError
-from coordatt_deploy.format_modules import Role, load, missing
-from coordatt_deploy.formats import Format, format_of, suffixes
+from coordatt_deploy.formats import Format
 
 Shape = tuple[int | None, ...]
 
@@ -86,34 +82,6 @@ class FileGraph:
         return () if tensor is None or tensor.shape is None else tuple(size or 1 for size in tensor.shape)
 
 
-class Reader(Protocol):
-    """What ``runtimes/<format>/reader.py`` offers: a file is read, not run."""
-
-    def graph(self, path: Path) -> FileGraph:
-        """Return operators, tensors and weights.
-
-        Raises:
-            BundleError: It is damaged.
-            ModuleNotFoundError: The package that reads the format is not installed.
-        """
-
-    def operators(self, path: Path) -> "OperatorCount":
-        """Return how many of each operator the runtime sees.
-
-        Raises:
-            BundleError: It is damaged.
-            ModuleNotFoundError: The package that reads the format is not installed.
-        """
-
-    def metadata(self, path: Path) -> Mapping[str, Any]:
-        """Return what the exporter wrote into the file of the model, by key.
-
-        Raises:
-            BundleError: It is damaged.
-            ModuleNotFoundError: The package that reads the format is not installed.
-        """
-
-
 @dataclass(frozen=True, slots=True)
 class OperatorCount:
     """What a file is made of.
@@ -130,43 +98,6 @@ class OperatorCount:
     def total(self) -> int:
         """Of all operators together."""
         return sum(self.names.values())
-
-
-def reader(file_format: Format) -> Reader:
-    """Return the module that reads files of *file_format*."""
-    return cast("Reader", load(file_format, Role.READER))
-
-
-def read_artifact(path: Path) -> FileGraph:
-    """Read the artifact at *path*.
-
-    Raises:
-        UsageError: It is missing, or of no known format.
-        BundleError: It is damaged.
-        MissingDependencyError: The package that reads the format is not installed.
-    """
-    kind = format_of(path)
-    if kind is None:
-        raise UsageError(f"{path.name} is no artifact; expected a file that ends in {suffixes()}")
-    if not path.exists():
-        raise UsageError(f"{path} does not exist")
-    try:
-        return reader(kind).graph(path)
-    except ModuleNotFoundError as error:
-        raise missing(f"reading {kind} files", error.name, kind) from error
-
-
-def count_operators(path: Path, kind: Format) -> OperatorCount:
-    """Return the operators of the artifact at *path*.
-
-    Raises:
-        BundleError: The file cannot be read.
-        MissingDependencyError: What reads the format is not installed.
-    """
-    try:
-        return reader(kind).operators(path)
-    except ModuleNotFoundError as error:
-        raise missing(f"counting operators of {kind} files", error.name, kind) from error
 
 
 def most_frequent_first(names: Iterable[str]) -> dict[str, int]:

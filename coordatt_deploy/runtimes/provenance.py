@@ -1,14 +1,14 @@
 """What an artifact says of itself: the weights it was made from, and how an image becomes its input."""
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from coordatt_deploy.artifact_specs import Artifact, Preprocessing
 from coordatt_deploy.documents import parse
 from coordatt_deploy.errors import BundleError, UsageError
 from coordatt_deploy.formats import Format
 from coordatt_deploy.manifest import Manifest
-from coordatt_deploy.runtimes.file_graph import reader
+from coordatt_deploy.runtimes.reader import read_metadata
 
 KEY: Final = "source_sha256"
 
@@ -18,6 +18,7 @@ def check_provenance(path: Path, artifact: Artifact, manifest: Manifest) -> None
 
     Raises:
         BundleError: The file was made from other weights, or says nothing of them.
+        MissingDependencyError: What reads the format is not installed.
     """
     found = source_sha256(path, artifact.format)
     expected = manifest.model.source_sha256
@@ -30,22 +31,24 @@ def check_provenance(path: Path, artifact: Artifact, manifest: Manifest) -> None
     )
 
 
-def source_sha256(path: Path, kind: Format) -> str:
+def source_sha256(path: Path, file_format: Format) -> str:
     """Return the hash in the metadata of the file at *path*; empty where it has none.
 
     Raises:
         BundleError: The file cannot be read.
+        MissingDependencyError: What reads the format is not installed.
     """
-    return str(reader(kind).metadata(path).get(KEY, ""))
+    return str(read_metadata(path, file_format).get(KEY, ""))
 
 
-def embedded_preprocessing(path: Path, kind: Format) -> Preprocessing:
+def embedded_preprocessing(path: Path, file_format: Format) -> Preprocessing:
     """Return the preprocessing that the file at *path* describes.
 
     Raises:
         BundleError: The file cannot be read, or describes none.
+        MissingDependencyError: What reads the format is not installed.
     """
-    found: Any = reader(kind).metadata(path).get("preprocessing")
+    found = read_metadata(path, file_format).get("preprocessing")
     try:
         return Preprocessing.from_json(parse(found) if isinstance(found, str) else found)
     except (ValueError, TypeError, AttributeError, UsageError) as error:

@@ -1,4 +1,4 @@
-"""Pieces: an artifact cut apart at the tensors of its layer map, each piece fed with the reference's values.
+"""Submodels: an artifact cut apart at the tensors of its layer map, each piece fed with the reference's values.
 
 A layer that is wrong is told from one that only inherits by what it does with right inputs. All pieces of an artifact
 run at once: every reader of a mapped tensor reads a new input in its place, and every mapped tensor is an output. The
@@ -8,8 +8,9 @@ same kernels run as in the whole file, except that a runtime cannot fuse across 
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Protocol, Self, cast
+from typing import Final, Protocol, Self, cast
 
+import numpy as np
 from numpy.typing import NDArray
 
 from coordatt_deploy.artifact_specs import Artifact
@@ -22,7 +23,9 @@ GIVEN: Final = "::given"  # suffix of the inputs that stand in for inner tensors
 class Submodels(Protocol):
     """An artifact cut apart. Use as a context manager."""
 
-    def infer(self, feeds: Mapping[str, NDArray[Any]], given: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def infer(
+        self, feeds: Mapping[str, NDArray[np.generic]], given: Mapping[str, NDArray[np.generic]]
+    ) -> dict[str, NDArray[np.generic]]:
         """Run every piece.
 
         Args:

@@ -12,7 +12,7 @@ import tempfile
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from coordatt_deploy.graph.exported_program import origin_key, program, provenan
 from coordatt_deploy.graph.graph import Graph, is_tensor
 from coordatt_deploy.layer_map import LayerMap, Part
 from coordatt_deploy.runtimes.coreml.coremltools_import import coremltools as ct
-from coordatt_deploy.runtimes.coreml.coremltools_import import mil_types
+from coordatt_deploy.runtimes.coreml.coremltools_import import mil, mil_types, proto
 
 # The oldest target whose operator set holds all that a float network needs and whose weights can later be compressed in
 # place (constexpr operators): every iPhone since the 8 runs it. Quantized activations need iOS 17; whoever makes them
@@ -35,8 +35,6 @@ from coordatt_deploy.runtimes.coreml.coremltools_import import mil_types
 TARGET: Final = ct.target.iOS16
 
 COMPUTE: Final = {Precision.FP32: ct.precision.FLOAT32, Precision.FP16: ct.precision.FLOAT16}
-
-_ListVar: Final[Any] = ct.converters.mil.mil.var.ListVar
 
 MODEL_FOLDER: Final = "com.apple.CoreML"
 DATE_KEY: Final = "com.github.apple.coremltools.conversion_date"
@@ -78,7 +76,7 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
     return Exported(inputs, tuple(_output_spec(made[name]) for name in graph.outputs), layers)
 
 
-def _input(graph: Graph, model: ModelSpec, index: int) -> Any:
+def _input(graph: Graph, model: ModelSpec, index: int) -> ct.TensorType | ct.ImageType:
     """Describe an input to coremltools: pixels as an image, everything else as an array."""
     spec = graph.inputs[index]
     if index == 0 and model.pixels:
@@ -86,7 +84,7 @@ def _input(graph: Graph, model: ModelSpec, index: int) -> Any:
     return ct.TensorType(spec.name, _shape(graph, spec), dtype=np.float32)
 
 
-def _classes(graph: Graph, model: ModelSpec) -> Any:
+def _classes(graph: Graph, model: ModelSpec) -> ct.ClassifierConfig | None:
     """Make a classifier of what takes images and has names for its only output: Vision shows such a one by itself."""
     (node,) = (node for node in graph.module.graph.nodes if node.op == "output")
     values = [value.meta["val"] for value in node.args[0]]
@@ -102,7 +100,7 @@ def _as_image(spec: TensorSpec) -> TensorSpec:
     return TensorSpec(spec.name, (batch, height, width, channels), "uint8", "NHWC")
 
 
-def _shape(graph: Graph, spec: TensorSpec) -> Any:
+def _shape(graph: Graph, spec: TensorSpec) -> tuple[int, ...] | ct.Shape:
     """The input's shape for coremltools, with a range on each dynamic axis."""
     example = graph.example[[item.name for item in graph.inputs].index(spec.name)].shape
     if graph.dynamic is None or None not in spec.shape:
@@ -114,16 +112,16 @@ def _shape(graph: Graph, spec: TensorSpec) -> Any:
     ])  # fmt: skip
 
 
-def _output_spec(var: Any) -> TensorSpec:
+def _output_spec(var: mil.Var) -> TensorSpec:
     shape = _sizes(var)
     return TensorSpec(var.name, shape, np.dtype(mil_types.nptype_from_builtin(var.dtype)).name, "NCHW"[: len(shape)])
 
 
-def _sizes(var: Any) -> tuple[int | None, ...]:
+def _sizes(var: mil.Var) -> tuple[int | None, ...]:
     return tuple(int(size) if isinstance(size, (int, np.integer)) else None for size in var.shape)
 
 
-def _layer_map(graph: Graph, function: Any, renamed: Mapping[str, str]) -> LayerMap:
+def _layer_map(graph: Graph, function: mil.Function, renamed: Mapping[str, str]) -> LayerMap:
     """Carry the graph's map to the tensors of the program, by name."""
     tensors = (operation.outputs for operation in function.operations if not _names_classes(operation))
     shapes = {var.name: _sizes(var) for outputs in tensors for var in outputs}
@@ -138,9 +136,9 @@ def _layer_map(graph: Graph, function: Any, renamed: Mapping[str, str]) -> Layer
     return graph.layers.carried(places, reasons)
 
 
-def _names_classes(operation: Any) -> bool:
+def _names_classes(operation: mil.Operation) -> bool:
     """Whether it has no tensors: a classifier's last operator, and the list of names that it takes."""
-    return operation.op_type == "classify" or any(isinstance(var, _ListVar) for var in operation.outputs)
+    return operation.op_type == "classify" or any(isinstance(var, mil.ListVar) for var in operation.outputs)
 
 
 def _candidates(node: fx.Node, renamed: Mapping[str, str], outputs: Mapping[str, str]) -> list[str]:
@@ -181,7 +179,7 @@ def _reason(graph: Graph, name: str, places: Mapping[str, Part | None]) -> str:
     return "coremltools merged it with others; the program has no such tensor"
 
 
-def _describe(model: Any, request: ExportRequest, graph: Graph) -> None:
+def _describe(model: proto.Model_pb2.Model, request: ExportRequest, graph: Graph) -> None:
     """Fill in what Xcode shows and what a program can read; no date and no path."""
     spec, description = request.spec, model.description.metadata
     values = metadata(spec, request.target_cpu) | {
@@ -204,11 +202,11 @@ def _describe(model: Any, request: ExportRequest, graph: Graph) -> None:
         feature.shortDescription = _of_output(feature, spec)
 
 
-def _of_output(feature: Any, spec: ModelSpec) -> str:
-    kind = feature.type.WhichOneof("Type")
-    if kind == "stringType":
+def _of_output(feature: proto.Model_pb2.FeatureDescription, spec: ModelSpec) -> str:
+    feature_type = feature.type.WhichOneof("Type")
+    if feature_type == "stringType":
         return "the class of the greatest value"
-    if kind == "dictionaryType":
+    if feature_type == "dictionaryType":
         return "the value of each class"
     return "float32, one value per class, before softmax" if spec.labels else "float32"
 

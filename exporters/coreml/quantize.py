@@ -13,31 +13,43 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypeAlias
 
 import numpy as np
 
 from coordatt_deploy.errors import ConversionError
-from coordatt_deploy.exporters import Exported, ExportRequest
+from coordatt_deploy.exporters import EIGHT_BITS, Exported, ExportRequest
 from coordatt_deploy.exporters.coreml.export import DATE_KEY, MODEL_FOLDER, write_package
-from coordatt_deploy.formats import Format
+from coordatt_deploy.formats import Format, TargetCpu
 from coordatt_deploy.layer_map import LayerMap, Part
 from coordatt_deploy.quantization.ranges import Range, needed
 from coordatt_deploy.quantization.recipes import Mode, Recipe, checked, kept_in_float
 from coordatt_deploy.runtimes.coreml.coremltools_import import coremltools as ct
 from coordatt_deploy.runtimes.coreml.coremltools_import import proto
+from coordatt_deploy.runtimes.coreml.evaluator.program import block_of
 
 # Weights up to this size stay as they are: coremltools' own threshold; small ones save nothing and cost most accuracy.
 FEW_WEIGHTS: Final = 2048
 LEAST_STEP: Final = 2.0**-18  # float16 holds four bits of it; nothing in a network that computes in float16 is finer
 IOS_17: Final = 8  # specification version: the first with quantize and dequantize
-QUANTIZED: Final = frozenset({"conv", "linear", "add", "avg_pool", "max_pool"})
+# What coremltools' passes put between quantize and dequantize, as a graph calls it.
+INTEGER: Final = frozenset({"conv2d", "linear", "add", "avg_pool2d", "max_pool2d"})
+
+
+def weight_levels(target_cpu: TargetCpu | None) -> int:  # noqa: ARG001 - one package serves every CPU
+    """See ``Quantizer.weight_levels``."""
+    return EIGHT_BITS
+
+
+def integer_operators() -> frozenset[str] | None:
+    """See ``Quantizer.integer_operators``."""
+    return INTEGER
 
 
 def activations(source: Path, exported: Exported) -> tuple[str, ...]:
     """Return the names of the tensors whose ranges ``quantize`` needs."""
     with _opened(source) as model:
-        block = _block(model.get_spec())
+        block = block_of(model.get_spec())
         made = {output.name for operation in block.operations for output in operation.outputs}
         constants = {output.name for operation in block.operations if _is_constant(operation)
                      for output in operation.outputs}  # fmt: skip
@@ -56,7 +68,7 @@ def quantize(
     """
     recipe = checked(recipe, Format.COREML)
     with _opened(source) as model, _silent():
-        kept = kept_in_float(recipe.float_layers, exported.layers, _edges(_block(model.get_spec())))
+        kept = kept_in_float(recipe.float_layers, exported.layers, _edges(block_of(model.get_spec())))
         ct.converters.mil.mil.Builder.name_count.clear()
         try:
             if recipe.mode is Mode.STATIC:
@@ -65,11 +77,11 @@ def quantize(
         except Exception as error:
             raise ConversionError(f"coremltools cannot apply {recipe.name}: {error}") from error
         _write(model, recipe, request)
-        layers = _with_factors(exported.layers, _rescaled(_block(model.get_spec())))
+        layers = _with_factors(exported.layers, _rescaled(block_of(model.get_spec())))
     return Exported(exported.inputs, exported.outputs, layers)
 
 
-def _rescaled(block: Any) -> dict[str, float]:
+def _rescaled(block: proto.MIL_pb2.Block) -> dict[str, float]:
     """Return the tensors that are another multiple of the layer's value than before, with the factor between.
 
     So that int8 sums stay int8, coremltools lets the first ``dequantize`` before an ``add`` give whole steps, not
@@ -78,7 +90,7 @@ def _rescaled(block: Any) -> dict[str, float]:
     constants = {operation.outputs[0].name: operation for operation in block.operations if operation.type == "const"}
     made_by = {output.name: operation for operation in block.operations for output in operation.outputs}
 
-    def scale(operation: Any) -> float | None:
+    def scale(operation: proto.MIL_pb2.Operation) -> float | None:
         return _scalar(constants.get(operation.inputs["scale"].arguments[0].name))
 
     found: dict[str, float] = {}
@@ -104,7 +116,7 @@ def _with_factors(layers: LayerMap, factors: Mapping[str, float]) -> LayerMap:
     return layers.carried({name: Part(name, factor=factors.get(name, 1.0)) for name in tensors})
 
 
-def _with_activations(model: Any, ranges: Mapping[str, Range], kept: set[str]) -> Any:
+def _with_activations(model: ct.models.MLModel, ranges: Mapping[str, Range], kept: set[str]) -> ct.models.MLModel:
     """Insert quantize and dequantize, as ``linear_quantize_activations`` does, with the ranges given."""
     from coremltools.converters.mil.frontend.milproto.load import load
     from coremltools.converters.mil.mil.passes.graph_pass import PassOption
@@ -128,7 +140,7 @@ def _wide_enough(bounds: Range) -> dict[str, float]:
     return {"rmin": bounds.low, "rmax": max(bounds.high, bounds.low + 255 * LEAST_STEP)}
 
 
-def _with_weights(model: Any, recipe: Recipe, kept: set[str]) -> Any:
+def _with_weights(model: ct.models.MLModel, recipe: Recipe, kept: set[str]) -> ct.models.MLModel:
     optimize = ct.optimize.coreml
     if recipe.mode is Mode.PALETTIZED:
         chosen = optimize.OpPalettizerConfig(mode="kmeans", nbits=int(recipe.weights), weight_threshold=FEW_WEIGHTS)
@@ -137,15 +149,18 @@ def _with_weights(model: Any, recipe: Recipe, kept: set[str]) -> Any:
     return optimize.linear_quantize_weights(model, _config(chosen, _weights_of(model, kept)))
 
 
-def _config(chosen: Any, kept: set[str]) -> Any:
+_OperatorConfig: TypeAlias = ct.optimize.coreml.OpLinearQuantizerConfig | ct.optimize.coreml.OpPalettizerConfig
+
+
+def _config(chosen: _OperatorConfig, kept: set[str]) -> ct.optimize.coreml.OptimizationConfig:
     return ct.optimize.coreml.OptimizationConfig(
         global_config=chosen, op_name_configs=dict.fromkeys(sorted(kept)) or None
     )
 
 
-def _weights_of(model: Any, kept: set[str]) -> set[str]:
+def _weights_of(model: ct.models.MLModel, kept: set[str]) -> set[str]:
     """Names of the constants that the operations which make the tensors *kept* read."""
-    block = _block(model.get_spec())
+    block = block_of(model.get_spec())
     constants = {output.name for operation in block.operations if _is_constant(operation)
                  for output in operation.outputs}  # fmt: skip
     return {
@@ -158,7 +173,7 @@ def _weights_of(model: Any, kept: set[str]) -> set[str]:
     }
 
 
-def _edges(block: Any) -> list[tuple[list[str], list[str]]]:
+def _edges(block: proto.MIL_pb2.Block) -> list[tuple[list[str], list[str]]]:
     """Names of the tensors that each operation reads and makes."""
     return [
         (
@@ -169,29 +184,24 @@ def _edges(block: Any) -> list[tuple[list[str], list[str]]]:
     ]
 
 
-def _is_constant(operation: Any) -> bool:
+def _is_constant(operation: proto.MIL_pb2.Operation) -> bool:
     return bool(operation.type == "const" or operation.type.startswith("constexpr_"))
 
 
-def _block(spec: Any) -> Any:
-    function = spec.mlProgram.functions[spec.description.defaultFunctionName or "main"]
-    return function.block_specializations[function.opset]
-
-
 @contextmanager
-def _opened(source: Path) -> Iterator[Any]:
+def _opened(source: Path) -> Iterator[ct.models.MLModel]:
     """Open a copy: coremltools' package reader rewrites the manifest of what it opens."""
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / "float.mlpackage"
         shutil.copytree(source, copy)
         file = copy / "Data" / MODEL_FOLDER / "model.mlmodel"
         spec = proto.Model_pb2.Model.FromString(file.read_bytes())
-        _name_relu6(_block(spec))
+        _name_relu6(block_of(spec))
         file.write_bytes(spec.SerializeToString(deterministic=True))
         yield ct.models.MLModel(str(copy), skip_model_load=True)
 
 
-def _name_relu6(block: Any) -> None:
+def _name_relu6(block: proto.MIL_pb2.Block) -> None:
     """Call a clip to [0, 6] what it is: only then does coremltools take it with the convolution before it.
 
     Else the convolution's own output is quantized, over a range of which the clip throws most away.
@@ -205,7 +215,7 @@ def _name_relu6(block: Any) -> None:
                 del operation.inputs["alpha"], operation.inputs["beta"]
 
 
-def _scalar(constant: Any) -> float | None:
+def _scalar(constant: proto.MIL_pb2.Operation | None) -> float | None:
     if constant is None:
         return None
     value = constant.attributes["val"].immediateValue.tensor
@@ -216,7 +226,7 @@ def _scalar(constant: Any) -> float | None:
     return None
 
 
-def _write(model: Any, recipe: Recipe, request: ExportRequest) -> None:
+def _write(model: ct.models.MLModel, recipe: Recipe, request: ExportRequest) -> None:
     spec = model.get_spec()
     described = spec.description.metadata
     described.userDefined.pop(DATE_KEY, None)

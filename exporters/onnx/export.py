@@ -6,12 +6,13 @@ Runtime speak of ``features.4.conv.0``. Stack traces, paths and time stamps stay
 
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import onnx
 import onnxsim
 import torch
+from torch import fx
 
 from coordatt_deploy import __version__
 from coordatt_deploy.artifact_specs import TensorSpec, metadata
@@ -62,15 +63,15 @@ def _layer_map(graph: Graph, model: onnx.ModelProto, renamed: dict[str, str]) ->
     outputs = {node.name: name for node, name in zip(returned, graph.outputs, strict=True)}
     places: dict[str, Part | None] = {}
 
-    def place(node: Any) -> Part | None:
+    def place(node: fx.Node) -> Part | None:
         key = origin_key(node)
         stem, _, index = key.partition("[")
         candidates = [outputs.get(node.name), renamed.get(key)]
         if index:  # the exporter names the outputs of Split after the call
             candidates.append(f"{renamed.get(stem, stem)}_split_{index.rstrip(']')}")
         name = next((item for item in candidates if item is not None and item in values), None)
-        if name is None and _adds_ones(node):  # which the simplifier leaves out where the next reader adds them again
-            return places.get(node.args[0].name)
+        if name is None and (same := _before_ones(node)) is not None:
+            return places.get(same.name)
         return None if name is None else Part(name)
 
     for node in graph.module.graph.nodes:
@@ -78,12 +79,22 @@ def _layer_map(graph: Graph, model: onnx.ModelProto, renamed: dict[str, str]) ->
     return graph.layers.carried(places)
 
 
-def _adds_ones(node: Any) -> bool:
-    """Whether a node only adds or drops axes of size 1."""
-    if op_name(node) not in ("view", "reshape", "_unsafe_view", "unsqueeze", "squeeze"):
-        return False
-    shapes = [[size for size in item.meta["val"].shape if size != 1] for item in (node, node.args[0])]
-    return shapes[0] == shapes[1]
+def _before_ones(node: fx.Node) -> fx.Node | None:
+    """What a node reads that only adds or drops axes of size 1; None for every other node.
+
+    The simplifier leaves such a one out where the next reader adds them again.
+    """
+    before = node.args[0] if node.args else None
+    if not isinstance(before, fx.Node) or op_name(node) not in (
+        "view",
+        "reshape",
+        "_unsafe_view",
+        "unsqueeze",
+        "squeeze",
+    ):
+        return None
+    shapes = [[size for size in item.meta["val"].shape if size != 1] for item in (node, before)]
+    return before if shapes[0] == shapes[1] else None
 
 
 def _clean(model: onnx.ModelProto, layers: LayerMap, request: ExportRequest) -> None:

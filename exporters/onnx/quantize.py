@@ -3,13 +3,14 @@
 QDQ writes QuantizeLinear and DequantizeLinear around float operators, which ONNX Runtime fuses into integer ones. The
 ranges are measured by this project on the float file. Weights are per channel.
 
-The x86-64 form gets weights of seven bits (``reduce_range``); ``recipes.weight_levels`` says why.
+The x86-64 form gets weights of seven bits (``reduce_range``); ``weight_levels`` says why.
 """
 
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -22,19 +23,48 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from coordatt_deploy.artifact_specs import TensorSpec
 from coordatt_deploy.errors import ConversionError
-from coordatt_deploy.exporters import Exported, ExportRequest
-from coordatt_deploy.formats import Format, IoType
+from coordatt_deploy.exporters import EIGHT_BITS, Exported, ExportRequest
+from coordatt_deploy.formats import Format, IoType, TargetCpu
 from coordatt_deploy.layer_map import LayerMap, Part
 from coordatt_deploy.quantization.ranges import Range, needed
-from coordatt_deploy.quantization.recipes import Mode, Recipe, checked, kept_in_float, weight_levels
+from coordatt_deploy.quantization.recipes import Mode, Recipe, checked, kept_in_float
+from coordatt_deploy.runtimes.onnx.saturation import SEVEN_BITS
 
-# Operators with an integer kernel in ONNX Runtime's CPU provider, and those that only move data.
-INTEGER: Final = (
-    "Conv", "Gemm", "MatMul", "Add", "Mul", "Sigmoid", "Clip", "Relu", "LeakyRelu", "AveragePool", "GlobalAveragePool",
-    "MaxPool", "Resize", "Concat", "Split", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Pad",
-)  # fmt: skip
+# Operators with an integer kernel in ONNX Runtime's CPU provider, each with the calls of a graph that become it; those
+# that only move data stand for none.
+INTEGER: Final[Mapping[str, tuple[str, ...]]] = {
+    "Conv": ("conv2d",),
+    "Gemm": ("linear", "addmm"),
+    "MatMul": ("matmul", "mm", "bmm"),
+    "Add": ("add",),
+    "Mul": ("mul",),
+    "Sigmoid": ("sigmoid",),
+    "Clip": ("relu6", "hardtanh", "clamp"),
+    "Relu": ("relu",),
+    "LeakyRelu": ("leaky_relu",),
+    "AveragePool": ("avg_pool2d",),
+    "GlobalAveragePool": ("adaptive_avg_pool2d",),
+    "MaxPool": ("max_pool2d",),
+    "Resize": ("upsample_nearest2d",),
+    "Concat": ("cat",),
+    **dict.fromkeys(("Split", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Pad"), ()),
+}
 FEW_WEIGHTS: Final = 1024  # as in TFLite: such weights stay in float where activations do
 SUFFIX: Final = "_DequantizeLinear_Output"
+
+
+def weight_levels(target_cpu: TargetCpu | None) -> int:
+    """See ``Quantizer.weight_levels``: 64 where products of two bytes are added in 16 bits.
+
+    That is x86 without VNNI (``runtimes.onnx.saturation``), and nobody knows which x86 CPU will open a file in the
+    x86-64 form. ARM64 adds in 32 bits and gets all eight bits.
+    """
+    return SEVEN_BITS if target_cpu is TargetCpu.X86_64 else EIGHT_BITS
+
+
+def integer_operators() -> frozenset[str] | None:
+    """See ``Quantizer.integer_operators``."""
+    return frozenset(chain.from_iterable(INTEGER.values()))
 
 
 def activations(source: Path, exported: Exported) -> tuple[str, ...]:
@@ -66,7 +96,7 @@ def quantize(
     else:
         before = onnx.ModelProto()
         before.CopyFrom(model)
-        reduce_range = weight_levels(Format.ONNX, request.target_cpu) < 127
+        reduce_range = weight_levels(request.target_cpu) < EIGHT_BITS
         model = _static(model, needed(ranges, recipe), kept, reduce_range=reduce_range)
         if recipe.io is IoType.INT8:
             inputs, outputs = _open_ends(model, inputs), _open_ends(model, outputs)

@@ -1,7 +1,7 @@
 """Write TFLite through litert-torch, with images in NHWC and tensors named after the layers they hold.
 
 Every call of the graph is converted inside a module of its own, because the converter names tensors after modules.
-These names lead to the layer map (``tflite_layers``). The file then gets the layers' own names, this project's metadata
+These names lead to the layer map (``layers``). The file then gets the layers' own names, this project's metadata
 and weights aligned to 16 bytes, as the format asks for. Nothing in it depends on the machine or the moment.
 """
 
@@ -12,7 +12,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import flatbuffers
 import numpy as np
@@ -33,10 +33,9 @@ from coordatt_deploy.exporters.tflite.layers import MARK, NODE_NAMES, PREFIX, Fo
 from coordatt_deploy.exporters.tflite.uint8_input import add_uint8_input
 from coordatt_deploy.formats import Precision
 from coordatt_deploy.graph.graph import Graph, is_call
+from coordatt_deploy.runtimes.tflite.metadata import IDENTIFIER, METADATA_NAME
 from coordatt_deploy.tensors import axes_to
 
-METADATA_NAME: Final = "coordatt_deploy"  # under which runtimes.tflite_file finds it
-IDENTIFIER: Final = b"TFL3"
 ALIGNMENT: Final = 16  # bytes; schema.fbs asks for it, the converter and the Python bindings do not keep to it
 
 OPERATOR_NAMES: Final = {
@@ -85,7 +84,9 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
     return Exported(inputs, outputs, graph.layers.carried(places, found.reasons))
 
 
-def _with_pixels(model: Any, inputs: tuple[TensorSpec, ...], floats: bytes) -> tuple[tuple[TensorSpec, ...], bytes]:
+def _with_pixels(
+    model: schema.ModelT, inputs: tuple[TensorSpec, ...], floats: bytes
+) -> tuple[tuple[TensorSpec, ...], bytes]:
     """Let the first input take pixels, and prove on random ones that nothing else changed."""
     image = inputs[0]
     add_uint8_input(model, image.name)
@@ -103,11 +104,11 @@ def _with_pixels(model: Any, inputs: tuple[TensorSpec, ...], floats: bytes) -> t
 class _Call(nn.Module):
     """One call of the graph, as a module, so that the converter has a name for it."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., object]) -> None:
         super().__init__()
         self.function = function
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> object:
         return self.function(*args, **kwargs)
 
 
@@ -154,7 +155,7 @@ def _convert(graph: Graph) -> bytes:
         raise ConversionError(f"litert-torch cannot convert the graph: {error}") from error
 
 
-def _interface(model: Any, graph: Graph) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+def _interface(model: schema.ModelT, graph: Graph) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Describe the inputs in the order of the graph's, and the outputs likewise."""
     (signature,) = model.signatureDefs
     shapes = {
@@ -171,11 +172,11 @@ def _interface(model: Any, graph: Graph) -> tuple[tuple[TensorSpec, ...], tuple[
     return tuple(specs[: len(graph.inputs)]), tuple(specs[len(graph.inputs) :])
 
 
-def _moved(value: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
+def _moved(value: NDArray[np.generic], spec: TensorSpec) -> NDArray[np.generic]:
     return np.ascontiguousarray(np.transpose(value, axes_to(spec.layout, value.ndim)))
 
 
-def _sources(model: Any, graph: Graph) -> dict[str, str]:
+def _sources(model: schema.ModelT, graph: Graph) -> dict[str, str]:
     """Index of each tensor that an operator makes, in execution order, and which calls the converter says went into it.
 
     Outputs have lost that name. They are given the node that is returned, and those before it that no other tensor
@@ -200,13 +201,17 @@ def _sources(model: Any, graph: Graph) -> dict[str, str]:
     return sources
 
 
-def _run(content: bytes, feeds: Mapping[str, NDArray[Any]], tensors: Iterable[str]) -> dict[str, NDArray[Any]]:
+def _run(
+    content: bytes, feeds: Mapping[str, NDArray[np.generic]], tensors: Iterable[str]
+) -> dict[str, NDArray[np.number]]:
     """Run a file with TFLite's built-in kernels, which keep the tensors that XNNPACK would not."""
     interpreter, _ = _signature_run(content, feeds)
     return {index: interpreter.get_tensor(int(index)) for index in tensors}
 
 
-def _signature_run(content: bytes, feeds: Mapping[str, NDArray[Any]]) -> tuple[Interpreter, dict[str, NDArray[Any]]]:
+def _signature_run(
+    content: bytes, feeds: Mapping[str, NDArray[np.generic]]
+) -> tuple[Interpreter, dict[str, NDArray[np.generic]]]:
     interpreter = Interpreter(
         model_content=content,
         experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
@@ -216,7 +221,7 @@ def _signature_run(content: bytes, feeds: Mapping[str, NDArray[Any]]) -> tuple[I
     return interpreter, interpreter.get_signature_runner()(**feeds)
 
 
-def _names(model: Any, graph: Graph, found: Found, sources: Mapping[str, str]) -> list[str]:
+def _names(model: schema.ModelT, graph: Graph, found: Found, sources: Mapping[str, str]) -> list[str]:
     """Name every tensor: after its layer, or after the layer it serves."""
     subgraph = model.subgraphs[0]
     codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
@@ -234,7 +239,7 @@ def _names(model: Any, graph: Graph, found: Found, sources: Mapping[str, str]) -
             taken.add(unique)
 
     for operation in subgraph.operators:
-        kind = OPERATOR_NAMES[codes[operation.opcodeIndex]]
+        op_name = OPERATOR_NAMES[codes[operation.opcodeIndex]]
         for output in (int(index) for index in operation.outputs):
             owner = found.owners.get(str(output))
             mentioned = sorted(
@@ -244,19 +249,19 @@ def _names(model: Any, graph: Graph, found: Found, sources: Mapping[str, str]) -
             if owner is not None:
                 give(output, graph.layer_of(owner) or owner)
             elif mentioned:
-                give(output, f"{graph.layer_of(mentioned[-1]) or mentioned[-1]}/{kind.lower()}")
+                give(output, f"{graph.layer_of(mentioned[-1]) or mentioned[-1]}/{op_name.lower()}")
             else:
-                give(output, kind.lower())
+                give(output, op_name.lower())
         for position, index in enumerate(int(index) for index in operation.inputs):
             if index >= 0:
-                role = ROLES.get(kind, {}).get(position, f"input_{position}")
+                role = ROLES.get(op_name, {}).get(position, f"input_{position}")
                 give(index, f"{names[int(operation.outputs[0])]}/{role}")
     for index in range(len(subgraph.tensors)):
         give(index, f"unused_{index}")
     return [names[index] for index in range(len(subgraph.tensors))]
 
 
-def _describe(model: Any, request: ExportRequest) -> None:
+def _describe(model: schema.ModelT, request: ExportRequest) -> None:
     document = json.dumps(metadata(request.spec, request.target_cpu), ensure_ascii=False)
     entry = schema.MetadataT()
     entry.name, entry.buffer = METADATA_NAME, len(model.buffers)
@@ -282,7 +287,7 @@ class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]  # the schema has no
         return int(schema.BufferEnd(builder))
 
 
-def pack(model: Any) -> bytes:
+def pack(model: schema.ModelT) -> bytes:
     """Return the bytes of a file: the same model gives the same ones, and weights begin at multiples of ALIGNMENT."""
     if any(buffer.offset or buffer.size for buffer in model.buffers):
         raise ConversionError("the model is larger than a TFLite file can hold in one piece (2 GiB)")

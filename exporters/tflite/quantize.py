@@ -6,11 +6,11 @@ Names of tensors survive, hence the layer map does.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from coordatt_deploy.artifact_specs import TensorSpec
 from coordatt_deploy.errors import ConversionError
-from coordatt_deploy.exporters import Exported, ExportRequest
+from coordatt_deploy.exporters import EIGHT_BITS, Exported, ExportRequest
 from coordatt_deploy.exporters.tflite.export import pack
 from coordatt_deploy.exporters.tflite.uint8_input import add_uint8_input, remove_uint8_input
-from coordatt_deploy.formats import Format, IoType
+from coordatt_deploy.formats import Format, IoType, TargetCpu
 from coordatt_deploy.layer_map import LayerMap
 from coordatt_deploy.quantization.ranges import Range, needed
 from coordatt_deploy.quantization.recipes import Mode, Recipe, checked, kept_in_float
@@ -35,6 +35,16 @@ FEW_WEIGHTS: Final = 1024
 # XNNPACK has no kernel for a depthwise convolution with int8 weights and float activations: it would leave the
 # partition.
 NOT_DYNAMIC: Final = (qtyping.TFLOperationName.DEPTHWISE_CONV_2D,)
+
+
+def weight_levels(target_cpu: TargetCpu | None) -> int:  # noqa: ARG001 - its kernels add in 32 bits everywhere
+    """See ``Quantizer.weight_levels``."""
+    return EIGHT_BITS
+
+
+def integer_operators() -> frozenset[str] | None:
+    """See ``Quantizer.integer_operators``: ai-edge-quantizer takes them all."""
+    return None
 
 
 def activations(source: Path, exported: Exported) -> tuple[str, ...]:  # noqa: ARG001 - the file knows
@@ -88,7 +98,7 @@ def quantize(
     return Exported(inputs, outputs, exported.layers)
 
 
-def _in_one_piece(content: bytes) -> Any:
+def _in_one_piece(content: bytes) -> schema.ModelT:
     """Read a file whose weights lie behind the FlatBuffer, as the quantizer writes them, back into it."""
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     for buffer in model.buffers:
@@ -98,14 +108,18 @@ def _in_one_piece(content: bytes) -> Any:
     return model
 
 
-def fit_biases(quantized: Any, original: Any) -> None:
+# What a layer reads, its weight and its bias.
+_Layer = tuple[schema.TensorT, schema.TensorT, schema.TensorT]
+
+
+def fit_biases(quantized: schema.ModelT, original: schema.ModelT) -> None:
     """Give a channel with next to no weights a step at which its bias fits into 32 bits.
 
     A bias is stored in steps of (input's step) * (weight's step). Where training has let a channel's weights vanish but
     not its bias, the quantizer cuts the bias off at 2^31 of them; that alone took a network from 54 dB to -2 dB.
     """
     graph, floats = quantized.subgraphs[0], _by_name(original)
-    layers: dict[int, list[Any]] = {}
+    layers: dict[int, list[_Layer]] = {}
     for operation in graph.operators:
         if len(operation.inputs) == 3 and operation.inputs[2] >= 0:
             source, weight, bias = (graph.tensors[index] for index in operation.inputs)
@@ -123,7 +137,13 @@ def fit_biases(quantized: Any, original: Any) -> None:
             _rescale(quantized, users, values, step, np.maximum(least, step))
 
 
-def _rescale(quantized: Any, users: list[Any], biases: list[Any], before: Any, after: Any) -> None:
+def _rescale(
+    quantized: schema.ModelT,
+    users: Sequence[_Layer],
+    biases: Sequence[NDArray[np.float64]],
+    before: NDArray[np.float64],
+    after: NDArray[np.float64],
+) -> None:
     """Write the steps *after* in place of *before*, and the integers that go with them."""
     weight = users[0][1]
     kernel = _numbers(quantized, weight)
@@ -139,20 +159,20 @@ _INTEGERS: Final = {schema.TensorType.INT32: np.int32, schema.TensorType.INT64: 
 _TYPES: Final = {schema.TensorType.INT8: np.int8, schema.TensorType.FLOAT32: np.float32, **_INTEGERS}
 
 
-def _by_name(model: Any) -> dict[bytes, Any]:
+def _by_name(model: schema.ModelT) -> dict[bytes, schema.TensorT]:
     return {tensor.name: tensor for tensor in model.subgraphs[0].tensors}
 
 
-def _numbers(model: Any, tensor: Any) -> NDArray[Any]:
+def _numbers(model: schema.ModelT, tensor: schema.TensorT) -> NDArray[np.float64]:
     content = np.asarray(model.buffers[tensor.buffer].data, np.uint8).tobytes()
     return np.frombuffer(content, _TYPES[tensor.type]).astype(np.float64).reshape(tensor.shape)
 
 
-def _put(model: Any, tensor: Any, values: NDArray[Any]) -> None:
+def _put(model: schema.ModelT, tensor: schema.TensorT, values: NDArray[np.float64]) -> None:
     model.buffers[tensor.buffer].data = np.frombuffer(values.astype(_TYPES[tensor.type]).tobytes(), np.uint8)
 
 
-def _manager(recipe: Recipe, kept: list[str]) -> Any:
+def _manager(recipe: Recipe, kept: list[str]) -> recipe_manager.RecipeManager:
     manager = recipe_manager.RecipeManager()
     if recipe.mode is Mode.STATIC:
         bits = 16 if recipe.activations == "int16" else 8
@@ -182,7 +202,7 @@ def _manager(recipe: Recipe, kept: list[str]) -> Any:
     return manager
 
 
-def _kept_in_float(recipe: Recipe, layers: LayerMap, model: Any) -> list[str]:
+def _kept_in_float(recipe: Recipe, layers: LayerMap, model: schema.ModelT) -> list[str]:
     """Patterns that match the operators of the layers that stay in float, and no others."""
     (graph,) = model.subgraphs
     names = [tensor.name.decode() for tensor in graph.tensors]
@@ -200,7 +220,7 @@ def _escaped(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "_/:;" else f"\\{letter}" for letter in name)
 
 
-def _interface(model: Any, exported: Exported) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+def _interface(model: schema.ModelT, exported: Exported) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     (signature,) = model.signatureDefs
     tensors = model.subgraphs[0].tensors
     found = {entry.name.decode(): tensors[entry.tensorIndex] for entry in [*signature.inputs, *signature.outputs]}

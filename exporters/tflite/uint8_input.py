@@ -8,7 +8,7 @@ copying, and the app needs no conversion loop of its own.
 """
 
 import copy
-from typing import Any, Final
+from typing import Final
 
 from ai_edge_litert import schema_py_generated as schema
 
@@ -17,7 +17,7 @@ from coordatt_deploy.errors import ConversionError
 STEP: Final = 1.0  # of the pixels' grid; a pixel stands for itself
 
 
-def add_uint8_input(model: Any, name: str) -> None:
+def add_uint8_input(model: schema.ModelT, name: str) -> None:
     """Make the input called *name* uint8, in place.
 
     Args:
@@ -61,11 +61,11 @@ def add_uint8_input(model: Any, name: str) -> None:
     subgraph.operators.insert(0, operation)
 
 
-def remove_uint8_input(model: Any, name: str) -> None:
-    """Undo ``take_pixels`` of a float network, in place.
+def remove_uint8_input(model: schema.ModelT, name: str) -> None:
+    """Undo ``add_uint8_input`` of a float network, in place.
 
     Raises:
-        ConversionError: The file does not begin like one that ``take_pixels`` wrote.
+        ConversionError: The file does not begin like one that ``add_uint8_input`` wrote.
     """
     subgraph, entry = model.subgraphs[0], _entry(model, name)
     first, pixels = subgraph.operators[0], int(entry.tensorIndex)
@@ -78,7 +78,7 @@ def remove_uint8_input(model: Any, name: str) -> None:
     del subgraph.operators[0], subgraph.tensors[pixels]
 
 
-def _entry(model: Any, name: str) -> Any:
+def _entry(model: schema.ModelT, name: str) -> schema.TensorMapT:
     (signature,) = model.signatureDefs
     found = [entry for entry in signature.inputs if entry.name.decode() == name]
     if not found:
@@ -86,7 +86,7 @@ def _entry(model: Any, name: str) -> Any:
     return found[0]
 
 
-def _code(model: Any, operator: int) -> int:
+def _code(model: schema.ModelT, operator: int) -> int:
     """Index of the operator among those that the file names; added where it is new."""
     for index, code in enumerate(model.operatorCodes):
         if max(code.builtinCode, code.deprecatedBuiltinCode) == operator:

@@ -17,12 +17,12 @@ from coordatt_deploy.errors import BundleError, UsageError
 from coordatt_deploy.exporters import ExportRequest, exporter
 from coordatt_deploy.files import sha256, size_bytes
 from coordatt_deploy.formats import Format, Precision, TargetCpu
-from coordatt_deploy.graph.lowering.lower import lower, target_of
+from coordatt_deploy.graph.lowering.lower import lower
+from coordatt_deploy.graph.lowering.target import target_of
 from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
 from coordatt_deploy.graph.saved_graph import save_graph
 from coordatt_deploy.inspection.attention import find_blocks
 from coordatt_deploy.inspection.captured_graph import inspect_graph, inspect_source
-from coordatt_deploy.inspection.delegates import GPU_TAKES, WHOLE, gpu, neural_engine
 from coordatt_deploy.inspection.file_macs import macs, parameters
 from coordatt_deploy.inspection.result import Block
 from coordatt_deploy.inspection.run import inspect_artifact, inspect_bundle, is_artifact, is_bundle
@@ -31,7 +31,10 @@ from coordatt_deploy.loading.loaded_model import capture_source
 from coordatt_deploy.loading.model_request import ModelRequest
 from coordatt_deploy.manifest import Manifest
 from coordatt_deploy.report.terminal.inspection import show_inspection
-from coordatt_deploy.runtimes.file_graph import FileGraph, Node, Tensor, read_artifact
+from coordatt_deploy.runtimes.coreml.delegates import WHOLE, neural_engine
+from coordatt_deploy.runtimes.file_graph import FileGraph, Node, Tensor
+from coordatt_deploy.runtimes.reader import read_artifact
+from coordatt_deploy.runtimes.tflite.delegates import GPU_TAKES, gpu
 
 ZOO = Path(__file__).parents[1] / "zoo"
 KEYS = {"parameters", "macs", "operators", "attention_blocks", "delegates", "lint"}

@@ -19,11 +19,13 @@ from coordatt_deploy.conversion.plan import QuantizePlan
 from coordatt_deploy.data.calibration import CalibrationSet
 from coordatt_deploy.data.images import preprocess
 from coordatt_deploy.errors import UsageError
+from coordatt_deploy.exporters import quantizer
 from coordatt_deploy.formats import Format, TargetCpu
 from coordatt_deploy.graph.capture import capture
 from coordatt_deploy.graph.execution import prepare
 from coordatt_deploy.graph.graph import op_name
-from coordatt_deploy.graph.lowering.lower import lower, target_of
+from coordatt_deploy.graph.lowering.lower import lower
+from coordatt_deploy.graph.lowering.target import target_of
 from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
 from coordatt_deploy.graph.saved_graph import load_graph
 from coordatt_deploy.layer_map import Layer, LayerMap, Part
@@ -31,8 +33,8 @@ from coordatt_deploy.mixed_precision.ranking import Bench, predicted_db, rank_la
 from coordatt_deploy.mixed_precision.search import PRUNED, SearchPlan, prune, smallest_passing_set
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.recipes import kept_in_float, parse
-from coordatt_deploy.quantization.sensitivity import INTEGER, LayerCost, rank, units
-from coordatt_deploy.runtimes.file_graph import count_operators
+from coordatt_deploy.quantization.sensitivity import LayerCost, rank, units
+from coordatt_deploy.runtimes.reader import count_operators
 
 STATIC = parse("static_wi8_ai8")
 SIZE = (3, 32, 48)
@@ -136,7 +138,7 @@ def test_core_ml_ranks_what_core_ml_quantizes(tiny):
     Its quantizer leaves products and gates in float: they are no candidates there.
     """
     graph = lowered(tiny, Format.COREML, None)
-    every, integer = (units(graph, kinds) for kinds in (None, INTEGER[Format.COREML]))
+    every, integer = (units(graph, kinds) for kinds in (None, quantizer(Format.COREML).integer_operators()))
 
     assert {unit.name for unit in integer} < {unit.name for unit in every}
     assert not [unit.name for unit in integer if "sigmoid" in unit.name]
@@ -157,8 +159,8 @@ def test_the_spoilt_layer_is_ranked_first(tiny, kind_, cpu):
     """
     In every form, by far; without the fault it is not.
     """
-    costs = rank(lowered(spoilt(tiny), kind_, cpu), data(), integer=INTEGER[kind_])
-    sound = rank(lowered(tiny, kind_, cpu), data(), integer=INTEGER[kind_])
+    costs = rank(lowered(spoilt(tiny), kind_, cpu), data(), integer=quantizer(kind_).integer_operators())
+    sound = rank(lowered(tiny, kind_, cpu), data(), integer=quantizer(kind_).integer_operators())
 
     assert "block.4" == costs[0].name
     assert costs[0].sqnr_db < costs[1].sqnr_db - 10

@@ -5,7 +5,6 @@ with (``forms``). Hard-swish and hard-sigmoid become one operator each wherever 
 out where one operator would break the runtime's delegate.
 """
 
-import enum
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,12 +13,11 @@ from numpy.typing import NDArray
 from torch import fx
 
 from coordatt_deploy.errors import ConversionError
-from coordatt_deploy.formats import Format, TargetCpu
 from coordatt_deploy.graph.call_arguments import argument, input_node, same_size, sizes
 from coordatt_deploy.graph.execution import run
 from coordatt_deploy.graph.graph import Feeds, Graph, aten, op_name
 from coordatt_deploy.graph.lowering.activations import HardActivation
-from coordatt_deploy.graph.lowering.forms import FORMS, Form
+from coordatt_deploy.graph.lowering.forms import FORMS
 from coordatt_deploy.graph.lowering.pointwise import HardSwishForm, write_hard
 from coordatt_deploy.graph.lowering.recognise import AttentionBlock, Recognition, find_attention
 from coordatt_deploy.graph.lowering.strip_axes import (
@@ -30,52 +28,12 @@ from coordatt_deploy.graph.lowering.strip_axes import (
     pooled_axes,
     pooled_letters,
 )
+from coordatt_deploy.graph.lowering.target import GlobalPool, LoweringTarget
 from coordatt_deploy.graph.lowering.writer import Writer
 from coordatt_deploy.graph.rewriter import Placed, Rewriter
 from coordatt_deploy.layer_map import restore
 from coordatt_deploy.manifest import LoweredBlock, LoweringReport
 
-
-class LoweringTarget(enum.StrEnum):
-    """A runtime on a kind of CPU, as far as the fastest form depends on them."""
-
-    ONNX_ARM64 = "onnx-arm64"
-    ONNX_X86_64 = "onnx-x86_64"
-    TFLITE = "tflite"
-    TFLITE_INT8 = "tflite-int8"
-    COREML = "coreml"
-
-
-def target_of(file_format: Format, cpu: TargetCpu | None = None, *, integer: bool = False) -> LoweringTarget:
-    """Return the target of an artifact; ARM64 where the CPU matters and none is given.
-
-    Args:
-        file_format: The format of the artifact.
-        cpu: The CPU that it is for.
-        integer: Whether activations are integers as well: XNNPACK takes no HARD_SWISH of those.
-    """
-    if file_format is Format.ONNX:
-        return LoweringTarget.ONNX_X86_64 if cpu is TargetCpu.X86_64 else LoweringTarget.ONNX_ARM64
-    if file_format is Format.TFLITE:
-        return LoweringTarget.TFLITE_INT8 if integer else LoweringTarget.TFLITE
-    return LoweringTarget.COREML
-
-
-# In order of preference; the last serves every block and every size.
-PREFERRED: Final = {
-    LoweringTarget.ONNX_ARM64: (Form.CHANNELS_LAST, Form.MEANS),
-    LoweringTarget.ONNX_X86_64: (Form.BLOCKED, Form.MEANS),
-    LoweringTarget.TFLITE: (Form.MEANS,),
-    LoweringTarget.TFLITE_INT8: (Form.MEANS,),
-    LoweringTarget.COREML: (Form.PAIRED, Form.MEANS),
-}
-SPELLINGS: Final = {
-    LoweringTarget.ONNX_ARM64: HardSwishForm.OPERATOR,
-    LoweringTarget.ONNX_X86_64: HardSwishForm.OPERATOR,
-    LoweringTarget.TFLITE: HardSwishForm.OPERATOR,
-    LoweringTarget.TFLITE_INT8: HardSwishForm.SCALED,
-    LoweringTarget.COREML: HardSwishForm.PRODUCT,
-}
 # Relative to a layer's greatest value, both graphs run in float64. Forms that rescale a weight round it to float32 once
 # more (2^-24 = 6e-8); a few such roundings in a row stay far below, a wrong form far above.
 TOLERANCE: Final = 1e-5
@@ -105,12 +63,12 @@ def lower(graph: Graph, target: LoweringTarget) -> tuple[Graph, LoweringReport]:
     inside = {name for block in found.blocks for name in (block.output, *block.inner)}
     loose = [item for item in found.activations if item.output not in inside]
     rewritten = [_write_activation(rewriter, item, target) for item in loose]
-    if target in POOLS:
+    if target.global_pool in POOLS:
         outside = [node for node in rewriter.module.graph.nodes if node.name not in inside]
-        rewritten += [POOLS[target](rewriter, node) for node in outside]
+        rewritten += [POOLS[target.global_pool](rewriter, node) for node in outside]
     counts = {name: sum(item.op_name == name for item in loose) for name in ("hardswish", "hardsigmoid")}
     if not any(rewritten) and not blocks:
-        return graph, LoweringReport(target, blocks, found.near_misses, counts, 0.0, _remark(found))
+        return graph, LoweringReport(target.name, blocks, found.near_misses, counts, 0.0, _remark(found))
     lowered = rewriter.finish()
     errors = lowering_error(graph, lowered)
     worst = max(errors, key=lambda error: error.relative_error)
@@ -119,7 +77,7 @@ def lower(graph: Graph, target: LoweringTarget) -> tuple[Graph, LoweringReport]:
             f"the form for {target} computes {worst.layer} differently: relative error {worst.relative_error:.1e},"
             f" {TOLERANCE:.0e} allowed; report the model to the project"
         )
-    report = LoweringReport(target, blocks, found.near_misses, counts, worst.relative_error, _remark(found))
+    report = LoweringReport(target.name, blocks, found.near_misses, counts, worst.relative_error, _remark(found))
     return lowered, report
 
 
@@ -168,9 +126,9 @@ def _write_block(
     norms = [name for name in block.inner if op_name(rewriter.nodes[name]) == "batch_norm"]
     if norms:
         raise ConversionError(f"{block.name} still holds a BatchNorm ({', '.join(norms)}); fold the graph first")
-    writer = Writer(rewriter, block, hard, SPELLINGS[target])
+    writer = Writer(rewriter, block, hard, target.hard_swish)
     declined: list[str] = []
-    for form in PREFERRED[target]:
+    for form in target.forms:
         reason = FORMS[form].unsupported_reason(writer)
         if reason is None:
             with rewriter.before(writer.output, writer.output):
@@ -186,7 +144,7 @@ def _write_block(
 def _write_activation(rewriter: Rewriter, found: HardActivation, target: LoweringTarget) -> bool:
     """Write a hard activation outside of blocks as the target wants it; whether anything changed."""
     node, value = rewriter.nodes[found.output], rewriter.nodes[found.source]
-    spelling = SPELLINGS[target]
+    spelling = target.hard_swish
     if spelling is HardSwishForm.SCALED and not _takes_scale(rewriter, node):
         spelling = HardSwishForm.OPERATOR
     if not found.inner and (spelling is HardSwishForm.OPERATOR or found.op_name != "hardswish"):
@@ -223,10 +181,7 @@ def _pool_flat(rewriter: Rewriter, node: fx.Node) -> bool:
 
 
 def _pool_deep(rewriter: Rewriter, node: fx.Node) -> bool:
-    """Let a global mean keep its axes and flatten it then; whether *node* was one that drops them.
-
-    litert-torch reads an (N, C) mean in the order of the original and transposes the whole feature map for it.
-    """
+    """Let a global mean keep its axes and flatten it then; whether *node* was one that drops them."""
     value = node.args[0] if node.args else None
     pooled = pooled_axes(node, value) if op_name(node) == "mean" and isinstance(value, fx.Node) else None
     if pooled is None or DIRECTIONS[pooled[0]] != WHOLE or node.meta["val"].ndim != 2:
@@ -239,12 +194,7 @@ def _pool_deep(rewriter: Rewriter, node: fx.Node) -> bool:
     return True
 
 
-# How a target wants a global pool whose result is (N, C).
-POOLS: Final = {
-    LoweringTarget.COREML: _pool_flat,
-    LoweringTarget.TFLITE: _pool_deep,
-    LoweringTarget.TFLITE_INT8: _pool_deep,
-}
+POOLS: Final = {GlobalPool.FLAT: _pool_flat, GlobalPool.DEEP: _pool_deep}
 
 
 def _takes_scale(rewriter: Rewriter, node: fx.Node) -> bool:

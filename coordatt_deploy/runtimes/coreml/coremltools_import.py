@@ -32,7 +32,8 @@ logging.getLogger("coremltools").setLevel(logging.ERROR)
 with _hidden(PROBED):
     import coremltools
     from coremltools import proto
+    from coremltools.converters.mil import mil
     from coremltools.converters.mil.frontend.milproto.load import load as load_mil
     from coremltools.converters.mil.mil import types as mil_types
 
-__all__ = ["coremltools", "load_mil", "mil_types", "proto"]
+__all__ = ["coremltools", "load_mil", "mil", "mil_types", "proto"]

@@ -1,12 +1,19 @@
-"""Read a Core ML package: its metadata and its graph."""
+"""Read a Core ML package: its metadata and its graph.
+
+The evaluator, and coremltools with it, is imported by the functions that need it: the format's words need neither.
+"""
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from coordatt_deploy.formats import Format
+from coordatt_deploy.host import Host
+from coordatt_deploy.runtimes.coreml.delegates import neural_engine
+from coordatt_deploy.runtimes.coreml.vocabulary import VOCABULARY
+from coordatt_deploy.runtimes.delegate import Delegate
 from coordatt_deploy.runtimes.file_graph import (
     FileGraph,
     Node,
@@ -16,10 +23,14 @@ from coordatt_deploy.runtimes.file_graph import (
     most_frequent_first,
     spec_of,
 )
+from coordatt_deploy.runtimes.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from coordatt_deploy.runtimes.coreml.coremltools_import import proto
 
 
-def metadata(path: Path) -> dict[str, Any]:
-    """See ``file_graph.Reader``."""
+def metadata(path: Path) -> dict[str, object]:
+    """See ``Reader.metadata``."""
     from coordatt_deploy.runtimes.coreml.evaluator.program import read_model
 
     model, _ = read_model(path)
@@ -27,7 +38,7 @@ def metadata(path: Path) -> dict[str, Any]:
 
 
 def graph(path: Path) -> FileGraph:
-    """See ``file_graph.Reader``."""
+    """See ``Reader.graph``."""
     from coordatt_deploy.runtimes.coreml.evaluator.program import block_of, input_ports, output_names, read_model
 
     model, _ = read_model(path)
@@ -65,32 +76,32 @@ def graph(path: Path) -> FileGraph:
     )
 
 
-def _declared(tensor: Any) -> tuple[Shape, str]:
+def _declared(tensor: "proto.MIL_pb2.TensorType") -> tuple[Shape, str]:
     from coordatt_deploy.runtimes.coreml.coremltools_import import mil_types
 
     shape = tuple(
         int(axis.constant.size) if axis.WhichOneof("dimension") == "constant" else None for axis in tensor.dimensions
     )
-    kind = mil_types.PROTO_TO_BUILTIN_TYPE.get(tensor.dataType)
-    return shape, str(getattr(kind, "__name__", "unknown")).replace("fp", "float")
+    builtin = mil_types.PROTO_TO_BUILTIN_TYPE.get(tensor.dataType)
+    return shape, str(getattr(builtin, "__name__", "unknown")).replace("fp", "float")
 
 
 def operators(path: Path) -> OperatorCount:
-    """See ``file_graph.Reader``."""
+    """See ``Reader.operators``."""
     from coordatt_deploy.runtimes.coreml.evaluator.program import load
 
     return OperatorCount(most_frequent_first(step.operator for step in load(path).steps))
 
 
-def _constant_bytes(operation: Any, shape: Shape, dtype: str) -> int:
+def _constant_bytes(operation: "proto.MIL_pb2.Operation", shape: Shape, dtype: str) -> int:
     """Bytes of a constant in the file; a compressed one has those of its parts."""
     if operation.type == "const":
         return math.prod(size or 1 for size in shape) * _item_bytes(dtype)
     total = 0
     for value in operation.attributes.values():
         if value.WhichOneof("value") == "blobFileValue":
-            inner, kind = _declared(value.type.tensorType)
-            total += math.prod(size or 1 for size in inner) * _item_bytes(kind)
+            inner, stored = _declared(value.type.tensorType)
+            total += math.prod(size or 1 for size in inner) * _item_bytes(stored)
     return total
 
 
@@ -101,7 +112,7 @@ def _item_bytes(dtype: str) -> int:
         return 1
 
 
-def _numbers(operation: Any, key: str, block: Any) -> tuple[int, ...] | None:
+def _numbers(operation: "proto.MIL_pb2.Operation", key: str, block: "proto.MIL_pb2.Block") -> tuple[int, ...] | None:
     """The whole numbers of a constant argument."""
     argument = operation.inputs[key].arguments[0]
     value = argument.value
@@ -112,3 +123,18 @@ def _numbers(operation: Any, key: str, block: Any) -> tuple[int, ...] | None:
             return None
         value = source.attributes["val"]
     return tuple(int(number) for number in value.immediateValue.tensor.ints.values) or None
+
+
+def vocabulary() -> Vocabulary:
+    """See ``Reader.vocabulary``."""
+    return VOCABULARY
+
+
+def delegates(path: Path, graph: FileGraph) -> tuple[Delegate, ...]:  # noqa: ARG001 - the graph says it all
+    """See ``Reader.delegates``."""
+    return (neural_engine(graph),)
+
+
+def host_warning(path: Path, machine: Host) -> str | None:  # noqa: ARG001 - results say where they are from
+    """See ``Reader.host_warning``."""
+    return None

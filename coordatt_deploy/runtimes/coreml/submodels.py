@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from coordatt_deploy.runtimes.coreml.runner import program_feeds
 
 
 def open_pieces(path: Path, artifact: Artifact, tensors: tuple[str, ...]) -> "CoreMLSubmodels":
-    """Cut the package at *path* apart at *tensors*; see ``Cutter.open_pieces``."""
+    """Cut the package at *path* apart at *tensors*; see ``SubmodelExtractor.open_pieces``."""
     program = load(path)
     missing = [name for name in tensors if name not in program.names]
     if missing:
@@ -42,12 +42,14 @@ class CoreMLSubmodels:
         ports = {port.name: port for step in program.steps for port in step.outputs}
         self._dtypes = {name: ports[name].dtype for name in tensors if name in ports}
 
-    def infer(self, feeds: Mapping[str, NDArray[Any]], given: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Run every piece; see ``Pieces.infer``."""
+    def infer(
+        self, feeds: Mapping[str, NDArray[np.generic]], given: Mapping[str, NDArray[np.generic]]
+    ) -> dict[str, NDArray[np.generic]]:
+        """Run every piece; see ``Submodels.infer``."""
         values = program_feeds(self._program.inputs, self._artifact.inputs, feeds) | {
             name: np.asarray(given[name]).astype(self._dtypes[name]) for name in self._tensors if name in self._dtypes
         }
-        made = {}
+        made: dict[str, NDArray[np.generic]] = {}
         for name in self._tensors:
             fed = {key: value for key, value in values.items() if key != name}
             try:

@@ -1,12 +1,18 @@
-"""Read an ONNX file: its metadata and its graph."""
+"""Read an ONNX file: its metadata and its graph.
+
+Packages are imported by the functions that need them: metadata is read with ONNX Runtime alone, which boards have, and
+graphs with onnx alone.
+"""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.formats import Format
+from coordatt_deploy.host import Host
+from coordatt_deploy.runtimes.delegate import Delegate
 from coordatt_deploy.runtimes.file_graph import (
     FileGraph,
     Node,
@@ -15,10 +21,16 @@ from coordatt_deploy.runtimes.file_graph import (
     most_frequent_first,
     spec_of,
 )
+from coordatt_deploy.runtimes.onnx.saturation import saturation_warning
+from coordatt_deploy.runtimes.onnx.vocabulary import VOCABULARY
+from coordatt_deploy.runtimes.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    import onnx
 
 
-def metadata(path: Path) -> dict[str, Any]:
-    """See ``file_graph.Reader``."""
+def metadata(path: Path) -> dict[str, object]:
+    """See ``Reader.metadata``."""
     import onnxruntime
 
     from coordatt_deploy.runtimes.argument_checks import first_line
@@ -37,7 +49,7 @@ def metadata(path: Path) -> dict[str, Any]:
 
 
 def graph(path: Path) -> FileGraph:
-    """See ``file_graph.Reader``."""
+    """See ``Reader.graph``."""
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
@@ -50,13 +62,13 @@ def graph(path: Path) -> FileGraph:
         raise BundleError(f"{path.name} holds no ONNX graph")
     tensors: dict[str, Tensor] = {}
 
-    def name_of(kind: int) -> str:
+    def name_of(data_type: int) -> str:
         try:
-            return str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)).name)
+            return str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(data_type)).name)
         except KeyError:
-            return str(onnx.TensorProto.DataType.Name(kind)).lower()
+            return str(onnx.TensorProto.DataType.Name(data_type)).lower()
 
-    def add(name: str, tensor: Any) -> None:
+    def add(name: str, tensor: "onnx.TensorProto") -> None:
         size = sum(len(getattr(tensor, field)) for field in ("float_data", "int32_data", "int64_data", "double_data"))
         held = len(tensor.raw_data) or size * np.dtype(np.float32).itemsize
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
@@ -91,7 +103,7 @@ def graph(path: Path) -> FileGraph:
 
 
 def operators(path: Path) -> OperatorCount:
-    """See ``file_graph.Reader``."""
+    """See ``Reader.operators``."""
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -100,3 +112,18 @@ def operators(path: Path) -> OperatorCount:
     except (OSError, ValueError, DecodeError) as error:
         raise BundleError(f"{path.name} cannot be read as ONNX: {error}; build the bundle again") from error
     return OperatorCount(most_frequent_first(node.op_type for node in model.graph.node))
+
+
+def vocabulary() -> Vocabulary:
+    """See ``Reader.vocabulary``."""
+    return VOCABULARY
+
+
+def delegates(path: Path, graph: FileGraph) -> tuple[Delegate, ...]:  # noqa: ARG001 - ONNX Runtime's are other builds
+    """See ``Reader.delegates``."""
+    return ()
+
+
+def host_warning(path: Path, machine: Host) -> str | None:
+    """See ``Reader.host_warning``."""
+    return saturation_warning(path, machine)

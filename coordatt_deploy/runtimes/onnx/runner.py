@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +84,7 @@ class OnnxRuntimeRunner:
         self.inputs: tuple[TensorSpec, ...] = artifact.inputs
         self.outputs: tuple[TensorSpec, ...] = artifact.outputs
 
-    def infer(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def infer(self, feeds: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
         """Run once; see ``Runner.infer``.
 
         Raises:
@@ -133,7 +133,9 @@ def _varint(value: int) -> bytes:
     return bytes([*encoded, value])
 
 
-def _described(values: Sequence[Any], without: Sequence[str] = ()) -> dict[str, tuple[tuple[int | None, ...], str]]:
+def _described(
+    values: Sequence[ort.NodeArg], without: Sequence[str] = ()
+) -> dict[str, tuple[tuple[int | None, ...], str]]:
     return {
         value.name: (
             tuple(size if isinstance(size, int) else None for size in value.shape),

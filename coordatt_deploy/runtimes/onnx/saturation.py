@@ -24,9 +24,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.errors import BundleError
-from coordatt_deploy.formats import Format
 from coordatt_deploy.host import Host
 
 SEVEN_BITS: Final = 64
@@ -75,15 +73,14 @@ def saturation_risk(weights: WeightRange, architecture: str, features: Collectio
     )
 
 
-def saturation_warning(path: Path, artifact: Artifact, machine: Host) -> str | None:
+def saturation_warning(path: Path, machine: Host) -> str | None:
     """Why the results of the artifact at *path* on *machine* may differ from an ARM device's; None where they can't.
 
     Args:
         path: The artifact on disk; read only where the machine could saturate.
-        artifact: Its description.
         machine: Where it is run.
     """
-    if artifact.format is not Format.ONNX or not can_saturate(machine.architecture, machine.features):
+    if not can_saturate(machine.architecture, machine.features):
         return None
     try:
         return saturation_risk(weight_range(path), machine.architecture, machine.features)

@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import onnx
@@ -20,7 +20,7 @@ from coordatt_deploy.runtimes.submodels import GIVEN
 
 
 def open_pieces(path: Path, artifact: Artifact, tensors: tuple[str, ...]) -> "OnnxSubmodels":
-    """Cut the file at *path* apart at *tensors*; see ``Cutter.open_pieces``."""
+    """Cut the file at *path* apart at *tensors*; see ``SubmodelExtractor.open_pieces``."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.use_deterministic_compute = True
@@ -36,7 +36,7 @@ def open_pieces(path: Path, artifact: Artifact, tensors: tuple[str, ...]) -> "On
 def write_pieces(
     path: Path, artifact: Artifact, tensors: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]], target: Path
 ) -> Artifact:
-    """Write the file at *path* cut apart; see ``Cutter.write_pieces``."""
+    """Write the file at *path* cut apart; see ``SubmodelExtractor.write_pieces``."""
     model = cut(onnx.load(path), tensors)
     own = {spec.name for spec in artifact.inputs}
     given = tuple(
@@ -113,8 +113,10 @@ class OnnxSubmodels:
         self._tensors = tensors
         self._given = [value.name for value in session.get_inputs() if value.name.endswith(GIVEN)]
 
-    def infer(self, feeds: Mapping[str, NDArray[Any]], given: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Run every piece; see ``Pieces.infer``."""
+    def infer(
+        self, feeds: Mapping[str, NDArray[np.generic]], given: Mapping[str, NDArray[np.generic]]
+    ) -> dict[str, NDArray[np.generic]]:
+        """Run every piece; see ``Submodels.infer``."""
         arrays = dict(checked(feeds, self._artifact.inputs))
         for name in self._given:
             arrays[name] = np.ascontiguousarray(given[name.removesuffix(GIVEN)], dtype=np.float32)
@@ -123,7 +125,7 @@ class OnnxSubmodels:
         except Exception:  # noqa: BLE001 - its exceptions share no base but this
             return self._one_by_one(arrays)
 
-    def _one_by_one(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def _one_by_one(self, arrays: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
         """Run each piece by itself: one that is refused takes the others with it."""
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1

@@ -9,7 +9,7 @@ TFLite's schema) have not moved since the format has metadata.
 import json
 import struct
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from coordatt_deploy.errors import BundleError
 
@@ -23,8 +23,8 @@ METADATA_FIELD_BUFFER: Final = 1
 BUFFER_DATA: Final = 0
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
-    """Return what the exporter wrote into the file: preprocessing, labels, provenance (``specs.metadata``).
+def read_metadata(path: Path) -> dict[str, object]:
+    """Return what the exporter wrote into the file: preprocessing, labels, provenance (``artifact_specs.metadata``).
 
     Raises:
         BundleError: The file is missing, no TFLite file, damaged, or not written by this project.

@@ -1,10 +1,16 @@
-"""Read a TFLite file: its metadata and its graph."""
+"""Read a TFLite file: its metadata and its graph.
 
+Packages are imported by the functions that need them, for metadata is read where none of them is installed.
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.formats import Format
+from coordatt_deploy.host import Host
+from coordatt_deploy.runtimes.delegate import Delegate
 from coordatt_deploy.runtimes.file_graph import (
     FileGraph,
     Node,
@@ -13,30 +19,36 @@ from coordatt_deploy.runtimes.file_graph import (
     most_frequent_first,
     spec_of,
 )
+from coordatt_deploy.runtimes.tflite.delegates import gpu, xnnpack
+from coordatt_deploy.runtimes.tflite.metadata import IDENTIFIER, read_metadata
+from coordatt_deploy.runtimes.tflite.vocabulary import VOCABULARY
+from coordatt_deploy.runtimes.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from ai_edge_litert import schema_py_generated as schema
 
 
-def metadata(path: Path) -> dict[str, Any]:
-    """See ``file_graph.Reader``."""
-    from coordatt_deploy.runtimes.tflite.metadata import read_metadata
-
+def metadata(path: Path) -> dict[str, object]:
+    """See ``Reader.metadata``."""
     return read_metadata(path)
 
 
 def graph(path: Path) -> FileGraph:
-    """See ``file_graph.Reader``."""
+    """See ``Reader.graph``."""
     import flatbuffers  # noqa: F401 - the schema needs it, and its absence should name it
     from ai_edge_litert import schema_py_generated as schema
 
     content = path.read_bytes()
-    if content[4:8] != b"TFL3":
+    if content[4:8] != IDENTIFIER:
         raise BundleError(f"{path.name} is no TFLite file: it has no TFL3 mark")
     try:
-        model: Any = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+        model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
         graph = model.subgraphs[0]
-        codes = [_operator_name(schema, code) for code in model.operatorCodes]
+        operator_names = _names(schema.BuiltinOperator)
+        codes = [_operator_name(code, operator_names) for code in model.operatorCodes]
     except Exception as error:  # a damaged FlatBuffer makes the generated reader raise many kinds
         raise BundleError(f"{path.name} cannot be read as TFLite: {error}") from error
-    dtypes = {number: name for name, number in vars(schema.TensorType).items() if not name.startswith("_")}
+    dtypes = _names(schema.TensorType)
     names = [tensor.name.decode() for tensor in graph.tensors]
     tensors = {}
     for name, tensor in zip(names, graph.tensors, strict=True):
@@ -68,17 +80,42 @@ def graph(path: Path) -> FileGraph:
     )
 
 
-def _operator_name(schema: Any, code: Any) -> str:
+def _names(enumeration: type) -> dict[int, str]:
+    """The names in one of the schema's enumerations, by number; the first of those that share one."""
+    found: dict[int, str] = {}
+    for name, number in vars(enumeration).items():
+        if not name.startswith("_"):
+            found.setdefault(number, name)
+    return found
+
+
+def _operator_name(code: "schema.OperatorCodeT", names: Mapping[int, str]) -> str:
     number = max(code.builtinCode, code.deprecatedBuiltinCode)
-    name = next(key for key, value in vars(schema.BuiltinOperator).items() if value == number)
+    name = names[number]
     return f"CUSTOM {code.customCode.decode()}" if name == "CUSTOM" and code.customCode else name
 
 
 def operators(path: Path) -> OperatorCount:
-    """See ``file_graph.Reader``."""
+    """See ``Reader.operators``."""
     from coordatt_deploy.runtimes.tflite import runner
 
     found = runner.operators(path)
     delegated = sum(item.delegated for item in found.operators)
     remark = f"XNNPACK runs {delegated} of {len(found.operators)}, in {found.partitions} partitions"
     return OperatorCount(most_frequent_first(item.name for item in found.operators), remark)
+
+
+def vocabulary() -> Vocabulary:
+    """See ``Reader.vocabulary``."""
+    return VOCABULARY
+
+
+def delegates(path: Path, graph: FileGraph) -> tuple[Delegate, ...]:
+    """See ``Reader.delegates``."""
+    asked = xnnpack(path)
+    return (gpu(graph),) if asked is None else (asked, gpu(graph))
+
+
+def host_warning(path: Path, machine: Host) -> str | None:  # noqa: ARG001 - its kernels add in 32 bits everywhere
+    """See ``Reader.host_warning``."""
+    return None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,26 @@ from coordatt_deploy.runtimes.argument_checks import check_described, check_thre
 
 DELEGATE: Final = "DELEGATE"  # the interpreter's name for the node that stands for a partition
 SIGNATURE: Final = "serving_default"
+
+
+class QuantizationParameters(TypedDict):
+    """The grid of a tensor, or of each of its channels, as the interpreter tells of it."""
+
+    scales: NDArray[np.float32]
+    zero_points: NDArray[np.int32]
+    quantized_dimension: int
+
+
+class TensorDetail(TypedDict):
+    """What the interpreter tells of a tensor, as far as it is used here."""
+
+    name: str
+    index: int
+    shape: NDArray[np.int32]
+    shape_signature: NDArray[np.int32]
+    dtype: type[np.generic]
+    quantization: tuple[float, int]
+    quantization_parameters: QuantizationParameters
 
 
 def open_artifact(path: Path, artifact: Artifact, *, threads: int = 1, tensors: tuple[str, ...] = ()) -> "LitertRunner":
@@ -63,11 +83,11 @@ class LitertRunner:
 
     def __init__(
         self,
-        interpreter: Any,
+        interpreter: Interpreter,
         artifact: Artifact,
-        inputs: Mapping[str, Any],
-        outputs: Mapping[str, Any],
-        inner: Mapping[str, Any],
+        inputs: Mapping[str, TensorDetail],
+        outputs: Mapping[str, TensorDetail],
+        inner: Mapping[str, TensorDetail],
     ) -> None:
         self._interpreter = interpreter
         self._feeds = {name: int(detail["index"]) for name, detail in inputs.items()}
@@ -76,7 +96,7 @@ class LitertRunner:
         self.inputs: tuple[TensorSpec, ...] = artifact.inputs
         self.outputs: tuple[TensorSpec, ...] = artifact.outputs
 
-    def infer(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def infer(self, feeds: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
         """Run once; see ``Runner.infer``.
 
         Raises:
@@ -106,7 +126,7 @@ class LitertRunner:
         self._interpreter = None
 
 
-def dequantized(values: NDArray[Any], detail: Mapping[str, Any]) -> NDArray[Any]:
+def dequantized(values: NDArray[np.generic], detail: TensorDetail) -> NDArray[np.generic]:
     """Return ``(values - zero_point) * scale`` in float32, per tensor or per channel; floats come back as they are.
 
     Args:
@@ -120,7 +140,7 @@ def dequantized(values: NDArray[Any], detail: Mapping[str, Any]) -> NDArray[Any]
     if scales.size > 1:
         along = [-1 if axis == parameters["quantized_dimension"] else 1 for axis in range(values.ndim)]
         scales, zero_points = scales.reshape(along), zero_points.reshape(along)
-    floats: NDArray[Any] = (values.astype(np.float64) - zero_points) * scales
+    floats = (values.astype(np.float64) - zero_points) * scales
     return floats.astype(np.float32)
 
 
@@ -182,7 +202,7 @@ def operators(path: Path) -> Delegation:
     return Delegation(tuple(listed), len(partitions))
 
 
-def _open(path: Path, threads: int, *, keep_all: bool) -> Any:
+def _open(path: Path, threads: int, *, keep_all: bool) -> Interpreter:
     resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES if keep_all else OpResolverType.AUTO
     try:
         interpreter = Interpreter(
@@ -197,7 +217,7 @@ def _open(path: Path, threads: int, *, keep_all: bool) -> Any:
     return interpreter
 
 
-def _inner(interpreter: Any, path: Path, tensors: Sequence[str]) -> dict[str, Any]:
+def _inner(interpreter: Interpreter, path: Path, tensors: Sequence[str]) -> dict[str, TensorDetail]:
     if not tensors:
         return {}
     details = {detail["name"]: detail for detail in interpreter.get_tensor_details()}
@@ -209,6 +229,6 @@ def _inner(interpreter: Any, path: Path, tensors: Sequence[str]) -> dict[str, An
     return {name: details[name] for name in tensors}
 
 
-def _described(detail: Mapping[str, Any]) -> tuple[tuple[int | None, ...], str]:
+def _described(detail: TensorDetail) -> tuple[tuple[int | None, ...], str]:
     shape = tuple(None if size < 0 else int(size) for size in detail["shape_signature"])
     return shape, np.dtype(detail["dtype"]).name

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import flatbuffers
 import numpy as np
@@ -17,17 +17,18 @@ from coordatt_deploy.artifact_specs import Artifact, TensorSpec
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.runtimes.argument_checks import checked, first_line
 from coordatt_deploy.runtimes.submodels import GIVEN
-from coordatt_deploy.runtimes.tflite.runner import dequantized
+from coordatt_deploy.runtimes.tflite.metadata import IDENTIFIER
+from coordatt_deploy.runtimes.tflite.runner import TensorDetail, dequantized
 
 
 def open_pieces(path: Path, artifact: Artifact, tensors: tuple[str, ...]) -> "LitertSubmodels":
-    """Cut the file at *path* apart at *tensors*; see ``Cutter.open_pieces``."""
+    """Cut the file at *path* apart at *tensors*; see ``SubmodelExtractor.open_pieces``."""
     try:
         model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
         signature = {item.name.decode(): item.tensorIndex for item in model.signatureDefs[0].inputs}
         given, made = cut(model, tensors)
         builder = flatbuffers.Builder(1 << 20)
-        builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+        builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
         interpreter = Interpreter(model_content=bytes(builder.Output()), num_threads=1)
         interpreter.allocate_tensors()
     except BundleError:
@@ -40,7 +41,7 @@ def open_pieces(path: Path, artifact: Artifact, tensors: tuple[str, ...]) -> "Li
 def write_pieces(
     path: Path, artifact: Artifact, tensors: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]], target: Path
 ) -> Artifact:
-    """Write the file at *path* cut apart; see ``Cutter.write_pieces``."""
+    """Write the file at *path* cut apart; see ``SubmodelExtractor.write_pieces``."""
     model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
     (signature,) = model.signatureDefs
     given, made = cut(model, tensors)
@@ -55,7 +56,7 @@ def write_pieces(
             entries.append(entry)
     model.signatureDefs = [signature]
     builder = flatbuffers.Builder(1 << 20)
-    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
     target.write_bytes(bytes(builder.Output()))
 
     def described(named: Mapping[str, int]) -> tuple[TensorSpec, ...]:
@@ -66,7 +67,7 @@ def write_pieces(
     return replace(artifact, inputs=artifact.inputs + described(inputs), outputs=artifact.outputs + described(outputs))
 
 
-def _described(name: str, tensor: Any, shape: tuple[int, ...]) -> TensorSpec:
+def _described(name: str, tensor: schema.TensorT, shape: tuple[int, ...]) -> TensorSpec:
     grid = tensor.quantization
     on_grid = tensor.type == schema.TensorType.INT8 and grid is not None and grid.scale is not None
     return TensorSpec(
@@ -79,7 +80,7 @@ def _described(name: str, tensor: Any, shape: tuple[int, ...]) -> TensorSpec:
     )
 
 
-def cut(model: Any, tensors: tuple[str, ...]) -> tuple[dict[str, int], dict[str, int]]:
+def cut(model: schema.ModelT, tensors: tuple[str, ...]) -> tuple[dict[str, int], dict[str, int]]:
     """Edit *model*: every reader of one of *tensors* reads an input, and all of them are outputs.
 
     Returns:
@@ -115,7 +116,7 @@ class LitertSubmodels:
 
     def __init__(
         self,
-        interpreter: Any,
+        interpreter: Interpreter,
         artifact: Artifact,
         signature: dict[str, int],
         given: dict[str, int],
@@ -126,8 +127,10 @@ class LitertSubmodels:
         self._signature, self._given, self._made = signature, given, made
         self._details = {int(item["index"]): item for item in interpreter.get_tensor_details()}
 
-    def infer(self, feeds: Mapping[str, NDArray[Any]], given: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Run every piece; see ``Pieces.infer``."""
+    def infer(
+        self, feeds: Mapping[str, NDArray[np.generic]], given: Mapping[str, NDArray[np.generic]]
+    ) -> dict[str, NDArray[np.generic]]:
+        """Run every piece; see ``Submodels.infer``."""
         for name, array in checked(feeds, self._artifact.inputs).items():
             self._interpreter.set_tensor(self._signature[name], array)
         for name, index in self._given.items():
@@ -149,12 +152,12 @@ class LitertSubmodels:
         self._interpreter = None
 
 
-def quantized(value: NDArray[Any], detail: Mapping[str, Any]) -> NDArray[Any]:
+def quantized(value: NDArray[np.generic], detail: TensorDetail) -> NDArray[np.generic]:
     """Return *value* in the tensor's own type: ``clip(round(value / scale) + zero_point)`` where it is an integer."""
     dtype = np.dtype(detail["dtype"])
     scale, zero_point = detail["quantization"]
     if np.issubdtype(dtype, np.floating) or not scale:
         return np.ascontiguousarray(value, dtype=dtype)
     limits = np.iinfo(dtype)
-    steps: NDArray[Any] = np.round(np.asarray(value, np.float64) / scale) + zero_point
+    steps = np.round(np.asarray(value, np.float64) / scale) + zero_point
     return np.clip(steps, limits.min, limits.max).astype(dtype)

@@ -23,9 +23,7 @@ GUEST_PACKAGES: Final = (
 # What the travelling half needs, and below it the distributions that open each format, the preferred one first.
 NEEDED: Final = ("numpy", "msgspec")
 RUNTIMES: Final[Mapping[Format, tuple[str, ...]]] = {
-    file_format: FORMATS[file_format].runtime_packages
-    for file_format in Format
-    if not FORMATS[file_format].runs_only_on
+    file_format: FORMATS[file_format].runtimes for file_format in Format if not FORMATS[file_format].runs_only_on
 }
 
 # What pip's markers are evaluated for.

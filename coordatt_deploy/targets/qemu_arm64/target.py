@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.errors import UsageError, nearest
-from coordatt_deploy.format_modules import missing
+from coordatt_deploy.format_modules import not_installed
 from coordatt_deploy.formats import FORMATS
 from coordatt_deploy.progress import Progress
 from coordatt_deploy.targets import Array, InstructionCount, TargetStatus
@@ -37,7 +37,7 @@ def setup(cache_dir: Path | None = None, progress: Progress | None = None) -> Ta
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "debian":
             raise
-        raise missing(f"building the box of target {NAME}", "python-debian", NAME) from error
+        raise not_installed(f"building the box of target {NAME}", "python-debian", NAME) from error
     return build.setup(cache_dir, progress)
 
 

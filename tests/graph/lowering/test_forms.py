@@ -17,10 +17,14 @@ from coordatt_deploy.artifact_specs import ModelSpec, Preprocessing
 from coordatt_deploy.conversion import quantized_artifact as quantizing
 from coordatt_deploy.data.calibration import CalibrationSet
 from coordatt_deploy.exporters import ExportRequest, exporter
+from coordatt_deploy.exporters.coreml.lowering import PROGRAM
+from coordatt_deploy.exporters.onnx.lowering import ARM64, X86_64
+from coordatt_deploy.exporters.tflite.lowering import FLOAT, INT8
 from coordatt_deploy.formats import Format, Precision, TargetCpu
 from coordatt_deploy.graph.capture import capture
 from coordatt_deploy.graph.graph import op_name
-from coordatt_deploy.graph.lowering.lower import LoweringTarget, lower, target_of
+from coordatt_deploy.graph.lowering.lower import lower
+from coordatt_deploy.graph.lowering.target import all_targets, target_of
 from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
 from coordatt_deploy.quantization.recipes import parse
 from coordatt_deploy.runtimes.tflite import runner
@@ -32,8 +36,8 @@ SPEC = ModelSpec("network", Preprocessing((32, 32)))
 # Around the block stand two convolutions, relu6 and the mean at the end.
 OUTSIDE = 4
 AT_MOST = {
-    LoweringTarget.ONNX_ARM64: 21, LoweringTarget.ONNX_X86_64: 14, LoweringTarget.TFLITE: 12,
-    LoweringTarget.TFLITE_INT8: 16, LoweringTarget.COREML: 15,
+    ARM64: 21, X86_64: 14, FLOAT: 12,
+    INT8: 16, PROGRAM: 15,
 }  # fmt: skip
 
 
@@ -46,7 +50,7 @@ def operators(graph):
     return Counter(op_name(node) for node in graph.module.graph.nodes if node.op == "call_function" and op_name(node))
 
 
-@pytest.mark.parametrize("target", LoweringTarget)
+@pytest.mark.parametrize("target", all_targets(), ids=str)
 def test_a_form_has_few_operators(target):
     """
     A bound for each, so that no change makes one longer unnoticed; the paper's code has 19.
@@ -60,7 +64,7 @@ def test_a_form_has_few_operators(target):
     assert operators(folded).total() - OUTSIDE == 19
 
 
-@pytest.mark.parametrize("target", [LoweringTarget.TFLITE, LoweringTarget.TFLITE_INT8, LoweringTarget.ONNX_X86_64])
+@pytest.mark.parametrize("target", [FLOAT, INT8, X86_64])
 def test_two_branches_move_nothing(target):
     """
     No transposition, concatenation or split is left of the usual code.

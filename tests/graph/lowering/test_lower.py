@@ -13,12 +13,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from coordatt_deploy.errors import ConversionError
+from coordatt_deploy.exporters.coreml.lowering import PROGRAM
+from coordatt_deploy.exporters.onnx.lowering import ARM64, X86_64
+from coordatt_deploy.exporters.tflite.lowering import FLOAT, INT8
 from coordatt_deploy.graph.capture import capture
 from coordatt_deploy.graph.execution import run
 from coordatt_deploy.graph.graph import DynamicSize, aten
 from coordatt_deploy.graph.lowering import lower as lowering
 from coordatt_deploy.graph.lowering.forms import FORMS, Form
-from coordatt_deploy.graph.lowering.lower import PREFERRED, TOLERANCE, LoweringTarget, lower, lowering_error
+from coordatt_deploy.graph.lowering.lower import TOLERANCE, lower, lowering_error
+from coordatt_deploy.graph.lowering.target import all_targets
 from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
 from coordatt_deploy.layer_map import LayerMap
 
@@ -74,7 +78,7 @@ def calls(graph):
     return [str(node.target) for node in graph.module.graph.nodes if node.op == "call_function"]
 
 
-@pytest.mark.parametrize("target", LoweringTarget)
+@pytest.mark.parametrize("target", all_targets(), ids=str)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("size", [(32, 32), (24, 40)], ids=["square", "not square"])
 def test_each_form_is_the_same_function(target, way, size):
@@ -86,14 +90,14 @@ def test_each_form_is_the_same_function(target, way, size):
     lowered, report = lower(graph, target)
 
     (block,) = report.blocks
-    assert block.form in PREFERRED[target]
-    assert (block.form is PREFERRED[target][0]) == (block.declined is None)
+    assert block.form in target.forms
+    assert (block.form is target.forms[0]) == (block.declined is None)
     assert report.max_relative_error <= TOLERANCE
     assert worst(graph, lowered, image(*size)) <= 1e-6
     assert calls(lowered) != calls(graph)
 
 
-@pytest.mark.parametrize("target", LoweringTarget)
+@pytest.mark.parametrize("target", all_targets(), ids=str)
 def test_every_layer_of_the_block_is_still_there(target):
     """
     Wherever a value went (scaled, turned, cut in two), the map finds it: no layer is absent, and the squeeze, its
@@ -109,7 +113,7 @@ def test_every_layer_of_the_block_is_still_there(target):
     assert {"adaptive_avg_pool2d", "conv2d", "cat", "sigmoid", "mul"} <= operators
 
 
-@pytest.mark.parametrize("target", LoweringTarget)
+@pytest.mark.parametrize("target", all_targets(), ids=str)
 def test_a_map_that_is_wrong_by_a_little_shows(target):
     """
     The negative twin: one factor off by a thousandth is seen, whichever convolution's it is.
@@ -133,7 +137,7 @@ def test_a_form_that_computes_something_else_is_refused(form, monkeypatch):
     """
     The negative twin: a squeeze that is a thousandth too strong does not leave lowering.
     """
-    target = next(target for target, forms in PREFERRED.items() if form in forms)
+    target = next(target for target in all_targets() if form in target.forms)
     rule = FORMS[form]
 
     def bent(writer):
@@ -144,14 +148,13 @@ def test_a_form_that_computes_something_else_is_refused(form, monkeypatch):
         writer.rewriter.weight(squeeze.args[1]).mul_(1.001)
 
     graph = folded(written())
-    monkeypatch.setattr(lowering, "PREFERRED", {target: (form,)})
     monkeypatch.setattr(lowering, "FORMS", {form: replace(rule, write=bent)})
 
     with pytest.raises(ConversionError, match=r"differently: relative error .*, 1e-05 allowed"):
-        lower(graph, target)
+        lower(graph, replace(target, forms=(form,)))
 
 
-@pytest.mark.parametrize("target", LoweringTarget)
+@pytest.mark.parametrize("target", all_targets(), ids=str)
 def test_a_dynamic_size_is_right_at_every_size(target):
     """
     Captured at one size and right at others, neither of them square: no kernel, scale or constant is frozen.
@@ -171,9 +174,9 @@ def test_the_form_follows_from_the_size():
     """
     What a form needs and does not find is said, and the next one takes its place.
     """
-    square, oblong = (lower(folded(written(), size), LoweringTarget.COREML)[1].blocks[0]
+    square, oblong = (lower(folded(written(), size), PROGRAM)[1].blocks[0]
                       for size in ((32, 32), (32, 48)))  # fmt: skip
-    odd = lower(folded(written(), channels=20), LoweringTarget.ONNX_X86_64)[1].blocks[0]
+    odd = lower(folded(written(), channels=20), X86_64)[1].blocks[0]
 
     assert (Form.PAIRED, None) == (square.form, square.declined)
     assert (Form.MEANS, "paired: strips of unequal or dynamic length cannot share a tensor") == (
@@ -183,7 +186,7 @@ def test_the_form_follows_from_the_size():
     assert "20 channels are no whole number of blocks of 16" in odd.declined
 
 
-@pytest.mark.parametrize("target", LoweringTarget)
+@pytest.mark.parametrize("target", all_targets(), ids=str)
 @pytest.mark.parametrize("linear", [False, True], ids=["convolutions", "linear layers"])
 @pytest.mark.parametrize("hard", [False, True], ids=["sigmoid", "hard-sigmoid"])
 def test_gates_per_channel_are_lowered_as_well(target, linear, hard):
@@ -198,7 +201,7 @@ def test_gates_per_channel_are_lowered_as_well(target, linear, hard):
     assert worst(graph, lowered, image(32, 32)) <= 1e-6
 
 
-@pytest.mark.parametrize("target", LoweringTarget)
+@pytest.mark.parametrize("target", all_targets(), ids=str)
 def test_more_than_one_image_at_a_time(target):
     """
     A batch of three; nothing mixes its images.
@@ -211,7 +214,7 @@ def test_more_than_one_image_at_a_time(target):
     assert worst(graph, lowered, feeds) <= 1e-6
 
 
-@pytest.mark.parametrize("target", LoweringTarget)
+@pytest.mark.parametrize("target", all_targets(), ids=str)
 def test_a_graph_in_which_nothing_is_recognised_stays_as_it_is(target):
     """
     It is returned untouched, and the report says so.
@@ -221,8 +224,8 @@ def test_a_graph_in_which_nothing_is_recognised_stays_as_it_is(target):
     lowered, report = lower(graph, target)
 
     if target not in {
-        LoweringTarget.TFLITE,
-        LoweringTarget.TFLITE_INT8,
+        FLOAT,
+        INT8,
     }:  # the mean before the end keeps its axes there
         assert calls(graph) == calls(lowered)
     assert () == report.blocks
@@ -235,7 +238,7 @@ def test_a_near_miss_is_left_alone_and_reported():
     """
     graph = folded(near_miss)
 
-    lowered, report = lower(graph, LoweringTarget.ONNX_ARM64)
+    lowered, report = lower(graph, ARM64)
 
     assert () == report.blocks
     assert "is no sigmoid or hard-sigmoid, so it is no gate" in report.near_misses[0].reason
@@ -250,7 +253,7 @@ def test_a_block_that_was_not_folded_is_refused():
     graph = capture(network, (torch.randn(1, 3, 32, 32),))
 
     with pytest.raises(ConversionError, match=f"{name} still holds a BatchNorm .*; fold the graph first"):
-        lower(graph, LoweringTarget.TFLITE)
+        lower(graph, FLOAT)
 
 
 class Head(nn.Module):
@@ -269,11 +272,11 @@ class Head(nn.Module):
 @pytest.mark.parametrize(
     ("target", "how", "expected"),
     [
-        (LoweringTarget.TFLITE, "mean", ["conv2d", "mean", "flatten", "linear"]),
-        (LoweringTarget.TFLITE_INT8, "mean", ["conv2d", "mean", "flatten", "linear"]),
-        (LoweringTarget.TFLITE, "pool", ["conv2d", "adaptive_avg_pool2d", "flatten", "linear"]),
-        (LoweringTarget.COREML, "mean", ["conv2d", "mean", "linear"]),
-        (LoweringTarget.COREML, "pool", ["conv2d", "mean", "linear"]),
+        (FLOAT, "mean", ["conv2d", "mean", "flatten", "linear"]),
+        (INT8, "mean", ["conv2d", "mean", "flatten", "linear"]),
+        (FLOAT, "pool", ["conv2d", "adaptive_avg_pool2d", "flatten", "linear"]),
+        (PROGRAM, "mean", ["conv2d", "mean", "linear"]),
+        (PROGRAM, "pool", ["conv2d", "mean", "linear"]),
     ],
 )
 def test_the_pool_before_the_head_is_written_as_the_converter_wants_it(target, how, expected):
@@ -289,7 +292,7 @@ def test_the_pool_before_the_head_is_written_as_the_converter_wants_it(target, h
     assert worst(graph, lowered, image(8, 8)) <= 1e-6
 
 
-@pytest.mark.parametrize("target", [LoweringTarget.TFLITE, LoweringTarget.TFLITE_INT8, LoweringTarget.COREML])
+@pytest.mark.parametrize("target", [FLOAT, INT8, PROGRAM])
 def test_the_pool_of_a_block_is_the_blocks(target):
     """
     A gate whose pool is flattened for linear layers: the map leads to the pool that the form has written.
@@ -319,11 +322,11 @@ class SpelledOut(nn.Module):
 @pytest.mark.parametrize(
     ("target", "expected"),
     [
-        (LoweringTarget.ONNX_ARM64, ["hardswish", "hardswish"]),
-        (LoweringTarget.ONNX_X86_64, ["hardswish", "hardswish"]),
-        (LoweringTarget.TFLITE, ["hardswish", "hardswish"]),
-        (LoweringTarget.TFLITE_INT8, ["add", "relu6", "mul", "hardswish"]),
-        (LoweringTarget.COREML, ["hardsigmoid", "mul", "hardsigmoid", "mul"]),
+        (ARM64, ["hardswish", "hardswish"]),
+        (X86_64, ["hardswish", "hardswish"]),
+        (FLOAT, ["hardswish", "hardswish"]),
+        (INT8, ["add", "relu6", "mul", "hardswish"]),
+        (PROGRAM, ["hardsigmoid", "mul", "hardsigmoid", "mul"]),
     ],
 )
 def test_hard_swish_is_spelled_as_the_runtime_wants_it(target, expected):
@@ -346,7 +349,7 @@ def test_the_graph_that_is_lowered_is_left_alone(tiny_folded):
     feeds = image(32, 48)
     before, value = calls(tiny_folded), run(tiny_folded, feeds)["logits"]
 
-    for target in LoweringTarget:
+    for target in all_targets():
         lower(tiny_folded, target)
 
     assert before == calls(tiny_folded)

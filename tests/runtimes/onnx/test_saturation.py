@@ -24,7 +24,8 @@ from coordatt_deploy.manifest import GoldenCase, Manifest
 from coordatt_deploy.parity.result import read_reports
 from coordatt_deploy.parity.tolerances import TOLERANCES, Tolerance
 from coordatt_deploy.runtimes import provenance, runtime
-from coordatt_deploy.runtimes.onnx.saturation import WeightRange, saturation_risk, saturation_warning, weight_range
+from coordatt_deploy.runtimes.onnx.saturation import WeightRange, saturation_risk, weight_range
+from coordatt_deploy.runtimes.reader import host_warning
 
 WIDE = WeightRange(tensors=3, wide=2, greatest=127)
 SEVEN_BITS = WeightRange(tensors=3, wide=0, greatest=64)
@@ -289,8 +290,7 @@ def test_a_file_that_cannot_be_read_is_said_to_be_unknown(tmp_path):
     onnx.save(
         _model(w=np.full((64, 64), 100, np.int8)), tmp_path / "net.onnx", save_as_external_data=True, size_threshold=0
     )
-    artifact = Artifact("net.onnx", Format.ONNX, Precision.INT8, None, None, 0, "", (IMAGE,), (LOGITS,), "")
 
-    assert "cannot be told" in saturation_warning(tmp_path / "net.onnx", artifact, AVX2)
-    assert saturation_warning(tmp_path / "net.onnx", artifact, VNNI) is None
-    assert saturation_warning(tmp_path / "none", dataclasses.replace(artifact, format=Format.TFLITE), AVX2) is None
+    assert "cannot be told" in host_warning(tmp_path / "net.onnx", Format.ONNX, AVX2)
+    assert host_warning(tmp_path / "net.onnx", Format.ONNX, VNNI) is None
+    assert host_warning(tmp_path / "none", Format.TFLITE, AVX2) is None

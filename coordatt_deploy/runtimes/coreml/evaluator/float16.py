@@ -48,7 +48,7 @@ def round_to_float16(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def pack_float16(values: NDArray[np.float32]) -> NDArray[np.float16]:
-    """Return what ``rounded`` gave as float16, in a new array.
+    """Return what ``round_to_float16`` gave as float16, in a new array.
 
     Times 2^-112 the bits of a float32 are those of the float16, 13 places further up, subnormals included.
     """

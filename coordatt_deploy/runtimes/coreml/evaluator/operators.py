@@ -10,7 +10,7 @@ operator (iOS 15 to 18) share a function and differ in the arguments that are gi
 import math
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,8 @@ from coordatt_deploy.runtimes.coreml.evaluator import weights as weights
 from coordatt_deploy.runtimes.coreml.evaluator import windows as windows
 from coordatt_deploy.runtimes.coreml.evaluator.windows import UnsupportedFormError
 
-Array = NDArray[Any]
-# Any as the result: most of these are one NumPy expression, and NumPy's own types lose the way in those.
-Kernel = Callable[..., Any]
+Array = NDArray[np.number]
+Kernel = Callable[..., object]
 
 
 # Elementwise functions and activations.
@@ -121,11 +120,13 @@ def _select(cond: Array, *, a: Array, b: Array) -> Array:
 
 
 def _inverse(x: Array, *, epsilon: float) -> Array:
-    return np.reciprocal(x + epsilon)
+    result: Array = np.reciprocal(x + epsilon)
+    return result
 
 
 def _log(x: Array, *, epsilon: float) -> Array:
-    return np.log(x + epsilon)
+    result: Array = np.log(x + epsilon)
+    return result
 
 
 def _rsqrt(x: Array, *, epsilon: float) -> Array:
@@ -147,13 +148,11 @@ def _axes(axes: Array | None, rank: int) -> tuple[int, ...]:
 
 
 def _reduce(function: Kernel, x: Array, *, axes: Array | None = None, keep_dims: bool) -> Array:
-    result: Array = function(x, axis=_axes(axes, x.ndim), keepdims=bool(keep_dims))
-    return result
+    return np.asarray(function(x, axis=_axes(axes, x.ndim), keepdims=bool(keep_dims)))
 
 
 def _reduce_arg(function: Kernel, x: Array, *, axis: int, keep_dims: bool, output_dtype: str = "int32") -> Array:
-    result: Array = function(x, axis=int(axis), keepdims=bool(keep_dims))
-    return result.astype(output_dtype)
+    return np.asarray(function(x, axis=int(axis), keepdims=bool(keep_dims))).astype(output_dtype)
 
 
 def _log_sum_exp(x: Array, *, axis: tuple[int, ...], keepdims: bool) -> Array:
@@ -191,8 +190,8 @@ def _slice_by_index(
     end_mask: Array | None = None,
     squeeze_mask: Array | None = None,
 ) -> Array:
-    def at(values: Array | None, axis: int, default: Any) -> Any:
-        return default if values is None else values[axis]
+    def at(values: Array | None, axis: int, default: int) -> int:
+        return default if values is None else int(values[axis])
 
     places: list[slice | int] = []
     for axis in range(x.ndim):
@@ -225,29 +224,36 @@ def _squeeze(x: Array, *, axes: Array | None = None) -> Array:
     return x.reshape([n for axis, n in enumerate(x.shape) if n != 1 or axis not in candidates])
 
 
-def _pad(x: Array, *, pad: Array, mode: str, constant_val: Any) -> Array:
+def _pad(x: Array, *, pad: Array, mode: str, constant_val: float) -> Array:
     counts = [(0, 0)] * (x.ndim - len(pad) // 2) + [(int(a), int(b)) for a, b in pad.reshape(-1, 2)]
     if mode == "constant":
         return np.pad(x, counts, constant_values=np.asarray(constant_val).astype(x.dtype))
     return np.pad(x, counts, mode="reflect" if mode == "reflect" else "edge")
 
 
-def _gather(x: Array, *, indices: Any, axis: int, batch_dims: int = 0, validate_indices: bool = False) -> Array:  # noqa: ARG001 - NumPy always validates
+def _gather(
+    x: Array,
+    *,
+    indices: NDArray[np.integer],
+    axis: int,
+    batch_dims: int = 0,
+    validate_indices: bool = False,  # noqa: ARG001 - NumPy always validates
+) -> Array:
     if batch_dims:
         raise UnsupportedFormError(f"batch_dims is {batch_dims}; only 0 is supported")
     result: Array = np.take(x, indices, axis=int(axis))
     return result
 
 
-def _gather_along_axis(x: Array, *, indices: Array, axis: int, validate_indices: bool = False) -> Array:  # noqa: ARG001
+def _gather_along_axis(x: Array, *, indices: NDArray[np.integer], axis: int, validate_indices: bool = False) -> Array:  # noqa: ARG001
     return np.take_along_axis(x, indices, axis=int(axis))
 
 
-def _fill(shape: Array, *, value: Any) -> Array:
+def _fill(shape: Array, *, value: float) -> Array:
     return np.full([int(n) for n in shape], value)
 
 
-def _range_1d(end: Any, *, start: Any, step: Any) -> Array:
+def _range_1d(end: float, *, start: float, step: float) -> Array:
     return np.arange(start, end, step)
 
 
@@ -299,7 +305,7 @@ def _einsum(values: Sequence[Array], *, equation: str) -> Array:
     return result
 
 
-def _per_channel(parameter: Array | None, rank: int, default: float) -> Any:
+def _per_channel(parameter: Array | None, rank: int, default: float) -> Array | np.float32:
     return np.float32(default) if parameter is None else parameter.reshape(-1, *[1] * (rank - 2))
 
 

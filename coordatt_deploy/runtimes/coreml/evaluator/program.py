@@ -6,15 +6,15 @@ operator's result); the arithmetic is this project's own.
 
 fp32 programs compute in float32. fp16 programs *store* fp16: each operator computes in float32 (so sums accumulate in
 float32), and its result is rounded to fp16, where what is too large becomes infinite. Between operators such values
-stay in float32 arrays, rounded (``half``); only what is asked for becomes float16. The package is never written to:
+stay in float32 arrays, rounded (``float16``); only what is asked for becomes float16. The package is never written to:
 coremltools' own package reader rewrites the manifest of whatever it opens, so it is not used here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 
 from coordatt_deploy.documents import from_json, parse
 from coordatt_deploy.errors import BundleError, DeployError, InferenceError
-from coordatt_deploy.runtimes.coreml.coremltools_import import load_mil, mil_types, proto
+from coordatt_deploy.runtimes.coreml.coremltools_import import load_mil, mil, mil_types, proto
 from coordatt_deploy.runtimes.coreml.evaluator.float16 import pack_float16, round_to_float16
 from coordatt_deploy.runtimes.coreml.evaluator.operators import MOVES, OPERATORS
 from coordatt_deploy.runtimes.coreml.evaluator.windows import UnsupportedFormError
 
-Array = NDArray[Any]
+Array = NDArray[np.generic]
 
 CLASSIFY: Final = "classify"  # turns the values of a classifier's output into names
 
@@ -97,7 +97,7 @@ class Step:
             names.update((source,) if isinstance(source, str) else source)
         return names
 
-    def run(self, values: Mapping[str, Any]) -> dict[str, Array]:
+    def run(self, values: Mapping[str, object]) -> dict[str, Array]:
         """Compute the results, rounded to the declared types; what is declared float16 comes as float32."""
         arguments = {
             name: _widened(values[source]) if isinstance(source, str) else [_widened(values[item]) for item in source]
@@ -114,7 +114,7 @@ class Step:
         return {port.name: _stored(result, port, self) for port, result in zip(self.outputs, results, strict=True)}
 
 
-def _results(step: Step, values: Mapping[str, Any]) -> dict[str, Array]:
+def _results(step: Step, values: Mapping[str, object]) -> dict[str, Array]:
     try:
         return step.run(values)
     except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
@@ -122,19 +122,25 @@ def _results(step: Step, values: Mapping[str, Any]) -> dict[str, Array]:
         raise InferenceError(f"the ML Program cannot be run: {what}: {error}") from error
 
 
-def _widened(value: Any) -> Any:
-    return value.astype(np.float32) if getattr(value, "dtype", None) == np.float16 else value
+def _widened(value: object) -> object:
+    if isinstance(value, (np.ndarray, np.generic)) and value.dtype == np.float16:
+        return value.astype(np.float32)
+    return value
 
 
-def _stored(result: Any, port: Port, step: Step) -> Array:
+def _stored(result: object, port: Port, step: Step) -> Array:
     array = np.asarray(result)
     if port.dtype != "float16" or array.dtype != np.float32:
-        array = _widened(array.astype(port.dtype, copy=False))
+        array = np.asarray(_widened(array.astype(port.dtype, copy=False)))
     elif step.operator not in MOVES:  # those hand on what is rounded already
         array = round_to_float16(array)
     if port.refuses(array.shape):
         raise RuntimeError(f"{step.operator} gave {array.shape} for {port.name}, the program declares {port.shape}")
     return array
+
+
+# Steps in execution order, each with the values that nobody reads after it.
+Plan = list[tuple[Step, list[str]]]
 
 
 @dataclass(frozen=True)
@@ -152,9 +158,9 @@ class Program:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     steps: tuple[Step, ...]
-    constants: Mapping[str, Any]
+    constants: Mapping[str, object]
     quantized: Mapping[str, tuple[Array, Array, int | None]]
-    _plan: Any = field(init=False, repr=False, compare=False)
+    _plan: Callable[[frozenset[str], tuple[str, ...]], Plan] = field(init=False, repr=False, compare=False)
     _halves: frozenset[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -194,7 +200,7 @@ class Program:
                     del values[name]
         return {name: self._given(name, values[name]) for name in wanted}
 
-    def _given(self, name: str, value: Any) -> Array:
+    def _given(self, name: str, value: object) -> Array:
         """A new array, in the type that the program declares."""
         array = np.array(value)
         return pack_float16(array) if name in self._halves and array.dtype == np.float32 else array
@@ -204,10 +210,9 @@ class Program:
         if name not in self.quantized:
             return value
         scale, zero_point, axis = self.quantized[name]
-        result: Array = OPERATORS["dequantize"](value, scale=scale, zero_point=zero_point, axis=axis)
-        return result
+        return np.asarray(OPERATORS["dequantize"](value, scale=scale, zero_point=zero_point, axis=axis))
 
-    def _make_plan(self, fed: frozenset[str], wanted: tuple[str, ...]) -> list[tuple[Step, list[str]]]:
+    def _make_plan(self, fed: frozenset[str], wanted: tuple[str, ...]) -> Plan:
         """The steps that are needed, each with the values that nobody reads after it."""
         available = fed | self.constants.keys()
         needed = set(wanted) - available
@@ -226,7 +231,7 @@ class Program:
                 )
             )
         kept = {*wanted, *self.constants, *fed}
-        plan: list[tuple[Step, list[str]]] = []
+        plan: Plan = []
         for step in chosen:  # from the last to the first: the first reader seen is the last to run
             made = {port.name for port in step.outputs}
             dead = [name for name in sorted(step.reads() | made) if name not in kept]
@@ -268,7 +273,7 @@ class PackageManifest:
     itemInfoEntries: Mapping[str, PackageItem]  # noqa: N815
 
 
-def read_model(path: Path) -> tuple[Any, Path]:
+def read_model(path: Path) -> tuple[proto.Model_pb2.Model, Path]:
     """Return the model's protobuf message and the folder that its weights are relative to.
 
     Raises:
@@ -288,17 +293,17 @@ def read_model(path: Path) -> tuple[Any, Path]:
     return model, file.parent
 
 
-def _main(model: Any) -> str:
+def _main(model: proto.Model_pb2.Model) -> str:
     return str(model.description.defaultFunctionName or "main")
 
 
-def block_of(model: Any) -> Any:
+def block_of(model: proto.Model_pb2.Model) -> proto.MIL_pb2.Block:
     """Return the block of operations that the model's default function runs."""
     function = model.mlProgram.functions[_main(model)]
     return function.block_specializations[function.opset]
 
 
-def output_names(model: Any) -> tuple[str, ...]:
+def output_names(model: proto.Model_pb2.Model) -> tuple[str, ...]:
     """Return the names of the tensors that the model gives; of a classifier, what it takes its classes from."""
     block = block_of(model)
     for operation in block.operations:
@@ -307,13 +312,13 @@ def output_names(model: Any) -> tuple[str, ...]:
     return tuple(block.outputs)
 
 
-def inner_ports(model: Any) -> dict[str, Port]:
+def inner_ports(model: proto.Model_pb2.Model) -> dict[str, Port]:
     """Return everything that the operations of the model give, by name."""
     operations = (operation for operation in block_of(model).operations if operation.type != CLASSIFY)
     return {value.name: _declared(value) for operation in operations for value in operation.outputs}
 
 
-def input_ports(model: Any) -> tuple[Port, ...]:
+def input_ports(model: proto.Model_pb2.Model) -> tuple[Port, ...]:
     """Return what the program takes, with the sizes that its flexible axes may have; images as (1, 3, H, W)."""
     features = {feature.name: feature.type for feature in model.description.input}
     ports = []
@@ -331,7 +336,7 @@ def input_ports(model: Any) -> tuple[Port, ...]:
     return tuple(ports)
 
 
-def _image_port(value: Any, image: Any) -> Port:
+def _image_port(value: proto.MIL_pb2.NamedValueType, image: proto.FeatureTypes_pb2.ImageFeatureType) -> Port:
     port = _declared(value)
     if image.WhichOneof("SizeFlexibility") == "enumeratedSizes":
         sizes = image.enumeratedSizes.sizes
@@ -343,7 +348,7 @@ def _image_port(value: Any, image: Any) -> Port:
     return replace(port, ranges=((1, 1), (3, 3), *sizes))
 
 
-def _declared(value: Any) -> Port:
+def _declared(value: proto.MIL_pb2.NamedValueType) -> Port:
     tensor = value.type.tensorType
     shape = tuple(
         int(axis.constant.size) if axis.WhichOneof("dimension") == "constant" else None for axis in tensor.dimensions
@@ -351,11 +356,11 @@ def _declared(value: Any) -> Port:
     return Port(value.name, _numpy_name(mil_types.PROTO_TO_BUILTIN_TYPE[tensor.dataType]), shape)
 
 
-def _numpy_name(kind: Any) -> str:
-    return str(np.dtype(mil_types.nptype_from_builtin(kind)).name)
+def _numpy_name(builtin: type) -> str:
+    return str(np.dtype(mil_types.nptype_from_builtin(builtin)).name)
 
 
-def _check_operators(model: Any, path: Path) -> None:
+def _check_operators(model: proto.Model_pb2.Model, path: Path) -> None:
     """Name every operator that is missing, with the tensor it makes, before anything else is done."""
     missing: dict[str, str] = {}
     for operation in block_of(model).operations:
@@ -369,9 +374,9 @@ def _check_operators(model: Any, path: Path) -> None:
         )
 
 
-def _program(function: Any, model: Any) -> Program:
+def _program(function: mil.Function, model: proto.Model_pb2.Model) -> Program:
     """Turn coremltools' objects into plain data, and do at once whatever works on constants alone."""
-    constants: dict[str, Any] = {}
+    constants: dict[str, object] = {}
     steps: list[Step] = []
     quantized: dict[str, tuple[Array, Array, int | None]] = {}
     for operation in function.operations:
@@ -399,7 +404,7 @@ def _program(function: Any, model: Any) -> Program:
     )
 
 
-def _step(operation: Any, constants: dict[str, Any]) -> Step:
+def _step(operation: mil.Operation, constants: dict[str, object]) -> Step:
     arguments: dict[str, str | tuple[str, ...]] = {}
     for name, source in operation.inputs.items():
         if source is None:
@@ -413,7 +418,7 @@ def _step(operation: Any, constants: dict[str, Any]) -> Step:
     return Step(operation.op_type, arguments, tuple(_port(var) for var in operation.outputs))
 
 
-def _source(var: Any, place: str, constants: dict[str, Any]) -> str:
+def _source(var: mil.Var, place: str, constants: dict[str, object]) -> str:
     """Return the name of a value; a constant's is its place of use, for the loader's defaults share names."""
     if var.op is None or var.op.op_type != "const":
         return str(var.name)
@@ -421,8 +426,8 @@ def _source(var: Any, place: str, constants: dict[str, Any]) -> str:
     return place
 
 
-def _grid(step: Step, constants: Mapping[str, Any]) -> tuple[Array, Array, int | None]:
-    def constant(name: str) -> Any:
+def _grid(step: Step, constants: Mapping[str, object]) -> tuple[Array, Array, int | None]:
+    def constant(name: str) -> object:
         source = step.arguments.get(name)
         return constants[source] if isinstance(source, str) else None
 
@@ -430,10 +435,10 @@ def _grid(step: Step, constants: Mapping[str, Any]) -> tuple[Array, Array, int |
     return (
         np.asarray(constant("scale")),
         np.asarray(0 if zero_point is None else zero_point),
-        None if axis is None else int(axis),
+        None if axis is None else int(np.asarray(axis)),
     )
 
 
-def _port(var: Any) -> Port:
+def _port(var: mil.Var) -> Port:
     shape = tuple(int(size) if isinstance(size, (int, np.integer)) else None for size in var.shape)
     return Port(var.name, _numpy_name(var.dtype), shape)

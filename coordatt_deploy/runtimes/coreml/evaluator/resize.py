@@ -7,14 +7,12 @@
 arguments have the names of the MIL operator set.
 """
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from coordatt_deploy.runtimes.coreml.evaluator.windows import UnsupportedFormError
 
-Array = NDArray[Any]
+Array = NDArray[np.number]
 
 
 def grid(size: int, out: int, mode: str) -> NDArray[np.float64]:

@@ -10,46 +10,52 @@ and names the shape; iOS 18 has sub-byte types, one scale per block, and one tab
 of the MIL operator set.
 """
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[Any]
+Array = NDArray[np.number]
+Bits = NDArray[np.uint8]  # packed into bytes, or one byte for each element
 
 
-def _along(parameter: Any, rank: int, axis: Any) -> NDArray[np.float32]:
+def _given(axis: int | None) -> int:
+    if axis is None:
+        raise TypeError("several values need an axis, and none is given")
+    return int(axis)
+
+
+def _along(parameter: Array | float, rank: int, axis: int | None) -> NDArray[np.float32]:
     """Bring a scalar, or one value per element of *axis*, to the shape that broadcasts over a tensor of *rank*."""
     values = np.asarray(parameter, dtype=np.float32)
     if values.ndim == 0 or values.size == 1:
         return values.reshape([1] * rank)
     shape = [1] * rank
-    shape[int(axis)] = -1
+    shape[_given(axis)] = -1
     return values.reshape(shape)
 
 
 def quantize(
     input: Array,  # noqa: A002 - the operator set's own name
     *,
-    scale: Any,
+    scale: Array | float,
     output_dtype: str,
-    zero_point: Any = None,
-    axis: Any = None,
+    zero_point: Array | float | None = None,
+    axis: int | None = None,
 ) -> Array:
     """Bring floats onto the grid of an 8-bit type, saturating."""
     limits = np.iinfo(output_dtype)
     grid = np.rint(input / _along(scale, input.ndim, axis)) + _along(
         0 if zero_point is None else zero_point, input.ndim, axis
     )
-    return np.clip(grid, limits.min, limits.max).astype(output_dtype)
+    stored: Array = np.clip(grid, limits.min, limits.max).astype(output_dtype)
+    return stored
 
 
 def dequantize(
     input: Array,  # noqa: A002 - the operator set's own name
     *,
-    scale: Any,
-    zero_point: Any = None,
-    axis: Any = None,
+    scale: Array | float,
+    zero_point: Array | float | None = None,
+    axis: int | None = None,
 ) -> Array:
     """Bring 8-bit integers back to floats."""
     return _affine(
@@ -62,7 +68,9 @@ def _affine(q: Array, scale: Array, zero_point: Array) -> Array:
     return value
 
 
-def constexpr_affine_dequantize(quantized_data: Array, *, zero_point: Any, scale: Any, axis: Any) -> Array:
+def constexpr_affine_dequantize(
+    quantized_data: Array, *, zero_point: Array | float, scale: Array | float, axis: int
+) -> Array:
     """Per tensor or per element of one axis (iOS 16)."""
     rank = quantized_data.ndim
     return _affine(quantized_data, _along(scale, rank, axis), _along(zero_point, rank, axis))
@@ -82,7 +90,9 @@ def _spread(parameter: Array, shape: tuple[int, ...]) -> Array:
     return parameter
 
 
-def constexpr_lut_to_dense(indices: Array, *, lut: Array, shape: Array | None = None, vector_axis: Any = None) -> Array:
+def constexpr_lut_to_dense(
+    indices: Bits, *, lut: Array, shape: Array | None = None, vector_axis: int | None = None
+) -> Array:
     """Look weights up in a palette: one for the tensor (iOS 16, ``shape`` given), or one per block (iOS 18)."""
     if shape is None:
         return _look_up(indices, lut, vector_axis)
@@ -93,7 +103,7 @@ def constexpr_lut_to_dense(indices: Array, *, lut: Array, shape: Array | None = 
     return table.reshape([int(n) for n in shape])
 
 
-def _look_up(indices: Array, lut: Array, vector_axis: Any) -> Array:
+def _look_up(indices: Array, lut: Array, vector_axis: int | None) -> Array:
     """Look up in palettes of shape (blocks …, entries, vector size); a vector is laid along ``vector_axis``."""
     rank, (entries, size) = indices.ndim, lut.shape[-2:]
     which = np.zeros(indices.shape, dtype=np.intp)  # number of the palette that serves each element
@@ -103,12 +113,12 @@ def _look_up(indices: Array, lut: Array, vector_axis: Any) -> Array:
     vectors: Array = lut.reshape(-1, entries, size)[which, indices.astype(np.intp)]  # (*indices.shape, size)
     if size == 1:
         return vectors[..., 0]
-    axis = int(vector_axis) % rank
+    axis = _given(vector_axis) % rank
     shape = [n * size if number == axis else n for number, n in enumerate(indices.shape)]
     return np.moveaxis(vectors, -1, axis + 1).reshape(shape)
 
 
-def constexpr_sparse_to_dense(nonzero_data: Array, *, mask: Array, shape: Array | None = None) -> Array:
+def constexpr_sparse_to_dense(nonzero_data: Array, *, mask: Bits, shape: Array | None = None) -> Array:
     """Put the stored elements where the mask is set; the mask is packed into bytes (iOS 16) or has the shape itself."""
     if shape is not None:
         count = int(np.prod(shape))
@@ -119,18 +129,18 @@ def constexpr_sparse_to_dense(nonzero_data: Array, *, mask: Array, shape: Array 
 
 
 def constexpr_lut_to_sparse(
-    indices_mask: Array, *, indices_nonzero_data: Array, lut: Array, vector_axis: Any = None
+    indices_mask: Bits, *, indices_nonzero_data: Array, lut: Array, vector_axis: int | None = None
 ) -> tuple[Array, Array]:
     """Look up the stored elements alone (iOS 18); give the mask and the values."""
     dense = _look_up(constexpr_sparse_to_dense(indices_nonzero_data, mask=indices_mask), lut, vector_axis)
     mask = indices_mask
     if lut.shape[-1] > 1:
-        mask = np.repeat(mask, lut.shape[-1], int(vector_axis))
+        mask = np.repeat(mask, lut.shape[-1], _given(vector_axis))
     return mask, dense[mask != 0]
 
 
 def constexpr_sparse_blockwise_shift_scale(
-    data_mask: Array, *, nonzero_data: Array, scale: Array, offset: Array | None = None
+    data_mask: Bits, *, nonzero_data: Array, scale: Array, offset: Array | None = None
 ) -> tuple[Array, Array]:
     """Dequantize the stored elements alone (iOS 18); give the mask and the values."""
     data = constexpr_sparse_to_dense(nonzero_data, mask=data_mask)

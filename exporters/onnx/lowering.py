@@ -1,0 +1,20 @@
+"""What ONNX Runtime is fastest with: on ARM64 with the channels last, on x86-64 in its own blocked layout."""
+
+from typing import Final
+
+from coordatt_deploy.formats import TargetCpu
+from coordatt_deploy.graph.lowering.forms import Form
+from coordatt_deploy.graph.lowering.target import LoweringTarget
+
+ARM64: Final = LoweringTarget("onnx-arm64", (Form.CHANNELS_LAST, Form.MEANS))
+X86_64: Final = LoweringTarget("onnx-x86_64", (Form.BLOCKED, Form.MEANS))
+
+
+def targets() -> tuple[LoweringTarget, ...]:
+    """See ``Lowering.targets``."""
+    return ARM64, X86_64
+
+
+def target(cpu: TargetCpu | None, *, integer: bool) -> LoweringTarget:  # noqa: ARG001 - its integer kernels take the same
+    """See ``Lowering.target``; ARM64 where no CPU is given."""
+    return X86_64 if cpu is TargetCpu.X86_64 else ARM64

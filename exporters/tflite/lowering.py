@@ -1,0 +1,24 @@
+"""What XNNPACK is fastest with, and litert-torch converts without detours.
+
+litert-torch reads an (N, C) mean in the order of the original and transposes the whole feature map for it, hence the
+deep pool. XNNPACK takes no HARD_SWISH of integers, hence the spelt-out one.
+"""
+
+from typing import Final
+
+from coordatt_deploy.formats import TargetCpu
+from coordatt_deploy.graph.lowering.pointwise import HardSwishForm
+from coordatt_deploy.graph.lowering.target import GlobalPool, LoweringTarget
+
+FLOAT: Final = LoweringTarget("tflite", global_pool=GlobalPool.DEEP)
+INT8: Final = LoweringTarget("tflite-int8", hard_swish=HardSwishForm.SCALED, global_pool=GlobalPool.DEEP)
+
+
+def targets() -> tuple[LoweringTarget, ...]:
+    """See ``Lowering.targets``."""
+    return FLOAT, INT8
+
+
+def target(cpu: TargetCpu | None, *, integer: bool) -> LoweringTarget:  # noqa: ARG001 - one file serves every CPU
+    """See ``Lowering.target``."""
+    return INT8 if integer else FLOAT
