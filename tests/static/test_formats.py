@@ -12,8 +12,6 @@ ROOT = Path(__file__).parents[2]
 # The row of a format, and what was measured on its files.
 HOMES = {"coordatt_deploy/formats.py", "coordatt_deploy/parity/tolerances.py"}
 FOLDERS = tuple(f"{folder}/{name}/" for folder in ("coordatt_deploy/runtimes", "exporters") for name in Format)
-# The target of the emulated board still asks which formats it runs.
-TEMPORARY = ("coordatt_deploy/targets/",)
 
 VALUES = re.compile(rf"\b({'|'.join(Format)})\b")
 SUFFIXES = re.compile("|".join(rf"{re.escape(row.suffix)}\b" for row in FORMATS.values()))
@@ -24,11 +22,7 @@ def modules():
     folders = ("coordatt_deploy", "exporters", "models")
     paths = (path for folder in folders for path in sorted((ROOT / folder).rglob("*.py")))
     names = {path.relative_to(ROOT).as_posix(): path for path in paths}
-    return {
-        name: path
-        for name, path in names.items()
-        if name not in HOMES and not name.startswith(FOLDERS) and not name.startswith(TEMPORARY)
-    }
+    return {name: path for name, path in names.items() if name not in HOMES and not name.startswith(FOLDERS)}
 
 
 def texts_for_people(tree):
@@ -115,4 +109,4 @@ def test_the_homes_exist():
     """
     An excuse for a folder that is gone would excuse nothing, or something else.
     """
-    assert [] == [name for name in (*HOMES, *FOLDERS, *TEMPORARY) if not (ROOT / name).exists()]
+    assert [] == [name for name in (*HOMES, *FOLDERS) if not (ROOT / name).exists()]
