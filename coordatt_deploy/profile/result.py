@@ -53,13 +53,13 @@ class ArtifactLatency:
 class SettingsRecord:
     """What was asked for; see ``ProfileSettings``, which also holds it to the machine."""
 
-    threads: tuple[int, ...]
-    warmups: int
-    samples: int
-    openings: int
-    min_seconds: float
-    cpu_affinity: tuple[int, ...]
-    seed: int
+    threads: tuple[int, ...] = (1,)
+    warmups: int = 5
+    samples: int = 600
+    openings: int = 10
+    min_seconds: float = 1.0
+    cpu_affinity: tuple[int, ...] = ()
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +77,8 @@ class Profile:
 
     host: Host
     results: tuple[ArtifactLatency, ...]
-    settings: SettingsRecord
     yardsticks: Mapping[int, Latency] = field(default_factory=dict)
+    settings: SettingsRecord = field(default_factory=SettingsRecord)
     skipped: tuple[NotRun, ...] = ()
     interrupted: bool = False
 
@@ -408,8 +408,8 @@ def load_profile(path: Path) -> Profile:
     again = "measure again with: coordatt-deploy profile BUNDLE"
     try:
         result = read_reports(path.read_text(encoding="utf-8")).result()
+        if result is not None:
+            return result.profile()
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read as a profile: {error}; {again}") from None
-    if result is None:
-        raise UsageError(f"{path} holds no measurement; {again}")
-    return result.profile()
+    raise UsageError(f"{path} holds no measurement; {again}")

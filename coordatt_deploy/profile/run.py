@@ -98,7 +98,7 @@ def profile_bundle(
             raise
         interrupted = True
     here = dataclasses.replace(here, before=before, after=host.state())
-    return Profile(here, tuple(results), _settings(settings), yardsticks, tuple(skipped), interrupted)
+    return Profile(here, tuple(results), yardsticks, _settings(settings), tuple(skipped), interrupted)
 
 
 def _openable(bundle: Bundle, formats: Sequence[Format]) -> tuple[list[Artifact], list[NotRun]]:

@@ -61,9 +61,10 @@ def test_a_cold_start_is_measured_in_a_process_of_its_own(tmp_path):
     script = (
         "import sys, json, pathlib\n"
         "from coordatt_deploy.profile.cold_start import cold_start\n"
-        "from coordatt_deploy.artifact_specs import Artifact, to_json\n"
+        "from coordatt_deploy.artifact_specs import Artifact\n"
+        "from coordatt_deploy.documents import from_json, to_json\n"
         "order = json.load(sys.stdin)\n"
-        "cold = cold_start(pathlib.Path(order['root']), Artifact.from_json(order['artifact']), size=(32, 48))\n"
+        "cold = cold_start(pathlib.Path(order['root']), from_json(Artifact, order['artifact']), size=(32, 48))\n"
         "here = [name for name in ('onnxruntime', 'torch') if name in sys.modules]\n"
         "print(json.dumps({'cold': to_json(cold), 'here': here}))\n"
     )

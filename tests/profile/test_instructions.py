@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 
 from coordatt_deploy import targets
 from coordatt_deploy.artifact_specs import Artifact, TensorSpec
+from coordatt_deploy.documents import dump
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.formats import Format, Precision, TargetCpu
-from coordatt_deploy.profile.instructions import InstructionProfile, count_on
+from coordatt_deploy.profile.instructions import InstructionProfile, count_on, read_reports
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.targets import InstructionCount
 
@@ -27,7 +29,7 @@ class FakeBundle:
     """What counting asks of a bundle."""
 
     artifacts: tuple
-    root: str = "net"
+    root: Path = Path("net")
     written: dict = field(default_factory=dict)
 
     @property
@@ -67,7 +69,7 @@ def machine(monkeypatch):
 @pytest.mark.usefixtures("machine")
 def test_the_document_has_every_artifact_and_every_ratio():
     """
-    Key by key as earlier versions have written it; the report holds the same.
+    Key by key as earlier versions have written it; the report holds a run of each, and reads what those wrote.
     """
     bundle = FakeBundle((
         artifact("onnx/net.onnx", Format.ONNX, TargetCpu.ARM64),
@@ -96,8 +98,13 @@ def test_the_document_has_every_artifact_and_every_ratio():
         "ratios": [{"a": "onnx/net.onnx", "b": "tflite/net.tflite", "ratio": 1.5}],
         "skipped": [{"path": "coreml/net.mlpackage", "reason": "it has no Core ML"}],
     }  # fmt: skip
-    assert json.dumps(expected) == json.dumps(profile.to_json())
-    assert {"profile-box-small.json": json.dumps(expected, indent=1) + "\n"} == bundle.written
+    assert json.dumps(expected, indent=1) + "\n" == dump(profile)
+    reports = read_reports(bundle.written["profile-box-small.json"])
+    assert profile.results == tuple(run.result for run in reports.runs)
+    assert {"instructions"} == {run.kind for run in reports.runs}
+    assert {"box:small"} == {run.place for run in reports.runs}
+    assert profile.skipped == reports.skipped
+    assert profile.results == tuple(run.result for run in read_reports(dump(profile)).runs)
 
 
 @pytest.mark.usefixtures("machine")
