@@ -18,14 +18,8 @@ from coordatt_deploy.documents import DocumentError, dump
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.evaluation.judge import judge
 from coordatt_deploy.evaluation.predict import Trial, run
-from coordatt_deploy.evaluation.result import (
-    Accuracy,
-    Evaluation,
-    EvaluationReports,
-    EvaluationResult,
-    read_reports,
-    runs_of,
-)
+from coordatt_deploy.evaluation.reports import EvaluationReports, read_reports, runs_of
+from coordatt_deploy.evaluation.result import Accuracy, Evaluation, EvaluationResult
 from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.host import available_cores, describe
 from coordatt_deploy.progress import Stages

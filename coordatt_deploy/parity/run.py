@@ -27,15 +27,8 @@ from coordatt_deploy.parity.executors import Executor, LocalExecutor
 from coordatt_deploy.parity.layers import ArtifactLayers
 from coordatt_deploy.parity.outputs import judge
 from coordatt_deploy.parity.preprocessing_check import GoldenImage, image_feeds
-from coordatt_deploy.parity.result import (
-    ArtifactParity,
-    ParityReport,
-    ParityReports,
-    ParityRun,
-    ParitySettings,
-    covered,
-    read_reports,
-)
+from coordatt_deploy.parity.reports import ParityReports, ParityRun, ParitySettings, covered, read_reports
+from coordatt_deploy.parity.result import ArtifactParity, ParityReport
 from coordatt_deploy.parity.tolerances import BUILT_IN, Tolerances, for_untrained, tolerance_of
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.run_records import GOLDEN, HELD_OUT, HERE, NotRun, RunInputs, accumulated, begin_session

@@ -12,15 +12,7 @@ from coordatt_deploy.bundle import REPORTS, Bundle
 from coordatt_deploy.documents import DocumentError, check_version, dump, from_json, parse_object
 from coordatt_deploy.formats import Format, Precision, TargetCpu
 from coordatt_deploy.progress import Stages
-from coordatt_deploy.run_records import (
-    GOLDEN,
-    Covered,
-    NotRun,
-    RunInputs,
-    RunRecord,
-    accumulated,
-    begin_session,
-)
+from coordatt_deploy.run_records import GOLDEN, Covered, NotRun, RunInputs, RunRecord, accumulated, begin_session
 from coordatt_deploy.targets import InstructionCount
 from coordatt_deploy.tensors import encode
 

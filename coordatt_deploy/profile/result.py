@@ -1,22 +1,19 @@
-"""The document ``reports/profile.json``: raw samples with the host they were taken on, and what follows from them.
+"""What ``profile`` measures: raw samples with the host they were taken on, and what follows from them.
 
-Reading it back takes the raw samples and the host; every derived figure is derived anew.
+Reading a document back takes the raw samples and the host; every derived figure is derived anew.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
-from pathlib import Path
 from typing import ClassVar, Self
 
 from coordatt_deploy.artifact_specs import Artifact, Origin
-from coordatt_deploy.documents import check_version, from_json, parse_object
-from coordatt_deploy.errors import UsageError
 from coordatt_deploy.formats import Format, Precision, TargetCpu
 from coordatt_deploy.host import Host
 from coordatt_deploy.profile.latency import ColdStart, Latency
 from coordatt_deploy.profile.statistics import Evidence, median_ratio
-from coordatt_deploy.run_records import GOLDEN, HERE, Covered, NotRun, RunInputs, RunRecord
+from coordatt_deploy.run_records import NotRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,77 +213,6 @@ class ProfileResult:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LatencyRun(RunRecord):
-    """One artifact, timed with one number of threads."""
-
-    settings: SettingsRecord
-    result: LatencyRecord
-
-
-@dataclass(frozen=True, slots=True)
-class ProfileSession:
-    """What the runs of one call share, which took turns.
-
-    Attributes:
-        time: As in the runs; None in reports of older versions.
-        host: The machine, with its states before and after.
-        ratios: Of each pair that took turns.
-        yardsticks: One for each number of threads.
-        skipped: What could not be measured.
-        interrupted: Whether Ctrl-C ended it early.
-    """
-
-    time: str | None
-    host: Host
-    ratios: tuple[RatioRecord, ...]
-    yardsticks: tuple[YardstickRecord, ...]
-    skipped: tuple[NotRun, ...]
-    interrupted: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ProfileReports:
-    """The document ``reports/profile.json``: the runs of many calls.
-
-    Attributes:
-        runs: A later run takes the place of an earlier one of the same artifact with as many threads.
-        sessions: Of the runs that are kept.
-    """
-
-    VERSION: ClassVar[int] = 2
-
-    runs: tuple[LatencyRun, ...] = ()
-    sessions: tuple[ProfileSession, ...] = ()
-
-    def with_session(self, runs: tuple[LatencyRun, ...], session: ProfileSession) -> "ProfileReports":
-        """Return the reports with the runs of one more call."""
-        answered = {(run.artifact, run.result.threads, run.place) for run in runs}
-        kept = [run for run in self.runs if (run.artifact, run.result.threads, run.place) not in answered]
-        everything = (*kept, *runs)
-        times = {run.time for run in everything}
-        return ProfileReports(everything, (*(item for item in self.sessions if item.time in times), session))
-
-    def result(self) -> ProfileResult | None:
-        """Return the last measurement of each artifact, with the machine of the last call; None without any."""
-        if not self.runs:
-            return None
-        last = self.sessions[-1]
-        times = {run.time for run in self.runs}
-        shared = [session for session in self.sessions if session.time in times]
-        settings = next(run.settings for run in reversed(self.runs) if run.time == last.time)
-        paths = {run.artifact for run in self.runs}
-        return ProfileResult(
-            host=last.host,
-            settings=settings,
-            results=tuple(run.result for run in self.runs),
-            ratios=tuple(ratio for session in shared for ratio in session.ratios if {ratio.a, ratio.b} <= paths),
-            yardsticks=last.yardsticks,
-            skipped=last.skipped,
-            interrupted=last.interrupted,
-        )
-
-
 def profile_result(profile: Profile) -> ProfileResult:
     """Return *profile* as documents hold it."""
     return ProfileResult(
@@ -350,66 +276,3 @@ def ratios(results: tuple[ArtifactLatency, ...]) -> tuple[RatioRecord, ...]:
             ratio = median_ratio(a.latency.rounds, b.latency.rounds)
             found.append(RatioRecord(a.path, b.path, a.latency.threads, ratio.value, (ratio.low, ratio.high)))
     return tuple(found)
-
-
-def runs_of(
-    result: ProfileResult, hashes: Mapping[str, str], tool_versions: dict[str, str], time: str | None
-) -> tuple[LatencyRun, ...]:
-    """Return the runs that make up a result.
-
-    Args:
-        result: Of one call.
-        hashes: sha256 of each artifact, by path.
-        tool_versions: Of everything that had a hand in it.
-        time: When the call ended.
-    """
-    return tuple(
-        LatencyRun(
-            kind="latency",
-            artifact=item.path,
-            sha256=hashes.get(item.path),
-            place=HERE,
-            inputs=RunInputs(GOLDEN, 1),
-            covered=Covered(),
-            tool_versions=tool_versions,
-            time=time,
-            settings=result.settings,
-            result=item,
-        )
-        for item in result.results
-    )
-
-
-def session_of(result: ProfileResult, time: str | None) -> ProfileSession:
-    """Return what the runs of a result share."""
-    return ProfileSession(time, result.host, result.ratios, result.yardsticks, result.skipped, result.interrupted)
-
-
-def read_reports(text: str) -> ProfileReports:
-    """Read ``reports/profile.json``, of this schema or of the first.
-
-    Raises:
-        DocumentError: It is damaged, or of another schema.
-    """
-    document = parse_object(text)
-    check_version(document, 1, ProfileReports.VERSION)
-    if document["schema_version"] == ProfileReports.VERSION:
-        return from_json(ProfileReports, document)
-    result = from_json(ProfileResult, document)
-    return ProfileReports(runs_of(result, {}, {}, None), (session_of(result, None),))
-
-
-def load_profile(path: Path) -> Profile:
-    """Read a document that ``profile`` wrote.
-
-    Raises:
-        UsageError: The file is missing, not a profile, or of another schema.
-    """
-    again = "measure again with: coordatt-deploy profile BUNDLE"
-    try:
-        result = read_reports(path.read_text(encoding="utf-8")).result()
-        if result is not None:
-            return result.profile()
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read as a profile: {error}; {again}") from None
-    raise UsageError(f"{path} holds no measurement; {again}")

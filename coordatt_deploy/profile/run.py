@@ -20,17 +20,8 @@ from coordatt_deploy.logs import logged, set_environment
 from coordatt_deploy.profile.cold_start import cold_start
 from coordatt_deploy.profile.compare import PairComparison, compare_latencies
 from coordatt_deploy.profile.latency import ColdStart, Latency, Measurement, ProfileSettings
-from coordatt_deploy.profile.result import (
-    ArtifactLatency,
-    Profile,
-    ProfileReports,
-    ProfileResult,
-    SettingsRecord,
-    profile_result,
-    read_reports,
-    runs_of,
-    session_of,
-)
+from coordatt_deploy.profile.reports import ProfileReports, read_reports, runs_of, session_of
+from coordatt_deploy.profile.result import ArtifactLatency, Profile, ProfileResult, SettingsRecord, profile_result
 from coordatt_deploy.profile.rounds import Call, measure_openings, pinned
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.run_records import NotRun, begin_session

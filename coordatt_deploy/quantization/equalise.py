@@ -27,9 +27,7 @@ from numpy.typing import NDArray
 from torch import fx
 
 from coordatt_deploy.data.calibration import CalibrationSet
-from coordatt_deploy.graph.call_arguments import (
-    input_node,
-)
+from coordatt_deploy.graph.call_arguments import input_node
 from coordatt_deploy.graph.execution import prepare
 from coordatt_deploy.graph.graph import Graph, is_tensor, op_name
 from coordatt_deploy.graph.rewriter import Rewriter

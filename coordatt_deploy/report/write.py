@@ -8,11 +8,11 @@ from typing import Final, Protocol, TypeVar
 from coordatt_deploy import __version__
 from coordatt_deploy.bundle import REPORTS, Bundle
 from coordatt_deploy.errors import BundleError, DeployError, UsageError
-from coordatt_deploy.evaluation import result as evaluation_reports
+from coordatt_deploy.evaluation import reports as evaluation_reports
 from coordatt_deploy.files import write_whole
-from coordatt_deploy.parity import result as parity_reports
+from coordatt_deploy.parity import reports as parity_reports
 from coordatt_deploy.parity.result import ParityResult
-from coordatt_deploy.profile import result as profile_reports
+from coordatt_deploy.profile import reports as profile_reports
 from coordatt_deploy.report.junit import junit
 from coordatt_deploy.report.markdown import markdown
 from coordatt_deploy.report.page.render import Contents, page

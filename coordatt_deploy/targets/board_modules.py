@@ -17,10 +17,11 @@ PACKAGE: Final = Path(__file__).parents[1]
 _NAMES: Final = (
     "errors", "array_types", "formats", "format_modules", "artifact_specs", "documents", "manifest", "run_records",
     "files", "metrics", "progress", "layer_map", "tensors", "bundle", "host", "logs", "data.images", "data.labelled",
-    "data.digits", "parity.outputs", "parity.layers", "parity.result", "parity.tolerances", "parity.error_statistics",
-    "parity.executors", "parity.candidate", "parity.cases", "mixed_precision.result", "graph.operators", "profile",
-    "evaluation.result", "evaluation.paired", "runtimes.argument_checks", "runtimes.submodels", "runtimes.file_graph",
-    "runtimes.delegate", "runtimes.vocabulary", "runtimes.reader", "runtimes.onnx.saturation",
+    "data.digits", "parity.outputs", "parity.layers", "parity.result", "parity.reports", "parity.tolerances",
+    "parity.error_statistics", "parity.executors", "parity.candidate", "parity.cases", "mixed_precision.result",
+    "graph.operators", "profile", "evaluation.result", "evaluation.reports", "evaluation.paired",
+    "runtimes.argument_checks", "runtimes.submodels", "runtimes.file_graph", "runtimes.delegate",
+    "runtimes.vocabulary", "runtimes.reader", "runtimes.onnx.saturation",
     *(Role.RUNNER.format(file_format) for file_format, row in FORMATS.items() if row.runs_only_on is None),
     "targets.session_messages", "targets.session_server",
 )  # fmt: skip

@@ -14,14 +14,8 @@ from coordatt_deploy.parity.error_statistics import LayerErrorStats
 from coordatt_deploy.parity.layers import ArtifactLayers, LayerRow
 from coordatt_deploy.parity.outputs import judge
 from coordatt_deploy.parity.reference_rounding import RoundingError
-from coordatt_deploy.parity.result import (
-    ArtifactParity,
-    GraphVerdict,
-    ParityReport,
-    ParityReports,
-    ParityRun,
-    covered,
-)
+from coordatt_deploy.parity.reports import ParityReports, ParityRun, covered
+from coordatt_deploy.parity.result import ArtifactParity, GraphVerdict, ParityReport
 from coordatt_deploy.parity.tolerances import TOLERANCES
 from coordatt_deploy.run_records import GOLDEN, HERE, NotRun, RunInputs
 

@@ -29,7 +29,7 @@ from coordatt_deploy.documents import dump
 from coordatt_deploy.errors import DeployError, MissingDependencyError, UsageError
 from coordatt_deploy.evaluation import run as evaluation_run
 from coordatt_deploy.evaluation.paired import NOT_FINITE, PairedDifference, mid_p, placed, score_interval
-from coordatt_deploy.evaluation.result import read_reports
+from coordatt_deploy.evaluation.reports import read_reports
 from coordatt_deploy.evaluation.run import EvaluationPlan, evaluate_bundle
 from coordatt_deploy.files import sha256
 from coordatt_deploy.formats import Format, Precision

@@ -20,13 +20,7 @@ from selenium.webdriver.chrome.service import Service
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec, Origin, Preprocessing, TensorSpec
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.errors import BundleError
-from coordatt_deploy.evaluation.result import (
-    Changed,
-    DatasetRecord,
-    EvaluationResult,
-    SubjectAccuracy,
-    UnreadableImage,
-)
+from coordatt_deploy.evaluation.result import Changed, DatasetRecord, EvaluationResult, SubjectAccuracy, UnreadableImage
 from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.host import Host
 from coordatt_deploy.manifest import FoldReport, GoldenCase, Manifest

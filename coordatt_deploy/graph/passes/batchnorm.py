@@ -19,15 +19,7 @@ from torch.fx.node import Argument
 from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.graph.call_arguments import argument, input_node
 from coordatt_deploy.graph.execution import run
-from coordatt_deploy.graph.graph import (
-    Graph,
-    aten,
-    attach,
-    drop_unused_weights,
-    erase_unused_reads,
-    overloads,
-    weight,
-)
+from coordatt_deploy.graph.graph import Graph, aten, attach, drop_unused_weights, erase_unused_reads, overloads, weight
 from coordatt_deploy.graph.operators import Trait
 from coordatt_deploy.layer_map import Part
 from coordatt_deploy.manifest import FoldedBatchNorm, FoldReport

@@ -13,14 +13,7 @@ from coordatt_deploy.errors import BundleError
 from coordatt_deploy.formats import Format
 from coordatt_deploy.host import Host
 from coordatt_deploy.runtimes.delegate import Delegate
-from coordatt_deploy.runtimes.file_graph import (
-    FileGraph,
-    Node,
-    OperatorCount,
-    Tensor,
-    most_frequent_first,
-    spec_of,
-)
+from coordatt_deploy.runtimes.file_graph import FileGraph, Node, OperatorCount, Tensor, most_frequent_first, spec_of
 from coordatt_deploy.runtimes.onnx.saturation import saturation_warning
 from coordatt_deploy.runtimes.onnx.vocabulary import VOCABULARY
 from coordatt_deploy.runtimes.vocabulary import Vocabulary

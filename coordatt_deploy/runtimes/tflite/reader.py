@@ -11,14 +11,7 @@ from coordatt_deploy.errors import BundleError
 from coordatt_deploy.formats import Format
 from coordatt_deploy.host import Host
 from coordatt_deploy.runtimes.delegate import Delegate
-from coordatt_deploy.runtimes.file_graph import (
-    FileGraph,
-    Node,
-    OperatorCount,
-    Tensor,
-    most_frequent_first,
-    spec_of,
-)
+from coordatt_deploy.runtimes.file_graph import FileGraph, Node, OperatorCount, Tensor, most_frequent_first, spec_of
 from coordatt_deploy.runtimes.tflite.delegates import gpu, xnnpack
 from coordatt_deploy.runtimes.tflite.metadata import IDENTIFIER, read_metadata
 from coordatt_deploy.runtimes.tflite.vocabulary import VOCABULARY

@@ -21,7 +21,7 @@ from coordatt_deploy.files import sha256
 from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.layer_map import LayerMap
 from coordatt_deploy.manifest import GoldenCase, Manifest
-from coordatt_deploy.parity.result import read_reports
+from coordatt_deploy.parity.reports import read_reports
 from coordatt_deploy.parity.tolerances import TOLERANCES, Tolerance
 from coordatt_deploy.runtimes import provenance, runtime
 from coordatt_deploy.runtimes.onnx.saturation import WeightRange, saturation_risk, weight_range

@@ -1,0 +1,113 @@
+"""``reports/evaluate.json``: accuracies of many calls, as runs that accumulate."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from coordatt_deploy.documents import check_version, from_json, parse_object
+from coordatt_deploy.evaluation.result import DatasetRecord, EvaluationResult, SubjectAccuracy
+from coordatt_deploy.run_records import HERE, Covered, NotRun, RunInputs, RunRecord
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSettings:
+    """What an evaluation was asked for.
+
+    Attributes:
+        max_drop_points: That an artifact may lose; None for no verdict.
+        baseline: Name of the subject that it was compared with.
+        confidence: Of the intervals.
+    """
+
+    max_drop_points: float | None
+    baseline: str
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationRun(RunRecord):
+    """One subject on one dataset.
+
+    Attributes:
+        settings: What was asked for.
+        dataset: The images.
+        notes: What the user should know of the whole.
+        result: What came out.
+    """
+
+    settings: EvaluationSettings
+    dataset: DatasetRecord
+    notes: tuple[str, ...]
+    result: SubjectAccuracy
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationReports:
+    """The document ``reports/evaluate.json``: the runs of many calls.
+
+    Attributes:
+        runs: A later run takes the place of an earlier one that answered the same question.
+        skipped: What the target could not run, in the last call.
+    """
+
+    VERSION: ClassVar[int] = 2
+
+    runs: tuple[EvaluationRun, ...] = ()
+    skipped: tuple[NotRun, ...] = ()
+
+    def result(self, place: str = HERE) -> EvaluationResult | None:
+        """Return what is known of each subject on the dataset that was asked last; None where nothing is."""
+        runs = [run for run in self.runs if run.place == place]
+        if not runs:
+            return None
+        last = runs[-1]
+        runs = [run for run in runs if run.dataset == last.dataset and run.settings == last.settings]
+        subjects = tuple(run.result for run in runs)
+        judged = last.settings.max_drop_points is not None
+        others = [item for item in subjects if item.name != last.settings.baseline]
+        return EvaluationResult(
+            passed=all(item.passed is True for item in others) if judged else None,
+            max_drop_points=last.settings.max_drop_points,
+            target=None if place == HERE else place,
+            dataset=last.dataset,
+            baseline=last.settings.baseline,
+            confidence=last.settings.confidence,
+            subjects=(*(item for item in subjects if item.name == last.settings.baseline), *others),
+            skipped=self.skipped,
+            notes=last.notes,
+        )
+
+
+def read_reports(text: str) -> EvaluationReports:
+    """Read ``reports/evaluate.json``, of this schema or of the first.
+
+    Raises:
+        DocumentError: It is damaged, or of another schema.
+    """
+    document = parse_object(text)
+    check_version(document, 1, EvaluationReports.VERSION)
+    if document["schema_version"] == EvaluationReports.VERSION:
+        return from_json(EvaluationReports, document)
+    result = from_json(EvaluationResult, document)
+    return EvaluationReports(runs_of(result, {}, None), result.skipped)
+
+
+def runs_of(result: EvaluationResult, tool_versions: dict[str, str], time: str | None) -> tuple[EvaluationRun, ...]:
+    """Return the runs that make up a result."""
+    settings = EvaluationSettings(result.max_drop_points, result.baseline, result.confidence)
+    return tuple(
+        EvaluationRun(
+            kind="accuracy",
+            artifact=item.name,
+            sha256=item.sha256,
+            place=result.target or HERE,
+            inputs=RunInputs(result.dataset.source, result.dataset.images),
+            covered=Covered(outputs=1),
+            tool_versions=tool_versions,
+            time=time,
+            settings=settings,
+            dataset=result.dataset,
+            notes=result.notes,
+            result=item,
+        )
+        for item in result.subjects
+    )
