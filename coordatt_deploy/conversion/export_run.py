@@ -66,7 +66,7 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
             folded, baked = fold_normalisation(folded)
     with writing(target, source.spec.source_sha256) as staging, tempfile.TemporaryDirectory() as scratch:
         save_graph(folded, Path(scratch))
-        _fresh(staging / "reference")
+        (staging / "reference").mkdir(exist_ok=True)
         save_graph(graph, staging / "reference")
         with workers(len(jobs) + len(pairs)) as pool:
             futures = [pool.submit(convert, job) for job in plan_float_jobs(jobs, source.spec, Path(scratch), staging)]
@@ -84,31 +84,35 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
             floats = replace(bare, artifacts=tuple(item.artifact for item in converted))
             quantizing += submit(plan_jobs(second, others, floats, staging, data), pool)
             quantized = collect(quantizing, stages)
-        written = {artifact.path for artifact in floats.artifacts}
-        earlier = _earlier(staging)
-        kept = tuple(item for item in earlier.artifacts if item.path not in written) if earlier else ()
-        lowering = dict(earlier.lowering) if earlier else {}
-        lowering |= {item.artifact.path: item.lowering for item in converted}
-        manifest = Manifest(
-            model=source.spec,
-            inputs=graph.inputs,
-            outputs=outputs,
-            artifacts=kept + floats.artifacts,
-            lowering=lowering,
-            quantization=earlier.quantization if earlier else {},
+        manifest = replace(
+            _beside_earlier(floats, staging, converted),
             golden=golden.cases,
             fold=fold_report,
             bake=None if baked is None else replace(baked, preprocessing=replaced),
             tool_versions=tool_versions(),
             command=plan.command,
-            notes=tuple(
-                filter(
-                    None, [*source.notes, remark, None if baked is None else baked.remark, *_remarks(plan, converted)]
-                )
-            ),
-        )
+            notes=tuple(filter(None, [
+                *source.notes, remark, None if baked is None else baked.remark, *_remarks(plan, converted),
+            ])),
+        )  # fmt: skip
         finish(staging, with_artifacts(manifest, quantized, stages, staging))
     return open_bundle(target, verify=False)
+
+
+def _beside_earlier(floats: Manifest, staging: Path, converted: Sequence[FloatArtifact]) -> Manifest:
+    """Add what an earlier export left in *staging* and this one did not write again."""
+    written = {artifact.path for artifact in floats.artifacts}
+    earlier = _earlier(staging)
+    lowering = {item.artifact.path: item.lowering for item in converted}
+    if earlier is None:
+        return replace(floats, lowering=lowering)
+    kept = tuple(item for item in earlier.artifacts if item.path not in written)
+    return replace(
+        floats,
+        artifacts=kept + floats.artifacts,
+        lowering=dict(earlier.lowering) | lowering,
+        quantization=earlier.quantization,
+    )
 
 
 def _second_stage(plan: ExportPlan) -> QuantizePlan:
@@ -140,10 +144,6 @@ def _remarks(plan: ExportPlan, converted: Sequence[FloatArtifact]) -> Iterator[s
         if not item.lowering.blocks and item.lowering.remark not in seen:
             seen.add(item.lowering.remark)
             yield f"{item.artifact.format}: {item.lowering.remark}"
-
-
-def _fresh(folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
 
 
 def _returned(graph: Any) -> list[tuple[Any, str]]:
