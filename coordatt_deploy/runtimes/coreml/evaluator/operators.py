@@ -15,12 +15,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from coordatt_deploy.array_types import IntegerArray, NumberArray
 from coordatt_deploy.runtimes.coreml.evaluator import resize as resizing
 from coordatt_deploy.runtimes.coreml.evaluator import weights as weights
 from coordatt_deploy.runtimes.coreml.evaluator import windows as windows
 from coordatt_deploy.runtimes.coreml.evaluator.windows import UnsupportedFormError
 
-Array = NDArray[np.number]
+Array = NumberArray
 Kernel = Callable[..., object]
 
 
@@ -28,7 +29,7 @@ Kernel = Callable[..., object]
 
 
 def _sigmoid(x: Array) -> Array:
-    result: Array = 1 / (1 + np.exp(-x))
+    result: Array = 1 / (1 + np.exp(np.negative(x)))
     return result
 
 
@@ -193,7 +194,7 @@ def _slice_by_index(
     def at(values: Array | None, axis: int, default: int) -> int:
         return default if values is None else int(values[axis])
 
-    places: list[slice | int] = []
+    places: list[slice[int | None, int | None, int] | int] = []
     for axis in range(x.ndim):
         if at(squeeze_mask, axis, False):
             places.append(int(begin[axis]))
@@ -234,7 +235,7 @@ def _pad(x: Array, *, pad: Array, mode: str, constant_val: float) -> Array:
 def _gather(
     x: Array,
     *,
-    indices: NDArray[np.integer],
+    indices: IntegerArray,
     axis: int,
     batch_dims: int = 0,
     validate_indices: bool = False,  # noqa: ARG001 - NumPy always validates
@@ -245,7 +246,7 @@ def _gather(
     return result
 
 
-def _gather_along_axis(x: Array, *, indices: NDArray[np.integer], axis: int, validate_indices: bool = False) -> Array:  # noqa: ARG001
+def _gather_along_axis(x: Array, *, indices: IntegerArray, axis: int, validate_indices: bool = False) -> Array:  # noqa: ARG001
     return np.take_along_axis(x, indices, axis=int(axis))
 
 

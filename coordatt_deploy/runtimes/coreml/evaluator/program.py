@@ -18,8 +18,8 @@ from typing import Final
 
 import numpy as np
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from numpy.typing import NDArray
 
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.documents import from_json, parse
 from coordatt_deploy.errors import BundleError, DeployError, InferenceError
 from coordatt_deploy.runtimes.coreml.coremltools_import import load_mil, mil, mil_types, proto
@@ -27,7 +27,7 @@ from coordatt_deploy.runtimes.coreml.evaluator.float16 import pack_float16, roun
 from coordatt_deploy.runtimes.coreml.evaluator.operators import MOVES, OPERATORS
 from coordatt_deploy.runtimes.coreml.evaluator.windows import UnsupportedFormError
 
-Array = NDArray[np.generic]
+Array = NumberArray
 
 CLASSIFY: Final = "classify"  # turns the values of a classifier's output into names
 
