@@ -26,9 +26,7 @@ from coordatt_deploy.errors import BundleError, UsageError
 from coordatt_deploy.runtimes import Runner
 from coordatt_deploy.runtimes.coreml.coremltools_import import coremltools as ct
 from coordatt_deploy.runtimes.coreml.coremltools_import import proto
-from coordatt_deploy.runtimes.coreml.evaluator.program import (
-    Port,
-    Program,
+from coordatt_deploy.runtimes.coreml.evaluator.package import (
     block_of,
     inner_ports,
     input_ports,
@@ -36,6 +34,7 @@ from coordatt_deploy.runtimes.coreml.evaluator.program import (
     output_names,
     read_model,
 )
+from coordatt_deploy.runtimes.coreml.evaluator.program import Port, Program
 
 Arrays = dict[str, NumberArray]
 

@@ -10,7 +10,8 @@ import numpy as np
 from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.errors import BundleError, InferenceError, UsageError
-from coordatt_deploy.runtimes.coreml.evaluator.program import Program, load
+from coordatt_deploy.runtimes.coreml.evaluator.package import load
+from coordatt_deploy.runtimes.coreml.evaluator.program import Program
 from coordatt_deploy.runtimes.coreml.runner import program_feeds
 
 
