@@ -9,10 +9,10 @@ import enum
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 from coordatt_deploy import __version__
-from coordatt_deploy.documents import DocumentError, from_json, to_json
+from coordatt_deploy.documents import DocumentError, JsonObject, from_json, to_json
 from coordatt_deploy.errors import UsageError, nearest
 from coordatt_deploy.formats import Format, Precision, TargetCpu
 
@@ -162,7 +162,7 @@ class Artifact:
     layers: str
 
 
-def metadata(spec: ModelSpec, target_cpu: TargetCpu | None = None) -> dict[str, Any]:
+def metadata(spec: ModelSpec, target_cpu: TargetCpu | None = None) -> JsonObject:
     """Return what every artifact carries in its format's metadata, as plain JSON data.
 
     Keys: ``model``, ``source_sha256``, ``preprocessing``, ``labels``, ``target_cpu``, ``producer``. No path, no time.

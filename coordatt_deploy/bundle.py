@@ -12,15 +12,15 @@ the old one. Opening one checks schema, paths and hashes.
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec, TensorSpec
 from coordatt_deploy.documents import object_of
 from coordatt_deploy.errors import BundleError, UsageError
@@ -51,14 +51,14 @@ class Bundle:
         """Return the artifact's layer map."""
         return LayerMap.load(self.path(artifact.layers))
 
-    def golden(self, file: str) -> dict[str, list[NDArray[Any]]]:
+    def golden(self, file: str) -> dict[str, list[NumberArray]]:
         """Return ``golden/<file>.npz`` as one list per tensor, in the order of the golden cases.
 
         Raises:
             BundleError: The file is missing or no such archive.
         """
         path = self.path(f"golden/{file}.npz")
-        values: dict[str, list[NDArray[Any]]] = {}
+        values: dict[str, list[NumberArray]] = {}
         try:
             with np.load(path, allow_pickle=False) as archive:
                 for key in sorted(archive.files):
@@ -74,7 +74,7 @@ class Bundle:
         return write_whole(folder / name, text)
 
 
-def save_golden(path: Path, cases: Mapping[str, list[NDArray[Any]]]) -> None:
+def save_golden(path: Path, cases: Mapping[str, Sequence[NumberArray]]) -> None:
     """Write one array per case and tensor: ``003/logits``; sizes may differ between cases."""
     arrays = {f"{index:03d}/{name}": value for name, values in cases.items() for index, value in enumerate(values)}
     np.savez_compressed(path, **arrays)  # type: ignore[arg-type]

@@ -12,11 +12,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.documents import dump, load
 from coordatt_deploy.errors import BundleError
 
@@ -169,7 +170,7 @@ def _without_surplus(axes: tuple[int, ...], of_value: tuple[int, ...]) -> tuple[
     return tuple(axis for axis in axes if axis < len(of_value))
 
 
-def restore(layer: Layer, tensors: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+def restore(layer: Layer, tensors: Mapping[str, NumberArray]) -> NDArray[np.float64]:
     """Return the layer's value, in the captured graph's own layout, from the tensors of an artifact.
 
     Args:
@@ -223,7 +224,7 @@ def _unsqueeze(
     return tensor.reshape([-1 if size is None else size for size in sizes])
 
 
-def place(layer: Layer, value: NDArray[Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[np.float64]]:
+def place(layer: Layer, value: NumberArray, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[np.float64]]:
     """Undo ``restore``: the tensors that an artifact holds where it is given *value*.
 
     Args:
@@ -268,7 +269,7 @@ def _without_ones(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
 
 
 def place_all(
-    layers: Sequence[Layer], values: Mapping[str, NDArray[Any]], shapes: Mapping[str, tuple[int, ...]]
+    layers: Sequence[Layer], values: Mapping[str, NumberArray], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, NDArray[np.float64]]:
     """Return every tensor that an artifact holds where each of *layers* has the value given for it.
 

@@ -2,11 +2,11 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import TensorSpec
 
 REFERENCE_LAYOUT = "NCHW"
@@ -20,7 +20,7 @@ def axes_to(layout: str, rank: int) -> tuple[int, ...]:
     return tuple(reference.index(letter) for letter in layout)
 
 
-def encode(value: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
+def encode(value: NumberArray, spec: TensorSpec) -> NumberArray:
     """Bring a float tensor of the reference's layout into the layout and dtype of *spec*, quantizing where it asks.
 
     q = clip(round(value / scale) + zero_point)
@@ -30,15 +30,15 @@ def encode(value: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
     if spec.scale is None or spec.zero_point is None:
         return moved.astype(dtype)
     limits = np.iinfo(dtype)
-    return np.clip(np.round(moved / spec.scale) + spec.zero_point, limits.min, limits.max).astype(dtype)
+    return np.clip(np.round(np.true_divide(moved, spec.scale)) + spec.zero_point, limits.min, limits.max).astype(dtype)
 
 
-def decode(value: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
+def decode(value: NumberArray, spec: TensorSpec) -> NDArray[np.float64]:
     """Undo ``encode``: float64, in the reference's layout."""
     return np.transpose(dequantized(value, spec), np.argsort(axes_to(spec.layout, value.ndim)))
 
 
-def dequantized(value: NDArray[Any], spec: TensorSpec) -> NDArray[np.float64]:
+def dequantized(value: NumberArray, spec: TensorSpec) -> NDArray[np.float64]:
     """Return the floats that *value* stands for, in the layout that it has."""
     floats = value.astype(np.float64)
     if spec.scale is not None and spec.zero_point is not None:
@@ -46,7 +46,7 @@ def dequantized(value: NDArray[Any], spec: TensorSpec) -> NDArray[np.float64]:
     return floats
 
 
-def weights_sha256(state: Mapping[str, NDArray[Any]]) -> str:
+def weights_sha256(state: Mapping[str, NumberArray]) -> str:
     """Return the hash of all weights by name, shape, dtype and bytes; counters of training steps are left out."""
     digest = hashlib.sha256()
     for name, value in sorted(state.items()):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.faults.files import Array, EditedFile, Grid, Op
-from coordatt_deploy.runtimes.coreml.evaluator.program import block_of, read_model
+from coordatt_deploy.runtimes.coreml.evaluator.package import block_of, read_model
 
 KINDS = {"conv": "conv", "linear": "dense", "clip": "relu6", "relu6": "relu6", "sigmoid": "sigmoid", "add": "add",
          "reduce_mean": "mean", "concat": "concat", "split": "split"}  # fmt: skip

@@ -15,7 +15,7 @@ from coordatt_deploy.commands.options import (
     json_option,
     model_args_option,
 )
-from coordatt_deploy.commands.output import print_document
+from coordatt_deploy.commands.output import print_result
 from coordatt_deploy.loading.sizes import Bounds, check_size
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def inspect(options: InspectOptions, subject: str, as_json: bool) -> None:
     with console.bars() as stages, stages.stage(f"inspect {subject}"), logged("inspect"):
         found = _inspected(subject, options)
     if as_json:
-        print_document(found.to_json())
+        print_result(found.record())
     else:
         show_inspection(found)
 

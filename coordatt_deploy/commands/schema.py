@@ -23,6 +23,8 @@ DOCUMENTS: Final = {
     "evaluate": "coordatt_deploy.evaluation.reports:EvaluationReports",
     "evaluate-result": "coordatt_deploy.evaluation.result:EvaluationResult",
     "sensitivity": "coordatt_deploy.mixed_precision.result:Sensitivity",
+    "inspection": "coordatt_deploy.inspection.result:InspectionResult",
+    "bundle-inspection": "coordatt_deploy.inspection.result:BundleInspectionResult",
     "search": "coordatt_deploy.mixed_precision.result:SearchResult",
 }
 """Where the type of each document is, as "module:class"; ``-result`` is what the command prints with ``--json``."""

@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from coordatt_deploy.artifact_specs import TensorSpec
 from coordatt_deploy.bundle import Bundle, check_same, check_target, finish, open_bundle, writing
@@ -22,6 +22,9 @@ from coordatt_deploy.processes import workers
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.recipes import needs_preparing
 
+if TYPE_CHECKING:
+    from torch import fx
+
 
 def export(plan: ExportPlan, stages: Stages) -> Bundle:
     """Export the model into a bundle: all artifacts or none.
@@ -37,6 +40,7 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
     import torch
 
     from coordatt_deploy.conversion.golden import golden_inputs, write_golden
+    from coordatt_deploy.graph.call_arguments import outputs as returned_nodes
     from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
     from coordatt_deploy.graph.passes.input_normalisation import fold_normalisation
     from coordatt_deploy.graph.saved_graph import save_graph
@@ -54,7 +58,8 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
     if plan.bake:
         source, graph = bake(source, graph, softmax=plan.softmax)
     check_same(check_target(target, source.spec.source_sha256), source.spec, graph.inputs)
-    outputs = tuple(_output_spec(node, name) for node, name in _returned(graph))
+    returned = zip(returned_nodes(graph.module.graph), graph.outputs, strict=True)
+    outputs = tuple(_output_spec(node, name) for node, name in returned)
     bare = Manifest(model=source.spec, inputs=graph.inputs, outputs=outputs)
     with stages.stage("calibration data"):
         second = _second_stage(plan)
@@ -146,12 +151,7 @@ def _remarks(plan: ExportPlan, converted: Sequence[FloatArtifact]) -> Iterator[s
             yield f"{item.artifact.format}: {item.lowering.remark}"
 
 
-def _returned(graph: Any) -> list[tuple[Any, str]]:
-    node = next(node for node in graph.module.graph.nodes if node.op == "output")
-    return list(zip(node.args[0], graph.outputs, strict=True))
-
-
-def _output_spec(node: Any, name: str) -> TensorSpec:
+def _output_spec(node: "fx.Node", name: str) -> TensorSpec:
     value = node.meta["val"]
     dtype = str(value.dtype).removeprefix("torch.")
     if value.dtype.is_complex:

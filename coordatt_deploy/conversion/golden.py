@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch import nn
 from coordatt_deploy.artifact_specs import Preprocessing, TensorSpec
 from coordatt_deploy.bundle import save_golden
 from coordatt_deploy.data.images import as_png, preprocess
-from coordatt_deploy.documents import SCHEMA_VERSION
+from coordatt_deploy.documents import SCHEMA_VERSION, JsonObject, JsonValue
 from coordatt_deploy.graph.execution import prepare
 from coordatt_deploy.graph.graph import Graph, tensor_outputs
 from coordatt_deploy.manifest import GoldenCase
@@ -135,7 +135,7 @@ def write_golden(
     (folder / "golden" / "images").mkdir(parents=True)
     for path, image in golden.images:
         as_png(image).save(folder / path)
-    save_golden(folder / "golden" / "inputs.npz", dict(golden.feeds))
+    save_golden(folder / "golden" / "inputs.npz", golden.feeds)
     in_fp32 = prepare(graph, dtype=torch.float32)
     in_fp16 = prepare(graph, dtype=torch.float32, after=lambda value: value.half().float())
     results: dict[str, dict[str, list[NDArray[np.float64]]]] = {"outputs": {}, "rounding_fp32": {}, "rounding_fp16": {}}
@@ -155,16 +155,16 @@ def write_golden(
                 results[kind].setdefault(name, []).append(value)
         progress()
     for kind, arrays in results.items():
-        save_golden(folder / "golden" / f"{kind}.npz", dict(arrays))
+        save_golden(folder / "golden" / f"{kind}.npz", arrays)
     if golden.images:
         text = json.dumps(_expected(golden, graph, results["outputs"]), indent=1, allow_nan=False)
         (folder / "golden" / "images" / "expected.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _expected(golden: GoldenInputs, graph: Graph, outputs: dict[str, list[NDArray[np.float64]]]) -> dict[str, Any]:
+def _expected(golden: GoldenInputs, graph: Graph, outputs: dict[str, list[NDArray[np.float64]]]) -> JsonObject:
     """Return what an app's own test needs of each image: some places of the tensor, and the outputs."""
     first = graph.inputs[0].name
-    images = []
+    images: list[JsonValue] = []
     for index, case in enumerate(golden.cases):
         if case.image is None:
             continue

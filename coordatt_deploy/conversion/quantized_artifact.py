@@ -10,11 +10,10 @@ The steps are apart because a search over recipes repeats only the last two.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec
 from coordatt_deploy.data.calibration import CalibrationSet
 from coordatt_deploy.errors import ConversionError, UsageError
@@ -141,7 +140,7 @@ def measure_ranges(prepared: Prepared, recipe: Recipe, data: CalibrationSet | No
     wanted = quantizer(kind).activations(prepared.path, prepared.exported)
     with runtime(kind).open_artifact(prepared.path, prepared.artifact, tensors=wanted) as runner:
 
-        def passes() -> Iterator[dict[str, NDArray[Any]]]:
+        def passes() -> Iterator[dict[str, NumberArray]]:
             for feeds in data.feeds(inputs[0].shape[0] or 1):
                 values = runner.infer({spec.name: encode(feeds[spec.name], spec) for spec in inputs})
                 yield {name: values[name] for name in wanted}

@@ -4,11 +4,11 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Preprocessing, TensorSpec
 from coordatt_deploy.data.images import find_images, load_image, preprocess
 from coordatt_deploy.errors import UsageError, nearest
@@ -26,7 +26,7 @@ class Cases:
     """
 
     names: tuple[str, ...]
-    feeds: Mapping[str, list[NDArray[Any]]]
+    feeds: Mapping[str, list[NumberArray]]
 
 
 def read_inputs(source: Path, inputs: Sequence[TensorSpec], preprocessing: Preprocessing) -> Cases:
@@ -87,7 +87,7 @@ def _archive(path: Path, inputs: Sequence[TensorSpec]) -> Cases:
     return Cases(tuple(f"{path.stem}[{index}]" for index in range(next(iter(counts.values())))), feeds)
 
 
-def _split(file: str, array: NDArray[Any], spec: TensorSpec) -> list[NDArray[Any]]:
+def _split(file: str, array: NumberArray, spec: TensorSpec) -> list[NumberArray]:
     batch = spec.shape[0] or 1
     expected = "(cases, " + ", ".join("any" if size is None else str(size) for size in spec.shape[1:]) + ")"
     if array.dtype.kind not in "fiu" or (array.dtype.kind == "f") != spec.dtype.startswith("float"):
@@ -108,7 +108,7 @@ def _fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
     )
 
 
-def _check(where: str, value: NDArray[Any], spec: TensorSpec, preprocessing: Preprocessing) -> None:
+def _check(where: str, value: NumberArray, spec: TensorSpec, preprocessing: Preprocessing) -> None:
     bad = int(np.count_nonzero(~np.isfinite(value)))
     if bad:
         raise UsageError(f"{where} holds {bad} values that are NaN or infinite; nothing can be compared on them")

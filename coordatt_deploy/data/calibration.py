@@ -13,11 +13,12 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Preprocessing, TensorSpec
 from coordatt_deploy.data.digits import DigitSplit, read_split
 from coordatt_deploy.data.images import find_images, load_image, preprocess
@@ -52,7 +53,7 @@ class CalibrationSet:
     """
 
     source: str
-    arrays: dict[str, NDArray[Any]]
+    arrays: dict[str, NumberArray]
     names: tuple[str, ...]
     seed: int
     notes: tuple[str, ...] = ()
@@ -69,7 +70,7 @@ class CalibrationSet:
     def __len__(self) -> int:
         return len(self.names)
 
-    def feeds(self, batch: int = 1) -> Iterator[dict[str, NDArray[Any]]]:
+    def feeds(self, batch: int = 1) -> Iterator[dict[str, NumberArray]]:
         """Yield the cases in batches; what does not fill the last one is left out."""
         for start in range(0, len(self) - batch + 1, batch):
             yield {name: array[start : start + batch] for name, array in self.arrays.items()}
@@ -84,7 +85,7 @@ class CalibrationSet:
         kept = min(count, len(self) - aside)
         return replace(self._part(slice(0, kept)), aside=self._part(slice(kept, kept + aside)) if aside else None)
 
-    def _part(self, rows: slice) -> "CalibrationSet":
+    def _part(self, rows: "slice[int, int, int]") -> "CalibrationSet":
         arrays = {name: np.ascontiguousarray(array[rows]) for name, array in self.arrays.items()}
         return CalibrationSet(self.source, arrays, self.names[rows], self.seed, self.notes)
 
@@ -183,7 +184,7 @@ def _from_archive(
     return _checked(data, image, preprocessing, tensors=True)
 
 
-def _read_archive(path: Path, wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
+def _read_archive(path: Path, wanted: Sequence[str]) -> dict[str, NumberArray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             if not hasattr(archive, "files"):
@@ -202,7 +203,7 @@ def _read_archive(path: Path, wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def _check_layout(file: str, array: NDArray[Any], spec: TensorSpec) -> None:
+def _check_layout(file: str, array: NumberArray, spec: TensorSpec) -> None:
     if array.dtype.kind in "iu" and spec.dtype.startswith("float"):
         raise UsageError(
             f"{file}: {spec.name} holds {array.dtype} pixels; it must have been through the model's preprocessing"
@@ -294,7 +295,7 @@ def _possible(preprocessing: Preprocessing) -> NDArray[np.float64]:
 
 
 def _check_values(
-    source: str, images: NDArray[Any], bounds: NDArray[np.float64], notes: list[str], *, tensors: bool
+    source: str, images: NumberArray, bounds: NDArray[np.float64], notes: list[str], *, tensors: bool
 ) -> None:
     low, high = images.min(axis=(0, 2, 3)), images.max(axis=(0, 2, 3))
     slack = SLACK * np.ptp(bounds, axis=1)

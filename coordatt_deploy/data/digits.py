@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.errors import MissingDependencyError
 
 SplitName = Literal["golden", "held_out", "calibration"]
@@ -62,7 +63,7 @@ class DigitSplit:
         """Return the images as a user has them: 8-bit grey, 96x96."""
         return [render(pixels) for pixels in self.pixels]
 
-    def take(self, rows: NDArray[np.integer]) -> "DigitSplit":
+    def take(self, rows: NumberArray) -> "DigitSplit":
         """Return the images at *rows*, in that order."""
         return DigitSplit(self.pixels[rows], self.labels[rows], self.indices[rows])
 

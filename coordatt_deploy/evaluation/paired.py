@@ -20,17 +20,19 @@ NumPy and the standard library only.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from coordatt_deploy.array_types import NumberArray
 
 CONFIDENCE: Final = 0.95
 Z: Final = 1.959963984540054  # the normal distribution's quantile for it
 NOT_FINITE: Final = -1  # the class of logits with NaN or infinity: none
 
 
-def placed(logits: NDArray[Any], labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def placed(logits: NumberArray, labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the class that each row of logits names, and the place of its label among them.
 
     Equal logits, which int8 artifacts often give, are taken in the order of the classes, as ``argmax`` does in an app.

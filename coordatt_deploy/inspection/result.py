@@ -1,13 +1,12 @@
 """What an inspection finds."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import ClassVar, Final
 
 from coordatt_deploy.artifact_specs import TensorSpec
-from coordatt_deploy.documents import to_json
-from coordatt_deploy.runtimes.delegate import Delegate
+from coordatt_deploy.runtimes.delegate import Delegate, DelegateRecord
 
 SHOWN: Final = 10  # layers in the list of the largest
 
@@ -73,6 +72,35 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class InspectionResult:
+    """What is known of a model or file, as a document. What is null is not known; see ``Inspection`` for the fields."""
+
+    VERSION: ClassVar[int] = 1
+
+    subject: str
+    parameters: int | None
+    macs: int | None
+    macs_by_work: Mapping[str, int] | None
+    operators: Mapping[str, int] | None
+    attention_blocks: tuple[Block, ...] | None
+    inputs: tuple[TensorSpec, ...] | None
+    outputs: tuple[TensorSpec, ...] | None
+    bytes: int | None
+    layers: tuple[LayerSize, ...] | None
+    lint: tuple[Finding, ...] | None
+    uncounted: Mapping[str, int] | None
+    notes: tuple[str, ...]
+    delegates: Mapping[str, DelegateRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class BundleInspectionResult(InspectionResult):
+    """What is known of a bundle, as a document: of its model, and of each of its files by path."""
+
+    artifacts: Mapping[str, InspectionResult]
+
+
+@dataclass(frozen=True, slots=True)
 class Inspection:
     """The answer.
 
@@ -109,12 +137,24 @@ class Inspection:
     uncounted: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the answer as plain JSON data."""
-        document = {item.name: to_json(getattr(self, item.name)) for item in fields(self) if item.name != "delegates"}
-        return document | {
-            "delegates": {item.name: item.to_json() for item in self.delegates},
-        }
+    def record(self) -> InspectionResult:
+        """Return the answer as documents hold it."""
+        return InspectionResult(
+            subject=self.subject,
+            parameters=self.parameters,
+            macs=self.macs,
+            macs_by_work=self.macs_by_work,
+            operators=self.operators,
+            attention_blocks=self.attention_blocks,
+            inputs=self.inputs,
+            outputs=self.outputs,
+            bytes=self.bytes,
+            layers=self.layers,
+            lint=self.lint,
+            uncounted=self.uncounted,
+            notes=self.notes,
+            delegates={item.name: item.record() for item in self.delegates},
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,16 +173,26 @@ class BundleInspection:
     artifacts: Mapping[str, Inspection]
     notes: tuple[str, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the keys of the reference, and the artifacts beside them."""
-        document: dict[str, Any] = dict.fromkeys(("parameters", "macs", "operators", "attention_blocks", "lint"))
-        document["delegates"] = {}
-        notes = list(self.notes)
-        if self.reference is not None:
-            document = self.reference.to_json()
-            notes = [*self.reference.notes, *notes]
-        artifacts = {path: item.to_json() for path, item in self.artifacts.items()}
-        return document | {"subject": str(self.bundle), "notes": notes, "artifacts": artifacts}
+    def record(self) -> BundleInspectionResult:
+        """Return what documents hold: the reference, under the bundle's name, and the artifacts beside it."""
+        known = None if self.reference is None else self.reference.record()
+        return BundleInspectionResult(
+            subject=str(self.bundle),
+            parameters=None if known is None else known.parameters,
+            macs=None if known is None else known.macs,
+            macs_by_work=None if known is None else known.macs_by_work,
+            operators=None if known is None else known.operators,
+            attention_blocks=None if known is None else known.attention_blocks,
+            inputs=None if known is None else known.inputs,
+            outputs=None if known is None else known.outputs,
+            bytes=None if known is None else known.bytes,
+            layers=None if known is None else known.layers,
+            lint=None if known is None else known.lint,
+            uncounted=None if known is None else known.uncounted,
+            notes=(() if known is None else known.notes) + self.notes,
+            delegates={} if known is None else known.delegates,
+            artifacts={path: item.record() for path, item in self.artifacts.items()},
+        )
 
 
 def largest(sizes: list[LayerSize]) -> tuple[LayerSize, ...]:

@@ -2,14 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from numpy.typing import NDArray
-
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.formats import Precision
 from coordatt_deploy.parity.tolerances import Tolerance
 
-Values = Mapping[str, Sequence[NDArray[Any]]]
+Values = Mapping[str, Sequence[NumberArray]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +41,12 @@ class ParityCases:
         real = [index for index, image in enumerate(self.images) if image]
         return self.chosen(real) if tolerance.calibrated and real else self
 
-    def feeds(self, cases: Sequence[int]) -> list[Mapping[str, NDArray[Any]]]:
+    def feeds(self, cases: Sequence[int]) -> list[Mapping[str, NumberArray]]:
         """Return the inputs of the cases at these places, one mapping each."""
         return [{name: values[index] for name, values in self.inputs.items()} for index in cases]
 
 
-def _at(values: Values, cases: Sequence[int]) -> dict[str, list[NDArray[Any]]]:
+def _at(values: Values, cases: Sequence[int]) -> dict[str, list[NumberArray]]:
     return {name: [arrays[index] for index in cases] for name, arrays in values.items()}
 
 

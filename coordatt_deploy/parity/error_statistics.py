@@ -25,11 +25,12 @@ is more. In trained networks they cost 1.3 to 6 times what the layer alone does,
 import math
 import statistics
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.metrics import sqnr_db_of_energies
 
 # How many of a layer's elements may lie beyond the grid: a share, or a few in small layers. Calibration leaves out a
@@ -110,7 +111,7 @@ class LayerErrorStats:
 
     def add(
         self,
-        value: NDArray[Any],
+        value: NumberArray,
         reference: NDArray[np.float64],
         rounding: Rounded,
         cut_off: NDArray[np.bool_] | None = None,

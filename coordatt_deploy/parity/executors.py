@@ -6,16 +6,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Final, Protocol, Self
 
-from numpy.typing import NDArray
-
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.runtimes import Runner, runtime
 from coordatt_deploy.runtimes.submodels import GIVEN, Submodels, submodel_extractor
 from coordatt_deploy.tensors import dequantized, encode
 
-Arrays = Mapping[str, NDArray[Any]]
+Arrays = Mapping[str, NumberArray]
 
 
 class Executor(Protocol):
@@ -73,7 +72,7 @@ class _SentSubmodels:
         self._open = ExitStack()
         self._runner: Runner | None = None
 
-    def infer(self, feeds: Arrays, given: Arrays) -> dict[str, NDArray[Any]]:
+    def infer(self, feeds: Arrays, given: Arrays) -> dict[str, NumberArray]:
         """Run every piece; see ``Pieces.infer``."""
         runner = self._runner or self._start(given)
         own = [spec for spec in runner.inputs if spec.name in feeds]

@@ -7,11 +7,12 @@ channel or a bound that no image reaches hides a fault. ``tallies`` says what an
 
 import statistics
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.formats import Precision
 from coordatt_deploy.graph.operators import weight_positions
@@ -264,7 +265,7 @@ class LayerJudge:
         self,
         tallies: dict[str, LayerErrorStats],
         layer_id: str,
-        value: NDArray[Any],
+        value: NumberArray,
         reference: NDArray[np.float64],
         rounding: Rounded,
         cut_off: NDArray[np.bool_] | None = None,

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.errors import InferenceError
 from coordatt_deploy.graph.graph import Graph
@@ -23,8 +24,8 @@ from coordatt_deploy.runtimes import Runner
 from coordatt_deploy.runtimes.submodels import Submodels
 from coordatt_deploy.tensors import decode, dequantized, encode
 
-Feeds = Mapping[str, NDArray[Any]]
-Tensors = Mapping[str, NDArray[Any]]
+Feeds = Mapping[str, NumberArray]
+Tensors = Mapping[str, NumberArray]
 Cases = Sequence[Feeds]
 Ranges = Mapping[str, tuple[float, float]]
 
@@ -160,8 +161,8 @@ class _Run:
     def case(
         self,
         number: int,
-        feeds: Mapping[str, NDArray[Any]],
-        whole: Mapping[str, NDArray[Any]] | None,
+        feeds: Mapping[str, NumberArray],
+        whole: Mapping[str, NumberArray] | None,
         pieces: Callable[[Feeds, Tensors], Tensors],
     ) -> bool:
         """Count one case; False where tensors do not fit the map, so that what follows cannot be fed.
@@ -214,7 +215,7 @@ class _Run:
     def _count(
         self,
         present: Sequence[Layer],
-        tensors: Mapping[str, NDArray[Any]],
+        tensors: Mapping[str, NumberArray],
         expected: Mapping[str, NDArray[np.float64]],
         rounding: Mapping[str, RoundingError],
         tallies: dict[str, LayerErrorStats],
@@ -264,7 +265,7 @@ class _Run:
         return touched if touched.mean() < MOST_TOUCHED else np.zeros(shape, np.bool_)
 
 
-def _stirred(value: NDArray[Any], seed: int) -> NDArray[Any]:
+def _stirred(value: NumberArray, seed: int) -> NumberArray:
     """Add noise to an input, within the range that it has."""
     noise = np.random.default_rng(seed).standard_normal(value.shape) * float(value.std())
     return np.clip(value + noise, value.min(), value.max()).astype(value.dtype)
@@ -272,7 +273,7 @@ def _stirred(value: NDArray[Any], seed: int) -> NDArray[Any]:
 
 def _cut_off(
     layer: Layer,
-    tensors: Mapping[str, NDArray[Any]],
+    tensors: Mapping[str, NumberArray],
     value: NDArray[np.float64],
     reference: NDArray[np.float64],
     step: float,

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.data.images import load_image, preprocess
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.parity.candidate import Candidate
@@ -32,9 +32,7 @@ class GoldenImage:
     path: Path
 
 
-def image_feeds(
-    candidate: Candidate, images: Sequence[GoldenImage], name: str
-) -> tuple[list[NDArray[np.generic]], int]:
+def image_feeds(candidate: Candidate, images: Sequence[GoldenImage], name: str) -> tuple[list[NumberArray], int]:
     """Return the golden tensors of one input, those of images made from the PNG files, and how many those are.
 
     Args:
@@ -46,7 +44,7 @@ def image_feeds(
         BundleError: The artifact has no description, or it makes another tensor of an image than the golden one.
     """
     golden = candidate.cases.inputs[name]
-    feeds: list[NDArray[np.generic]] = list(golden)
+    feeds: list[NumberArray] = list(golden)
     if not images:
         return feeds, 0
     preprocessing = embedded_preprocessing(candidate.path, candidate.artifact.format)

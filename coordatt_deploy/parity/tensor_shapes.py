@@ -1,18 +1,17 @@
 """What shapes an artifact's tensors should have, told from its layer map, where the artifact could not be run."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.layer_map import Layer
 
 Shape = tuple[int, ...]
 
 
 def expected_shapes(
-    present: Sequence[Layer], values: Mapping[str, NDArray[Any]], seen: Mapping[str, Shape]
+    present: Sequence[Layer], values: Mapping[str, NumberArray], seen: Mapping[str, Shape]
 ) -> dict[str, Shape] | None:
     """Return the shapes of all tensors where each layer has its value in *values*.
 

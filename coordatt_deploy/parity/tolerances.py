@@ -16,7 +16,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.documents import parse
@@ -217,10 +217,10 @@ def read_tolerances(path: Path, table: Tolerances = BUILT_IN) -> Tolerances:
     return changed
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, object]:
     try:
         text = path.read_text(encoding="utf-8")
-        document = parse(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
+        document: object = parse(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
     except FileNotFoundError:
         raise UsageError(f"there is no tolerance file {path}") from None
     except (OSError, ValueError) as error:  # both parsers raise kinds of ValueError
@@ -230,7 +230,7 @@ def _read(path: Path) -> dict[str, Any]:
     return document
 
 
-def _changed(tolerance: Tolerance, values: Any, where: str, reason: str) -> Tolerance:
+def _changed(tolerance: Tolerance, values: object, where: str, reason: str) -> Tolerance:
     if not isinstance(values, dict):
         raise UsageError(f"{where} is {values!r}, expected a table with {', '.join(KEYS)}")
     for key, value in values.items():

@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact, TensorSpec
 from coordatt_deploy.documents import from_json, to_json
 from coordatt_deploy.errors import BundleError, DeployError, error_named
@@ -89,7 +89,7 @@ def observe(root: Path, artifact: Artifact, threads: int, size: tuple[int, int])
     )
 
 
-def made_up(spec: TensorSpec, size: tuple[int, int]) -> "NDArray[np.generic[object]]":
+def made_up(spec: TensorSpec, size: tuple[int, int]) -> NumberArray:
     """Return noise for the input *spec*; open axes become 1, and *size* where the layout says H and W."""
     known = {"H": size[0], "W": size[1]}
     axes = zip(spec.shape, spec.layout, strict=True)

@@ -6,11 +6,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, Final
-
-from numpy.typing import NDArray
+from typing import Final
 
 from coordatt_deploy import host
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact, Origin
 from coordatt_deploy.bundle import REPORTS, Bundle
 from coordatt_deploy.documents import DocumentError, dump
@@ -33,7 +32,7 @@ from coordatt_deploy.tensors import encode
 # unusable as a latency.
 EVALUATOR_SAMPLES: Final = 3
 
-Feeds = Mapping[str, NDArray[Any]]
+Feeds = Mapping[str, NumberArray]
 
 
 def profile_bundle(

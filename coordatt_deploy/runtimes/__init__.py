@@ -8,9 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact, Origin, TensorSpec
 from coordatt_deploy.format_modules import Role, load
 from coordatt_deploy.formats import Format
@@ -35,7 +33,7 @@ class Runner(Protocol):
     def origin(self) -> Origin:
         """Whether results are measured, emulated or evaluated."""
 
-    def infer(self, feeds: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
+    def infer(self, feeds: Mapping[str, NumberArray]) -> dict[str, NumberArray]:
         """Run once; the arrays are the caller's to keep.
 
         Args:

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import TensorSpec
 from coordatt_deploy.errors import BundleError, UsageError, nearest
 
 
-def checked(feeds: Mapping[str, NDArray[np.generic]], inputs: Sequence[TensorSpec]) -> dict[str, NDArray[np.generic]]:
+def checked(feeds: Mapping[str, NumberArray], inputs: Sequence[TensorSpec]) -> dict[str, NumberArray]:
     """Return *feeds* in the order of *inputs*, each array contiguous.
 
     Raises:
@@ -74,7 +74,7 @@ def check_described(
             )
 
 
-def shapes_of(feeds: Mapping[str, NDArray[np.generic]]) -> str:
+def shapes_of(feeds: Mapping[str, NumberArray]) -> str:
     """Return ``image 1 x 3 x 64 x 96``, for messages."""
     return ", ".join(f"{name} {' x '.join(map(str, array.shape))}" for name, array in feeds.items())
 

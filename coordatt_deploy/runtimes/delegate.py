@@ -11,6 +11,32 @@ from coordatt_deploy.runtimes.file_graph import FileGraph
 
 
 @dataclass(frozen=True, slots=True)
+class RejectedOperator:
+    """An operator that an accelerator leaves to the CPU, as documents hold it.
+
+    Attributes:
+        operator: As the format names it.
+        count: How many there are of it.
+        reason: Why it is left to the CPU.
+    """
+
+    operator: str
+    count: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DelegateRecord:
+    """What one accelerator takes of a file, as documents hold it; see ``Delegate`` for the fields."""
+
+    operators: int
+    taken: int
+    partitions: int | None
+    rejected: tuple[RejectedOperator, ...]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class Delegate:
     """What one accelerator takes of a file.
 
@@ -30,15 +56,10 @@ class Delegate:
     rejected: tuple[tuple[str, int, str], ...]
     source: str
 
-    def to_json(self) -> dict[str, object]:
-        """Return it as plain JSON data."""
-        return {
-            "operators": self.operators,
-            "taken": self.taken,
-            "partitions": self.partitions,
-            "rejected": [{"operator": name, "count": count, "reason": why} for name, count, why in self.rejected],
-            "source": self.source,
-        }
+    def record(self) -> DelegateRecord:
+        """Return it as documents hold it."""
+        rejected = tuple(RejectedOperator(name, count, why) for name, count, why in self.rejected)
+        return DelegateRecord(self.operators, self.taken, self.partitions, rejected, self.source)
 
 
 def looked_up(name: str, graph: FileGraph, reasons: Mapping[tuple[str, str], int], source: str) -> Delegate:

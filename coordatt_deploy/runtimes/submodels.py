@@ -10,9 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.format_modules import Role, load
 from coordatt_deploy.formats import Format
@@ -23,9 +21,7 @@ GIVEN: Final = "::given"  # suffix of the inputs that stand in for inner tensors
 class Submodels(Protocol):
     """An artifact cut apart. Use as a context manager."""
 
-    def infer(
-        self, feeds: Mapping[str, NDArray[np.generic]], given: Mapping[str, NDArray[np.generic]]
-    ) -> dict[str, NDArray[np.generic]]:
+    def infer(self, feeds: Mapping[str, NumberArray], given: Mapping[str, NumberArray]) -> dict[str, NumberArray]:
         """Run every piece.
 
         Args:

@@ -11,20 +11,14 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Protocol, Self, TypeAlias, cast
+from typing import Final, Protocol, Self, cast
 
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact, Origin
 from coordatt_deploy.errors import DeployError, UsageError, nearest
 from coordatt_deploy.formats import Format
 from coordatt_deploy.progress import Progress
 from coordatt_deploy.runtimes import Runner
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-Array: TypeAlias = "NDArray[np.generic[object]]"
-"""An array of any dtype. The bare name means ``generic[Any]``, and NumPy 1.26 cannot evaluate this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +150,7 @@ class Target(Protocol):
         self,
         path: Path,
         artifact: Artifact,
-        feeds: Mapping[str, Array],
+        feeds: Mapping[str, NumberArray],
         *,
         cpu: str,
         inferences: int = 3,

@@ -21,11 +21,12 @@ from typing import IO, Final, Self, TypeAlias, TypeVar, cast
 
 import numpy as np
 
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact, Origin, TensorSpec
 from coordatt_deploy.documents import from_json, object_of
 from coordatt_deploy.errors import ConversionError, DeployError, error_named
 from coordatt_deploy.logs import log_folder
-from coordatt_deploy.targets import Array, TargetName
+from coordatt_deploy.targets import TargetName
 from coordatt_deploy.targets.session_messages import (
     Answer,
     CloseAnswer,
@@ -105,7 +106,9 @@ class Session:
         request: Request = {"do": "open", "path": relative, "artifact": object_of(artifact), "tensors": [*tensors]}
         return SessionRunner(self, self._ask(request, OpenAnswer))
 
-    def infer(self, runner: int, feeds: Mapping[str, Array], *, mark: int | None = None) -> dict[str, Array]:
+    def infer(
+        self, runner: int, feeds: Mapping[str, NumberArray], *, mark: int | None = None
+    ) -> dict[str, NumberArray]:
         """Run the artifact *runner* once; with *mark*, its instructions are counted under that number."""
         np.savez(self.folder / FEEDS, *feeds.values())
         request: Request = {
@@ -219,7 +222,7 @@ class SessionRunner:
         self.runtime = f"{opened['runtime']} on {session.name}"
         self.origin = session.origin
 
-    def infer(self, feeds: Mapping[str, Array], *, mark: int | None = None) -> dict[str, Array]:
+    def infer(self, feeds: Mapping[str, NumberArray], *, mark: int | None = None) -> dict[str, NumberArray]:
         """Run once; the arrays are the caller's to keep. With *mark*, count its instructions under that number."""
         return self._session.infer(self._number, feeds, mark=mark)
 

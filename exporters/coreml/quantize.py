@@ -26,7 +26,7 @@ from coordatt_deploy.quantization.ranges import Range, needed
 from coordatt_deploy.quantization.recipes import Mode, Recipe, checked, kept_in_float
 from coordatt_deploy.runtimes.coreml.coremltools_import import coremltools as ct
 from coordatt_deploy.runtimes.coreml.coremltools_import import proto
-from coordatt_deploy.runtimes.coreml.evaluator.program import block_of
+from coordatt_deploy.runtimes.coreml.evaluator.package import block_of
 
 # Weights up to this size stay as they are: coremltools' own threshold; small ones save nothing and cost most accuracy.
 FEW_WEIGHTS: Final = 2048

@@ -12,12 +12,11 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Final, Generic, ParamSpec
 
 import flatbuffers
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import fx, nn
 
 os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")
@@ -26,6 +25,7 @@ import litert_torch
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import TensorSpec, metadata
 from coordatt_deploy.errors import ConversionError, UsageError
 from coordatt_deploy.exporters import Exported, ExportRequest
@@ -35,6 +35,8 @@ from coordatt_deploy.formats import Precision
 from coordatt_deploy.graph.graph import Graph, is_call
 from coordatt_deploy.runtimes.tflite.metadata import IDENTIFIER, METADATA_NAME
 from coordatt_deploy.tensors import axes_to
+
+P = ParamSpec("P")
 
 ALIGNMENT: Final = 16  # bytes; schema.fbs asks for it, the converter and the Python bindings do not keep to it
 
@@ -101,14 +103,14 @@ def _with_pixels(
     return (replace(image, dtype="uint8"), *inputs[1:]), content
 
 
-class _Call(nn.Module):
+class _Call(nn.Module, Generic[P]):
     """One call of the graph, as a module, so that the converter has a name for it."""
 
-    def __init__(self, function: Callable[..., object]) -> None:
+    def __init__(self, function: Callable[P, object]) -> None:
         super().__init__()
         self.function = function
 
-    def forward(self, *args: object, **kwargs: object) -> object:
+    def forward(self, *args: P.args, **kwargs: P.kwargs) -> object:
         return self.function(*args, **kwargs)
 
 
@@ -172,7 +174,7 @@ def _interface(model: schema.ModelT, graph: Graph) -> tuple[tuple[TensorSpec, ..
     return tuple(specs[: len(graph.inputs)]), tuple(specs[len(graph.inputs) :])
 
 
-def _moved(value: NDArray[np.generic], spec: TensorSpec) -> NDArray[np.generic]:
+def _moved(value: NumberArray, spec: TensorSpec) -> NumberArray:
     return np.ascontiguousarray(np.transpose(value, axes_to(spec.layout, value.ndim)))
 
 
@@ -201,17 +203,13 @@ def _sources(model: schema.ModelT, graph: Graph) -> dict[str, str]:
     return sources
 
 
-def _run(
-    content: bytes, feeds: Mapping[str, NDArray[np.generic]], tensors: Iterable[str]
-) -> dict[str, NDArray[np.number]]:
+def _run(content: bytes, feeds: Mapping[str, NumberArray], tensors: Iterable[str]) -> dict[str, NumberArray]:
     """Run a file with TFLite's built-in kernels, which keep the tensors that XNNPACK would not."""
     interpreter, _ = _signature_run(content, feeds)
     return {index: interpreter.get_tensor(int(index)) for index in tensors}
 
 
-def _signature_run(
-    content: bytes, feeds: Mapping[str, NDArray[np.generic]]
-) -> tuple[Interpreter, dict[str, NDArray[np.generic]]]:
+def _signature_run(content: bytes, feeds: Mapping[str, NumberArray]) -> tuple[Interpreter, dict[str, NumberArray]]:
     interpreter = Interpreter(
         model_content=content,
         experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import fx
 
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.graph.execution import run
 from coordatt_deploy.graph.graph import Graph, is_tensor, op_name
 from coordatt_deploy.layer_map import Part
@@ -38,7 +39,7 @@ PREFIX: Final = "at_"  # of the module that stands for a node
 MARK: Final = f"_Call_{PREFIX}"  # the converter writes class, underscore, module
 NODE_NAMES: Final = re.compile(rf"{MARK}(\w+);")
 
-Arrays = Mapping[str, NDArray[np.number]]
+Arrays = Mapping[str, NumberArray]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +107,7 @@ def find(graph: Graph, tensors: Sequence[Arrays], sources: Mapping[str, str]) ->
     return Found(places, reasons, owners)
 
 
-def axes_between(
-    tensors: Sequence[NDArray[np.number]], values: Sequence[NDArray[np.float64]]
-) -> tuple[int, ...] | None:
+def axes_between(tensors: Sequence[NumberArray], values: Sequence[NDArray[np.float64]]) -> tuple[int, ...] | None:
     """Return the axes by which the tensor is the value on every feed (axis i of it is axis ``axes[i]`` of the value).
 
     A tensor may lack or add axes of size 1. None if no order of the axes does it.
@@ -135,7 +134,7 @@ def _longer(sizes: Sequence[int]) -> tuple[int, ...]:
     return tuple(size for size in sizes if size != 1)
 
 
-def _equal(tensor: NDArray[np.number], value: NDArray[np.float64], axes: tuple[int, ...]) -> bool:
+def _equal(tensor: NumberArray, value: NDArray[np.float64], axes: tuple[int, ...]) -> bool:
     moved = np.transpose(value, axes).reshape(tensor.shape)
     allowed = TOLERANCE * np.std(value) + 1e-6 * np.max(np.abs(value), initial=0.0)
     return bool(np.max(np.abs(tensor - moved), initial=0.0) <= allowed)

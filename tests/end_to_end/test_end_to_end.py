@@ -121,7 +121,7 @@ def _double_one_weight_tflite(path, rng):
 
 
 def _double_one_weight_coreml(path, rng):
-    from coordatt_deploy.runtimes.coreml.evaluator.program import load
+    from coordatt_deploy.runtimes.coreml.evaluator.package import load
 
     kernels = [
         np.asarray(value) for value in load(path).constants.values() if np.ndim(value) == 4 and np.size(value) > 50

@@ -17,7 +17,7 @@ from coordatt_deploy.graph.execution import run
 from coordatt_deploy.layer_map import restore
 from coordatt_deploy.quantization.recipes import parse
 from coordatt_deploy.runtimes import runtime
-from coordatt_deploy.runtimes.coreml.evaluator.program import block_of, read_model
+from coordatt_deploy.runtimes.coreml.evaluator.package import block_of, read_model
 from coordatt_deploy.runtimes.tflite import runner
 from coordatt_deploy.tensors import decode, encode
 

@@ -162,6 +162,7 @@ def test_the_server_imports_little(code, tmp_path):
         loaded = {name.split(".")[1] for name in process.communicate()[0].decode().split()}
 
     assert {
+        "array_types",
         "artifact_specs",
         "documents",
         "errors",

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 def metadata(path: Path) -> dict[str, object]:
     """See ``Reader.metadata``."""
-    from coordatt_deploy.runtimes.coreml.evaluator.program import read_model
+    from coordatt_deploy.runtimes.coreml.evaluator.package import read_model
 
     model, _ = read_model(path)
     return dict(model.description.metadata.userDefined)
@@ -39,7 +39,7 @@ def metadata(path: Path) -> dict[str, object]:
 
 def graph(path: Path) -> FileGraph:
     """See ``Reader.graph``."""
-    from coordatt_deploy.runtimes.coreml.evaluator.program import block_of, input_ports, output_names, read_model
+    from coordatt_deploy.runtimes.coreml.evaluator.package import block_of, input_ports, output_names, read_model
 
     model, _ = read_model(path)
     block = block_of(model)
@@ -88,7 +88,7 @@ def _declared(tensor: "proto.MIL_pb2.TensorType") -> tuple[Shape, str]:
 
 def operators(path: Path) -> OperatorCount:
     """See ``Reader.operators``."""
-    from coordatt_deploy.runtimes.coreml.evaluator.program import load
+    from coordatt_deploy.runtimes.coreml.evaluator.package import load
 
     return OperatorCount(most_frequent_first(step.operator for step in load(path).steps))
 

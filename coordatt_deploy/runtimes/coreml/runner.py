@@ -16,19 +16,17 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from coordatt_deploy import __version__
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact, Origin, TensorSpec
 from coordatt_deploy.errors import BundleError, UsageError
 from coordatt_deploy.runtimes import Runner
 from coordatt_deploy.runtimes.coreml.coremltools_import import coremltools as ct
 from coordatt_deploy.runtimes.coreml.coremltools_import import proto
-from coordatt_deploy.runtimes.coreml.evaluator.program import (
-    Port,
-    Program,
+from coordatt_deploy.runtimes.coreml.evaluator.package import (
     block_of,
     inner_ports,
     input_ports,
@@ -36,8 +34,9 @@ from coordatt_deploy.runtimes.coreml.evaluator.program import (
     output_names,
     read_model,
 )
+from coordatt_deploy.runtimes.coreml.evaluator.program import Port, Program
 
-Arrays = dict[str, NDArray[np.generic]]
+Arrays = dict[str, NumberArray]
 
 PIXELS = "uint8"  # of an image input; no array input of Core ML has this type
 PROBABILITIES = "classLabel_probs"  # as coremltools calls it
@@ -84,7 +83,7 @@ class EvaluatorRunner:
         self._wanted = _checked(*found, program.names, artifact, tensors, path)
         self._limited = partial(ThreadpoolController().limit, limits=threads, user_api="blas")
 
-    def infer(self, feeds: Mapping[str, NDArray[np.generic]]) -> Arrays:
+    def infer(self, feeds: Mapping[str, NumberArray]) -> Arrays:
         """Run once; see ``Runner.infer``.
 
         Raises:
@@ -136,7 +135,7 @@ class CoreMLRunner:
             self._folder.cleanup()
             raise BundleError(f"Core ML cannot open {path.name}: {error}") from error
 
-    def infer(self, feeds: Mapping[str, NDArray[np.generic]]) -> Arrays:
+    def infer(self, feeds: Mapping[str, NumberArray]) -> Arrays:
         """Run once; see ``Runner.infer``.
 
         Raises:
@@ -164,9 +163,7 @@ class CoreMLRunner:
         self._folder.cleanup()
 
 
-def program_feeds(
-    ports: tuple[Port, ...], specs: tuple[TensorSpec, ...], feeds: Mapping[str, NDArray[np.generic]]
-) -> Arrays:
+def program_feeds(ports: tuple[Port, ...], specs: tuple[TensorSpec, ...], feeds: Mapping[str, NumberArray]) -> Arrays:
     """Return the feeds as the program itself takes them: images (1, H, W, 3) of bytes as (1, 3, H, W) of floats.
 
     Raises:
@@ -233,6 +230,6 @@ def _names(specs: tuple[TensorSpec, ...] | tuple[Port, ...]) -> tuple[str, ...]:
     return tuple(spec.name for spec in specs)
 
 
-def _as_float(value: NDArray[np.generic]) -> NDArray[np.generic]:
+def _as_float(value: NumberArray) -> NumberArray:
     """Widen what is not float yet; fp16 becomes float32 without loss."""
     return value if value.dtype in (np.float32, np.float64) else value.astype(np.float32)

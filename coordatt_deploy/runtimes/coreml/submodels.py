@@ -6,11 +6,12 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.errors import BundleError, InferenceError, UsageError
-from coordatt_deploy.runtimes.coreml.evaluator.program import Program, load
+from coordatt_deploy.runtimes.coreml.evaluator.package import load
+from coordatt_deploy.runtimes.coreml.evaluator.program import Program
 from coordatt_deploy.runtimes.coreml.runner import program_feeds
 
 
@@ -42,14 +43,12 @@ class CoreMLSubmodels:
         ports = {port.name: port for step in program.steps for port in step.outputs}
         self._dtypes = {name: ports[name].dtype for name in tensors if name in ports}
 
-    def infer(
-        self, feeds: Mapping[str, NDArray[np.generic]], given: Mapping[str, NDArray[np.generic]]
-    ) -> dict[str, NDArray[np.generic]]:
+    def infer(self, feeds: Mapping[str, NumberArray], given: Mapping[str, NumberArray]) -> dict[str, NumberArray]:
         """Run every piece; see ``Submodels.infer``."""
         values = program_feeds(self._program.inputs, self._artifact.inputs, feeds) | {
             name: np.asarray(given[name]).astype(self._dtypes[name]) for name in self._tensors if name in self._dtypes
         }
-        made: dict[str, NDArray[np.generic]] = {}
+        made: dict[str, NumberArray] = {}
         for name in self._tensors:
             fed = {key: value for key, value in values.items() if key != name}
             try:

@@ -7,13 +7,13 @@ from types import TracebackType
 from typing import Final, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 # Read once, when the library loads; without it, it writes a device id into the user's cache folder and sends events.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime as ort
 
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact, Origin, TensorSpec
 from coordatt_deploy.errors import BundleError, InferenceError
 from coordatt_deploy.runtimes.argument_checks import check_described, check_threads, checked, first_line, shapes_of
@@ -84,7 +84,7 @@ class OnnxRuntimeRunner:
         self.inputs: tuple[TensorSpec, ...] = artifact.inputs
         self.outputs: tuple[TensorSpec, ...] = artifact.outputs
 
-    def infer(self, feeds: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
+    def infer(self, feeds: Mapping[str, NumberArray]) -> dict[str, NumberArray]:
         """Run once; see ``Runner.infer``.
 
         Raises:

@@ -10,8 +10,8 @@ from typing import Self
 import numpy as np
 import onnx
 import onnxruntime as ort
-from numpy.typing import NDArray
 
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact, TensorSpec
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.runtimes.argument_checks import checked, first_line
@@ -113,9 +113,7 @@ class OnnxSubmodels:
         self._tensors = tensors
         self._given = [value.name for value in session.get_inputs() if value.name.endswith(GIVEN)]
 
-    def infer(
-        self, feeds: Mapping[str, NDArray[np.generic]], given: Mapping[str, NDArray[np.generic]]
-    ) -> dict[str, NDArray[np.generic]]:
+    def infer(self, feeds: Mapping[str, NumberArray], given: Mapping[str, NumberArray]) -> dict[str, NumberArray]:
         """Run every piece; see ``Submodels.infer``."""
         arrays = dict(checked(feeds, self._artifact.inputs))
         for name in self._given:
@@ -125,7 +123,7 @@ class OnnxSubmodels:
         except Exception:  # noqa: BLE001 - its exceptions share no base but this
             return self._one_by_one(arrays)
 
-    def _one_by_one(self, arrays: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
+    def _one_by_one(self, arrays: Mapping[str, NumberArray]) -> dict[str, NumberArray]:
         """Run each piece by itself: one that is refused takes the others with it."""
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1

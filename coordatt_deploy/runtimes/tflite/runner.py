@@ -28,6 +28,7 @@ except ModuleNotFoundError as missing:
         raise missing from None  # the newer one is the one to install
     PACKAGE = "tflite-runtime"
 
+from coordatt_deploy.array_types import Number, NumberArray
 from coordatt_deploy.artifact_specs import Artifact, Origin, TensorSpec
 from coordatt_deploy.errors import BundleError, InferenceError
 from coordatt_deploy.runtimes.argument_checks import check_described, check_threads, checked, first_line
@@ -51,7 +52,7 @@ class TensorDetail(TypedDict):
     index: int
     shape: NDArray[np.int32]
     shape_signature: NDArray[np.int32]
-    dtype: type[np.generic]
+    dtype: type[Number]
     quantization: tuple[float, int]
     quantization_parameters: QuantizationParameters
 
@@ -96,7 +97,7 @@ class LitertRunner:
         self.inputs: tuple[TensorSpec, ...] = artifact.inputs
         self.outputs: tuple[TensorSpec, ...] = artifact.outputs
 
-    def infer(self, feeds: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
+    def infer(self, feeds: Mapping[str, NumberArray]) -> dict[str, NumberArray]:
         """Run once; see ``Runner.infer``.
 
         Raises:
@@ -126,7 +127,7 @@ class LitertRunner:
         self._interpreter = None
 
 
-def dequantized(values: NDArray[np.generic], detail: TensorDetail) -> NDArray[np.generic]:
+def dequantized(values: NumberArray, detail: TensorDetail) -> NumberArray:
     """Return ``(values - zero_point) * scale`` in float32, per tensor or per channel; floats come back as they are.
 
     Args:

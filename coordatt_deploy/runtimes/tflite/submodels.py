@@ -11,8 +11,8 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
-from numpy.typing import NDArray
 
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact, TensorSpec
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.runtimes.argument_checks import checked, first_line
@@ -127,9 +127,7 @@ class LitertSubmodels:
         self._signature, self._given, self._made = signature, given, made
         self._details = {int(item["index"]): item for item in interpreter.get_tensor_details()}
 
-    def infer(
-        self, feeds: Mapping[str, NDArray[np.generic]], given: Mapping[str, NDArray[np.generic]]
-    ) -> dict[str, NDArray[np.generic]]:
+    def infer(self, feeds: Mapping[str, NumberArray], given: Mapping[str, NumberArray]) -> dict[str, NumberArray]:
         """Run every piece; see ``Submodels.infer``."""
         for name, array in checked(feeds, self._artifact.inputs).items():
             self._interpreter.set_tensor(self._signature[name], array)
@@ -152,12 +150,12 @@ class LitertSubmodels:
         self._interpreter = None
 
 
-def quantized(value: NDArray[np.generic], detail: TensorDetail) -> NDArray[np.generic]:
+def quantized(value: NumberArray, detail: TensorDetail) -> NumberArray:
     """Return *value* in the tensor's own type: ``clip(round(value / scale) + zero_point)`` where it is an integer."""
     dtype = np.dtype(detail["dtype"])
     scale, zero_point = detail["quantization"]
     if np.issubdtype(dtype, np.floating) or not scale:
         return np.ascontiguousarray(value, dtype=dtype)
-    limits = np.iinfo(dtype)
+    limits = np.iinfo(dtype.name)
     steps = np.round(np.asarray(value, np.float64) / scale) + zero_point
     return np.clip(steps, limits.min, limits.max).astype(dtype)

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.errors import UsageError, nearest
 from coordatt_deploy.format_modules import not_installed
 from coordatt_deploy.formats import FORMATS
 from coordatt_deploy.progress import Progress
-from coordatt_deploy.targets import Array, InstructionCount, TargetStatus
+from coordatt_deploy.targets import InstructionCount, TargetStatus
 from coordatt_deploy.targets.qemu_arm64 import session
 from coordatt_deploy.targets.qemu_arm64.counts import summarise
 from coordatt_deploy.targets.qemu_arm64.cpus import CPUS, DEFAULT_CPU, Cpu
@@ -65,7 +66,7 @@ def start(cpu: str = DEFAULT_CPU, *, counting: bool = False, cache_dir: Path | N
 
 
 def count_instructions(
-    path: Path, artifact: Artifact, feeds: Mapping[str, Array], *, cpu: str = DEFAULT_CPU,
+    path: Path, artifact: Artifact, feeds: Mapping[str, NumberArray], *, cpu: str = DEFAULT_CPU,
     inferences: int = 3, warmups: int = 1, cache_dir: Path | None = None,
 ) -> InstructionCount:  # fmt: skip
     """Return the guest's instructions per inference; see ``targets.Target``.

@@ -32,7 +32,7 @@ from coordatt_deploy.loading.preprocessing import PreprocessingChanges
 from coordatt_deploy.parity.run import ParityPlan, check_parity
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.runtimes import runtime
-from coordatt_deploy.runtimes.coreml.evaluator.program import read_model
+from coordatt_deploy.runtimes.coreml.evaluator.package import read_model
 from coordatt_deploy.runtimes.coreml.runner import EvaluatorRunner
 
 RGB = 20  # in FeatureTypes.proto

@@ -28,7 +28,7 @@ from coordatt_deploy.models.coordatt import CoordAtt
 from coordatt_deploy.runtimes import Runtime, runtime
 from coordatt_deploy.runtimes.coreml import runner as coreml_runtime
 from coordatt_deploy.runtimes.coreml.coremltools_import import coremltools as ct
-from coordatt_deploy.runtimes.coreml.evaluator.program import load, read_model
+from coordatt_deploy.runtimes.coreml.evaluator.package import load, read_model
 
 LABELS = ("apple", "bread", "cheese", "dates", "egg")
 SPEC = ModelSpec("tiny", Preprocessing((32, 48)), LABELS, "coordatt", "ab" * 32)

@@ -70,3 +70,10 @@ def pack_float16(values: NDArray[np.float32]) -> NDArray[np.float16]:
             np.bitwise_or(low, sign, out=low)
             out[at] = low
     return result
+
+
+def widened(value: object) -> object:
+    """Return float16 values as float32, everything else as it is."""
+    if isinstance(value, (np.ndarray, np.generic)) and value.dtype == np.float16:
+        return value.astype(np.float32)
+    return value

@@ -10,9 +10,10 @@ arguments have the names of the MIL operator set.
 import numpy as np
 from numpy.typing import NDArray
 
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.runtimes.coreml.evaluator.windows import UnsupportedFormError
 
-Array = NDArray[np.number]
+Array = NumberArray
 
 
 def grid(size: int, out: int, mode: str) -> NDArray[np.float64]:

@@ -13,7 +13,9 @@ of the MIL operator set.
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.number]
+from coordatt_deploy.array_types import NumberArray
+
+Array = NumberArray
 Bits = NDArray[np.uint8]  # packed into bytes, or one byte for each element
 
 

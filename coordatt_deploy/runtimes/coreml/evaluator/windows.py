@@ -14,9 +14,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.errors import DeployError
 
-Array = NDArray[np.number]
+Array = NumberArray
 
 # Elements of a depthwise convolution's output that are worked on at once: three such float32 buffers stay in a
 # second-level cache of 1 MiB (measured: 64 Ki is 1.6 times as fast as the whole (96, 112, 112) tensor at once).
@@ -63,7 +64,7 @@ def _pad(x: Array, pads: Sequence[tuple[int, int]], value: float) -> Array:
 
 def _taps(
     kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], size: Sequence[int]
-) -> Iterator[tuple[int, tuple[slice, ...]]]:
+) -> Iterator[tuple[int, tuple["slice[int, int, int]", ...]]]:
     """Yield each tap of the window: its number, and where in the padded input it meets every output."""
     for number, tap in enumerate(itertools.product(*(range(k) for k in kernel))):
         starts = [t * d for t, d in zip(tap, dilations, strict=True)]
@@ -208,7 +209,7 @@ def avg_pool(
     elements = np.ones((), np.intp)
     for window, size in zip(windows, x.shape[2:], strict=True):
         elements = np.multiply.outer(elements, window.counts(size, exclude_padding_from_average))
-    mean: Array = _slide(x, windows, np.add, 0.0) / elements.astype(x.dtype)
+    mean: Array = np.true_divide(_slide(x, windows, np.add, 0.0), elements.astype(x.dtype))
     return mean
 
 
@@ -237,13 +238,13 @@ class _Window:
         """Elements before and after an axis of *size* that the windows reach."""
         return self.before, max(0, (self.out - 1) * self.stride + self.kernel - size - self.before)
 
-    def counts(self, size: int, exclude_padding: bool) -> Array:
+    def counts(self, size: int, exclude_padding: bool) -> NDArray[np.intp]:
         """Elements that each window's mean divides by; what only ceil_mode adds never counts."""
         start = np.arange(self.out) * self.stride
         stop = np.minimum(start + self.kernel, size + self.before + self.after)
         if exclude_padding:
             start, stop = np.maximum(start, self.before), np.minimum(stop, size + self.before)
-        counts: Array = stop - start
+        counts: NDArray[np.intp] = stop - start
         return counts
 
 
@@ -272,6 +273,6 @@ def _slide(x: Array, windows: Sequence[_Window], combine: np.ufunc, padded_with:
     return x
 
 
-def _cut(x: Array, axis: int, places: slice) -> Array:
+def _cut(x: Array, axis: int, places: "slice[int, int, int]") -> Array:
     part: Array = x[(*[slice(None)] * axis, places)]
     return part

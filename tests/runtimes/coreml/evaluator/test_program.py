@@ -20,7 +20,7 @@ from coordatt_deploy.errors import BundleError, InferenceError
 from coordatt_deploy.exporters.coreml.export import write_package
 from coordatt_deploy.runtimes.coreml.coremltools_import import coremltools as ct
 from coordatt_deploy.runtimes.coreml.evaluator.operators import OPERATORS
-from coordatt_deploy.runtimes.coreml.evaluator.program import UnknownOperatorError, block_of, load, read_model
+from coordatt_deploy.runtimes.coreml.evaluator.package import UnknownOperatorError, block_of, load, read_model
 from coordatt_deploy.runtimes.coreml.evaluator.windows import UnsupportedFormError
 
 from coremltools.converters.mil.backend.mil.load import load as to_proto  # isort: skip - after the quiet import
@@ -1357,7 +1357,7 @@ def test_torch_is_not_needed(package):
         sys.modules["torch"] = None
         import numpy as np
         from pathlib import Path
-        from coordatt_deploy.runtimes.coreml.evaluator.program import load
+        from coordatt_deploy.runtimes.coreml.evaluator.package import load
         folder = Path({str(package.parent)!r})
         values = load(folder / "net.mlpackage").evaluate({{"a": np.load(folder / "x.npy")}}, ["logits"])
         np.save(folder / "y.npy", values["logits"])
