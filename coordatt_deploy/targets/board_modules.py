@@ -21,7 +21,7 @@ _NAMES: Final = (
     "parity.error_statistics", "parity.executors", "parity.candidate", "parity.cases", "mixed_precision.result",
     "graph.operators", "profile", "evaluation.result", "evaluation.reports", "evaluation.paired",
     "runtimes.argument_checks", "runtimes.submodels", "runtimes.file_graph", "runtimes.delegate",
-    "runtimes.vocabulary", "runtimes.reader", "runtimes.onnx.saturation",
+    "runtimes.vocabulary", "runtimes.reader",
     *(Role.RUNNER.format(file_format) for file_format, row in FORMATS.items() if row.runs_only_on is None),
     "targets.session_messages", "targets.session_server",
 )  # fmt: skip
