@@ -1,1 +1,1 @@
-"""The second stage: from float artifacts to quantized ones, and the search for layers to keep in float."""
+"""From a captured model to float artifacts, and from those to quantized ones."""

@@ -62,8 +62,8 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
     outputs = tuple(_output_spec(node, name) for node, name in returned)
     bare = Manifest(model=source.spec, inputs=graph.inputs, outputs=outputs)
     with stages.stage("calibration data"):
-        second = _second_stage(plan)
-        data = calibration_of(second, bare)
+        quantize_plan = _quantize_plan(plan)
+        data = calibration_of(quantize_plan, bare)
     with stages.stage("fold BatchNorm"):
         folded, fold_report = fold_batchnorms(graph)
         baked = None
@@ -79,7 +79,7 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
             prepared, others = (
                 [pair for pair in pairs if needs_preparing(pair[1]) is wanted] for wanted in (True, False)
             )
-            quantizing = submit(plan_jobs(second, prepared, bare, staging, data), pool)
+            quantizing = submit(plan_jobs(quantize_plan, prepared, bare, staging, data), pool)
             unseen = source.unseen_sizes()
             golden = golden_inputs(graph.inputs, source.spec.preprocessing, source.images, unseen)
             with stages.stage("reference in float64", len(golden.cases)) as step:
@@ -87,7 +87,7 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
                 write_golden(staging, golden, graph, exact, step)
             converted = collect_floats(futures, stages)
             floats = replace(bare, artifacts=tuple(item.artifact for item in converted))
-            quantizing += submit(plan_jobs(second, others, floats, staging, data), pool)
+            quantizing += submit(plan_jobs(quantize_plan, others, floats, staging, data), pool)
             quantized = collect(quantizing, stages)
         manifest = replace(
             _beside_earlier(floats, staging, converted),
@@ -120,7 +120,7 @@ def _beside_earlier(floats: Manifest, staging: Path, converted: Sequence[FloatAr
     )
 
 
-def _second_stage(plan: ExportPlan) -> QuantizePlan:
+def _quantize_plan(plan: ExportPlan) -> QuantizePlan:
     return QuantizePlan(
         recipes=tuple(dict.fromkeys(recipe for _, recipe in plan.recipes())),
         target_cpus=plan.target_cpus,

@@ -25,7 +25,7 @@ class ExportPlan:
         model: The model, and what is said of it: its size, whether that is dynamic, weights, preprocessing.
         formats: Which to write; empty for all that can be.
         precisions: None for every float precision of each format; int8, and fp16 where the exporter does not write it,
-            come from the second stage.
+            come from a recipe.
         calibration: See ``QuantizePlan``, as for the next two.
         calibration_count: Images to use at most.
         seed: Of the choice among more images.
@@ -77,7 +77,7 @@ class ExportPlan:
         return tuple(wanted)
 
     def recipes(self) -> tuple[tuple[Format, Recipe], ...]:
-        """Return what the second stage writes.
+        """Return each format with a recipe that is to be written in it.
 
         Raises:
             UsageError: As for ``jobs``.
@@ -116,7 +116,7 @@ class QuantizePlan:
     """What to quantize, and on what data.
 
     Attributes:
-        recipes: Each is written in every format of *formats*; see ``recipes.load_recipe``.
+        recipes: Each is written in every format of *formats*; see ``quantization.recipes.load_recipe``.
         formats: Empty for every format that can express the recipe, of those the bundle has.
         target_cpus: For ONNX; empty for those that the bundle's float files are written for, ARM64 if it has none.
         calibration: ``digits``, a folder of images or an ``.npz``; None: none is given.

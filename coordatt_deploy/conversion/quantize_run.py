@@ -1,4 +1,4 @@
-"""The second stage: quantize what a bundle holds. Its input is the bundle, or what an export is about to put there.
+"""Quantize what a bundle holds. Its input is the bundle, or what an export is about to put there.
 
 Every artifact is made in a process of its own. All of them join the bundle together, or none does.
 """

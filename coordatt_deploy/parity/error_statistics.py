@@ -42,7 +42,7 @@ CARRIED: Final = 1.5
 
 
 class Rounded(Protocol):
-    """What rounding alone costs at one layer in one case (``graph.layer_rounding.RoundingError``)."""
+    """What rounding alone costs at one layer in one case (``reference_rounding.RoundingError``)."""
 
     @property
     def greatest(self) -> float:

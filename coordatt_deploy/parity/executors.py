@@ -24,7 +24,7 @@ class Executor(Protocol):
         """Open the file; see ``runtimes.Runtime.open_artifact``."""
 
     def open_pieces(self, path: Path, artifact: Artifact, tensors: tuple[str, ...]) -> Submodels:
-        """Cut the file apart and open that; see ``runtimes.pieces.Cutter.open_pieces``."""
+        """Cut the file apart and open that; see ``runtimes.submodels.SubmodelExtractor.open_pieces``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class _SentSubmodels:
         self._runner: Runner | None = None
 
     def infer(self, feeds: Arrays, given: Arrays) -> dict[str, NumberArray]:
-        """Run every piece; see ``Pieces.infer``."""
+        """Run every piece; see ``Submodels.infer``."""
         runner = self._runner or self._start(given)
         own = [spec for spec in runner.inputs if spec.name in feeds]
         cut = [spec for spec in runner.inputs if spec.name not in feeds]
