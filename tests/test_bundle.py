@@ -41,7 +41,7 @@ def test_a_bundle_opens_as_it_was_written(bundle):
 
     assert SPEC == opened.manifest.model
     assert [1.0, 0.0] == [value[0, 0] for value in opened.golden("outputs")["logits"]]
-    assert {"onnx/net_fp32.layers.json", "golden/outputs.npz"} == {path for path, _ in opened.manifest.files}
+    assert {"onnx/net_fp32.layers.json", "golden/outputs.npz"} == set(opened.manifest.files)
 
 
 def test_the_manifest_begins_with_its_schema(bundle):
