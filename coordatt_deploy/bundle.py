@@ -24,7 +24,7 @@ from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec, TensorSpec
 from coordatt_deploy.documents import object_of
 from coordatt_deploy.errors import BundleError, UsageError
-from coordatt_deploy.files import inside, sha256, write_whole
+from coordatt_deploy.files import files_below, inside, make_folder, open_regular, read_text, sha256, write_whole
 from coordatt_deploy.formats import FORMATS, Format
 from coordatt_deploy.layer_map import LayerMap
 from coordatt_deploy.manifest import MANIFEST, Manifest
@@ -60,7 +60,7 @@ class Bundle:
         path = self.path(f"golden/{file}.npz")
         values: dict[str, list[NumberArray]] = {}
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with open_regular(path) as stream, np.load(stream, allow_pickle=False) as archive:
                 for key in sorted(archive.files):
                     values.setdefault(key.partition("/")[2], []).append(archive[key])
         except (OSError, ValueError, KeyError, EOFError) as error:
@@ -69,9 +69,15 @@ class Bundle:
 
     def write_report(self, name: str, text: str) -> Path:
         """Write ``reports/<name>`` as a whole or not at all."""
-        folder = self.root / REPORTS
-        folder.mkdir(exist_ok=True)
-        return write_whole(folder / name, text)
+        return write_whole(self.reports() / name, text)
+
+    def reports(self) -> Path:
+        """Return the folder ``reports/``, made where it is not there yet.
+
+        Raises:
+            BundleError: A link or a file has its name.
+        """
+        return make_folder(self.root / REPORTS)
 
 
 def save_golden(path: Path, cases: Mapping[str, Sequence[NumberArray]]) -> None:
@@ -88,17 +94,20 @@ def open_bundle(root: Path, *, verify: bool = True) -> Bundle:
         verify: Check every hash of the manifest.
 
     Raises:
-        BundleError: It is no bundle, of another schema, or something in it is missing, changed or outside the folder.
+        BundleError: It is no bundle, of another schema, holds a link or a pipe, or something in it is missing, changed
+            or outside the folder.
     """
-    if not (root / MANIFEST).is_file():
+    manifest = root / MANIFEST
+    if not manifest.exists() and not manifest.is_symlink():
         what = "is not a folder" if root.exists() and not root.is_dir() else (
             "has no manifest.json" if root.exists() else "does not exist")  # fmt: skip
         raise BundleError(f"{root} is no bundle: it {what}; make one with: coordatt-deploy build")
     try:
-        text = (root / MANIFEST).read_text(encoding="utf-8")
+        text = read_text(manifest)
     except (OSError, UnicodeDecodeError) as error:
         raise BundleError(f"manifest.json cannot be read: {error}") from None
     bundle = Bundle(root, Manifest.parse(text))
+    files_below(root)  # or it is refused
     for relative, _ in _hashed(bundle.manifest):
         inside(root, relative)
     if verify:
@@ -137,6 +146,7 @@ def writing(target: Path, source_sha256: str) -> Iterator[Path]:
 
     Raises:
         UsageError: *target* exists and is no bundle, or one of other weights.
+        BundleError: It holds a link or a pipe.
     """
     existing = check_target(target, source_sha256)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -144,6 +154,7 @@ def writing(target: Path, source_sha256: str) -> Iterator[Path]:
     try:
         if existing is not None:
             shutil.copytree(target, staging, dirs_exist_ok=True, symlinks=True)
+            files_below(staging)  # or it is refused: what is written next must not go through a link
         staging.chmod(0o755)
         yield staging
         _take_place(staging, target)
@@ -209,10 +220,14 @@ def _take_place(staging: Path, target: Path) -> None:
 
 
 def finish(staging: Path, manifest: Manifest) -> Manifest:
-    """Hash everything in *staging*, write its manifest, and return it."""
+    """Hash everything in *staging*, write its manifest, and return it.
+
+    Raises:
+        BundleError: Something in it is neither a regular file nor a folder.
+    """
     covered = {artifact.path for artifact in manifest.artifacts}
     files = []
-    for file in sorted(item for item in staging.rglob("*") if item.is_file()):
+    for file in files_below(staging):
         relative = file.relative_to(staging).as_posix()
         in_artifact = any(relative == path or relative.startswith(f"{path}/") for path in covered)
         if not in_artifact and relative != MANIFEST and not relative.startswith(f"{REPORTS}/"):

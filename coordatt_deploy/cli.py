@@ -22,6 +22,7 @@ import click
 
 from coordatt_deploy import __version__
 from coordatt_deploy.errors import DeployError
+from coordatt_deploy.plain_text import plain
 
 INTERRUPTED: Final = 130  # as shells say it: no check failed
 
@@ -78,14 +79,14 @@ class CommandLine(click.Group):
         try:
             return super().invoke(ctx)
         except DeployError as error:
-            click.secho(f"Error: {error}", fg="red", err=True)
+            click.secho(f"Error: {plain(str(error))}", fg="red", err=True)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             click.secho("\nInterrupted; nothing was left half written", fg="red", err=True)
             ctx.exit(INTERRUPTED)
         except OSError as error:
-            what = f" ({error.filename})" if error.filename else ""
-            click.secho(f"Error: {error.strerror or error}{what}; nothing was left half written", fg="red", err=True)
+            said = f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else "")
+            click.secho(f"Error: {plain(said)}; nothing was left half written", fg="red", err=True)
             ctx.exit(2)
 
 

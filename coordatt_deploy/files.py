@@ -1,11 +1,30 @@
-"""Files of a bundle: paths that stay inside, hashes, sizes, and writing as a whole or not at all."""
+"""Files of a bundle: paths that stay inside, hashes, sizes, and writing as a whole or not at all.
 
+A bundle may come from anybody. It holds regular files and folders, nothing else: a link leads out of it, and a pipe
+keeps its reader waiting.
+"""
+
+import errno
 import hashlib
 import os
+import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO, Final
 
 from coordatt_deploy.errors import BundleError
+
+MOST_ENTRIES: Final = 100_000  # files and folders; ours have some dozens, and hundreds of images where a user adds some
+DEEPEST: Final = 32  # folders in one another; ours go to six, in a Core ML package
+KINDS: Final = {
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFREG: "a file",
+}
+NOT_REGULAR: Final = {errno.ELOOP, errno.EMLINK, errno.ENXIO}  # what opening a link or a socket ends with
 
 
 def inside(root: Path, relative: str) -> Path:
@@ -22,14 +41,108 @@ def inside(root: Path, relative: str) -> Path:
     return path
 
 
+def files_below(root: Path) -> tuple[Path, ...]:
+    """Return all files in *root* and below, sorted. *root* itself may be reached through a link.
+
+    Raises:
+        BundleError: An entry is neither a regular file nor a folder, or there are more, or deeper, than in any bundle.
+    """
+    return tuple(sorted(_files_below(root)))
+
+
+def _files_below(root: Path) -> Iterator[Path]:
+    waiting, count = [(root, 1)], 0
+    while waiting:
+        folder, depth = waiting.pop()
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                path, count = folder / entry.name, count + 1
+                if count > MOST_ENTRIES:
+                    raise BundleError(f"{root} holds more than {MOST_ENTRIES:,} files and folders; it is refused")
+                try:
+                    mode = entry.stat(follow_symlinks=False).st_mode
+                except FileNotFoundError:  # a report that another command is just replacing
+                    continue
+                if stat.S_ISDIR(mode):
+                    if depth == DEEPEST:
+                        raise BundleError(f"{root} holds folders more than {DEEPEST} deep; it is refused")
+                    waiting.append((path, depth + 1))
+                elif stat.S_ISREG(mode):
+                    yield path
+                else:
+                    raise _refused(path.relative_to(root).as_posix(), mode)
+
+
+def _refused(name: str, mode: int) -> BundleError:
+    what = KINDS.get(stat.S_IFMT(mode), "a device")
+    return BundleError(f"{name!r} is {what}; a bundle holds regular files and folders, nothing else: it is refused")
+
+
+def open_regular(path: Path, *, follow_link: bool = False) -> BinaryIO:
+    """Open a file for reading; what is not a regular file is refused at once, whatever was there a moment ago.
+
+    Args:
+        path: Of the file.
+        follow_link: Whether *path* may be a link to one; a user's own files may.
+
+    Raises:
+        BundleError: It is a link, a pipe, a folder or a device.
+        OSError: It is not there, or not readable.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    flags |= 0 if follow_link else getattr(os, "O_NOFOLLOW", 0)
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        if error.errno not in NOT_REGULAR:
+            raise
+        raise _refused(path.name, path.lstat().st_mode) from None
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise _refused(path.name, mode)
+    return os.fdopen(descriptor, "rb")
+
+
+def read_text(path: Path) -> str:
+    """Return a regular file's UTF-8 text.
+
+    Raises:
+        BundleError: See ``open_regular``.
+        OSError: Likewise.
+        UnicodeDecodeError: It is not UTF-8.
+    """
+    with open_regular(path) as stream:
+        return stream.read().decode("utf-8")
+
+
+def make_folder(folder: Path) -> Path:
+    """Make *folder* where it is not there yet, and return it.
+
+    Raises:
+        BundleError: A link or a file has its name.
+    """
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        mode = folder.lstat().st_mode
+        if not stat.S_ISDIR(mode):
+            raise _refused(folder.name, mode) from None
+    return folder
+
+
 def sha256(path: Path) -> str:
-    """Hash a file, or a package: its sorted relative paths and their contents."""
+    """Hash a file, or a package: its sorted relative paths and their contents.
+
+    Raises:
+        BundleError: It, or something in the package, is neither a regular file nor a folder.
+    """
     digest = hashlib.sha256()
-    if path.is_dir():
-        for file in sorted(item for item in path.rglob("*") if item.is_file()):
+    if stat.S_ISDIR(path.lstat().st_mode):
+        for file in files_below(path):
             digest.update(f"{file.relative_to(path).as_posix()}\n{sha256(file)}\n".encode())
         return digest.hexdigest()
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

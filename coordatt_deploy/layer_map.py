@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.documents import dump, load
 from coordatt_deploy.errors import BundleError
+from coordatt_deploy.files import read_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ class LayerMap:
             BundleError: It is missing, not JSON, of another schema, or an entry is misshapen.
         """
         try:
-            return cls(load(LayersDocument, path.read_text(encoding="utf-8")).layers)
+            return cls(load(LayersDocument, read_text(path)).layers)
         except FileNotFoundError:
             raise BundleError(f"{path.name} is missing: the bundle has no layer map for this artifact") from None
         except (OSError, ValueError) as error:

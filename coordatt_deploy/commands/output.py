@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 import click
 
 from coordatt_deploy.documents import SCHEMA_VERSION, Document, JsonObject, JsonValue, dump, object_of, write
+from coordatt_deploy.plain_text import plain
 
 
 def document_of(result: Document) -> JsonObject:
@@ -29,4 +30,4 @@ def print_document(document: Mapping[str, JsonValue]) -> None:
 def print_notes(notes: Iterable[str]) -> None:
     """Say on stderr what was assumed, renamed or left out."""
     for note in notes:
-        click.echo(f"note: {note}", err=True)
+        click.echo(f"note: {plain(note)}", err=True)

@@ -22,6 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from coordatt_deploy.artifact_specs import Preprocessing
 from coordatt_deploy.errors import UsageError
+from coordatt_deploy.files import open_regular
 
 EXTENSIONS: Final = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -61,17 +62,22 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.f
     return np.stack(channels)
 
 
-def load_image(path: Path) -> Image.Image:
+def load_image(path: Path, *, follow_link: bool = True) -> Image.Image:
     """Read an image file as a person sees it: first frame, turned upright by its EXIF orientation.
 
+    Args:
+        path: Of the file.
+        follow_link: Whether it may be a link, as a user's own images may; those of a bundle may not.
+
     Raises:
-        UsageError: It is missing, no image, damaged or truncated, or claims more pixels than Pillow thinks safe.
+        UsageError: It is missing, no image, a pipe, damaged or truncated, or claims more pixels than Pillow thinks
+            safe.
     """
     try:
         with warnings.catch_warnings():
             # Pillow warns at half of the size that it refuses; a phone's 108-megapixel photo lies between the two.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with open_regular(path, follow_link=follow_link) as stream, Image.open(stream) as image:
                 image.load()
                 return ImageOps.exif_transpose(image)
     except FileNotFoundError:

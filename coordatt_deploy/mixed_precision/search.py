@@ -153,8 +153,7 @@ def search(
 
 def _save(bundle: Bundle, found: Found) -> str:
     name = f"{REPORTS}/recipe-{job_name(found.job).replace(' ', '-')}.json"
-    (bundle.root / REPORTS).mkdir(exist_ok=True)
-    save_recipe(found.job.recipe, bundle.root / name)
+    save_recipe(found.job.recipe, bundle.reports() / Path(name).name)
     return name
 
 

@@ -19,6 +19,7 @@ class Candidate:
         path: Of the file.
         layers: Where each layer of the captured graph is in it.
         record: How it was quantized; None for a float artifact.
+        outputs: Names of the model's outputs, each of which must be judged.
         cases: What its outputs are judged on: the golden cases, what was set aside when it was calibrated, or the
             user's own inputs.
         own_cases: Whether those were set aside for this artifact.
@@ -31,6 +32,7 @@ class Candidate:
     path: Path
     layers: LayerMap
     record: QuantizationRecord | None
+    outputs: tuple[str, ...]
     cases: ParityCases
     own_cases: bool = False
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)

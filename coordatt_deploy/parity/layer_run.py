@@ -12,6 +12,7 @@ from coordatt_deploy.data.arrays import read_inputs
 from coordatt_deploy.errors import BundleError, DeployError, MissingDependencyError
 from coordatt_deploy.formats import Precision
 from coordatt_deploy.graph.execution import prepare
+from coordatt_deploy.graph.graph import is_tensor
 from coordatt_deploy.graph.lowering.lower import lower
 from coordatt_deploy.graph.lowering.target import target_of
 from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
@@ -22,7 +23,7 @@ from coordatt_deploy.parity.candidate import Candidate
 from coordatt_deploy.parity.cases import ParityCases, choose_cases
 from coordatt_deploy.parity.executors import Executor
 from coordatt_deploy.parity.failing_layer import save_failing
-from coordatt_deploy.parity.layers import ArtifactLayers
+from coordatt_deploy.parity.layers import ArtifactLayers, check_map
 from coordatt_deploy.parity.localise import localise, localise_graph
 from coordatt_deploy.parity.reference_layers import ReferenceLayers
 from coordatt_deploy.parity.result import ArtifactParity
@@ -83,7 +84,10 @@ class LayerRun:
                 with logged(f"layers-{candidate.path.stem}"):
                     if candidate.damage is not None:
                         raise BundleError(candidate.damage)
+                    check_map(candidate.layers, self.reference.nodes)
                     layers = localise(candidate, cases, self.reference, tolerance, where=self.where, step=step)
+                    if not layers.judged:
+                        raise BundleError(layers.sentence().partition(": ")[2])
             except MissingDependencyError as error:
                 return replace(verdict, layers=ArtifactLayers(artifact, artifact.path, problem=str(error)))
             except DeployError as error:
@@ -133,7 +137,23 @@ def open_layer_run(
     torch.set_num_threads(1)
     with stages.stage("reference by layer"):
         layers = ReferenceLayers(load_graph(reference))
+        check_reference(layers)
     return LayerRun(manifest, bundle_name, layers, where, most_cases, stages, save_failing)
+
+
+def check_reference(layers: ReferenceLayers) -> None:
+    """Hold the reference's own layers to its graph: every tensor that a call gives is one of them.
+
+    Raises:
+        BundleError: Some are not, so that nobody would judge them.
+    """
+    tensors = {node.name for node in layers.graph.module.graph.nodes if is_tensor(node)}
+    unnamed = sorted(tensors - set(layers.nodes.values()))
+    if unnamed:
+        raise BundleError(
+            f"graph.json names layers for {len(tensors) - len(unnamed)} of the {len(tensors)} tensors of its graph,"
+            f" none for {unnamed[0]}; build the bundle again"
+        )
 
 
 def cases_on(

@@ -6,6 +6,8 @@ channel or a bound that no image reaches hides a fault. ``tallies`` says what an
 """
 
 import statistics
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 
 from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact
+from coordatt_deploy.errors import BundleError
 from coordatt_deploy.formats import Precision
 from coordatt_deploy.graph.operators import weight_positions
 from coordatt_deploy.layer_map import LayerMap
@@ -184,8 +187,13 @@ class ArtifactLayers:
 
     @property
     def passed(self) -> bool | None:
-        """Whether every layer that can be seen is within tolerance; None where nothing could be judged."""
-        return None if self.problem else self.first_diverging_layer is None
+        """Whether every layer that can be seen is within tolerance, and one can; None where there was a problem."""
+        return None if self.problem else self.judged > 0 and self.first_diverging_layer is None
+
+    @property
+    def judged(self) -> int:
+        """How many layers were judged, each at itself or at the one that it is seen through."""
+        return sum(row.passed is not None for row in self.rows)
 
     @property
     def first_diverging_layer(self) -> str | None:
@@ -223,6 +231,8 @@ class ArtifactLayers:
         if self.problem:
             return f"{self.name}: layers not judged: {self.problem}"
         row = self._first()
+        if not self.judged:
+            return f"{self.name}: no layer was judged: nothing can be seen of any of its {len(self.rows)}"
         if row is None:
             return f"{self.name}: all layers within tolerance"
         if row.misfit:
@@ -239,6 +249,37 @@ class ArtifactLayers:
             tail = "; layers after it only inherit"
         through = f" (seen through {row.seen_through})" if row.seen_through else ""
         return f"{self.name}: first beyond tolerance at {row.layer_id}{through} ({row.shown()}){tail}"
+
+
+def check_map(layers: LayerMap, expected: Collection[str]) -> None:
+    """Hold an artifact's layer map to the captured graph: what it leaves out would not be judged.
+
+    Args:
+        layers: The map.
+        expected: The ids of all layers of the captured graph.
+
+    Raises:
+        BundleError: A layer is missing, or stands twice, or is none of the graph's, or is seen through nothing.
+    """
+    named = Counter(layer.layer_id for layer in layers.layers)
+    wrong = [
+        *(f"it lacks {layer_id}" for layer_id in expected if layer_id not in named),
+        *(f"it names {layer_id}, which the graph does not have" for layer_id in named if layer_id not in expected),
+        *(f"{layer_id} stands there {times} times" for layer_id, times in named.items() if times > 1),
+    ]
+    at = {layer.layer_id: layer.seen_through for layer in layers.layers}
+    for layer_id, through in () if wrong else at.items():
+        passed = {layer_id}
+        while through is not None and through in at and through not in passed:
+            passed.add(through)
+            through = at[through]
+        wrong += [] if through is None else [f"{layer_id} is seen through {through}, where nothing can be seen"]
+    if not expected or wrong:
+        told = f": {wrong[0]}" if wrong else ""
+        raise BundleError(
+            f"its layer map is not that of the reference graph, {len(named)} layers for {len(expected)}{told};"
+            " export it again"
+        )
 
 
 @dataclass(slots=True)

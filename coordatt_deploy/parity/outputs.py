@@ -12,6 +12,7 @@ of their errors is no matter of rounding alone; outputs are then judged by SQNR 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,13 +87,15 @@ def judge(name: str, candidate: Arrays, reference: Arrays, rounding: Arrays, tol
         tolerance: What to apply.
 
     Raises:
-        ValueError: The cases differ in number or shape.
+        ValueError: The cases differ in number or shape, or there is nothing to compare.
     """
     if not len(candidate) == len(reference) == len(rounding):
         raise ValueError(f"{name}: {len(candidate)} results for {len(reference)} golden cases")
     for mine, theirs in zip(candidate, reference, strict=True):
         if mine.shape != theirs.shape:
             raise ValueError(f"{name}: a result has shape {mine.shape}, the reference {theirs.shape}")
+    if not sum(item.size for item in reference):
+        raise ValueError(f"{name}: the reference holds no value to compare with")
     allowed = allowance(reference, rounding, tolerance.multiple)
     errors = [np.abs(np.asarray(c, np.float64) - r) for c, r in zip(candidate, reference, strict=True)]
     with np.errstate(invalid="ignore"):
@@ -122,6 +125,22 @@ def judge(name: str, candidate: Arrays, reference: Arrays, rounding: Arrays, tol
         min_sqnr_db=tolerance.min_sqnr_db,
         min_top1_agreement=tolerance.min_top1_agreement,
     )
+
+
+def unjudged(expected: Sequence[str], judged: Sequence[OutputParity]) -> str | None:
+    """Say which outputs no value was compared of; None where each was judged. Nothing judged is not passed.
+
+    Args:
+        expected: Names of the model's outputs, of the manifest.
+        judged: What was judged.
+    """
+    if not expected:
+        return "not judged: the manifest names no output of the model"
+    compared = {output.name for output in judged if output.elements}
+    missing = [name for name in expected if name not in compared]
+    if not missing:
+        return None
+    return f"{len(missing)} of {len(expected)} outputs were not judged: {', '.join(missing)}"
 
 
 def allowance(reference: Arrays, rounding: Arrays, multiple: float) -> list[float]:

@@ -49,7 +49,7 @@ def image_feeds(candidate: Candidate, images: Sequence[GoldenImage], name: str) 
         return feeds, 0
     preprocessing = embedded_preprocessing(candidate.path, candidate.artifact.format)
     for image in images:
-        tensor = preprocess(load_image(image.path), preprocessing)[None]
+        tensor = preprocess(load_image(image.path, follow_link=False), preprocessing)[None]
         first, others = golden[image.index][:1], golden[image.index][1:]
         if tensor.shape != first.shape or not np.array_equal(tensor, first):
             raise BundleError(

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordatt_deploy import host
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.bundle import REPORTS, Bundle
 from coordatt_deploy.documents import DocumentError, dump
@@ -25,7 +26,7 @@ from coordatt_deploy.parity.candidate import Candidate
 from coordatt_deploy.parity.cases import ParityCases
 from coordatt_deploy.parity.executors import Executor, LocalExecutor
 from coordatt_deploy.parity.layers import ArtifactLayers
-from coordatt_deploy.parity.outputs import judge
+from coordatt_deploy.parity.outputs import judge, unjudged
 from coordatt_deploy.parity.preprocessing_check import GoldenImage, image_feeds
 from coordatt_deploy.parity.reports import ParityReports, ParityRun, ParitySettings, covered, read_reports
 from coordatt_deploy.parity.result import ArtifactParity, ParityReport
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from coordatt_deploy.parity.layer_run import LayerRun
 
 LAYER_CASES: Final = 6
+INPUTS: Final = "inputs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +201,8 @@ def _candidate(
     own_cases = plan.inputs is None and held_out is not None
     if plan.inputs is None and held_out is not None:
         inputs, outputs, rounding = (
-            bundle.golden(f"{held_out.folder}/{name}") for name in ("inputs", "outputs", "rounding_fp32")
+            _archive(bundle, f"{held_out.folder}/{name}", len(held_out.names))
+            for name in (INPUTS, "outputs", "rounding_fp32")
         )
         cases = ParityCases(held_out.names, inputs, outputs, {Precision.FP32: rounding}, (True,) * len(held_out.names))
     ranges: dict[str, tuple[float, float]] = {}
@@ -216,6 +219,7 @@ def _candidate(
         path=path,
         layers=bundle.layers(artifact),
         record=record,
+        outputs=tuple(spec.name for spec in bundle.manifest.outputs),
         cases=cases if target is None else cases.few(target.most_cases),
         own_cases=own_cases,
         ranges=ranges,
@@ -225,13 +229,33 @@ def _candidate(
 
 
 def _golden_cases(bundle: Bundle) -> ParityCases:
+    cases = bundle.manifest.golden
     return ParityCases(
-        tuple(case.name for case in bundle.manifest.golden),
-        bundle.golden("inputs"),
-        bundle.golden("outputs"),
-        {kind: bundle.golden(f"rounding_{kind.value}") for kind in (Precision.FP32, Precision.FP16)},
-        tuple(case.image is not None for case in bundle.manifest.golden),
+        tuple(case.name for case in cases),
+        _archive(bundle, INPUTS, len(cases)),
+        _archive(bundle, "outputs", len(cases)),
+        {kind: _archive(bundle, f"rounding_{kind.value}", len(cases)) for kind in (Precision.FP32, Precision.FP16)},
+        tuple(case.image is not None for case in cases),
     )
+
+
+def _archive(bundle: Bundle, file: str, cases: int) -> dict[str, list[NumberArray]]:
+    """Read a golden archive that must hold *cases* arrays of each of the model's inputs, or of its outputs.
+
+    Raises:
+        BundleError: It does not, or there is no case at all: nothing could be judged.
+    """
+    if not cases:
+        raise BundleError("the manifest names no golden case, so nothing can be judged; build the bundle again")
+    values = bundle.golden(file)
+    specs = bundle.manifest.inputs if file.endswith(INPUTS) else bundle.manifest.outputs
+    for spec in specs:
+        if len(values.get(spec.name, ())) != cases:
+            found = len(values.get(spec.name, ()))
+            raise BundleError(
+                f"golden/{file}.npz holds {found} of {cases} cases of {spec.name}; build the bundle again"
+            )
+    return values
 
 
 def _images(bundle: Bundle) -> tuple[GoldenImage, ...]:
@@ -313,9 +337,9 @@ def check_artifact(
         return ArtifactParity(artifact, name, origin, False, problem=str(error))
     except (ValueError, KeyError) as error:
         return ArtifactParity(artifact, name, origin, False, problem=f"its outputs do not fit the model's: {error}")
-    passed = all(output.passed for output in outputs)
-    problem = None if passed else "; ".join(output.sentence() for output in outputs if not output.passed)
-    return ArtifactParity(artifact, name, origin, passed, outputs, tolerance, problem)
+    wrong = [output.sentence() for output in outputs if not output.passed]
+    problem = "; ".join(filter(None, [unjudged(candidate.outputs, outputs), *wrong])) or None
+    return ArtifactParity(artifact, name, origin, problem is None, outputs, tolerance, problem)
 
 
 # What is kept --------------------------------------------------------------------------------------------------------

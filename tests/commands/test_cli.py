@@ -66,9 +66,8 @@ def test_the_group_itself_imports_no_command(arguments):
     _, modules = _imported(*arguments)
 
     assert "coordatt_deploy.cli" in modules
-    assert {"coordatt_deploy", "coordatt_deploy.cli", "coordatt_deploy.errors"} == {
-        name for name in modules if name.startswith("coordatt_deploy")
-    }
+    own = {"coordatt_deploy", "coordatt_deploy.cli", "coordatt_deploy.errors", "coordatt_deploy.plain_text"}
+    assert own == {name for name in modules if name.startswith("coordatt_deploy")}
 
 
 @pytest.mark.parametrize("command", ["", *sorted(COMMANDS)])

@@ -47,6 +47,17 @@ def test_all_within():
     assert "net.onnx: all layers within tolerance" == found.sentence()
 
 
+@pytest.mark.parametrize("rows", [(), (LayerRow("a", "conv2d", None, None, None, "gone"),)], ids=["none", "absent"])
+def test_nothing_judged_is_not_passed(rows):
+    """
+    No layers, or none of which anything can be seen.
+    """
+    found = judged(*rows)
+
+    assert (False, None, 0) == (found.passed, found.first_diverging_layer, found.judged)
+    assert f"net.onnx: no layer was judged: nothing can be seen of any of its {len(rows)}" == found.sentence()
+
+
 def test_wrong_is_told_from_inherited():
     """
     The layer that is wrong with right inputs is named; those behind it are off in the whole file only.

@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 
 from coordatt_deploy.documents import to_json
 from coordatt_deploy.metrics import sqnr_db, top1_agreement
-from coordatt_deploy.parity.outputs import allowance, judge
+from coordatt_deploy.parity.outputs import allowance, judge, unjudged
 from coordatt_deploy.parity.tolerances import TOLERANCES
 
 RNG = np.random.default_rng(0)
@@ -150,3 +150,25 @@ def test_the_verdict_is_the_comparison_of_error_and_allowance(noise, scale):
     verdict = judge("logits", candidate, REFERENCE, ROUNDING, tolerance)
 
     assert verdict.passed == bool((np.abs(candidate[0] - REFERENCE[0]) <= limit).all())
+
+
+@EVERY
+@pytest.mark.parametrize("arrays", [[], [np.zeros((0, 10))] * 6], ids=["no case", "no element"])
+def test_nothing_to_compare_is_an_error(tolerance, arrays):
+    """
+    Not a verdict, least of all a good one.
+    """
+    with pytest.raises(ValueError, match="logits: the reference holds no value to compare with"):
+        judge("logits", arrays, arrays, arrays, tolerance)
+
+
+def test_outputs_are_counted_against_the_manifest():
+    """
+    Each of its outputs is judged, or named.
+    """
+    verdict = judge("logits", REFERENCE, REFERENCE, ROUNDING, next(iter(TOLERANCES.values())))
+
+    assert unjudged(("logits",), (verdict,)) is None
+    assert "1 of 2 outputs were not judged: boxes" == unjudged(("logits", "boxes"), (verdict,))
+    assert "1 of 1 outputs were not judged: logits" == unjudged(("logits",), (replace(verdict, elements=0),))
+    assert "not judged: the manifest names no output of the model" == unjudged((), ())

@@ -1,13 +1,11 @@
 """A build as a table: artifacts with their verdicts and latency."""
 
-from rich.text import Text
-
 from coordatt_deploy.artifact_specs import Origin
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.documents import JsonObject, object_of
 from coordatt_deploy.parity.result import ParityReport
 from coordatt_deploy.profile.result import LatencyRecord, ProfileResult
-from coordatt_deploy.report.terminal.console import host_line, label, new_console, new_table, size
+from coordatt_deploy.report.terminal.console import host_line, label, line, new_console, new_table, size
 from coordatt_deploy.report.terminal.parity import _evidence, _explain, _verdict
 
 
@@ -36,7 +34,7 @@ def show_artifacts(bundle: Bundle) -> None:
     )
     for artifact in bundle.manifest.artifacts:
         coverage = bundle.layers(artifact).coverage
-        table.add_row(Text(artifact.path), artifact.format, artifact.precision, size(artifact.bytes), f"{coverage:.0%}")
+        table.add_row(line(artifact.path), artifact.format, artifact.precision, size(artifact.bytes), f"{coverage:.0%}")
     new_console().print(table)
 
 
@@ -71,7 +69,7 @@ def show_build(bundle: Bundle, report: ParityReport, profile: ProfileResult) -> 
     console = new_console()
     console.print(table)
     _explain(console, report)
-    console.print(Text(host_line(profile), style="dim"))
+    console.print(line(host_line(profile), style="dim"))
 
 
 def _remark(result: LatencyRecord) -> str:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -14,10 +14,12 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.style import StyleType
 from rich.table import Table
 from rich.text import Text
 
 from coordatt_deploy.artifact_specs import Artifact
+from coordatt_deploy.plain_text import plain
 from coordatt_deploy.profile.result import ProfileResult
 from coordatt_deploy.progress import Stages
 
@@ -33,7 +35,7 @@ class _Bars:
         self.bars = bars
 
     def start(self, stage: str, total: int | None) -> int:
-        return int(self.bars.add_task(stage, total=total))
+        return int(self.bars.add_task(plain(stage), total=total))
 
     def advance(self, handle: int) -> None:
         self.bars.advance(handle)  # type: ignore[arg-type]
@@ -53,7 +55,7 @@ def bars() -> Iterator[Stages]:
         console = Console(file=stream, stderr=True)
         columns = (
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -69,11 +71,25 @@ def new_console() -> Console:
     return console if console.is_terminal else Console(width=WIDTH_WHEN_PIPED)
 
 
+def line(text: str, style: str = "") -> Text:
+    """Return a text to print as it stands: no markup in it is obeyed, and no control character reaches the terminal."""
+    return Text(plain(text), style=style)
+
+
+class PlainTable(Table):
+    """A table whose cells are printed as they stand; see ``line``."""
+
+    def add_row(self, *cells: RenderableType | None, style: StyleType | None = None, end_section: bool = False) -> None:
+        """See ``Table``."""
+        shown = (line(cell) if isinstance(cell, str) else cell for cell in cells)
+        super().add_row(*shown, style=style, end_section=end_section)
+
+
 def new_table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
     """Return an empty table; columns named in *right* are aligned there."""
-    table = Table(title=Text(title), title_justify="left", title_style="bold", header_style="bold")
+    table = PlainTable(title=line(title), title_justify="left", title_style="bold", header_style="bold")
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        table.add_column(line(column), justify="right" if column in right else "left", overflow="fold")
     return table
 
 
@@ -90,7 +106,7 @@ def count(value: int) -> str:
 def label(artifact: Artifact) -> Text:
     """``onnx fp32 arm64``: what tells an artifact from the others of its bundle."""
     parts = (artifact.format.value, artifact.recipe or artifact.precision.value, artifact.target_cpu)
-    return Text(" ".join(part for part in parts if part))
+    return line(" ".join(part for part in parts if part))
 
 
 def host_line(profile: ProfileResult) -> str:

@@ -3,7 +3,7 @@
 from rich.text import Text
 
 from coordatt_deploy.evaluation.result import Accuracy, Evaluation
-from coordatt_deploy.report.terminal.console import label, new_console, new_table
+from coordatt_deploy.report.terminal.console import label, line, new_console, new_table
 
 COLUMNS = (
     "subject", "runtime", "top-1", "top-5", "difference", "95 % interval", "lost/gained", "agreement", "SQNR", "drop",
@@ -33,14 +33,14 @@ def show(evaluation: Evaluation) -> None:
         table.add_row(*(cells.get(column, "–") for column in columns))
     console.print(table)
     for text, style in _remarks(evaluation):
-        console.print(Text(text, style=style))
+        console.print(line(text, style=style))
     if narrow:
-        console.print(Text(f"{', '.join(left_out)}: on a terminal of {WIDE} columns, or with --json", style="dim"))
+        console.print(line(f"{', '.join(left_out)}: on a terminal of {WIDE} columns, or with --json", style="dim"))
 
 
 def _cells(item: Accuracy, images: int) -> dict[str, str | Text]:
     """The cells of a subject, by column; what there is no figure for is left out."""
-    name = label(item.artifact) if item.artifact else Text(item.name)
+    name = label(item.artifact) if item.artifact else line(item.name)
     cells: dict[str, str | Text] = {"subject": name, "runtime": item.runtime or "–", "drop": _verdict(item)}
     if item.correct is not None:
         cells["top-1"] = f"{item.correct / images:.2%}"
@@ -59,8 +59,8 @@ def _cells(item: Accuracy, images: int) -> dict[str, str | Text]:
 
 def _verdict(item: Accuracy) -> Text:
     if item.passed is None:
-        return Text("not run" if item.missing else "–", style="yellow" if item.missing else "")
-    return Text("within", style="green") if item.passed else Text("BEYOND", style="bold red")
+        return line("not run" if item.missing else "–", style="yellow" if item.missing else "")
+    return line("within", style="green") if item.passed else line("BEYOND", style="bold red")
 
 
 def _remarks(evaluation: Evaluation) -> list[tuple[str, str]]:

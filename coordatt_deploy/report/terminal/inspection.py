@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from coordatt_deploy.inspection.result import BundleInspection, Finding, Inspection
-from coordatt_deploy.report.terminal.console import count, size
+from coordatt_deploy.report.terminal.console import PlainTable, count, line, size
 
 WIDTH_WHEN_PIPED = 160
 
@@ -23,26 +23,27 @@ def show_inspection(inspection: Inspection | BundleInspection, console: Console 
         for item in inspection.artifacts.values():
             _show(target, item)
         for note in inspection.notes:
-            target.print(Text(note, style="yellow"))
+            target.print(line(note, style="yellow"))
         return
     _show(target, inspection)
 
 
 def _show(console: Console, item: Inspection) -> None:
-    console.print(Text(f"\n{item.subject}", style="bold"))
+    console.print()
+    console.print(line(item.subject, style="bold"))
     work = ", ".join(f"{name} {count(value)}" for name, value in item.macs_by_work.items() if value)
     console.print(f"{count(item.parameters)} parameters, {size(item.bytes)}, {count(item.macs)} MACs ({work})")
     for kind, specs in (("takes", item.inputs), ("gives", item.outputs)):
         shapes = "; ".join(f"{spec.name} {_shape(spec.shape)} {spec.dtype}" for spec in specs)
-        console.print(Text(f"{kind} {shapes}"))
-    console.print(Text("operators: " + ", ".join(f"{name} {number}" for name, number in item.operators.items())))
+        console.print(line(f"{kind} {shapes}"))
+    console.print(line("operators: " + ", ".join(f"{name} {number}" for name, number in item.operators.items())))
     if item.uncounted:
-        console.print(Text(f"not counted as MACs: {', '.join(item.uncounted)}", style="yellow"))
+        console.print(line(f"not counted as MACs: {', '.join(item.uncounted)}", style="yellow"))
     if item.attention_blocks:
         table = _table("attention blocks", ("kind", "name", "channels", "height x width", "form"))
         for block in item.attention_blocks:
             where = f"{block.height or '?'}x{block.width or '?'}"
-            table.add_row(block.kind, Text(block.name), str(block.channels), where, block.form or "–")
+            table.add_row(block.kind, line(block.name), str(block.channels), where, block.form or "–")
         console.print(table)
     else:
         console.print("no attention block was found")
@@ -51,7 +52,7 @@ def _show(console: Console, item: Inspection) -> None:
         for layer in item.layers:
             share = f"{layer.bytes / item.bytes:.0%}" if item.bytes else "–"
             macs = "–" if layer.macs is None else count(layer.macs)
-            table.add_row(Text(layer.layer), layer.operator, size(layer.bytes), share, macs)
+            table.add_row(line(layer.layer), layer.operator, size(layer.bytes), share, macs)
         console.print(table)
     for delegate in item.delegates:
         parts = (
@@ -61,13 +62,13 @@ def _show(console: Console, item: Inspection) -> None:
         )
         console.print(f"{delegate.name}: {delegate.taken} of {delegate.operators} operators{parts}")
         for operator, number, reason in delegate.rejected:
-            console.print(Text(f"  {number} x {operator}: {reason}", style="yellow"))
-        console.print(Text(f"  {delegate.source}", style="dim"))
+            console.print(line(f"  {number} x {operator}: {reason}", style="yellow"))
+        console.print(line(f"  {delegate.source}", style="dim"))
     if item.lint:
-        console.print(Text("lint", style="bold italic"))
+        console.print(line("lint", style="bold italic"))
         console.print(_findings(item.lint))
     for note in item.notes:
-        console.print(Text(note, style="dim"))
+        console.print(line(note, style="dim"))
 
 
 def _findings(lint: Sequence[Finding]) -> Table:
@@ -77,12 +78,12 @@ def _findings(lint: Sequence[Finding]) -> Table:
     grid.add_column(overflow="fold")
     for findings in _alike(lint):
         first = findings[0]
-        done = Text("applied", style="green") if first.applied else Text("to do", style="yellow")
+        done = line("applied", style="green") if first.applied else line("to do", style="yellow")
         places = ", ".join(finding.where for finding in findings[:3])
         places += f" and {len(findings) - 3} more" if len(findings) > 3 else ""
-        grid.add_row(done, Text.assemble((first.rule, "bold"), f": {first.what}"))
-        grid.add_row("", Text(f"remedy: {first.remedy}"))
-        grid.add_row("", Text(f"at {places}" + (f", {first.line}" if first.line else ""), style="dim"))
+        grid.add_row(done, Text.assemble(line(first.rule, "bold"), line(f": {first.what}")))
+        grid.add_row("", line(f"remedy: {first.remedy}"))
+        grid.add_row("", line(f"at {places}" + (f", {first.line}" if first.line else ""), style="dim"))
     return grid
 
 
@@ -100,7 +101,7 @@ def _shape(shape: Sequence[int | None]) -> str:
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:
-    table = Table(title=Text(title), title_justify="left", title_style="bold", header_style="bold")
+    table = PlainTable(title=line(title), title_justify="left", title_style="bold", header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(line(column), overflow="fold")
     return table

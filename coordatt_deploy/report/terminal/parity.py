@@ -12,15 +12,15 @@ from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.parity.layers import ArtifactLayers, LayerRow
 from coordatt_deploy.parity.result import ArtifactParity, ParityReport
 from coordatt_deploy.parity.tolerances import Tolerance
-from coordatt_deploy.report.terminal.console import COLUMN_WIDTH, label, new_console, new_table
+from coordatt_deploy.report.terminal.console import COLUMN_WIDTH, label, line, new_console, new_table
 
 LONGEST_LAYER = 40  # longer ones are folded
 
 
 def _verdict(item: ArtifactParity) -> Text:
     if item.passed is None:
-        return Text("not run", style="yellow")
-    return Text("passed", style="green") if item.passed else Text("FAILED", style="bold red")
+        return line("not run", style="yellow")
+    return line("passed", style="green") if item.passed else line("FAILED", style="bold red")
 
 
 def _evidence(item: ArtifactParity) -> tuple[str, str, str]:
@@ -74,11 +74,11 @@ def _show_layers(console: Console, report: ParityReport) -> None:
     for reason, layers in reasons.items():
         names = list(dict.fromkeys(layers))
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        console.print(Text(f"{', '.join(names[:3])}{more}: {reason}", style="dim"))
+        console.print(line(f"{', '.join(names[:3])}{more}: {reason}", style="dim"))
     for item in judged:
         if item.marked_difference:
             text = f"{item.name}: keeping inner tensors changed the outputs by up to {item.marked_difference:.2g}"
-            console.print(Text(f"{text}; the verdict on outputs comes from the unmarked file", style="dim"))
+            console.print(line(f"{text}; the verdict on outputs comes from the unmarked file", style="dim"))
 
 
 def _layer_table(judged: Sequence[ArtifactLayers]) -> Table:
@@ -88,16 +88,16 @@ def _layer_table(judged: Sequence[ArtifactLayers]) -> Table:
     )
     table.columns[0].min_width = min(max(len(row.layer_id) for row in judged[0].rows), LONGEST_LAYER)
     for rows in zip(*(item.rows for item in judged), strict=True):
-        table.add_row(Text(rows[0].layer_id), *(_layer_cell(row) for row in rows))
+        table.add_row(line(rows[0].layer_id), *(_layer_cell(row) for row in rows))
     return table
 
 
 def _layer_cell(row: LayerRow) -> Text:
     if row.accumulated is None:
-        return Text("absent", style="dim")
+        return line("absent", style="dim")
     figures = " / ".join("–" if tally is None else _decibel(tally.sqnr_db) for tally in (row.accumulated, row.local))
     style = "bold red" if row.passed is False else ("yellow" if row.inherits else "")
-    return Text(("= " if row.seen_through else "") + figures, style=style)
+    return line(("= " if row.seen_through else "") + figures, style=style)
 
 
 def _decibel(value: float) -> str:
@@ -106,26 +106,26 @@ def _decibel(value: float) -> str:
 
 def _explain(console: Console, report: ParityReport) -> None:
     for left_out in report.skipped:
-        console.print(Text(f"{left_out.path}: not run: {left_out.reason}", style="yellow"))
+        console.print(line(f"{left_out.path}: not run: {left_out.reason}", style="yellow"))
     unjudged = dict.fromkeys(item.layers.problem for item in report.artifacts if item.layers and item.layers.problem)
     for problem in unjudged:
-        console.print(Text(f"layers not judged: {problem}", style="yellow"))
+        console.print(line(f"layers not judged: {problem}", style="yellow"))
     for graph in report.graphs:
-        console.print(Text(graph.sentence(), style="green" if graph.passed else "bold red"))
+        console.print(line(graph.sentence(), style="green" if graph.passed else "bold red"))
     for item in report.artifacts:
         if item.layers is not None and not item.layers.problem:
-            console.print(Text(item.layers.sentence(), style="green" if item.layers.passed else "bold red"))
+            console.print(line(item.layers.sentence(), style="green" if item.layers.passed else "bold red"))
     for item in report.artifacts:
         said = item.layers.sentence().partition(": ")[2] if item.layers is not None and item.layers.rows else None
         if item.problem and item.problem != said:
             console.print(
-                Text(f"{item.artifact.path}: {item.problem}", style="red" if item.passed is False else "yellow")
+                line(f"{item.artifact.path}: {item.problem}", style="red" if item.passed is False else "yellow")
             )
     for item in report.artifacts:
         if item.warning:
-            console.print(Text(f"{item.artifact.path}: {item.warning}", style="yellow"))
+            console.print(line(f"{item.artifact.path}: {item.warning}", style="yellow"))
     for tolerance in dict.fromkeys(item.tolerance for item in report.artifacts if item.tolerance):
-        console.print(Text(f"{allowed(tolerance)}; {tolerance.reason}", style="dim"))
+        console.print(line(f"{allowed(tolerance)}; {tolerance.reason}", style="dim"))
 
 
 def allowed(tolerance: Tolerance) -> str:

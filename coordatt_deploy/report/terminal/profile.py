@@ -11,7 +11,7 @@ from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.host import Host, HostState
 from coordatt_deploy.profile.instructions import InstructionProfile
 from coordatt_deploy.profile.result import LatencyRecord, ProfileResult
-from coordatt_deploy.report.terminal.console import host_line, label, new_console, new_table
+from coordatt_deploy.report.terminal.console import host_line, label, line, new_console, new_table
 
 WIDE: Final = 130  # columns that the whole table needs
 
@@ -45,9 +45,10 @@ def show_profile(bundle: Bundle, document: ProfileResult) -> None:
     console.print(table)
     if not wide:
         runtimes = dict.fromkeys(f"{item.origin} with {item.runtime}" for item in document.results)
-        console.print(Text(f"{'; '.join(runtimes)}; {WIDE} columns show p90 and p99 as well", style="dim"))
+        console.print(line(f"{'; '.join(runtimes)}; {WIDE} columns show p90 and p99 as well", style="dim"))
     _doubts(console, labels, document)
-    console.print(Text(f"{host_line(document)}\n{_machine(document.host)}", style="dim"))
+    console.print(line(host_line(document), style="dim"))
+    console.print(line(_machine(document.host), style="dim"))
 
 
 def _doubts(console: Console, labels: Mapping[str, Text], document: ProfileResult) -> None:
@@ -55,14 +56,14 @@ def _doubts(console: Console, labels: Mapping[str, Text], document: ProfileResul
     for item in document.results:
         if item.verdict != "stable" and item.origin is not Origin.EVALUATED:
             text = f"{labels[item.path]}, threads {item.threads}: {item.verdict}: {item.reason}"
-            console.print(Text(text, style="yellow"))
+            console.print(line(text, style="yellow"))
     for path, warning in dict.fromkeys((item.path, item.warning) for item in document.results):
         if warning:
-            console.print(Text(f"{path}: {warning}", style="yellow"))
+            console.print(line(f"{path}: {warning}", style="yellow"))
     for left_out in document.skipped:
-        console.print(Text(f"{left_out.path}: not measured: {left_out.reason}", style="yellow"))
+        console.print(line(f"{left_out.path}: not measured: {left_out.reason}", style="yellow"))
     if document.interrupted:
-        console.print(Text("interrupted: these are the samples taken until then", style="yellow"))
+        console.print(line("interrupted: these are the samples taken until then", style="yellow"))
 
 
 def _machine(host: Host) -> str:
@@ -113,5 +114,5 @@ def show_instructions(bundle: Bundle, document: InstructionProfile) -> None:
     console = new_console()
     console.print(table)
     for left_out in document.skipped:
-        console.print(Text(f"{left_out.path}: not run: {left_out.reason}", style="yellow"))
-    console.print(Text("instructions are no latency: what one costs depends on the kernel and the chip", style="dim"))
+        console.print(line(f"{left_out.path}: not run: {left_out.reason}", style="yellow"))
+    console.print(line("instructions are no latency: what one costs depends on the kernel and the chip", style="dim"))

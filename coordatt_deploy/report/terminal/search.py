@@ -3,10 +3,8 @@
 import math
 from pathlib import Path
 
-from rich.text import Text
-
 from coordatt_deploy.mixed_precision.result import SearchResult, Sensitivity
-from coordatt_deploy.report.terminal.console import new_console, new_table
+from coordatt_deploy.report.terminal.console import line, new_console, new_table
 
 SHOWN = 15  # layers in the table; the document has all
 
@@ -31,14 +29,14 @@ def show(document: Sensitivity, bundle: Path, *, every: bool) -> None:
             agreement = "–" if cost.agreement is None else f"{cost.agreement:.1%}"
             measured = "–" if cost.verified_db is None else _db(cost.verified_db)
             cells = (_db(cost.sqnr_db), measured, f"{cost.share:.1%}", agreement)
-            table.add_row(Text(cost.name), cost.operator, *cells)
+            table.add_row(line(cost.name), cost.operator, *cells)
         console.print(table)
         if every and len(costs) > SHOWN:
             rest = sum(cost.share for cost in costs[SHOWN:])
             text = f"{len(costs) - SHOWN} more layers bring {rest:.1%} of the noise; all are in"
-            console.print(Text(f"{text} {bundle}/reports/sensitivity.json", style="dim"))
+            console.print(line(f"{text} {bundle}/reports/sensitivity.json", style="dim"))
     console.print(
-        Text(
+        line(
             f"SQNR alone: simulated on {document.cases} calibration cases with this layer in int8 and the others in"
             " float; measured: the same with a real artifact",
             style="dim",
@@ -65,23 +63,23 @@ def show_search(document: SearchResult, bundle: Path) -> None:
             f"{low:+.2f} … {high:+.2f}",
             str(len(result.attempts)),
         )
-        verdict = Text("holds", style="green") if result.reached else Text("NOT REACHED", style="bold red")
+        verdict = line("holds", style="green") if result.reached else line("NOT REACHED", style="bold red")
         table.add_row(name, *cells, verdict)
     console.print(table)
     for result in document.results:
         name = " ".join(filter(None, [result.format, result.target_cpu]))
         if not result.reached:
             text = f"{name}: the drop cannot be reached short of keeping every layer in float; nothing was written"
-            console.print(Text(text, style="bold red"))
+            console.print(line(text, style="bold red"))
             continue
         if result.kept:
-            console.print(Text(f"{name} keeps in float: {', '.join(result.kept)}"))
+            console.print(line(f"{name} keeps in float: {', '.join(result.kept)}"))
         replay = f"coordatt-deploy quantize {bundle} --format {result.format} --recipe {bundle}/{result.recipe_file}"
-        console.print(Text(f"{name}: {result.path}; again: {replay}", style="dim"))
+        console.print(line(f"{name}: {result.path}; again: {replay}", style="dim"))
     for note in data.notes:
-        console.print(Text(note, style="yellow"))
+        console.print(line(note, style="yellow"))
     text = "the layers were chosen on these images; what the artifact is worth on others, coordatt-deploy evaluate says"
-    console.print(Text(text, style="dim"))
+    console.print(line(text, style="dim"))
 
 
 def _db(value: float | None) -> str:
