@@ -13,6 +13,7 @@ from coordatt_deploy.artifact_specs import Preprocessing, TensorSpec
 from coordatt_deploy.data.images import find_images, load_image, preprocess
 from coordatt_deploy.errors import UsageError, nearest
 
+UNREADABLE: Final = (OSError, ValueError, EOFError, zipfile.BadZipFile)
 SLACK: Final = 0.01  # of the range: resampling in other tools overshoots a little
 
 
@@ -57,18 +58,22 @@ def _images(folder: Path, inputs: Sequence[TensorSpec], preprocessing: Preproces
     return Cases(tuple(path.relative_to(folder).as_posix() for path in found), {inputs[0].name: list(values)})
 
 
-def _archive(path: Path, inputs: Sequence[TensorSpec]) -> Cases:
-    wanted = [spec.name for spec in inputs]
-    try:
-        opened = np.load(path, allow_pickle=False)
-        if isinstance(opened, np.ndarray):
-            raise UsageError(f"{path} holds one array without a name; save it with np.savez(…, {wanted[0]}=array)")
-        with opened as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except FileNotFoundError:
-        raise UsageError(f"there is no file {path}; give an .npz, or a folder of images") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path} cannot be read as .npz: {error}") from None
+def read_archive(path: Path, wanted: Sequence[str]) -> dict[str, NumberArray]:
+    """Read the arrays of a user's ``.npz``, which holds one for each input of the model.
+
+    Args:
+        path: Of the file.
+        wanted: Names of the inputs.
+
+    Raises:
+        UsageError: It holds one array without a name, one that the model does not take, or lacks one that it takes.
+        OSError, ValueError, EOFError, zipfile.BadZipFile: It cannot be read (``UNREADABLE``).
+    """
+    opened = np.load(path, allow_pickle=False)
+    if isinstance(opened, np.ndarray):
+        raise UsageError(f"{path} holds one array without a name; save it with np.savez(…, {wanted[0]}=array)")
+    with opened as archive:
+        arrays = {name: archive[name] for name in archive.files}
     for name in arrays:
         if name not in wanted:
             raise UsageError(
@@ -77,6 +82,16 @@ def _archive(path: Path, inputs: Sequence[TensorSpec]) -> Cases:
     for name in wanted:
         if name not in arrays:
             raise UsageError(f"{path.name} has no array {name!r}; the model takes: {', '.join(wanted)}")
+    return arrays
+
+
+def _archive(path: Path, inputs: Sequence[TensorSpec]) -> Cases:
+    try:
+        arrays = read_archive(path, [spec.name for spec in inputs])
+    except FileNotFoundError:
+        raise UsageError(f"there is no file {path}; give an .npz, or a folder of images") from None
+    except UNREADABLE as error:
+        raise UsageError(f"{path} cannot be read as .npz: {error}") from None
     feeds = {spec.name: _split(path.name, arrays[spec.name], spec) for spec in inputs}
     counts = {name: len(values) for name, values in feeds.items()}
     if len(set(counts.values())) != 1 or not min(counts.values()):
@@ -92,9 +107,9 @@ def _split(file: str, array: NumberArray, spec: TensorSpec) -> list[NumberArray]
     expected = "(cases, " + ", ".join("any" if size is None else str(size) for size in spec.shape[1:]) + ")"
     if array.dtype.kind not in "fiu" or (array.dtype.kind == "f") != spec.dtype.startswith("float"):
         raise UsageError(f"{file}: {spec.name} is {array.dtype}, the model takes {spec.dtype}; convert it")
-    if not _fits(array.shape, spec.shape):
+    if not fits(array.shape, spec.shape):
         hint = ""
-        if array.ndim == 4 and _fits((array.shape[0], array.shape[3], *array.shape[1:3]), spec.shape):
+        if array.ndim == 4 and fits((array.shape[0], array.shape[3], *array.shape[1:3]), spec.shape):
             hint = "; it looks like channels last: transpose it with array.transpose(0, 3, 1, 2)"
         raise UsageError(f"{file}: {spec.name} has shape {array.shape}, expected {expected}{hint}")
     if len(array) % batch:
@@ -102,7 +117,8 @@ def _split(file: str, array: NumberArray, spec: TensorSpec) -> list[NumberArray]
     return [array[at : at + batch].astype(spec.dtype) for at in range(0, len(array), batch)]
 
 
-def _fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
+def fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
+    """Whether an array of *shape*, cases first, holds values of the input of shape *wanted*; None is any size."""
     return len(shape) == len(wanted) and all(
         expected in (None, size) for size, expected in zip(shape[1:], wanted[1:], strict=True)
     )

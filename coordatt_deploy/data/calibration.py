@@ -9,7 +9,6 @@ outside were scaled or ordered otherwise; tensors that fill only a small part of
 """
 
 import hashlib
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,9 +19,10 @@ from numpy.typing import NDArray
 
 from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Preprocessing, TensorSpec
+from coordatt_deploy.data.arrays import UNREADABLE, fits, read_archive
 from coordatt_deploy.data.digits import DigitSplit, read_split
 from coordatt_deploy.data.images import find_images, load_image, preprocess
-from coordatt_deploy.errors import UsageError, nearest
+from coordatt_deploy.errors import UsageError
 
 Tensor = NDArray[np.float32]
 
@@ -166,7 +166,10 @@ def _from_folder(
 def _from_archive(
     path: Path, inputs: Sequence[TensorSpec], preprocessing: Preprocessing, count: int, seed: int
 ) -> CalibrationSet:
-    arrays = _read_archive(path, [spec.name for spec in inputs])
+    try:
+        arrays = read_archive(path, [spec.name for spec in inputs])
+    except UNREADABLE as error:
+        raise UsageError(f"{path} cannot be read as .npz ({error}); give a folder of images instead") from None
     for spec in inputs:
         _check_layout(path.name, arrays[spec.name], spec)
     counts = {len(array) for array in arrays.values()}
@@ -184,25 +187,6 @@ def _from_archive(
     return _checked(data, image, preprocessing, tensors=True)
 
 
-def _read_archive(path: Path, wanted: Sequence[str]) -> dict[str, NumberArray]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not hasattr(archive, "files"):
-                raise UsageError(f"{path} holds one array without a name; save it with np.savez(…, {wanted[0]}=array)")
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path} cannot be read as .npz ({error}); give a folder of images instead") from None
-    for name in arrays:
-        if name not in wanted:
-            raise UsageError(
-                f"{path.name} holds an array {name!r}, the model has no such input; {nearest(name, wanted)}"
-            )
-    for name in wanted:
-        if name not in arrays:
-            raise UsageError(f"{path.name} has no array {name!r}; the model takes: {', '.join(wanted)}")
-    return arrays
-
-
 def _check_layout(file: str, array: NumberArray, spec: TensorSpec) -> None:
     if array.dtype.kind in "iu" and spec.dtype.startswith("float"):
         raise UsageError(
@@ -210,16 +194,10 @@ def _check_layout(file: str, array: NumberArray, spec: TensorSpec) -> None:
             f" ({spec.dtype}), or give the folder of images itself"
         )
     shape = "(count, " + ", ".join("any" if size is None else str(size) for size in spec.shape[1:]) + ")"
-    if not _fits(array.shape, spec.shape):
-        channels_last = array.ndim == 4 and _fits((array.shape[0], array.shape[3], *array.shape[1:3]), spec.shape)
+    if not fits(array.shape, spec.shape):
+        channels_last = array.ndim == 4 and fits((array.shape[0], array.shape[3], *array.shape[1:3]), spec.shape)
         hint = "; it has the channels last: transpose it with array.transpose(0, 3, 1, 2)" if channels_last else ""
         raise UsageError(f"{file}: {spec.name} has shape {array.shape}, expected {shape}{hint}")
-
-
-def _fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
-    return len(shape) == len(wanted) and all(
-        expected in (None, size) for size, expected in zip(shape[1:], wanted[1:], strict=True)
-    )
 
 
 def _is_image(spec: TensorSpec) -> bool:

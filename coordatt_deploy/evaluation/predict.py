@@ -5,10 +5,8 @@ Logits stay where they were computed; what comes back for each image is the clas
 of the right one, and the energy of its difference to the reference.
 """
 
-import multiprocessing
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -18,7 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from coordatt_deploy import targets
+from coordatt_deploy import processes, targets
 from coordatt_deploy.artifact_specs import Artifact, Origin
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.data.images import preprocess
@@ -232,8 +230,6 @@ _BENCH: list[Bench] = []  # of a worker process
 
 
 def _begin(trial: Trial, images: Sequence[LabelledImage]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends its workers
-    set_environment()
     with logged("evaluate"):
         _BENCH.append(Bench(trial, images, ExitStack()))
 
@@ -246,19 +242,12 @@ def _answer(chunk: range) -> Predictions:
 def _in_processes(
     trial: Trial, images: Sequence[LabelledImage], chunks: Sequence[range], workers: int
 ) -> Iterator[Predictions]:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(trial, images)) as pool:
-        futures: list[Future[Predictions]] = [pool.submit(_answer, chunk) for chunk in chunks]
-        try:
+    try:
+        with processes.workers(len(chunks), most=workers, begin=partial(_begin, trial, images)) as pool:
+            futures: list[Future[Predictions]] = [pool.submit(_answer, chunk) for chunk in chunks]
             for future in as_completed(futures):
                 yield future.result()
-        except BrokenProcessPool:
-            raise DeployError(
-                "a worker process ended before its time, perhaps for want of memory; run it again with --workers 1"
-            ) from None
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            for process in list((pool._processes or {}).values()):
-                process.terminate()
-            raise
+    except BrokenProcessPool:
+        raise DeployError(
+            "a worker process ended before its time, perhaps for want of memory; run it again with --workers 1"
+        ) from None

@@ -16,6 +16,7 @@ from coordatt_deploy.graph.graph import is_tensor
 from coordatt_deploy.graph.lowering.lower import lower
 from coordatt_deploy.graph.lowering.target import target_of
 from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
+from coordatt_deploy.graph.passes.input_normalisation import baked_nodes
 from coordatt_deploy.graph.saved_graph import load_graph
 from coordatt_deploy.logs import logged
 from coordatt_deploy.manifest import Manifest
@@ -142,13 +143,13 @@ def open_layer_run(
 
 
 def check_reference(layers: ReferenceLayers) -> None:
-    """Hold the reference's own layers to its graph: every tensor that a call gives is one of them.
+    """Hold the reference's own layers to its graph: every tensor that a call of the model gives is one of them.
 
     Raises:
         BundleError: Some are not, so that nobody would judge them.
     """
     tensors = {node.name for node in layers.graph.module.graph.nodes if is_tensor(node)}
-    unnamed = sorted(tensors - set(layers.nodes.values()))
+    unnamed = sorted(tensors - set(layers.nodes.values()) - baked_nodes(layers.graph))
     if unnamed:
         raise BundleError(
             f"graph.json names layers for {len(tensors) - len(unnamed)} of the {len(tensors)} tensors of its graph,"

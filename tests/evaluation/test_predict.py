@@ -74,14 +74,15 @@ def test_a_dead_worker_is_told(bundle, photos, monkeypatch):
     """
 
     class Dying(ThreadPoolExecutor):
-        def __init__(self, count, *_, **__):
-            super().__init__(count)
+        def __init__(self, *_, max_workers, **__):
+            super().__init__(max_workers)
+            self._processes = {}
 
         def submit(self, *_, **__):
             future = Future()
             future.set_exception(BrokenProcessPool())
             return future
 
-    monkeypatch.setattr("coordatt_deploy.evaluation.predict.ProcessPoolExecutor", Dying)
+    monkeypatch.setattr("coordatt_deploy.processes.ProcessPoolExecutor", Dying)
     with pytest.raises(DeployError, match="--workers 1"):
         evaluate_bundle(bundle(), EvaluationPlan(str(photos(20)), workers=2), Stages())

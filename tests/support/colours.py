@@ -13,7 +13,7 @@ from torch import nn
 from coordatt_deploy.artifact_specs import TensorSpec
 from coordatt_deploy.cli import main
 from coordatt_deploy.documents import dump
-from coordatt_deploy.evaluation.result import read_reports
+from coordatt_deploy.evaluation.reports import read_reports
 from coordatt_deploy.evaluation.run import EvaluationPlan, evaluate_bundle
 from coordatt_deploy.progress import Stages
 

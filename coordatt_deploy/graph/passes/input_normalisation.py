@@ -81,6 +81,17 @@ def is_baked(graph: Graph) -> bool:
     return any(node.target == SCALE for node in graph.module.graph.nodes if node.op == "get_attr")
 
 
+def baked_nodes(graph: Graph) -> frozenset[str]:
+    """The operators that ``bake`` wrote into the graph, normalisation and softmax, which are no layers of the model."""
+    if not is_baked(graph):
+        return frozenset()
+    nodes = list(graph.module.graph.nodes)
+    image = next(node for node in nodes if node.op == "placeholder")
+    returned = next(node for node in nodes if node.op == "output").all_input_nodes
+    written = [node for node in _baked(image) if node is not None]
+    return frozenset(node.name for node in (*written, *(node for node in returned if op_name(node) == "softmax")))
+
+
 def _baked(image: fx.Node) -> tuple[fx.Node | None, fx.Node, fx.Node]:
     """The operators that ``bake`` wrote behind the image: flip if any, product, sum."""
     readers = [node for node in image.users if not str(node.target).startswith("aten.sym_size")]
