@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from coordatt_deploy.evaluation.paired import NOT_FINITE, PairedDifference, mid_p, placed, score_interval
 
@@ -121,3 +122,17 @@ def test_first_place_is_argmax(data):
 
     assert np.argmax(logits, axis=1).tolist() == classes.tolist()
     assert (classes == labels).tolist() == (places == 0).tolist()
+
+
+@given(gained=st.integers(0, 60), lost=st.integers(0, 60))
+def test_mid_p_is_scipys_binomial_test_less_half_the_split(gained, lost):
+    """
+    The exact two-sided test counts the split that was seen whole, on both of its sides; mid-p counts it half.
+    """
+    trials = gained + lost
+    if gained == lost:
+        assert mid_p(gained, lost) == 1
+        return
+    exact, seen = stats.binomtest(gained, trials).pvalue, stats.binom.pmf(gained, trials, 0.5)
+
+    assert math.isclose(mid_p(gained, lost), exact - seen, rel_tol=1e-9)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from coordatt_deploy.profile import statistics
 from coordatt_deploy.profile.statistics import Evidence, Level, judge
@@ -330,3 +331,26 @@ def test_a_trend_needs_more_than_ties():
     assert 1.0 == statistics.trend_p(np.ones(20))
     assert statistics.trend_p(np.repeat(np.arange(4.0), 5)) < 1e-6
     assert statistics.trend_p(np.array([1.0, 3.0, 2.0, 4.0, 1.0, 3.0])) > 0.1
+
+
+@pytest.mark.parametrize("freedom", [2, 3, 5, 10, 30, 200])
+def test_students_distribution_is_scipys(freedom):
+    """
+    The approximations keep what their docstrings say: 3.1 % for the quantile, and the p-value close enough to judge by.
+    """
+    assert statistics.student(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=0.031)
+    for t in (0.5, 1.0, 2.0, 3.0):
+        assert statistics.student_p(t, freedom) == pytest.approx(2 * stats.t.sf(t, freedom), abs=0.01)
+
+
+@given(st.lists(st.integers(0, 20), min_size=8, max_size=60).filter(lambda values: len(set(values)) > 1))
+def test_the_trend_is_kendalls(values):
+    """
+    SciPy's tau against the order gives the same test, ties included, but for the correction for continuity.
+    """
+    order = np.arange(len(values))
+    score = sum(np.sign(values[j] - values[i]) for i in order for j in range(i + 1, len(values)))
+    p = stats.kendalltau(order, values, method="asymptotic").pvalue
+    corrected = stats.norm.isf(p / 2) * max(0, abs(score) - 1) / max(1, abs(score))
+
+    assert statistics.trend_p(np.array(values, float)) == pytest.approx(2 * stats.norm.sf(corrected), rel=1e-6)
