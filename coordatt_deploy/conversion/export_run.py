@@ -37,6 +37,7 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
     set_environment()
     plan.check()
     jobs, pairs = plan.jobs(), plan.recipes()
+    # torch takes seconds to load: a mistake in what was asked for is told first
     import torch
 
     from coordatt_deploy.conversion.golden import golden_inputs, write_golden
@@ -133,6 +134,7 @@ def _quantize_plan(plan: ExportPlan) -> QuantizePlan:
 
 def _remarks(plan: ExportPlan, converted: Sequence[FloatArtifact]) -> Iterator[str]:
     """What the user should know of formats left out and of attention that was not found."""
+    # it loads torch
     from coordatt_deploy.loading.factories import attention_warning
 
     if plan.model.dynamic is not None and not plan.formats:

@@ -54,6 +54,7 @@ def plan_float_jobs(
 def convert(job: FloatJob) -> FloatArtifact:
     """Run in a process of its own: load the folded graph, lower and convert it, describe the file."""
     with captured(job.log):
+        # here, and not above: what torch and converters print as they load belongs in the log
         import torch
 
         from coordatt_deploy.exporters import ExportRequest, exporter

@@ -25,6 +25,7 @@ def write_held_out(job: Job) -> None:
     Run in a process of its own.
     """
     with captured(job.log):
+        # here, and not above: what torch and converters print as they load belongs in the log
         import torch
 
         from coordatt_deploy.graph.execution import prepare

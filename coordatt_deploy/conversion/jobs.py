@@ -65,6 +65,7 @@ def calibration_of(plan: QuantizePlan, manifest: Manifest) -> CalibrationSet | N
 
 def _is_packaged(source_sha256: str) -> bool:
     """Whether these are the weights of an embedded model, which were trained on the packaged digits."""
+    # asked only where no calibration data was given
     from safetensors.numpy import load_file
 
     return any(weights_sha256(load_file(model_card(name).weights_path)) == source_sha256 for name in trained_models())
@@ -127,6 +128,7 @@ def collect(futures: Sequence[Future[QuantizedArtifact | None]], stages: Stages)
 def make(job: Job) -> QuantizedArtifact:
     """Make one artifact in the bundle's folder; run in a process of its own."""
     with captured(job.log):
+        # here, and not above: what torch and converters print as they load belongs in the log
         import torch
 
         from coordatt_deploy.conversion.quantized_artifact import existing, measure_ranges, prepare, write

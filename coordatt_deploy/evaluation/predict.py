@@ -153,6 +153,7 @@ class Bench:
         return partial(_infer, runner, self.trial), (runner.runtime, runner.origin)
 
     def _reference(self) -> Opened:
+        # only the reference needs torch: a machine that runs files alone does without
         import torch
 
         from coordatt_deploy.graph.execution import prepare

@@ -64,6 +64,7 @@ def inspect_bundle(bundle: Bundle) -> BundleInspection:
     if find_spec("torch") is None:
         notes.append("the captured model was not inspected: that needs torch")
     else:
+        # torch, if it is there: files are inspected without
         from coordatt_deploy.graph.saved_graph import load_graph
         from coordatt_deploy.inspection.captured_graph import inspect_graph
 

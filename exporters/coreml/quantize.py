@@ -118,6 +118,7 @@ def _with_factors(layers: LayerMap, factors: Mapping[str, float]) -> LayerMap:
 
 def _with_activations(model: ct.models.MLModel, ranges: Mapping[str, Range], kept: set[str]) -> ct.models.MLModel:
     """Insert quantize and dequantize, as ``linear_quantize_activations`` does, with the ranges given."""
+    # private parts of coremltools: a version that moves them stops this recipe alone
     from coremltools.converters.mil.frontend.milproto.load import load
     from coremltools.converters.mil.mil.passes.graph_pass import PassOption
     from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY

@@ -63,6 +63,7 @@ def core_ml_works() -> bool:
     if sys.platform != "darwin":
         return False
     try:
+        # only coremltools on a Mac has it
         from coremltools.libcoremlpython import _MLModelProxy
     except ImportError:
         return False

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 def metadata(path: Path) -> dict[str, object]:
     """See ``Reader.metadata``."""
+    # ONNX Runtime is an extra: the words of the format are there without
     import onnxruntime
 
     from coordatt_deploy.runtimes.argument_checks import first_line

@@ -38,6 +38,7 @@ GPU_RANK: Final = 4
 def xnnpack(path: Path) -> Delegate | None:
     """Ask XNNPACK itself what it takes of the TFLite file at *path*; None where LiteRT is not installed."""
     try:
+        # LiteRT is an extra
         from coordatt_deploy.runtimes.tflite.runner import LitertRunner, operators
     except (ModuleNotFoundError, MissingDependencyError):
         return None

@@ -90,6 +90,7 @@ def _operator_name(code: "schema.OperatorCodeT", names: Mapping[int, str]) -> st
 
 def operators(path: Path) -> OperatorCount:
     """See ``Reader.operators``."""
+    # LiteRT is an extra: the words of the format are there without
     from coordatt_deploy.runtimes.tflite import runner
 
     found = runner.operators(path)
