@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 LAYER_CASES: Final = 6
 INPUTS: Final = "inputs"
 
+NO_CASE: Final = "the manifest names no golden case, so nothing can be judged; build the bundle again"
+
 
 @dataclass(frozen=True, slots=True)
 class RemoteTarget:
@@ -205,6 +207,8 @@ def _candidate(
             for name in (INPUTS, "outputs", "rounding_fp32")
         )
         cases = ParityCases(held_out.names, inputs, outputs, {Precision.FP32: rounding}, (True,) * len(held_out.names))
+    if not cases.names or (plan.layers and not bundle.manifest.golden):  # layers are compared on the golden cases
+        raise BundleError(NO_CASE)
     ranges: dict[str, tuple[float, float]] = {}
     damage = None
     if held_out is not None and plan.layers:
@@ -230,6 +234,8 @@ def _candidate(
 
 def _golden_cases(bundle: Bundle) -> ParityCases:
     cases = bundle.manifest.golden
+    if not cases:
+        return ParityCases((), {}, {}, {}, ())
     return ParityCases(
         tuple(case.name for case in cases),
         _archive(bundle, INPUTS, len(cases)),
@@ -246,7 +252,7 @@ def _archive(bundle: Bundle, file: str, cases: int) -> dict[str, list[NumberArra
         BundleError: It does not, or there is no case at all: nothing could be judged.
     """
     if not cases:
-        raise BundleError("the manifest names no golden case, so nothing can be judged; build the bundle again")
+        raise BundleError(NO_CASE)
     values = bundle.golden(file)
     specs = bundle.manifest.inputs if file.endswith(INPUTS) else bundle.manifest.outputs
     for spec in specs:
