@@ -32,6 +32,30 @@ def sqnr_db_of_energies(signal: float, noise: float) -> float:
     return 10.0 * math.log10(signal / noise) if noise < math.inf else math.nan
 
 
+def decibels_by_case(signals: Sequence[float], noises: Sequence[float]) -> list[float]:
+    """Signal-to-noise ratio of each case, in dB; of a case that is fainter than most, as if it were as loud as those.
+
+    Args:
+        signals: Mean square of the reference in each case.
+        noises: Mean square of the error in each case.
+
+    Returns:
+        Infinity without noise; minus infinity where noise is not finite, or all signals are 0.
+    """
+    finite = [signal for signal in signals if math.isfinite(signal)]
+    usual = float(np.median(finite)) if finite else 0.0
+    found = []
+    for signal, noise in zip(signals, noises, strict=True):
+        loudness = max(signal, usual)
+        if noise == 0.0:
+            found.append(math.inf)
+        elif math.isfinite(noise) and math.isfinite(loudness) and loudness > 0.0:
+            found.append(10.0 * math.log10(loudness / noise))
+        else:
+            found.append(-math.inf)
+    return found
+
+
 def cosine(candidate: Arrays, reference: Arrays) -> float:
     """Cosine of the angle between candidate and reference over all cases; NaN where a value is not finite."""
     mine = np.concatenate([np.asarray(item, np.float64).ravel() for item in candidate])

@@ -55,7 +55,7 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
     with stages.stage("capture"):
         graph = capture_source(source)
     target = plan.output_dir or Path(f"{source.spec.name}_baked" if plan.bake else source.spec.name)
-    replaced = source.spec.preprocessing
+    replaced, state = source.spec.preprocessing, source.module.state_dict()
     if plan.bake:
         source, graph = bake(source, graph, softmax=plan.softmax)
     check_same(check_target(target, source.spec.source_sha256), source.spec, graph.inputs)
@@ -73,7 +73,7 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
     with writing(target, source.spec.source_sha256) as staging, tempfile.TemporaryDirectory() as scratch:
         save_graph(folded, Path(scratch))
         (staging / "reference").mkdir(exist_ok=True)
-        save_graph(graph, staging / "reference")
+        save_graph(graph, staging / "reference", state)
         with workers(len(jobs) + len(pairs)) as pool:
             futures = [pool.submit(convert, job) for job in plan_float_jobs(jobs, source.spec, Path(scratch), staging)]
             # What prepares its own weights needs none of the float artifacts; the rest starts from them.

@@ -15,6 +15,7 @@ from coordatt_deploy.conversion.plan import QuantizePlan
 from coordatt_deploy.errors import MissingDependencyError
 from coordatt_deploy.format_modules import need_converters
 from coordatt_deploy.formats import Format
+from coordatt_deploy.graph.source_weights import check_source_weights
 from coordatt_deploy.logs import set_environment
 from coordatt_deploy.manifest import Manifest
 from coordatt_deploy.processes import workers
@@ -36,6 +37,7 @@ def quantize(bundle: Bundle, plan: QuantizePlan, stages: Stages) -> Bundle:
     need_converters(kind for kind, _ in pairs)
     if not (bundle.root / "reference" / "graph.json").exists():
         raise MissingDependencyError(f"{bundle.root} has no reference/ to quantize from; build it again")
+    check_source_weights(bundle.root / "reference", manifest)
     with stages.stage("calibration data"):
         data = calibration_of(plan, manifest)
     with writing(bundle.root, manifest.model.source_sha256) as staging:

@@ -21,6 +21,7 @@ from coordatt_deploy.evaluation.predict import Trial, run
 from coordatt_deploy.evaluation.reports import EvaluationReports, read_reports, runs_of
 from coordatt_deploy.evaluation.result import Accuracy, Evaluation, EvaluationResult
 from coordatt_deploy.formats import Format, Precision
+from coordatt_deploy.graph.source_weights import check_source_weights
 from coordatt_deploy.host import available_cores, describe
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.run_records import NotRun, accumulated, begin_session
@@ -117,6 +118,8 @@ def evaluate(
     missing = _no_reference(bundle)
     if missing is not None:
         artifacts = sorted(artifacts, key=_distance)
+    else:
+        check_source_weights(bundle.path("reference"), bundle.manifest)
     images = image_input(bundle)
     trial = Trial(bundle, tuple(artifacts), missing is None, images.name, output, target)
     where = "" if target is None else f" on {target}"

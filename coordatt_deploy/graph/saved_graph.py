@@ -69,8 +69,15 @@ _RESERVED: Final = frozenset(dir(nn.Module()))
 _RESERVED_AT_ROOT: Final = frozenset(dir(fx.GraphModule))
 
 
-def save_graph(graph: Graph, folder: Path) -> None:
-    """Write *graph* into *folder*, which exists."""
+def save_graph(graph: Graph, folder: Path, state: Mapping[str, torch.Tensor] | None = None) -> None:
+    """Write *graph* into *folder*, which exists.
+
+    Args:
+        graph: Any stage's.
+        folder: For ``graph.json`` and ``weights.safetensors``.
+        state: The model's state, of which all is kept, read by the graph or not, so that ``source_weights`` can hash it
+            anew; None for a graph that no hash speaks of.
+    """
     weights: dict[str, torch.Tensor] = {}
     nodes = []
     for node in graph.module.graph.nodes:
@@ -87,6 +94,7 @@ def save_graph(graph: Graph, folder: Path) -> None:
                 "kwargs": _encode(node.kwargs),
             }
         )
+    kept = {} if state is None else {name: value.detach() for name, value in state.items() if _hashed(name)}
     document = {
         "schema_version": SCHEMA_VERSION,
         "inputs": to_json(graph.inputs),
@@ -96,8 +104,14 @@ def save_graph(graph: Graph, folder: Path) -> None:
         "layers": to_json(graph.layers.layers),
         "nodes": nodes,
     }
+    if kept and all(torch.equal(weights.setdefault(name, value), value) for name, value in kept.items()):
+        document["state"] = sorted(kept)
     (folder / "graph.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     save_file({name: weights[name].clone() for name in sorted(weights)}, folder / "weights.safetensors")
+
+
+def _hashed(name: str) -> bool:
+    return not name.endswith("num_batches_tracked")
 
 
 def load_graph(folder: Path) -> Graph:

@@ -10,7 +10,6 @@ padded with it before the convolution; where they differ, the shift b / a stays 
 factor is folded. Both are exact. Anything between the image and its convolutions is refused with the reason.
 """
 
-import hashlib
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -18,11 +17,11 @@ import torch
 from torch import fx, nn
 
 from coordatt_deploy.artifact_specs import Preprocessing
-from coordatt_deploy.documents import to_json
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.graph.graph import Graph, aten, tensor_outputs
 from coordatt_deploy.graph.passes.input_normalisation import SCALE, SHIFT
 from coordatt_deploy.graph.rewriter import Rewriter
+from coordatt_deploy.graph.source_weights import baked_sha256
 from coordatt_deploy.loading.loaded_model import LoadedModel
 
 PIXELS: Final = (0.0, 255.0)
@@ -98,10 +97,8 @@ def bake(source: LoadedModel, graph: Graph, *, softmax: bool = False) -> tuple[L
         _add_softmax(rewriter)
     baked = replace(rewriter.finish(), outputs=outputs, example=(_pixels(source.example[0]), *source.example[1:]))
     now = replace(preprocessing, mean=(0.0,) * 3, std=(1.0,) * 3, colour="RGB", input_range=PIXELS)
-    state = f"{source.spec.source_sha256} baked {to_json(preprocessing)} softmax {softmax}"
-    spec = replace(
-        source.spec, preprocessing=now, pixels=True, source_sha256=hashlib.sha256(state.encode()).hexdigest()
-    )
+    sha256 = baked_sha256(source.spec.source_sha256, preprocessing, softmax=softmax)
+    spec = replace(source.spec, preprocessing=now, pixels=True, source_sha256=sha256)
     module = BakedModule(source.module, affine, softmax).eval()
     return replace(source, module=module, spec=spec, example=baked.example, outputs=outputs), baked
 

@@ -30,6 +30,7 @@ from coordatt_deploy.formats import Format
 from coordatt_deploy.graph.execution import prepare
 from coordatt_deploy.graph.graph import Graph
 from coordatt_deploy.graph.saved_graph import load_graph
+from coordatt_deploy.graph.source_weights import check_source_weights
 from coordatt_deploy.logs import logged, set_environment
 from coordatt_deploy.metrics import sqnr_db_of_energies
 from coordatt_deploy.mixed_precision.result import FormatSensitivity, LayerCostRecord, Sensitivity
@@ -58,6 +59,7 @@ def rank_layers(bundle: Bundle, plan: QuantizePlan, stages: Stages) -> tuple[lis
     jobs, data = _jobs(bundle, plan, stages)
     found = []
     with logged("sensitivity"):
+        check_source_weights(bundle.root / "reference", bundle.manifest)
         graph = load_graph(bundle.root / "reference")
         for job in jobs:
             costs = _ranked(graph, job, data, stages)

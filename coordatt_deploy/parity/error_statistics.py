@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordatt_deploy.array_types import NumberArray
-from coordatt_deploy.metrics import sqnr_db_of_energies
+from coordatt_deploy.metrics import decibels_by_case, sqnr_db_of_energies
 
 # How many of a layer's elements may lie beyond the grid: a share, or a few in small layers. Calibration leaves out a
 # hundred-thousandth at either end; images that it did not see were measured to have up to a thousandth, 12 elements, in
@@ -59,12 +59,23 @@ class Rounded(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CaseError:
-    """One layer in one case: its greatest error, torch's own rounding there, u * max |reference|, max |reference|."""
+    """One layer in one case.
+
+    Attributes:
+        error: Greatest.
+        rounding: Torch's own, greatest.
+        floor: u * max |reference|.
+        scale: max |reference|.
+        signal: Mean square of the reference.
+        noise: Mean square of torch's own rounding.
+    """
 
     error: float
     rounding: float
     floor: float
     scale: float
+    signal: float = 0.0
+    noise: float = 0.0
 
 
 class _Channels(NamedTuple):
@@ -135,7 +146,9 @@ class LayerErrorStats:
         worst = math.inf if bad else (float(error.max()) if error.size else 0.0)
         scale = float(np.max(np.abs(reference))) if reference.size else 0.0
         self.step = max(self.step, rounding.step)
-        self.cases.append(CaseError(worst, rounding.greatest, self.unit_roundoff * scale, scale))
+        signal = float(np.mean(np.square(reference))) if reference.size else 0.0
+        own = float(np.mean(rounding.noise)) if rounding.noise.size else 0.0
+        self.cases.append(CaseError(worst, rounding.greatest, self.unit_roundoff * scale, scale, signal, own))
         self.elements += reference.size
         if self.on_grid and not bad:
             if inherited is not None:
@@ -180,6 +193,11 @@ class LayerErrorStats:
         if not self.cases or not math.isfinite(self.noise):
             return math.nan
         return sqnr_db_of_energies(self.signal, self.noise)
+
+    @property
+    def rounding_db(self) -> list[float]:
+        """What torch's own rounding keeps of the layer in each case, in dB; see ``metrics.decibels_by_case``."""
+        return decibels_by_case([case.signal for case in self.cases], [case.noise for case in self.cases])
 
     @property
     def max_steps(self) -> float | None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import torch
 
@@ -24,12 +25,16 @@ from coordatt_deploy.parity.candidate import Candidate
 from coordatt_deploy.parity.cases import ParityCases, choose_cases
 from coordatt_deploy.parity.executors import Executor
 from coordatt_deploy.parity.failing_layer import save_failing
-from coordatt_deploy.parity.layers import ArtifactLayers, check_map
+from coordatt_deploy.parity.layers import ArtifactLayers, check_map, kept
 from coordatt_deploy.parity.localise import localise, localise_graph
 from coordatt_deploy.parity.reference_layers import ReferenceLayers
 from coordatt_deploy.parity.result import ArtifactParity
 from coordatt_deploy.parity.tolerances import Tolerance, Tolerances, tolerance_of, tolerance_of_graphs
 from coordatt_deploy.progress import Stages
+
+REMEDY: Final = (
+    "scale what it reads so that its result depends less on the last digits, or compute it in the app in float64"
+)
 
 Feeds = Sequence[Mapping[str, NumberArray]]
 
@@ -95,6 +100,12 @@ class LayerRun:
                 layers = ArtifactLayers(artifact, artifact.path, problem=str(error))
                 problem = "; ".join(filter(None, [verdict.problem, str(error)]))
                 return replace(verdict, layers=layers, passed=False, problem=problem)
+        lost = layers.precision_lost_at
+        if not verdict.provable and lost is not None:
+            text = (
+                f"{verdict.problem}; precision is lost at {lost.layer_id} ({lost.operator}), where {kept(lost.loses)}"
+            )
+            verdict = replace(verdict, problem=f"{text}: {REMEDY}")
         if layers.passed is not False:
             return replace(verdict, layers=layers)
         problem = "; ".join(filter(None, [verdict.problem, layers.sentence().partition(": ")[2]]))

@@ -5,6 +5,7 @@ reference's values, so only its own fault shows; once more it is *probed* with n
 channel or a bound that no image reaches hides a fault. ``tallies`` says what an error is allowed to be.
 """
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Collection
@@ -20,6 +21,7 @@ from coordatt_deploy.errors import BundleError
 from coordatt_deploy.formats import Precision
 from coordatt_deploy.graph.operators import weight_positions
 from coordatt_deploy.layer_map import LayerMap
+from coordatt_deploy.parity.conditioning import mostly_lost
 from coordatt_deploy.parity.error_statistics import LayerErrorStats, Rounded
 from coordatt_deploy.parity.tolerances import Tolerance
 
@@ -89,6 +91,7 @@ class LayerRow:
         misfit: What is wrong with the tensor itself, where it cannot be compared at all.
         seen_through: The layer at which it is judged, if not itself.
         note: Why it is absent, what it was fused with.
+        floor_db: What torch's own rounding must keep of it, for its tolerance to prove anything; None for integers.
     """
 
     layer_id: str
@@ -100,16 +103,36 @@ class LayerRow:
     limit_db: float | None = None
     probed: LayerErrorStats | None = None
     misfit: str | None = None
+    floor_db: float | None = None
 
     @property
     def passed(self) -> bool | None:
-        """Whether the layer itself is within tolerance; None where nothing of it can be seen."""
+        """Whether the layer itself is within tolerance; None where nothing of it can be seen, or proven."""
         if self.misfit:
             return False
         judged = self.local or self.accumulated
         if judged is None:
             return None
-        return self._within(judged) and (self.probed is None or self._within(self.probed))
+        within = self._within(judged) and (self.probed is None or self._within(self.probed))
+        return None if within and self.lost is not None else within
+
+    @property
+    def lost(self) -> float | None:
+        """What torch's own rounding keeps of the layer alone, in dB, where that is too little to prove anything."""
+        return self._lost(self.local or self.accumulated)
+
+    @property
+    def loses(self) -> float | None:
+        """The same of the layer in the whole network."""
+        return self._lost(self.accumulated)
+
+    def _unproven(self) -> str | None:
+        return None if self.lost is None else f"nothing can be proven of it: {kept(self.lost)}"
+
+    def _lost(self, tally: LayerErrorStats | None) -> float | None:
+        if tally is None or self.floor_db is None or not mostly_lost(tally.rounding_db, self.floor_db):
+            return None
+        return min(tally.rounding_db)
 
     @property
     def evidence(self) -> LayerErrorStats | None:
@@ -165,7 +188,7 @@ class LayerRow:
             evidence=self.shown() if self.passed is False else None,
             inherits=self.inherits,
             seen_through=self.seen_through,
-            note=self.misfit or self.note,
+            note=self.misfit or self.note or self._unproven(),
         )
 
 
@@ -213,6 +236,11 @@ class ArtifactLayers:
         return None
 
     @property
+    def precision_lost_at(self) -> LayerRow | None:
+        """The first layer of which torch's own rounding keeps too little, run from the input on; None without any."""
+        return next((row for row in self.rows if row.loses is not None), None)
+
+    @property
     def smallest_weight_change(self) -> float | None:
         """Relative change of a layer's weights that is beyond tolerance, at the median of the layers with weights.
 
@@ -233,6 +261,12 @@ class ArtifactLayers:
         row = self._first()
         if not self.judged:
             return f"{self.name}: no layer was judged: nothing can be seen of any of its {len(self.rows)}"
+        lost = [item for item in self.rows if item.lost is not None and item.passed is None]
+        if row is None and lost:
+            return (
+                f"{self.name}: all layers within tolerance but {len(lost)} of which nothing can be proven, first"
+                f" {lost[0].layer_id}: {kept(lost[0].lost)}"
+            )
         if row is None:
             return f"{self.name}: all layers within tolerance"
         if row.misfit:
@@ -249,6 +283,13 @@ class ArtifactLayers:
             tail = "; layers after it only inherit"
         through = f" (seen through {row.seen_through})" if row.seen_through else ""
         return f"{self.name}: first beyond tolerance at {row.layer_id}{through} ({row.shown()}){tail}"
+
+
+def kept(decibels: float | None) -> str:
+    """Say what torch's own rounding keeps of a layer."""
+    if decibels is None or not math.isfinite(decibels):
+        return "torch's own rounding keeps nothing of it"
+    return f"torch's own rounding keeps {decibels:.1f} dB of it"
 
 
 def check_map(layers: LayerMap, expected: Collection[str]) -> None:
@@ -340,6 +381,7 @@ class LayerJudge:
                     self.limit_db,
                     self.probed.get(at),
                     self.misfits.get(at),
+                    self.tolerance.floor_db if self.tolerance.weight_bits is None else None,
                 )
             )
         return tuple(rows)

@@ -7,8 +7,10 @@ and how much rounding costs depends on the network and the input. So nobody choo
     rounding      = max |torch in the artifact's own precision - reference|
     allowed(case) = multiple * max(rounding(case), median of rounding over the cases)
 
-with the multiple, and its reason, in ``TOLERANCES``. NaN and infinity never pass. Where weights are integers the sum
-of their errors is no matter of rounding alone; outputs are then judged by SQNR and by the class that they name.
+with the multiple, and its reason, in ``TOLERANCES``. Cases that torch's own rounding does not reproduce prove nothing
+(``conditioning``); over the others a floor in decibels stands beside the multiple. NaN and infinity never pass. Where
+weights are integers the sum of their errors is no matter of rounding alone; outputs are then judged by SQNR and by the
+class that they name.
 """
 
 import math
@@ -19,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordatt_deploy.metrics import Arrays, cosine, sqnr_db, top1_agreement
+from coordatt_deploy.parity.conditioning import conditioning
 from coordatt_deploy.parity.tolerances import Tolerance
 
 
@@ -42,6 +45,9 @@ class OutputParity:
         nonfinite: How many values of the candidate are NaN or infinite.
         min_sqnr_db: What was asked for; None where each element had to be within what is allowed.
         min_top1_agreement: The same; None where the classes do not matter.
+        least_db: What was asked for besides the allowance of each element; None where ``min_sqnr_db`` was.
+        set_aside: Cases that torch's own rounding does not reproduce; they are not judged.
+        unproven: Why nothing can be proven of the output; None where it was judged.
     """
 
     name: str
@@ -58,17 +64,25 @@ class OutputParity:
     nonfinite: int
     min_sqnr_db: float | None = None
     min_top1_agreement: float | None = None
+    least_db: float | None = None
+    set_aside: tuple[int, ...] = ()
+    unproven: str | None = None
 
     def sentence(self) -> str:
         """Say what was found, in one line."""
         if self.nonfinite:
-            return f"{self.name}: {self.nonfinite} of {self.elements} values are NaN or infinite"
+            found = f"{self.name}: {self.nonfinite} of {self.elements} values are NaN or infinite"
+            return found if self.unproven is None else f"{found}; {self.unproven}"
+        if self.unproven is not None:
+            return f"{self.name} cannot be proven: {self.unproven}"
         if self.min_top1_agreement is not None and (self.top1_agreement or 0.0) < self.min_top1_agreement:
             agrees = f"; top-1 agreement {self.top1_agreement:.1%}, {self.min_top1_agreement:.0%} needed"
         else:
             agrees = ""
         if self.min_sqnr_db is not None:
             return f"{self.name}: SQNR {self.sqnr_db:.1f} dB, {self.min_sqnr_db:g} dB needed{agrees}"
+        if self.least_db is not None and not self.mismatched:
+            return f"{self.name}: SQNR {self.sqnr_db:.1f} dB, {self.least_db:.0f} dB needed whatever rounding costs"
         return (
             f"{self.name}: {self.mismatched} of {self.elements} elements differ; greatest difference "
             f"{self.max_abs_error:.3g} ({self.allowed:.3g} allowed) at {self.worst_index} of golden case "
@@ -76,7 +90,14 @@ class OutputParity:
         )
 
 
-def judge(name: str, candidate: Arrays, reference: Arrays, rounding: Arrays, tolerance: Tolerance) -> OutputParity:
+def judge(
+    name: str,
+    candidate: Arrays,
+    reference: Arrays,
+    rounding: Arrays,
+    tolerance: Tolerance,
+    images: Sequence[bool] = (),
+) -> OutputParity:
     """Compare an output over all golden cases.
 
     Args:
@@ -85,46 +106,70 @@ def judge(name: str, candidate: Arrays, reference: Arrays, rounding: Arrays, tol
         reference: float64, one array per case.
         rounding: The same output computed by torch in the precision of ``tolerance.basis``.
         tolerance: What to apply.
+        images: Which of the cases are real images; see ``conditioning``.
 
     Raises:
         ValueError: The cases differ in number or shape, or there is nothing to compare.
     """
-    if not len(candidate) == len(reference) == len(rounding):
-        raise ValueError(f"{name}: {len(candidate)} results for {len(reference)} golden cases")
-    for mine, theirs in zip(candidate, reference, strict=True):
-        if mine.shape != theirs.shape:
-            raise ValueError(f"{name}: a result has shape {mine.shape}, the reference {theirs.shape}")
-    if not sum(item.size for item in reference):
-        raise ValueError(f"{name}: the reference holds no value to compare with")
-    allowed = allowance(reference, rounding, tolerance.multiple)
+    _check_shapes(name, candidate, reference, rounding)
+    condition = conditioning(reference, rounding, tolerance, images)
+    kept = [index for index in range(len(reference)) if index not in condition.set_aside]
+    limits = allowance([reference[i] for i in kept], [rounding[i] for i in kept], tolerance.multiple)
+    allowed = dict(zip(kept, limits, strict=True))
     errors = [np.abs(np.asarray(c, np.float64) - r) for c, r in zip(candidate, reference, strict=True)]
     with np.errstate(invalid="ignore"):
-        beyond = [int((~(error <= limit)).sum()) for error, limit in zip(errors, allowed, strict=True)]  # NaN is beyond
+        beyond = sum(int((~(errors[index] <= limit)).sum()) for index, limit in allowed.items())  # NaN is beyond
     nonfinite = sum(int((~np.isfinite(item)).sum()) for item in candidate)
-    ratios = [_worst(error) / limit if limit > 0 else math.inf for error, limit in zip(errors, allowed, strict=True)]
-    ratios = [0.0 if not _worst(error) else ratio for error, ratio in zip(errors, ratios, strict=True)]
-    worst = int(np.argmax(np.nan_to_num(ratios, nan=math.inf)))
+    worst = max(kept or range(len(errors)), key=lambda index: _excess(errors[index], allowed.get(index, math.inf)))
     flat = int(np.argmax(np.nan_to_num(errors[worst], nan=math.inf)))
-    decibels, agreement = sqnr_db(candidate, reference), top1_agreement(candidate, reference)
+    agreement = top1_agreement(candidate, reference)
     by_element = tolerance.min_sqnr_db is None
-    within = not any(beyond) if tolerance.min_sqnr_db is None else decibels >= tolerance.min_sqnr_db
+    if tolerance.min_sqnr_db is None:
+        over_kept = sqnr_db([candidate[i] for i in kept], [reference[i] for i in kept])
+        within = not beyond and (tolerance.least_db is None or over_kept >= tolerance.least_db)
+    else:
+        within = sqnr_db(candidate, reference) >= tolerance.min_sqnr_db
     agrees = tolerance.min_top1_agreement is None or agreement is None or agreement >= tolerance.min_top1_agreement
     return OutputParity(
         name=name,
-        passed=within and agrees and not nonfinite,
+        passed=within and agrees and not nonfinite and condition.problem is None,
         max_abs_error=max((_worst(error) for error in errors), key=lambda e: math.inf if math.isnan(e) else e),
-        allowed=allowed[worst] if by_element else math.nan,
+        allowed=allowed.get(worst, 0.0) if by_element else math.nan,
         worst_case=worst,
         worst_index=tuple(int(i) for i in np.unravel_index(flat, errors[worst].shape)),
-        mismatched=sum(beyond) if by_element else 0,
+        mismatched=beyond if by_element else 0,
         elements=sum(item.size for item in reference),
-        sqnr_db=decibels,
+        sqnr_db=sqnr_db(candidate, reference),
         cosine=cosine(candidate, reference),
         top1_agreement=agreement,
         nonfinite=nonfinite,
         min_sqnr_db=tolerance.min_sqnr_db,
         min_top1_agreement=tolerance.min_top1_agreement,
+        least_db=tolerance.least_db,
+        set_aside=condition.set_aside,
+        unproven=condition.problem,
     )
+
+
+def _check_shapes(name: str, candidate: Arrays, reference: Arrays, rounding: Arrays) -> None:
+    if not len(candidate) == len(reference) == len(rounding):
+        raise ValueError(f"{name}: {len(candidate)} results for {len(reference)} golden cases")
+    for mine, theirs, own in zip(candidate, reference, rounding, strict=True):
+        if mine.shape != theirs.shape:
+            raise ValueError(f"{name}: a result has shape {mine.shape}, the reference {theirs.shape}")
+        if own.shape != theirs.shape:
+            raise ValueError(f"{name}: torch's own rounding has shape {own.shape}, the reference {theirs.shape}")
+    if not sum(item.size for item in reference):
+        raise ValueError(f"{name}: the reference holds no value to compare with")
+
+
+def _excess(error: NDArray[np.float64], allowed: float) -> float:
+    """Error over what is allowed; infinite for NaN, and where nothing is allowed."""
+    worst = _worst(error)
+    if not worst:
+        return 0.0
+    ratio = worst / allowed if allowed > 0 else math.inf
+    return math.inf if math.isnan(ratio) else ratio
 
 
 def unjudged(expected: Sequence[str], judged: Sequence[OutputParity]) -> str | None:

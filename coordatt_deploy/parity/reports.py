@@ -37,6 +37,7 @@ class ParityReports:
         runs: A later run takes the place of an earlier one that answered the same question.
         graphs: The torch graphs, of the last call that judged them.
         skipped: Of the last call.
+        believed: Of the last call; see ``ParityResult``.
     """
 
     VERSION: ClassVar[int] = 2
@@ -44,6 +45,7 @@ class ParityReports:
     runs: tuple[ParityRun, ...] = ()
     graphs: tuple[GraphVerdict, ...] = ()
     skipped: tuple[NotRun, ...] = ()
+    believed: tuple[str, ...] = ()
 
     def result(self, place: str = HERE) -> ParityResult | None:
         """Return what is known of each artifact at *place*, as if one call had found it; None where nothing is."""
@@ -55,7 +57,9 @@ class ParityReports:
             graph.layers_passed is not False for graph in self.graphs
         )
         target = None if place == HERE else place
-        return ParityResult(passed, target, tuple(cases), tuple(run.result for run in runs), self.graphs, self.skipped)
+        return ParityResult(
+            passed, target, tuple(cases), tuple(run.result for run in runs), self.graphs, self.skipped, self.believed
+        )
 
 
 def read_reports(text: str) -> ParityReports:

@@ -26,7 +26,8 @@ class ArtifactVerdict:
         runtime: Name and version of what ran it.
         origin: Measured, emulated or evaluated; None where it was not run.
         passed: None where the artifact could not be run here.
-        problem: Why it failed or was not run; None where it passed.
+        provable: Whether torch's own rounding reproduces the reference. What it does not is not passed.
+        problem: Why it failed, cannot be proven or was not run; None where it passed.
         warning: Why its outputs on this machine may not be those of another; None where they are.
         images_from_png: Golden images that were fed from their PNG files through the artifact's own description.
         max_abs_error: Of the output with the most error over its allowance, as for the next ones.
@@ -56,6 +57,7 @@ class ArtifactVerdict:
     runtime: str
     origin: Origin | None
     passed: bool | None
+    provable: bool = True
     problem: str | None = None
     warning: str | None = None
     images_from_png: int = 0
@@ -102,6 +104,7 @@ class ParityResult:
         artifacts: In the order of the manifest.
         graphs: The folded and the lowered torch graphs; empty where they were not asked for.
         skipped: What the target cannot run.
+        believed: What of the bundle could not be verified here, a sentence each.
     """
 
     VERSION: ClassVar[int] = 1
@@ -112,6 +115,7 @@ class ParityResult:
     artifacts: tuple[ArtifactVerdict, ...]
     graphs: tuple[GraphVerdict, ...] = ()
     skipped: tuple[NotRun, ...] = ()
+    believed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +126,7 @@ class ArtifactParity:
         passed: None where the artifact could not be run here.
         outputs: One verdict per output.
         tolerance: What was applied.
-        problem: Why it failed or was not run; None where it passed.
+        problem: Why it failed, cannot be proven or was not run; None where it passed.
         layers: Every layer's verdict; None where layers were not asked for.
         images: Golden images that were fed from their PNG files through the artifact's own description.
         warning: Why its outputs on this machine may not be those of another; None where they are.
@@ -138,6 +142,11 @@ class ArtifactParity:
     layers: ArtifactLayers | None = None
     warning: str | None = None
     images: int = 0
+
+    @property
+    def provable(self) -> bool:
+        """Whether torch's own rounding reproduces the reference, so that a verdict means something."""
+        return all(output.unproven is None for output in self.outputs)
 
     def worst(self) -> OutputParity | None:
         """Return the output with the most error over its allowance."""
@@ -168,6 +177,7 @@ class ArtifactParity:
             runtime=self.runtime,
             origin=self.origin,
             passed=self.passed,
+            provable=self.provable,
             problem=self.problem,
             warning=self.warning,
             images_from_png=self.images,
@@ -199,6 +209,7 @@ class ParityReport:
         target: Where it was run; None for this machine.
         graphs: The folded and the lowered torch graphs, layer by layer; empty where they were not asked for.
         cases: Names of the inputs that outputs were judged on.
+        believed: What of the bundle could not be verified here, a sentence each.
     """
 
     artifacts: tuple[ArtifactParity, ...]
@@ -206,6 +217,7 @@ class ParityReport:
     target: str | None = None
     graphs: tuple[ArtifactLayers, ...] = ()
     cases: tuple[str, ...] = ()
+    believed: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -230,6 +242,7 @@ class ParityReport:
             artifacts=tuple(item.record() for item in self.artifacts),
             graphs=tuple(_graph(item) for item in self.graphs),
             skipped=self.skipped,
+            believed=self.believed,
         )
 
 

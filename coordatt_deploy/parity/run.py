@@ -1,6 +1,6 @@
 """Parity of a bundle: run every artifact, hand what it gives to the judges, keep the verdicts in ``reports/``.
 
-The only module of this room that opens the bundle; the judges take what they need of it as a ``Candidate``.
+This module and ``bundle_cases`` alone open the bundle; the judges take what they need of it as a ``Candidate``.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordatt_deploy import host
-from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.bundle import REPORTS, Bundle
 from coordatt_deploy.documents import DocumentError, dump
@@ -22,6 +21,7 @@ from coordatt_deploy.errors import BundleError, DeployError, InferenceError, Mis
 from coordatt_deploy.format_modules import not_installed
 from coordatt_deploy.formats import TORCH_EXTRA, Format, Precision
 from coordatt_deploy.logs import logged, set_environment
+from coordatt_deploy.parity.bundle_cases import candidate_of, golden_cases, golden_images
 from coordatt_deploy.parity.candidate import Candidate
 from coordatt_deploy.parity.cases import ParityCases
 from coordatt_deploy.parity.executors import Executor, LocalExecutor
@@ -42,9 +42,6 @@ if TYPE_CHECKING:
     from coordatt_deploy.parity.layer_run import LayerRun
 
 LAYER_CASES: Final = 6
-INPUTS: Final = "inputs"
-
-NO_CASE: Final = "the manifest names no golden case, so nothing can be judged; build the bundle again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +111,11 @@ def check_parity(
     for artifact in chosen:
         bundle.layers(artifact)  # a map that is missing or damaged ends this here
         _check_provenance(bundle, artifact)
-    cases = _golden_cases(bundle) if plan.inputs is None else _cases_on(bundle, plan.inputs, stages)
-    here = (plan.machine or host.describe()) if target is None else None
-    candidates = [_candidate(bundle, artifact, cases, plan, target, here) for artifact in chosen]
+    cases = golden_cases(bundle) if plan.inputs is None else _cases_on(bundle, plan.inputs, stages)
+    candidates = [_candidate(bundle, artifact, cases, plan, target) for artifact in chosen]
+    believed = _believed(bundle, missing) if missing else _check_reference(bundle, cases, candidates, plan, stages)
     where = LocalExecutor(plan.threads) if target is None else target.where
-    images, image_input = _images(bundle), bundle.manifest.inputs[0].name
+    images, image_input = golden_images(bundle), bundle.manifest.inputs[0].name
     verdicts = []
     for candidate in candidates:
         with stages.stage(f"parity {candidate.path.name}", len(candidate.cases.names)) as step:
@@ -139,7 +136,7 @@ def check_parity(
         pairs = zip(candidates, verdicts, strict=True)
         verdicts = [layer_run.with_layers(candidate, verdict) for candidate, verdict in pairs]
     names = cases.names if target is None else cases.few(target.most_cases).names
-    report = ParityReport(tuple(verdicts), skipped, None if target is None else target.name, graphs, names)
+    report = ParityReport(tuple(verdicts), skipped, None if target is None else target.name, graphs, names, believed)
     _keep(bundle, report, candidates, plan)
     return report
 
@@ -169,6 +166,28 @@ def _missing(bundle: Bundle) -> str | None:
     return None
 
 
+BELIEVED: Final = "golden outputs are the bundle's own word, as nothing is here to compute them with: {missing}"
+
+
+def _believed(bundle: Bundle, missing: str) -> tuple[str, ...]:
+    return (BELIEVED.format(missing=missing),) if bundle.manifest.golden else ()
+
+
+def _check_reference(
+    bundle: Bundle, cases: ParityCases, candidates: Sequence[Candidate], plan: ParityPlan, stages: Stages
+) -> tuple[str, ...]:
+    # torch, which boards do not have
+    from coordatt_deploy.parity.golden_check import check_reference
+
+    golden = {"golden": cases} if plan.inputs is None and cases.names else {}
+    held_out = {
+        f"golden/{candidate.record.held_out.folder}": candidate.cases
+        for candidate in candidates
+        if candidate.own_cases and candidate.record is not None and candidate.record.held_out is not None
+    }
+    return check_reference(bundle.path("reference"), bundle.manifest, golden | held_out, stages)
+
+
 def _check_provenance(bundle: Bundle, artifact: Artifact) -> None:
     try:
         with logged(f"provenance-{Path(artifact.path).stem}"):
@@ -177,96 +196,20 @@ def _check_provenance(bundle: Bundle, artifact: Artifact) -> None:
         return  # what cannot be opened here is not run here either
 
 
-# What of the bundle the judges get -----------------------------------------------------------------------------------
-
-
 def open_candidate(bundle: Bundle, artifact: Artifact) -> Candidate:
     """Return an artifact of the bundle with all that judging it takes."""
-    return _candidate(bundle, artifact, _golden_cases(bundle), ParityPlan(), None, None)
+    return candidate_of(bundle, artifact, golden_cases(bundle))
 
 
 def _candidate(
-    bundle: Bundle,
-    artifact: Artifact,
-    cases: ParityCases,
-    plan: ParityPlan,
-    target: RemoteTarget | None,
-    here: host.Host | None,
+    bundle: Bundle, artifact: Artifact, cases: ParityCases, plan: ParityPlan, target: RemoteTarget | None
 ) -> Candidate:
-    """Return an artifact with all that judging it takes.
-
-    Beyond its ranges a static int8 artifact clips, as it must; so it is tried on images of the kind that they were
-    measured on, which the golden images of a user's own model need not be.
-    """
-    record = bundle.manifest.quantization.get(artifact.path)
-    held_out = None if record is None else record.held_out
-    own_cases = plan.inputs is None and held_out is not None
-    if plan.inputs is None and held_out is not None:
-        inputs, outputs, rounding = (
-            _archive(bundle, f"{held_out.folder}/{name}", len(held_out.names))
-            for name in (INPUTS, "outputs", "rounding_fp32")
-        )
-        cases = ParityCases(held_out.names, inputs, outputs, {Precision.FP32: rounding}, (True,) * len(held_out.names))
-    if not cases.names or (plan.layers and not bundle.manifest.golden):  # layers are compared on the golden cases
-        raise BundleError(NO_CASE)
-    ranges: dict[str, tuple[float, float]] = {}
-    damage = None
-    if held_out is not None and plan.layers:
-        try:
-            found = bundle.golden(f"{held_out.folder}/ranges")
-            ranges = {layer: (float(low), float(high)) for layer, ((low, high),) in found.items()}
-        except BundleError as error:  # outputs can be judged all the same
-            damage = str(error)
-    path = bundle.path(artifact.path)
-    return Candidate(
-        artifact=artifact,
-        path=path,
-        layers=bundle.layers(artifact),
-        record=record,
-        outputs=tuple(spec.name for spec in bundle.manifest.outputs),
-        cases=cases if target is None else cases.few(target.most_cases),
-        own_cases=own_cases,
-        ranges=ranges,
-        damage=damage,
-        warning=None if here is None else host_warning(path, artifact.format, here),
-    )
-
-
-def _golden_cases(bundle: Bundle) -> ParityCases:
-    cases = bundle.manifest.golden
-    if not cases:
-        return ParityCases((), {}, {}, {}, ())
-    return ParityCases(
-        tuple(case.name for case in cases),
-        _archive(bundle, INPUTS, len(cases)),
-        _archive(bundle, "outputs", len(cases)),
-        {kind: _archive(bundle, f"rounding_{kind.value}", len(cases)) for kind in (Precision.FP32, Precision.FP16)},
-        tuple(case.image is not None for case in cases),
-    )
-
-
-def _archive(bundle: Bundle, file: str, cases: int) -> dict[str, list[NumberArray]]:
-    """Read a golden archive that must hold *cases* arrays of each of the model's inputs, or of its outputs.
-
-    Raises:
-        BundleError: It does not, or there is no case at all: nothing could be judged.
-    """
-    if not cases:
-        raise BundleError(NO_CASE)
-    values = bundle.golden(file)
-    specs = bundle.manifest.inputs if file.endswith(INPUTS) else bundle.manifest.outputs
-    for spec in specs:
-        if len(values.get(spec.name, ())) != cases:
-            found = len(values.get(spec.name, ()))
-            raise BundleError(
-                f"golden/{file}.npz holds {found} of {cases} cases of {spec.name}; build the bundle again"
-            )
-    return values
-
-
-def _images(bundle: Bundle) -> tuple[GoldenImage, ...]:
-    cases = enumerate(bundle.manifest.golden)
-    return tuple(GoldenImage(at, case.image, bundle.path(case.image)) for at, case in cases if case.image is not None)
+    users = plan.inputs is not None
+    candidate = candidate_of(bundle, artifact, cases, layers=plan.layers, users=users)
+    if target is not None:
+        return replace(candidate, cases=candidate.cases.few(target.most_cases))
+    here = plan.machine or host.describe()
+    return replace(candidate, warning=host_warning(candidate.path, artifact.format, here))
 
 
 def _cases_on(bundle: Bundle, source: Path, stages: Stages) -> ParityCases:
@@ -334,7 +277,9 @@ def check_artifact(
                     step()
         # an integer artifact's outputs are judged by SQNR: what float32 costs is only shown beside it
         basis = cases.rounding.get(tolerance.basis, cases.rounding[Precision.FP32])
-        outputs = tuple(judge(o, results[o], cases.outputs[o], basis[o], tolerance) for o in cases.outputs)
+        outputs = tuple(
+            judge(o, results[o], cases.outputs[o], basis[o], tolerance, cases.images) for o in cases.outputs
+        )
     except MissingDependencyError as error:
         return ArtifactParity(artifact, name, origin, None, problem=f"not run: {error}")
     except InferenceError as error:  # its layers can still be judged, each on its own
@@ -378,5 +323,7 @@ def _keep(bundle: Bundle, report: ParityReport, candidates: Sequence[Candidate],
                 result=verdict,
             )
         )
-    kept = ParityReports(accumulated(earlier.runs, runs), result.graphs or earlier.graphs, result.skipped)
+    kept = ParityReports(
+        accumulated(earlier.runs, runs), result.graphs or earlier.graphs, result.skipped, result.believed
+    )
     bundle.write_report(name, dump(kept))

@@ -18,6 +18,7 @@ def markdown(parity: ParityResult, model: str) -> str:
     ]
     for item in parity.artifacts:
         mark = {True: "✅ passed", False: "❌ failed", None: "➖ not run"}[item.passed]
+        mark = mark if item.provable else "❌ cannot be proven"
         decibels = "equal" if item.exact else _figure(item.sqnr_db, ".1f", " dB")
         first = "–" if not item.first_diverging_layer else cell(item.first_diverging_layer)
         figures = (_figure(item.max_abs_error), _figure(item.allowed), decibels, _percent(item.top1_agreement))

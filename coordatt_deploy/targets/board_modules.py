@@ -19,6 +19,7 @@ _NAMES: Final = (
     "run_records", "files", "metrics", "progress", "layer_map", "tensors", "bundle", "host", "logs", "data.images",
     "data.labelled", "data.digits", "parity.outputs", "parity.layers", "parity.result", "parity.reports",
     "parity.tolerances", "parity.error_statistics", "parity.executors", "parity.candidate", "parity.cases",
+    "parity.conditioning",
     "mixed_precision.result", "graph.operators", "profile", "evaluation.result", "evaluation.reports",
     "evaluation.paired", "runtimes.argument_checks", "runtimes.submodels", "runtimes.file_graph", "runtimes.delegate",
     "runtimes.vocabulary", "runtimes.reader",

@@ -106,6 +106,7 @@ BADGES: Final = {
     False: Badge("bad", "✗", "failed"),
     None: Badge("odd", "–", "not run"),
 }
+UNPROVEN: Final = Badge("bad", "✗", "cannot be proven")
 OUT_OF_DATE: Final = Badge("odd", "!", "out of date")
 
 
@@ -137,7 +138,7 @@ def cards(manifest: Manifest, parity: ParityResult | None, profile: ProfileResul
 
 
 def _card(artifact: Artifact, verdict: ArtifactVerdict | None, timed: LatencyRecord | None) -> Card:
-    badge = BADGES[verdict.passed if verdict else None]
+    badge = UNPROVEN if verdict and not verdict.provable else BADGES[verdict.passed if verdict else None]
     text = "Parity was not checked." if verdict is None else _sentence(verdict)
     facts = [("size", megabytes(artifact.bytes)), ("precision", artifact.recipe or artifact.precision.value)]
     if verdict is not None:

@@ -20,6 +20,8 @@ LONGEST_LAYER = 40  # longer ones are folded
 def _verdict(item: ArtifactParity) -> Text:
     if item.passed is None:
         return line("not run", style="yellow")
+    if not item.provable:
+        return line("UNPROVEN", style="bold red")
     return line("passed", style="green") if item.passed else line("FAILED", style="bold red")
 
 
@@ -107,6 +109,8 @@ def _decibel(value: float) -> str:
 def _explain(console: Console, report: ParityReport) -> None:
     for left_out in report.skipped:
         console.print(line(f"{left_out.path}: not run: {left_out.reason}", style="yellow"))
+    for sentence in report.believed:
+        console.print(line(f"not verified: {sentence}", style="yellow"))
     unjudged = dict.fromkeys(item.layers.problem for item in report.artifacts if item.layers and item.layers.problem)
     for problem in unjudged:
         console.print(line(f"layers not judged: {problem}", style="yellow"))
@@ -122,6 +126,12 @@ def _explain(console: Console, report: ParityReport) -> None:
                 line(f"{item.artifact.path}: {item.problem}", style="red" if item.passed is False else "yellow")
             )
     for item in report.artifacts:
+        for output in item.outputs:
+            if output.set_aside and output.unproven is None:
+                names = ", ".join(report.cases[index] for index in output.set_aside if index < len(report.cases))
+                text = f"torch itself does not reproduce {output.name} of {names}: set aside"
+                console.print(line(f"{item.artifact.path}: {text}", style="yellow"))
+    for item in report.artifacts:
         if item.warning:
             console.print(line(f"{item.artifact.path}: {item.warning}", style="yellow"))
     for tolerance in dict.fromkeys(item.tolerance for item in report.artifacts if item.tolerance):
@@ -136,6 +146,8 @@ def allowed(tolerance: Tolerance) -> str:
     elif tolerance.min_sqnr_db is None:
         basis = {"fp32": "torch-float32's", "fp16": "float16 storage's"}[tolerance.basis.value]
         asked.append(f"{tolerance.multiple:g} × {basis} own rounding error")
+        if tolerance.least_db is not None:
+            asked.append(f"at least {tolerance.least_db:.0f} dB, {tolerance.floor_db:g} dB of torch itself")
     if tolerance.min_sqnr_db is not None:
         asked.append(f"at least {tolerance.min_sqnr_db:g} dB")
     if tolerance.min_top1_agreement is not None:
