@@ -2,11 +2,16 @@
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from torch import nn
 
 from coordatt_deploy.graph.capture import capture
 from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
 from coordatt_deploy.models.coordatt import CoordAtt
+
+# How long an example takes depends on what else the machine does; no test is about that.
+settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
 
 
 class TinyNet(nn.Module):

@@ -146,9 +146,9 @@ class LayerErrorStats:
         worst = math.inf if bad else (float(error.max()) if error.size else 0.0)
         scale = float(np.max(np.abs(reference))) if reference.size else 0.0
         self.step = max(self.step, rounding.step)
-        signal = float(np.mean(np.square(reference))) if reference.size else 0.0
+        power = float(np.mean(np.square(reference))) if reference.size else 0.0
         own = float(np.mean(rounding.noise)) if rounding.noise.size else 0.0
-        self.cases.append(CaseError(worst, rounding.greatest, self.unit_roundoff * scale, scale, signal, own))
+        self.cases.append(CaseError(worst, rounding.greatest, self.unit_roundoff * scale, scale, power, own))
         self.elements += reference.size
         if self.on_grid and not bad:
             if inherited is not None:

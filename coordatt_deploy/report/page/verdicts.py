@@ -42,6 +42,7 @@ class Headline:
         text: The verdict over all files.
         facts: What the model is.
         weights: The beginning of their hash.
+        believed: What could not be verified, a sentence each.
     """
 
     model: str
@@ -49,6 +50,7 @@ class Headline:
     text: str
     facts: str
     weights: str
+    believed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +116,11 @@ def headline(manifest: Manifest, parity: ParityResult | None) -> Headline:
     """Say in one sentence whether the files compute the model's function."""
     verdicts = [item.passed for item in parity.artifacts] if parity else []
     failed, skipped = verdicts.count(False), verdicts.count(None)
+    unproven = sum(not item.provable for item in parity.artifacts) if parity else 0
     if not verdicts:
         kind, text = "odd", "Parity was not checked."
+    elif unproven == failed > 0:
+        kind, text = "bad", f"✗ Nothing can be proven of {failed} of {len(verdicts)} files."
     elif failed:
         kind, text = "bad", f"✗ {failed} of {len(verdicts)} files do not compute the model's function."
     elif skipped:
@@ -126,7 +131,7 @@ def headline(manifest: Manifest, parity: ParityResult | None) -> Headline:
     height, width = model.preprocessing.size
     attention = model.attention or "none"
     facts = f"{height} × {width} input, attention: {attention}, {len(manifest.golden)} golden inputs"
-    return Headline(model.name, kind, text, facts, model.source_sha256[:16])
+    return Headline(model.name, kind, text, facts, model.source_sha256[:16], parity.believed if parity else ())
 
 
 def cards(manifest: Manifest, parity: ParityResult | None, profile: ProfileResult | None) -> tuple[Card, ...]:
