@@ -115,6 +115,22 @@ class Preprocessing:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputRegion:
+    """A part of an output that one operator makes.
+
+    Attributes:
+        layer: Id of the layer that makes it.
+        axes: Its places on each axis of the output; None for all of an axis.
+        bounded: Whether its values are within 0 and 1 by construction (a sigmoid, a softmax), so that an absolute error
+            says more of them than a relative one.
+    """
+
+    layer: str
+    axes: tuple[tuple[int, ...] | None, ...]
+    bounded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """What is known of a model beside its weights.
 

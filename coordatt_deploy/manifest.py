@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Final, Self
 
-from coordatt_deploy.artifact_specs import Artifact, ModelSpec, Preprocessing, RangeMethod, TensorSpec
+from coordatt_deploy.artifact_specs import Artifact, ModelSpec, OutputRegion, Preprocessing, RangeMethod, TensorSpec
 from coordatt_deploy.documents import REQUIRED, DocumentError, dump, from_json, parse_object
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.formats import IoType
@@ -288,6 +288,7 @@ class Manifest:
         stages: What was done, with seconds.
         notes: What was assumed, renamed or left out, for the user to read.
         source_sha256: The model's, once more where other tools look for it.
+        regions: By output, the parts that different operators make; outputs of one part are left out.
     """
 
     VERSION: ClassVar[int] = 1
@@ -307,6 +308,7 @@ class Manifest:
     stages: tuple[Stage, ...] = field(default=(), metadata=REQUIRED)
     notes: tuple[str, ...] = ()
     source_sha256: str = ""
+    regions: Mapping[str, tuple[OutputRegion, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "source_sha256", self.model.source_sha256)

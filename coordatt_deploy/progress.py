@@ -19,6 +19,9 @@ class Progress(Protocol):
     def finish(self, handle: int) -> None:
         """The stage is done."""
 
+    def note(self, text: str) -> None:
+        """Say something that the user should know before the work goes on."""
+
 
 class Silent:
     """Shows nothing."""
@@ -31,6 +34,9 @@ class Silent:
         """See ``Progress``."""
 
     def finish(self, handle: int) -> None:
+        """See ``Progress``."""
+
+    def note(self, text: str) -> None:
         """See ``Progress``."""
 
 
@@ -48,6 +54,10 @@ class Stages:
 
     progress: Progress = field(default_factory=Silent)
     taken: list[Stage] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        """Say something that the user should know before the work goes on."""
+        self.progress.note(text)
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Callable[[], None]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from coordatt_deploy.artifact_specs import TensorSpec
 from coordatt_deploy.bundle import Bundle, check_same, check_target, finish, open_bundle, writing
 from coordatt_deploy.conversion.float_artifact import FloatArtifact, collect_floats, convert, plan_float_jobs
-from coordatt_deploy.conversion.jobs import calibration_of, collect, plan_jobs, submit
+from coordatt_deploy.conversion.jobs import calibration_of, collect, plan_jobs, submit, tails_of
 from coordatt_deploy.conversion.plan import ExportPlan, QuantizePlan
 from coordatt_deploy.conversion.quantize_run import with_artifacts
 from coordatt_deploy.errors import UsageError
@@ -42,6 +42,7 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
 
     from coordatt_deploy.conversion.golden import golden_inputs, write_golden
     from coordatt_deploy.graph.call_arguments import outputs as returned_nodes
+    from coordatt_deploy.graph.output_regions import output_regions
     from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
     from coordatt_deploy.graph.passes.input_normalisation import fold_normalisation
     from coordatt_deploy.graph.saved_graph import save_graph
@@ -61,10 +62,14 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
     check_same(check_target(target, source.spec.source_sha256), source.spec, graph.inputs)
     returned = zip(returned_nodes(graph.module.graph), graph.outputs, strict=True)
     outputs = tuple(_output_spec(node, name) for node, name in returned)
-    bare = Manifest(model=source.spec, inputs=graph.inputs, outputs=outputs)
+    bare = Manifest(model=source.spec, inputs=graph.inputs, outputs=outputs, regions=output_regions(graph))
     with stages.stage("calibration data"):
         quantize_plan = _quantize_plan(plan)
         data = calibration_of(quantize_plan, bare)
+        tails = tails_of([recipe for _, recipe in pairs], graph, data)
+    told = tuple(dict.fromkeys(tail.reason for found in tails.values() for tail in found))
+    for note in told:
+        stages.note(note)
     with stages.stage("fold BatchNorm"):
         folded, fold_report = fold_batchnorms(graph)
         baked = None
@@ -80,7 +85,7 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
             prepared, others = (
                 [pair for pair in pairs if needs_preparing(pair[1]) is wanted] for wanted in (True, False)
             )
-            quantizing = submit(plan_jobs(quantize_plan, prepared, bare, staging, data), pool)
+            quantizing = submit(plan_jobs(quantize_plan, prepared, bare, staging, data, tails), pool)
             unseen = source.unseen_sizes()
             golden = golden_inputs(graph.inputs, source.spec.preprocessing, source.images, unseen)
             with stages.stage("reference in float64", len(golden.cases)) as step:
@@ -88,7 +93,7 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
                 write_golden(staging, golden, graph, exact, step)
             converted = collect_floats(futures, stages)
             floats = replace(bare, artifacts=tuple(item.artifact for item in converted))
-            quantizing += submit(plan_jobs(quantize_plan, others, floats, staging, data), pool)
+            quantizing += submit(plan_jobs(quantize_plan, others, floats, staging, data, tails), pool)
             quantized = collect(quantizing, stages)
         manifest = replace(
             _beside_earlier(floats, staging, converted),
@@ -99,6 +104,7 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
             command=plan.command,
             notes=tuple(filter(None, [
                 *source.notes, remark, None if baked is None else baked.remark, *_remarks(plan, converted),
+                *told,
             ])),
         )  # fmt: skip
         finish(staging, with_artifacts(manifest, quantized, stages, staging))

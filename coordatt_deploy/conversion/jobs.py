@@ -2,10 +2,11 @@
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.bundle import artifact_name
@@ -23,6 +24,10 @@ from coordatt_deploy.processes import job_log
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.recipes import Recipe, needs_preparing
 from coordatt_deploy.tensors import weights_sha256
+
+if TYPE_CHECKING:
+    from coordatt_deploy.graph.graph import Graph
+    from coordatt_deploy.quantization.output_scales import FloatTail
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +82,18 @@ def plan_jobs(
     manifest: Manifest,
     root: Path,
     data: CalibrationSet | None,
+    tails: Mapping[int, tuple["FloatTail", ...]] | None = None,
 ) -> list[Job]:
-    """Return the jobs, the slowest first."""
+    """Return the jobs, the slowest first.
+
+    Args:
+        plan: What was asked for.
+        pairs: Each format with a recipe.
+        manifest: Of the bundle, with its float artifacts.
+        root: Of the bundle.
+        data: Calibration data; None where no recipe needs any.
+        tails: What stays in float besides, by the bits of activations; see ``tails_of``.
+    """
     floats = [item for item in manifest.artifacts if item.recipe is None]
     cpus = tuple(dict.fromkeys(plan.target_cpus)) or tuple(
         dict.fromkeys(item.target_cpu for item in floats if item.target_cpu is not None)
@@ -101,9 +116,31 @@ def plan_jobs(
                     source=found[0] if found and not needs_preparing(recipe) else None,
                     data=data if recipe.needs_calibration else None,
                     log=job_log("quantize", Path(path)),
+                    float_tail=_float_tail(recipe, tails or {}),
                 )
             )
     return jobs
+
+
+BITS: Final = {"int8": 8, "int16": 16}
+
+
+def tails_of(
+    recipes: Iterable[Recipe], graph: "Graph", data: CalibrationSet | None
+) -> Mapping[int, tuple["FloatTail", ...]]:
+    """Return what has to stay in float at the end of the network, by the bits of the recipes' activations."""
+    if data is None:
+        return {}
+    # it loads torch
+    from coordatt_deploy.quantization.output_scales import float_tails
+
+    wanted = {BITS[recipe.activations] for recipe in recipes if recipe.needs_calibration and recipe.activations in BITS}
+    return {bits: float_tails(graph, data, bits) for bits in sorted(wanted)}
+
+
+def _float_tail(recipe: Recipe, tails: Mapping[int, tuple["FloatTail", ...]]) -> tuple[str, ...]:
+    found = tails.get(BITS.get(recipe.activations or "", 0), ()) if recipe.needs_calibration else ()
+    return tuple(dict.fromkeys(layer for tail in found for layer in tail.layers))
 
 
 def submit(jobs: Sequence[Job], pool: ProcessPoolExecutor) -> list[Future[QuantizedArtifact | None]]:
@@ -135,26 +172,25 @@ def make(job: Job) -> QuantizedArtifact:
         from coordatt_deploy.graph.saved_graph import load_graph
 
         torch.set_num_threads(1)
+        recipe = job.final_recipe
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
             if job.source is None:
                 graph = load_graph(job.root / "reference")
-                prepared = prepare(
-                    graph, job.recipe, job.kind, job.spec, folder, target_cpu=job.target_cpu, data=job.data
-                )
+                prepared = prepare(graph, recipe, job.kind, job.spec, folder, target_cpu=job.target_cpu, data=job.data)
             else:
                 layers = LayerMap.load(job.root / job.source.layers)
                 exported = Exported(job.source.inputs, job.source.outputs, layers)
                 prepared = existing(job.root / job.source.path, job.source, exported)
-            ranges = measure_ranges(prepared, job.recipe, job.data)
+            ranges = measure_ranges(prepared, recipe, job.data)
             final = job.root / job.path
             final.parent.mkdir(exist_ok=True)
             if final.is_dir():  # of an earlier export
                 shutil.rmtree(final)
-            exported, request = write(prepared, job.recipe, ranges, final, job.spec)
+            exported, request = write(prepared, recipe, ranges, final, job.spec)
     job.log.unlink(missing_ok=True)
     record = QuantizationRecord(
-        recipe=job.recipe.record(),
+        recipe=recipe.record(),
         calibration=None if job.data is None else calibration_record(job.data),
         source=None if job.source is None else job.source.path,
         held_out=held_out_cases(job),

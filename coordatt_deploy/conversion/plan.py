@@ -165,6 +165,7 @@ class Job:
         path: Relative to it.
         source: The float artifact to start from; None to make one.
         data: None for recipes that need none.
+        float_tail: Ids of further layers that stay in float, since one grid cannot serve all parts of an output.
     """
 
     kind: Format
@@ -176,3 +177,10 @@ class Job:
     source: Artifact | None
     data: CalibrationSet | None
     log: Path
+    float_tail: tuple[str, ...] = ()
+
+    @property
+    def final_recipe(self) -> Recipe:
+        """The recipe with all layers that stay in float."""
+        layers = dict.fromkeys([*self.recipe.float_layers, *self.float_tail])
+        return replace(self.recipe, float_layers=tuple(layers))

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from coordatt_deploy.bundle import Bundle, finish, open_bundle, writing
 from coordatt_deploy.conversion.held_out_images import HELD_OUT_PREFIX
-from coordatt_deploy.conversion.jobs import QuantizedArtifact, calibration_of, collect, plan_jobs, submit
+from coordatt_deploy.conversion.jobs import QuantizedArtifact, calibration_of, collect, plan_jobs, submit, tails_of
 from coordatt_deploy.conversion.plan import QuantizePlan
 from coordatt_deploy.errors import MissingDependencyError
 from coordatt_deploy.format_modules import need_converters
 from coordatt_deploy.formats import Format
+from coordatt_deploy.graph.saved_graph import load_graph
 from coordatt_deploy.graph.source_weights import check_source_weights
 from coordatt_deploy.logs import set_environment
 from coordatt_deploy.manifest import Manifest
@@ -40,8 +41,16 @@ def quantize(bundle: Bundle, plan: QuantizePlan, stages: Stages) -> Bundle:
     check_source_weights(bundle.root / "reference", manifest)
     with stages.stage("calibration data"):
         data = calibration_of(plan, manifest)
+    for note in () if data is None else data.notes:
+        stages.note(note)
+    with stages.stage("scales of the outputs"):
+        tails = tails_of([recipe for _, recipe in pairs], load_graph(bundle.root / "reference"), data)
+    told = tuple(dict.fromkeys(tail.reason for found in tails.values() for tail in found))
+    for note in told:
+        stages.note(note)
+    manifest = replace(manifest, notes=tuple(dict.fromkeys([*manifest.notes, *told])))
     with writing(bundle.root, manifest.model.source_sha256) as staging:
-        jobs = plan_jobs(plan, pairs, manifest, staging, data)
+        jobs = plan_jobs(plan, pairs, manifest, staging, data, tails)
         with workers(len(jobs)) as pool:
             made = collect(submit(jobs, pool), stages)
         finish(staging, with_artifacts(manifest, made, stages, staging))

@@ -17,7 +17,7 @@ import torch
 
 from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.bundle import Bundle
-from coordatt_deploy.conversion.jobs import calibration_of, calibration_record, plan_jobs
+from coordatt_deploy.conversion.jobs import calibration_of, calibration_record, plan_jobs, tails_of
 from coordatt_deploy.conversion.plan import Job, QuantizePlan
 from coordatt_deploy.conversion.quantized_artifact import Prepared, lower_and_equalise, measure_ranges, write
 from coordatt_deploy.conversion.quantized_artifact import prepare as prepare_artifact
@@ -104,7 +104,8 @@ def _jobs(bundle: Bundle, plan: QuantizePlan, stages: Stages) -> tuple[list[Job]
     with stages.stage("calibration data"):
         data = calibration_of(plan, manifest)
     assert data is not None  # noqa: S101 - a static recipe needs it
-    return plan_jobs(plan, pairs, manifest, bundle.root, data), data
+    tails = tails_of(plan.recipes, load_graph(bundle.root / "reference"), data)
+    return plan_jobs(plan, pairs, manifest, bundle.root, data, tails), data
 
 
 def job_name(job: Job) -> str:
@@ -167,7 +168,7 @@ class Bench:
     def artifact(self, float_layers: Sequence[str]) -> Iterator[tuple[Path, Artifact]]:
         """Give an artifact with *float_layers* in float beside those of the recipe, and the folder it is in."""
         assert self._prepared is not None  # noqa: S101 - entered
-        layers = tuple(dict.fromkeys([*self.job.recipe.float_layers, *float_layers]))
+        layers = tuple(dict.fromkeys([*self.job.final_recipe.float_layers, *float_layers]))
         recipe = replace(self.job.recipe, float_layers=layers)
         with tempfile.TemporaryDirectory(dir=self._scratch.name) as name:
             path = Path(name) / Path(self.job.path).name

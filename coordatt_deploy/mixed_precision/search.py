@@ -314,7 +314,7 @@ def _layers(kept: Sequence[LayerCost]) -> list[str]:
 
 
 def _with_float(job: Job, layers: Sequence[str]) -> Job:
-    recipe: Recipe = replace(job.recipe, float_layers=tuple(dict.fromkeys([*job.recipe.float_layers, *layers])))
+    recipe: Recipe = replace(job.recipe, float_layers=tuple(dict.fromkeys([*job.final_recipe.float_layers, *layers])))
     return replace(job, recipe=recipe, path=artifact_name(job.spec.name, job.kind, recipe.name, job.target_cpu))
 
 

@@ -64,6 +64,7 @@ def candidate_of(
         own_cases=own_cases,
         ranges=ranges,
         damage=damage,
+        regions=bundle.manifest.regions,
     )
 
 

@@ -5,6 +5,7 @@ errors would pass any.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -13,10 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from coordatt_deploy.array_types import NumberArray
+from coordatt_deploy.artifact_specs import OutputRegion
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.formats import Precision
 from coordatt_deploy.graph.execution import prepare
 from coordatt_deploy.graph.graph import Graph
+from coordatt_deploy.graph.output_regions import output_regions
 from coordatt_deploy.graph.saved_graph import load_graph
 from coordatt_deploy.graph.source_weights import check_source_weights
 from coordatt_deploy.manifest import Manifest
@@ -32,9 +35,20 @@ SAME: Final = 1e-6
 NO_STATE: Final = "the weights in reference/ could not be held to their hash: a bundle of an earlier version"
 
 
-def check_reference(
-    reference: Path, manifest: Manifest, cases: Mapping[str, ParityCases], stages: Stages
-) -> tuple[str, ...]:
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What the reference itself says of a bundle.
+
+    Attributes:
+        believed: What could not be verified, a sentence each.
+        regions: By output, the parts that different operators make.
+    """
+
+    believed: tuple[str, ...]
+    regions: Mapping[str, tuple[OutputRegion, ...]]
+
+
+def check_reference(reference: Path, manifest: Manifest, cases: Mapping[str, ParityCases], stages: Stages) -> Verified:
     """Hold the reference to its hash, and golden outputs to the reference.
 
     Args:
@@ -42,9 +56,6 @@ def check_reference(
         manifest: Of the bundle.
         cases: As the bundle has them, by their folder.
         stages: Shows the progress.
-
-    Returns:
-        What had to be believed, a sentence each.
 
     Raises:
         BundleError: They are not what they should be.
@@ -54,7 +65,7 @@ def check_reference(
     with stages.stage("golden outputs again", sum(len(item.names) for item in cases.values())) as step:
         for where, item in cases.items():
             check_golden(item, graph, where, step)
-    return () if held else (NO_STATE,)
+    return Verified(() if held else (NO_STATE,), output_regions(graph))
 
 
 def check_golden(cases: ParityCases, graph: Graph, where: str, step: Callable[[], None] = lambda: None) -> None:

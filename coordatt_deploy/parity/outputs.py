@@ -16,13 +16,33 @@ class that they name.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coordatt_deploy.metrics import Arrays, cosine, sqnr_db, top1_agreement
+from coordatt_deploy.artifact_specs import OutputRegion
+from coordatt_deploy.metrics import Arrays, cosine, sqnr_db, sqnr_db_of_energies, top1_agreement
+from coordatt_deploy.output_grids import coarse_parts, grid_step, part_of, whole
 from coordatt_deploy.parity.conditioning import conditioning
 from coordatt_deploy.parity.tolerances import Tolerance
+
+BOUNDED_SIGNAL: Final = 0.25  # mean square of the values 0 and 1, half of each: what a score can come to
+
+
+@dataclass(frozen=True, slots=True)
+class RegionParity:
+    """The verdict on a part of an integer artifact's output that an operator of its own makes.
+
+    Attributes:
+        layer: Id of the layer that makes it.
+        sqnr_db: Over all cases; of values within 0 and 1 as if they were as loud as 0.5.
+        problem: Why it is not right; None where it is.
+    """
+
+    layer: str
+    sqnr_db: float
+    problem: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +68,7 @@ class OutputParity:
         least_db: What was asked for besides the allowance of each element; None where ``min_sqnr_db`` was.
         set_aside: Cases that torch's own rounding does not reproduce; they are not judged.
         unproven: Why nothing can be proven of the output; None where it was judged.
+        regions: Of an integer artifact, the parts that different operators make.
     """
 
     name: str
@@ -67,6 +88,7 @@ class OutputParity:
     least_db: float | None = None
     set_aside: tuple[int, ...] = ()
     unproven: str | None = None
+    regions: tuple[RegionParity, ...] = ()
 
     def sentence(self) -> str:
         """Say what was found, in one line."""
@@ -75,6 +97,9 @@ class OutputParity:
             return found if self.unproven is None else f"{found}; {self.unproven}"
         if self.unproven is not None:
             return f"{self.name} cannot be proven: {self.unproven}"
+        coarse = [region.problem for region in self.regions if region.problem is not None]
+        if coarse:
+            return f"{self.name}: {'; '.join(coarse)}"
         if self.min_top1_agreement is not None and (self.top1_agreement or 0.0) < self.min_top1_agreement:
             agrees = f"; top-1 agreement {self.top1_agreement:.1%}, {self.min_top1_agreement:.0%} needed"
         else:
@@ -97,6 +122,7 @@ def judge(
     rounding: Arrays,
     tolerance: Tolerance,
     images: Sequence[bool] = (),
+    regions: Sequence[OutputRegion] = (),
 ) -> OutputParity:
     """Compare an output over all golden cases.
 
@@ -107,9 +133,10 @@ def judge(
         rounding: The same output computed by torch in the precision of ``tolerance.basis``.
         tolerance: What to apply.
         images: Which of the cases are real images; see ``conditioning``.
+        regions: Parts of the output that different operators make; none for a single one.
 
     Raises:
-        ValueError: The cases differ in number or shape, or there is nothing to compare.
+        ValueError: The cases differ in number or shape, or there is nothing to compare, or a part is none of it.
     """
     _check_shapes(name, candidate, reference, rounding)
     condition = conditioning(reference, rounding, tolerance, images)
@@ -129,10 +156,15 @@ def judge(
         within = not beyond and (tolerance.least_db is None or over_kept >= tolerance.least_db)
     else:
         within = sqnr_db(candidate, reference) >= tolerance.min_sqnr_db
+    parts = judge_regions(candidate, reference, regions, tolerance)
     agrees = tolerance.min_top1_agreement is None or agreement is None or agreement >= tolerance.min_top1_agreement
     return OutputParity(
         name=name,
-        passed=within and agrees and not nonfinite and condition.problem is None,
+        passed=within
+        and agrees
+        and not nonfinite
+        and condition.problem is None
+        and all(part.problem is None for part in parts),
         max_abs_error=max((_worst(error) for error in errors), key=lambda e: math.inf if math.isnan(e) else e),
         allowed=allowed.get(worst, 0.0) if by_element else math.nan,
         worst_case=worst,
@@ -148,7 +180,41 @@ def judge(
         least_db=tolerance.least_db,
         set_aside=condition.set_aside,
         unproven=condition.problem,
+        regions=parts,
     )
+
+
+def judge_regions(
+    candidate: Arrays, reference: Arrays, regions: Sequence[OutputRegion], tolerance: Tolerance
+) -> tuple[RegionParity, ...]:
+    """Judge each part of an integer artifact's output on its own; nothing in float, where every element is judged.
+
+    Raises:
+        ValueError: A part is none of the output's.
+    """
+    if tolerance.weight_bits is None or tolerance.min_sqnr_db is None:
+        return ()
+    step = grid_step(candidate)
+    coarse = {} if step is None else {part.region: part for part in coarse_parts(reference, regions, step)}
+    found = []
+    for region in regions or (whole(reference[0].ndim),):
+        decibels = _region_db([part_of(v, region) for v in candidate], [part_of(v, region) for v in reference], region)
+        problem = None
+        if region in coarse:
+            problem = f"carries nothing: {coarse[region].sentence()}"
+        elif regions and not decibels >= tolerance.min_sqnr_db:
+            problem = f"{region.layer}: SQNR {decibels:.1f} dB, {tolerance.min_sqnr_db:g} dB needed of each part"
+        found.append(RegionParity(region.layer, decibels, problem))
+    return tuple(found)
+
+
+def _region_db(candidate: Arrays, reference: Arrays, region: OutputRegion) -> float:
+    if not region.bounded:
+        return sqnr_db(candidate, reference)
+    elements = sum(value.size for value in reference)
+    signal = sum(float(np.sum(np.square(value, dtype=np.float64))) for value in reference)
+    noise = sum(float(np.sum(np.square(c - r))) for c, r in zip(candidate, reference, strict=True))
+    return sqnr_db_of_energies(max(signal, BOUNDED_SIGNAL * elements), noise)
 
 
 def _check_shapes(name: str, candidate: Arrays, reference: Arrays, rounding: Arrays) -> None:

@@ -39,6 +39,7 @@ from coordatt_deploy.runtimes.reader import host_warning
 from coordatt_deploy.tensors import decode, encode
 
 if TYPE_CHECKING:
+    from coordatt_deploy.parity.golden_check import Verified
     from coordatt_deploy.parity.layer_run import LayerRun
 
 LAYER_CASES: Final = 6
@@ -113,7 +114,11 @@ def check_parity(
         _check_provenance(bundle, artifact)
     cases = golden_cases(bundle) if plan.inputs is None else _cases_on(bundle, plan.inputs, stages)
     candidates = [_candidate(bundle, artifact, cases, plan, target) for artifact in chosen]
-    believed = _believed(bundle, missing) if missing else _check_reference(bundle, cases, candidates, plan, stages)
+    believed = _believed(bundle, missing)
+    if not missing:
+        verified = _verified(bundle, cases, candidates, plan, stages)
+        believed = verified.believed
+        candidates = [replace(candidate, regions=verified.regions) for candidate in candidates]
     where = LocalExecutor(plan.threads) if target is None else target.where
     images, image_input = golden_images(bundle), bundle.manifest.inputs[0].name
     verdicts = []
@@ -169,13 +174,13 @@ def _missing(bundle: Bundle) -> str | None:
 BELIEVED: Final = "golden outputs are the bundle's own word, as nothing is here to compute them with: {missing}"
 
 
-def _believed(bundle: Bundle, missing: str) -> tuple[str, ...]:
-    return (BELIEVED.format(missing=missing),) if bundle.manifest.golden else ()
+def _believed(bundle: Bundle, missing: str | None) -> tuple[str, ...]:
+    return (BELIEVED.format(missing=missing),) if missing and bundle.manifest.golden else ()
 
 
-def _check_reference(
+def _verified(
     bundle: Bundle, cases: ParityCases, candidates: Sequence[Candidate], plan: ParityPlan, stages: Stages
-) -> tuple[str, ...]:
+) -> "Verified":
     # torch, which boards do not have
     from coordatt_deploy.parity.golden_check import check_reference
 
@@ -278,7 +283,8 @@ def check_artifact(
         # an integer artifact's outputs are judged by SQNR: what float32 costs is only shown beside it
         basis = cases.rounding.get(tolerance.basis, cases.rounding[Precision.FP32])
         outputs = tuple(
-            judge(o, results[o], cases.outputs[o], basis[o], tolerance, cases.images) for o in cases.outputs
+            judge(o, results[o], cases.outputs[o], basis[o], tolerance, cases.images, candidate.regions.get(o, ()))
+            for o in cases.outputs
         )
     except MissingDependencyError as error:
         return ArtifactParity(artifact, name, origin, None, problem=f"not run: {error}")

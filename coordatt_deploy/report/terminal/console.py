@@ -44,6 +44,9 @@ class _Bars:
         task = self.bars.tasks[handle]
         self.bars.update(handle, total=task.total or 1, completed=task.total or 1)  # type: ignore[arg-type]
 
+    def note(self, text: str) -> None:
+        self.bars.console.print(line(text, style="yellow"))
+
 
 @contextmanager
 def bars() -> Iterator[Stages]:
