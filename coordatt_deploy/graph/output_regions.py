@@ -136,7 +136,7 @@ class _Labels:
         labels = self.of(source)
         self.passed[node.name] = None
         scaled = torch.empty_like(labels)
-        for label in labels.unique().tolist():
+        for label in np.unique(labels.numpy()).tolist():
             maker, _ = self.makers[label]
             scaled[labels == label] = len(self.makers)
             self.makers.append((maker, True))
