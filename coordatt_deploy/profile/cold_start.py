@@ -74,7 +74,7 @@ def _why(done: "subprocess.CompletedProcess[str]") -> str:
 def observe(root: Path, artifact: Artifact, threads: int, size: tuple[int, int]) -> ColdStart:
     """Do in this process what ``cold_start`` promises; truthful only if nothing was opened here before."""
     module = runtime(artifact.format)
-    feeds = {spec.name: made_up(spec, size) for spec in artifact.inputs}
+    feeds = {spec.name: random_input(spec, size) for spec in artifact.inputs}
     before = _start_of_peak()
     start = time.perf_counter_ns()
     with module.open_artifact(inside(root, artifact.path), artifact, threads=threads) as runner:
@@ -89,7 +89,7 @@ def observe(root: Path, artifact: Artifact, threads: int, size: tuple[int, int])
     )
 
 
-def made_up(spec: TensorSpec, size: tuple[int, int]) -> NumberArray:
+def random_input(spec: TensorSpec, size: tuple[int, int]) -> NumberArray:
     """Return noise for the input *spec*; open axes become 1, and *size* where the layout says H and W."""
     known = {"H": size[0], "W": size[1]}
     axes = zip(spec.shape, spec.layout, strict=True)
