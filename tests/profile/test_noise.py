@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from latencies import quiet, sliding, slowed_down, two_states
 
-from coordatt_deploy.profile.noise import Evidence, Level, judge
+from coordatt_deploy.host import HostState
+from coordatt_deploy.profile.noise import Evidence, Level, evidence_between, judge
 
 
 def test_identical_samples_are_stable():
@@ -129,3 +130,33 @@ def test_the_gravest_reason_comes_first():
     assert Level.UNUSABLE is verdict.level
     assert verdict.reason.startswith("throttling")
     assert "preempted" in verdict.reason
+
+
+def test_two_states_of_the_machine_are_evidence(monkeypatch):
+    """
+    Between two readings a second apart: load of others in cores, stolen time as a share of all cores, and so on.
+    """
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    before = HostState(
+        frequency_mhz=(2000.0, 2000.0), busy_ms=5000.0, stolen_ms=100.0, own_ms=1000.0, throttled_ms=20.0,
+        throttle_events=3, uptime_ms=60_000.0,
+    )  # fmt: skip
+    after = HostState(
+        frequency_mhz=(1500.0, 1500.0), busy_ms=7500.0, stolen_ms=500.0, own_ms=2000.0, throttled_ms=270.0,
+        throttle_events=5, uptime_ms=61_000.0,
+    )  # fmt: skip
+
+    expected = Evidence(other_cores=1.5, idle_cores=3, frequency=0.75, throttled=0.25, heat_events=2, stolen=0.1)
+    assert expected == evidence_between(before, after, 1)
+
+
+def test_what_the_machine_does_not_tell_is_no_evidence(monkeypatch):
+    """
+    None in either state stays None; a clock that stood still divides nothing.
+    """
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    told = HostState(busy_ms=1.0, stolen_ms=1.0, own_ms=1.0, throttled_ms=1.0, throttle_events=0, uptime_ms=1.0)
+
+    assert Evidence(idle_cores=2) == evidence_between(HostState(), HostState(), 2)
+    assert Evidence(idle_cores=0) == evidence_between(HostState(), told, 8)
+    assert Evidence(idle_cores=2, heat_events=0) == evidence_between(told, told, 2)
