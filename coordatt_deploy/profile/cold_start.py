@@ -57,14 +57,16 @@ def cold_start(
                 f"{artifact.path} was not opened and run once within {timeout_s:g} s in a process of its own"
             ) from None
         if not answer.exists():
-            raise BundleError(f"{artifact.path} could not be opened and run once in a process of its own: {_why(done)}")
+            raise BundleError(
+                f"{artifact.path} could not be opened and run once in a process of its own: {_exit_message(done)}"
+            )
         result = json.loads(answer.read_text(encoding="utf-8"))
     if "error" in result:
         raise error_named(result["error"], DeployError)(result["text"])
     return ColdStart(**result)
 
 
-def _why(done: "subprocess.CompletedProcess[str]") -> str:
+def _exit_message(done: "subprocess.CompletedProcess[str]") -> str:
     if done.returncode < 0:
         return f"signal {-done.returncode} ended it; the runtime crashed, or memory ran out"
     last = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
