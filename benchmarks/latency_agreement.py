@@ -25,7 +25,7 @@ from ai_edge_litert.interpreter import Interpreter
 from coordatt_deploy.artifact_specs import Artifact, TensorSpec
 from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.profile import rounds, statistics
-from coordatt_deploy.profile.cold_start import made_up
+from coordatt_deploy.profile.cold_start import random_input
 from coordatt_deploy.profile.latency import Latency, ProfileSettings
 from coordatt_deploy.profile.rounds import Call, measure_openings
 from coordatt_deploy.runtimes.tflite.runner import SIGNATURE, open_artifact
@@ -52,7 +52,7 @@ def ours(path: Path, artifact: Artifact, threads: int) -> Latency:
     @contextmanager
     def open_calls() -> Iterator[Mapping[str, Call]]:
         with open_artifact(path, artifact, threads=threads) as runner:
-            feeds = {spec.name: made_up(spec, (224, 224)) for spec in artifact.inputs}
+            feeds = {spec.name: random_input(spec, (224, 224)) for spec in artifact.inputs}
             yield {"model": lambda: runner.infer(feeds)}
 
     settings = ProfileSettings(samples=RUNS, min_seconds=0.0)

@@ -171,7 +171,7 @@ def from_json(kind: type[T], data: object, *, unknown_keys: bool = True) -> T:
         return msgspec.convert(_prepared(kind, data, "$", unknown_keys), kind, str_keys=True)
     except msgspec.ValidationError as error:
         text = str(error)
-        for name, key in {item for known in _classes(kind) for item in _renames(known).items()}:
+        for name, key in {item for known in classes_of(kind) for item in renamed_fields(known).items()}:
             text = re.sub(rf"\.{name}\b", f".{key}", text)
         raise DocumentError(text) from None
 
@@ -322,52 +322,10 @@ def _described(value: object) -> str:
     return "null" if value is None else f"{value!r}"
 
 
-# Schema --------------------------------------------------------------------------------------------------------------
+# What a document is made of ------------------------------------------------------------------------------------------
 
 
-def schema(kind: type[Document]) -> JsonObject:
-    """Return the JSON Schema (draft 2020-12) of a document.
-
-    Numbers may be null: that is how a figure that is not finite goes out. Further keys are allowed.
-    """
-    _, components = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
-    renamed = {_name(item): _renames(item) for item in _classes(kind)}
-    definitions: JsonObject = {}
-    for name, body in components.items():
-        definitions[name] = _adjusted(body, renamed.get(name, {}))
-    root = definitions.pop(kind.__name__)
-    if not isinstance(root, dict):
-        raise TypeError(f"{kind.__name__} is not an object")
-    properties = root["properties"]
-    if not isinstance(properties, dict):
-        raise TypeError(f"{kind.__name__} has no properties")
-    version: JsonObject = {"schema_version": {"const": kind.VERSION}}
-    root["properties"] = version | properties
-    start: JsonObject = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-    return start | root | ({"$defs": definitions} if definitions else {})
-
-
-def _adjusted(body: object, renames: Mapping[str, str]) -> JsonValue:
-    if isinstance(body, dict):
-        if body.get("type") == "number":
-            return {**{key: _adjusted(item, {}) for key, item in body.items()}, "type": ["number", "null"]}
-        found: JsonObject = {}
-        for key, item in body.items():
-            if key == "properties" and isinstance(item, dict):
-                found[key] = {renames.get(name, name): _adjusted(value, {}) for name, value in item.items()}
-            elif key == "required" and isinstance(item, list):
-                found[key] = [renames.get(name, name) for name in item]
-            elif key != "default":  # what a reader puts in the place of a key that is not there
-                found[key] = _adjusted(item, {})
-        return found
-    if isinstance(body, (list, tuple)):
-        return [_adjusted(item, {}) for item in body]
-    if body is None or isinstance(body, (bool, int, float, str)):
-        return body
-    raise TypeError(f"a schema cannot hold a {type(body).__name__}")
-
-
-def _classes(kind: object) -> set[type]:
+def classes_of(kind: object) -> set[type]:
     """Return all dataclasses that a document is made of."""
     found: set[type] = set()
     waiting = [kind]
@@ -382,9 +340,6 @@ def _classes(kind: object) -> set[type]:
     return found
 
 
-def _name(kind: type) -> str:
-    return kind.__name__
-
-
-def _renames(kind: type) -> dict[str, str]:
+def renamed_fields(kind: type) -> dict[str, str]:
+    """Return the JSON key by the name of each field that is called otherwise in documents."""
     return {field.name: _key(field) for field in dataclasses.fields(kind) if _key(field) != field.name}

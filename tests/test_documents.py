@@ -20,7 +20,6 @@ from coordatt_deploy.documents import (
     object_of,
     parse,
     parse_object,
-    schema,
     to_json,
 )
 
@@ -179,18 +178,6 @@ def test_versions(version):
     with pytest.raises(DocumentError):
         check_version({"schema_version": version}, 1, 3)
     check_version({"schema_version": 3}, 1, 3)
-
-
-def test_the_schema_describes_what_goes_out():
-    """
-    Its keys are those of the document, older ones included, and figures may be null.
-    """
-    found = schema(Table)
-
-    assert {"schema_version", *object_of(Table(()))} == set(found["properties"])
-    assert {"const": 3} == found["properties"]["schema_version"]
-    assert ["number", "null"] == found["$defs"]["Row"]["properties"]["db"]["type"]
-    assert "kept" not in found["properties"]
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | figures | st.text(),

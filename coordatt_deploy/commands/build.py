@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from coordatt_deploy.commands.options import ExportOptions, export_options, json_option
+from coordatt_deploy.commands.export_options import ExportOptions, export_options
+from coordatt_deploy.commands.options import json_option
 from coordatt_deploy.commands.output import print_document, print_notes
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 import sys
 
-from coordatt_deploy.commands.options import ExportOptions, ModelOptions, PreprocessingOptions
+from coordatt_deploy.commands.export_options import ExportOptions, ModelOptions, PreprocessingOptions
 from coordatt_deploy.conversion.plan import DEFAULT_MODEL, ExportPlan
 from coordatt_deploy.data.calibration import COUNT
 from coordatt_deploy.formats import TargetCpu

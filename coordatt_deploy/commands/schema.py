@@ -6,8 +6,9 @@ from typing import Final
 import click
 
 from coordatt_deploy.commands.options import json_option
-from coordatt_deploy.documents import Document, schema, write
+from coordatt_deploy.documents import Document, write
 from coordatt_deploy.errors import UsageError, nearest
+from coordatt_deploy.json_schema import schema
 
 DOCUMENTS: Final = {
     "manifest": "coordatt_deploy.manifest:Manifest",

@@ -32,7 +32,7 @@ Z: Final = 1.959963984540054  # the normal distribution's quantile for it
 NOT_FINITE: Final = -1  # the class of logits with NaN or infinity: none
 
 
-def placed(logits: NumberArray, labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def classes_and_places(logits: NumberArray, labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the class that each row of logits names, and the place of its label among them.
 
     Equal logits, which int8 artifacts often give, are taken in the order of the classes, as ``argmax`` does in an app.

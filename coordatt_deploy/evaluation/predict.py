@@ -22,7 +22,7 @@ from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.data.images import preprocess
 from coordatt_deploy.data.labelled import LabelledImage
 from coordatt_deploy.errors import DeployError, MissingDependencyError, UsageError
-from coordatt_deploy.evaluation.paired import placed
+from coordatt_deploy.evaluation.paired import classes_and_places
 from coordatt_deploy.logs import logged, set_environment
 from coordatt_deploy.runtimes import Runner, runtime
 from coordatt_deploy.tensors import decode, encode
@@ -195,7 +195,7 @@ class Bench:
         for index, infer in list(self.subjects.items()):
             try:
                 logits = infer(tensor)
-                (found.classes[index, column],), (found.places[index, column],) = placed(logits, label)
+                (found.classes[index, column],), (found.places[index, column],) = classes_and_places(logits, label)
             except (DeployError, ValueError, KeyError, IndexError) as error:
                 self._fail(index, error)
                 continue

@@ -5,7 +5,6 @@ the bundle's best float artifact, and the document says so.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Final
@@ -17,7 +16,7 @@ from coordatt_deploy.data.labelled import Dataset, LabelsBy, open_dataset
 from coordatt_deploy.documents import DocumentError, dump
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.evaluation.judge import judge
-from coordatt_deploy.evaluation.predict import Trial, run
+from coordatt_deploy.evaluation.predict import Predictions, Trial, run
 from coordatt_deploy.evaluation.reports import EvaluationReports, read_reports, runs_of
 from coordatt_deploy.evaluation.result import Accuracy, Evaluation, EvaluationResult
 from coordatt_deploy.formats import Format, Precision
@@ -70,20 +69,56 @@ def evaluate_bundle(bundle: Bundle, plan: EvaluationPlan, stages: Stages) -> Eva
         UsageError: The bundle has no such artifact or is no classifier of images, or the dataset does not fit.
         MissingDependencyError: The digits need scikit-learn, which is not installed.
     """
-    name = None if plan.target is None else targets.parse(plan.target)
+    target = None if plan.target is None else targets.parse(plan.target)
     output, classes = logits_of(bundle)
     dataset = open_dataset(plan.dataset, bundle.manifest.model.labels, classes, plan.labels_by)
     if plan.limit is not None:
         dataset = dataset.limited(plan.limit, plan.seed)
-    chosen, skipped = _chosen(bundle, plan, name)
-    evaluation = evaluate(
-        bundle, chosen, dataset, stages,
-        output=output.name, classes=classes, workers=plan.workers, max_drop=plan.max_drop,
-        target=None if name is None else str(name), skipped=skipped,
-    )  # fmt: skip
-    suffix = "" if name is None else f"-{str(name).replace(':', '-')}"
+    artifacts, skipped = _chosen(bundle, plan, target)
+    missing = _no_reference(bundle)
+    if missing is not None:
+        artifacts = sorted(artifacts, key=_distance)
+    else:
+        check_source_weights(bundle.path("reference"), bundle.manifest)
+    place = None if target is None else str(target)
+    trial = Trial(bundle, tuple(artifacts), missing is None, image_input(bundle).name, output.name, place)
+    predictions, unreadable = _predictions(trial, dataset, plan.workers, stages)
+    subjects: list[Artifact | None] = [*artifacts] if missing else [None, *artifacts]
+    judged = judge(subjects, predictions, dataset, classes, plan.max_drop, _host_warnings(trial))
+    images = len(predictions.rows)
+    notes = [*dataset.notes]
+    if missing is not None:
+        notes.append(f"compared with {judged[0].name} instead of the float64 reference: {missing}")
+    notes += _doubts(judged[0], images, classes)
+    evaluation = Evaluation(dataset, classes, images, unreadable, judged, skipped, plan.max_drop, place, tuple(notes))
+    suffix = "" if place is None else f"-{place.replace(':', '-')}"
     _keep(bundle, f"evaluate{suffix}.json", evaluation.record())
     return evaluation
+
+
+def _predictions(
+    trial: Trial, dataset: Dataset, workers: int | None, stages: Stages
+) -> tuple[Predictions, tuple[tuple[str, str], ...]]:
+    """Return what the subjects of *trial* predict, and each image that cannot be read with the reason."""
+    where = "" if trial.target is None else f" on {trial.target}"
+    with stages.stage(f"{trial.subjects} × {len(dataset):,} images{where}", len(dataset)) as step:
+        predictions = run(trial, dataset.images, workers or available_cores(), step)
+    unreadable = tuple((dataset.images[row].name, reason) for row, reason in predictions.unreadable)
+    if not len(predictions.rows):
+        name, reason = unreadable[0]
+        raise UsageError(f"none of the {len(unreadable)} images of {dataset.source} can be read; {name}: {reason}")
+    return predictions, unreadable
+
+
+def _host_warnings(trial: Trial) -> dict[str, str | None]:
+    """Return what is to be known of each artifact's figures on this machine's CPU; nothing of another machine's."""
+    if trial.target is not None:
+        return {}
+    machine = describe()
+    return {
+        artifact.path: host_warning(trial.bundle.path(artifact.path), artifact.format, machine)
+        for artifact in trial.artifacts
+    }
 
 
 def _keep(bundle: Bundle, name: str, result: EvaluationResult) -> None:
@@ -95,55 +130,6 @@ def _keep(bundle: Bundle, name: str, result: EvaluationResult) -> None:
     session = begin_session(result.target)
     runs = accumulated(earlier.runs, runs_of(result, session.tool_versions, session.time))
     bundle.write_report(name, dump(EvaluationReports(runs, result.skipped)))
-
-
-def evaluate(
-    bundle: Bundle,
-    artifacts: Sequence[Artifact],
-    dataset: Dataset,
-    stages: Stages,
-    *,
-    output: str,
-    classes: int,
-    workers: int | None = None,
-    max_drop: float | None = None,
-    target: str | None = None,
-    skipped: tuple[NotRun, ...] = (),
-) -> Evaluation:
-    """Run the reference and *artifacts* on *dataset* and judge; see ``EvaluationPlan``.
-
-    Raises:
-        UsageError: No image can be read.
-    """
-    missing = _no_reference(bundle)
-    if missing is not None:
-        artifacts = sorted(artifacts, key=_distance)
-    else:
-        check_source_weights(bundle.path("reference"), bundle.manifest)
-    images = image_input(bundle)
-    trial = Trial(bundle, tuple(artifacts), missing is None, images.name, output, target)
-    where = "" if target is None else f" on {target}"
-    with stages.stage(f"{trial.subjects} × {len(dataset):,} images{where}", len(dataset)) as step:
-        answers = run(trial, dataset.images, workers or available_cores(), step)
-    unreadable = tuple((dataset.images[row].name, reason) for row, reason in answers.unreadable)
-    if not len(answers.rows):
-        name, reason = unreadable[0]
-        raise UsageError(f"none of the {len(unreadable)} images of {dataset.source} can be read; {name}: {reason}")
-    subjects: list[Artifact | None] = [*artifacts] if missing else [None, *artifacts]
-    machine = describe() if target is None else None
-    warnings = (
-        {}
-        if machine is None
-        else {
-            artifact.path: host_warning(bundle.path(artifact.path), artifact.format, machine) for artifact in artifacts
-        }
-    )
-    judged = judge(subjects, answers, dataset, classes, max_drop, warnings)
-    notes = [*dataset.notes]
-    if missing is not None:
-        notes.append(f"compared with {judged[0].name} instead of the float64 reference: {missing}")
-    notes += _doubts(judged[0], len(answers.rows), classes)
-    return Evaluation(dataset, classes, len(answers.rows), unreadable, judged, skipped, max_drop, target, tuple(notes))
 
 
 def logits_of(bundle: Bundle) -> tuple[TensorSpec, int]:

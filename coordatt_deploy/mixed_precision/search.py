@@ -38,12 +38,11 @@ from coordatt_deploy.logs import logged
 from coordatt_deploy.mixed_precision.ranking import Bench, RankedJob, job_name
 from coordatt_deploy.mixed_precision.result import AttemptRecord, FormatSearch, SearchDataset, SearchResult
 from coordatt_deploy.mixed_precision.search_plan import SearchPlan
+from coordatt_deploy.mixed_precision.smallest_set import prune, smallest_passing_set
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.recipes import Recipe, save_recipe
 from coordatt_deploy.quantization.sensitivity import LayerCost
 
-PRUNED: Final = 12  # most kept layers of which each is tried in int8 again
-WHOLE: Final = 3  # further layers that the recipe may get where the artifact made the whole way misses the limit
 MANY: Final = 1000  # images from which on several processes pay
 REPORTS: Final = "reports"
 
@@ -69,7 +68,7 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchOutcome:
     """How the search ended for one format.
 
     Attributes:
@@ -106,14 +105,14 @@ class Found:
 
 
 def search(
-    bundle: Bundle, plan: SearchPlan, weighed: Sequence[RankedJob], stages: Stages
+    bundle: Bundle, plan: SearchPlan, ranked: Sequence[RankedJob], stages: Stages
 ) -> tuple[Bundle, SearchResult]:
     """Keep the fewest layers in float until the drop holds; write artifacts, recipe files and ``reports/search.json``.
 
     Args:
         bundle: Opened.
         plan: What to reach, on which images.
-        weighed: From ``rank_layers``.
+        ranked: From ``rank_layers``.
         stages: Shows the progress.
 
     Returns:
@@ -124,36 +123,36 @@ def search(
     """
     output, classes = logits_of(bundle)
     dataset = _labelled(bundle, plan, classes)
-    judge = _Judge(bundle, dataset, output.name, plan.workers)
+    judge = _Judge(bundle, dataset, output.name, plan.max_drop, plan.workers)
     with logged("search"):
         with stages.stage(f"reference on {len(dataset):,} images", len(dataset)) as step:
             judge.ask_reference(step)
         graph = load_graph(bundle.root / "reference")
         with writing(bundle.root, bundle.manifest.model.source_sha256) as staging:
-            found, made = [], []
-            for job, costs in weighed:
-                one, artifact = _search_one(graph, job, costs, judge, plan.max_drop, staging, stages)
-                found.append(one)
+            outcomes, made = [], []
+            for job, costs in ranked:
+                outcome, artifact = _search_one(graph, job, costs, judge, staging, stages)
+                outcomes.append(outcome)
                 made += [artifact] if artifact is not None else []
             finish(staging, with_artifacts(bundle.manifest, made, stages, staging))
     written = open_bundle(bundle.root, verify=False)
-    for index, one in enumerate(found):
-        if one.reached:
-            found[index] = replace(one, recipe_file=_save(written, one))
+    for index, outcome in enumerate(outcomes):
+        if outcome.reached:
+            outcomes[index] = replace(outcome, recipe_file=_save(written, outcome))
     result = SearchResult(
-        reached=all(one.reached for one in found),
+        reached=all(outcome.reached for outcome in outcomes),
         max_drop_points=plan.max_drop,
         recipe=plan.quantize.recipes[0].name,
         dataset=SearchDataset(dataset.source, judge.images, tuple(dataset.notes)),
-        results=tuple(one.record() for one in found),
+        results=tuple(outcome.record() for outcome in outcomes),
     )
     written.write_report("search.json", dump(result))
     return written, result
 
 
-def _save(bundle: Bundle, found: Found) -> str:
-    name = f"{REPORTS}/recipe-{job_name(found.job).replace(' ', '-')}.json"
-    save_recipe(found.job.recipe, bundle.reports() / Path(name).name)
+def _save(bundle: Bundle, outcome: SearchOutcome) -> str:
+    name = f"{REPORTS}/recipe-{job_name(outcome.job).replace(' ', '-')}.json"
+    save_recipe(outcome.job.recipe, bundle.reports() / Path(name).name)
     return name
 
 
@@ -173,11 +172,12 @@ def _labelled(bundle: Bundle, plan: SearchPlan, classes: int) -> Dataset:
 
 @dataclass(slots=True)
 class _Judge:
-    """Says how much an artifact loses against the reference."""
+    """Says how much an artifact loses against the reference, and how much it may lose: *max_drop* points of top-1."""
 
     bundle: Bundle
     dataset: Dataset
     output: str
+    max_drop: float
     workers: int | None
     right: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
 
@@ -204,8 +204,8 @@ class _Judge:
 
 
 def _search_one(
-    graph: Graph, job: Job, costs: Sequence[LayerCost], judge: _Judge, max_drop: float, staging: Path, stages: Stages
-) -> tuple[Found, QuantizedArtifact | None]:
+    graph: Graph, job: Job, costs: Sequence[LayerCost], judge: _Judge, staging: Path, stages: Stages
+) -> tuple[SearchOutcome, QuantizedArtifact | None]:
     """Search one format; what was found goes into *staging*, the bundle that is being written."""
     data = job.data
     assert data is not None  # noqa: S101 - a static recipe has it
@@ -223,7 +223,7 @@ def _search_one(
             difference = judge.ask(folder, artifact)
             attempts.append(Attempt(tuple(cost.name for cost in kept), difference, whole))
             step()
-            return not difference.exceeds(max_drop)
+            return not difference.exceeds(judge.max_drop)
 
         def holds(kept: Sequence[LayerCost]) -> bool:
             if not kept:
@@ -246,67 +246,13 @@ def _search_one(
         kept = [] if whole([]) else smallest_passing_set(ranking, holds)
         kept = kept if kept is None or not kept else prune(kept, ranking, whole)
         if kept is None:
-            return Found(job, len(ranking), attempts[-1].kept, tuple(attempts), False), None
+            return SearchOutcome(job, len(ranking), attempts[-1].kept, tuple(attempts), False), None
         at = max(number for number in good if attempts[number - 1].kept == tuple(cost.name for cost in kept))
         folder, final, made = good[at]
         _move(made.artifact, folder, staging)
         write_held_out(replace(final, root=staging))
     ordered = (*attempts[: at - 1], *attempts[at:], attempts[at - 1])
-    return Found(final, len(ranking), attempts[at - 1].kept, ordered, True), made
-
-
-def prune(
-    kept: Sequence[LayerCost], ranking: Sequence[LayerCost], whole: Callable[[Sequence[LayerCost]], bool]
-) -> list[LayerCost] | None:
-    """Return the fewest of *kept*, from its front, that hold when made the whole way; WHOLE more if need be.
-
-    Args:
-        kept: What the quick artifacts found, in the order of the ranking.
-        ranking: All layers; never all of them are kept.
-        whole: Whether an artifact with these layers in float holds.
-    """
-    fails, kept = 0, list(kept)
-    for _ in range(WHOLE + 1):
-        if len(kept) == len(ranking):
-            return None
-        if whole(kept):
-            break
-        fails, kept = len(kept), [*kept, *[cost for cost in ranking if cost not in kept][:1]]
-    else:
-        return None
-    works = len(kept)
-    while works - fails > 1:
-        middle = (fails + works) // 2
-        fails, works = (fails, middle) if whole(kept[:middle]) else (middle, works)
-    return kept[:works]
-
-
-def smallest_passing_set(
-    ranking: Sequence[LayerCost], holds: Callable[[Sequence[LayerCost]], bool]
-) -> list[LayerCost] | None:
-    """Return the fewest layers, from the front of *ranking*, that must be kept in float; None if all would be.
-
-    Args:
-        ranking: The costliest first.
-        holds: Whether the drop holds with these layers in float; taken to hold for more of them if it does for some.
-    """
-    if holds([]):
-        return []
-    fails, works = 0, 1
-    most = len(ranking) - 1  # with the last one as well nothing would be left in int8
-    while works < most and not holds(ranking[:works]):
-        fails, works = works, min(2 * works, most)
-    if works >= most and (most < 1 or not holds(ranking[:most])):
-        return None
-    works = min(works, most)
-    while works - fails > 1:
-        middle = (fails + works) // 2
-        fails, works = (fails, middle) if holds(ranking[:middle]) else (middle, works)
-    kept = list(ranking[:works])
-    for cost in reversed(kept[:-1]) if len(kept) <= PRUNED else ():
-        fewer = [other for other in kept if other is not cost]
-        kept = fewer if holds(fewer) else kept
-    return kept
+    return SearchOutcome(final, len(ranking), attempts[at - 1].kept, ordered, True), made
 
 
 def _layers(kept: Sequence[LayerCost]) -> list[str]:

@@ -52,13 +52,13 @@ class RemoteTarget:
     Attributes:
         name: With its CPU, e.g. ``qemu-arm64:neoverse-n1``.
         where: Opens artifacts there.
-        why_not: Why an artifact cannot run there; None if it can.
+        unsupported_reason: Why an artifact cannot run there; None if it can.
         most_cases: It is slow: outputs are judged on so many cases, layers on half as many.
     """
 
     name: str
     where: Executor
-    why_not: Callable[[Artifact], str | None]
+    unsupported_reason: Callable[[Artifact], str | None]
     most_cases: int
 
 
@@ -153,7 +153,7 @@ def _choose(
     asked = [artifact for artifact in bundle.manifest.artifacts if artifact.format in formats]
     if not asked:
         raise UsageError(f"{bundle.root} has no artifact in {', '.join(formats)}; export some first")
-    reasons = [(artifact, None if target is None else target.why_not(artifact)) for artifact in asked]
+    reasons = [(artifact, None if target is None else target.unsupported_reason(artifact)) for artifact in asked]
     able = [artifact for artifact, reason in reasons if reason is None]
     if not able:
         texts = "; ".join(dict.fromkeys(str(reason) for _, reason in reasons))

@@ -57,14 +57,16 @@ def cold_start(
                 f"{artifact.path} was not opened and run once within {timeout_s:g} s in a process of its own"
             ) from None
         if not answer.exists():
-            raise BundleError(f"{artifact.path} could not be opened and run once in a process of its own: {_why(done)}")
+            raise BundleError(
+                f"{artifact.path} could not be opened and run once in a process of its own: {_exit_message(done)}"
+            )
         result = json.loads(answer.read_text(encoding="utf-8"))
     if "error" in result:
         raise error_named(result["error"], DeployError)(result["text"])
     return ColdStart(**result)
 
 
-def _why(done: "subprocess.CompletedProcess[str]") -> str:
+def _exit_message(done: "subprocess.CompletedProcess[str]") -> str:
     if done.returncode < 0:
         return f"signal {-done.returncode} ended it; the runtime crashed, or memory ran out"
     last = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
@@ -74,7 +76,7 @@ def _why(done: "subprocess.CompletedProcess[str]") -> str:
 def observe(root: Path, artifact: Artifact, threads: int, size: tuple[int, int]) -> ColdStart:
     """Do in this process what ``cold_start`` promises; truthful only if nothing was opened here before."""
     module = runtime(artifact.format)
-    feeds = {spec.name: made_up(spec, size) for spec in artifact.inputs}
+    feeds = {spec.name: random_input(spec, size) for spec in artifact.inputs}
     before = _start_of_peak()
     start = time.perf_counter_ns()
     with module.open_artifact(inside(root, artifact.path), artifact, threads=threads) as runner:
@@ -89,7 +91,7 @@ def observe(root: Path, artifact: Artifact, threads: int, size: tuple[int, int])
     )
 
 
-def made_up(spec: TensorSpec, size: tuple[int, int]) -> NumberArray:
+def random_input(spec: TensorSpec, size: tuple[int, int]) -> NumberArray:
     """Return noise for the input *spec*; open axes become 1, and *size* where the layout says H and W."""
     known = {"H": size[0], "W": size[1]}
     axes = zip(spec.shape, spec.layout, strict=True)

@@ -131,19 +131,19 @@ def compare_latencies(
     ratio, low, high = (math.exp(value) for value in (found.value, found.value - reach, found.value + reach))
     text = f"ratio {ratio:.3f}, 95 % interval {low:.3f} to {high:.3f}, p = {p:.2g}"
 
-    def concluded(outcome: Outcome, words: str) -> Comparison:
+    def comparison(outcome: Outcome, words: str) -> Comparison:
         return Comparison(outcome, ratio, (low, high), p, f"{text}: {words}")
 
     if p < SIGNIFICANCE:
         outcome = Outcome.SLOWER if found.value > 0 else Outcome.FASTER
-        return concluded(outcome, f"{outcome} by {abs(ratio - 1):.1%}")
+        return comparison(outcome, f"{outcome} by {abs(ratio - 1):.1%}")
     if low < 1 / (1 + MARGIN) or high > 1 + MARGIN:
-        return concluded(Outcome.INCONCLUSIVE, f"too noisy to exclude a change of {MARGIN:.0%}")
+        return comparison(Outcome.INCONCLUSIVE, f"too noisy to exclude a change of {MARGIN:.0%}")
     medians = _medians(a, b) if design is Design.SAME_RUN else _between_runs(a, b, yardsticks, 0.5)
     if medians and abs(medians.value) > max(math.log1p(MARGIN), 3 * medians.deviation):
         words = f"but the medians differ by {math.expm1(medians.value):+.0%}, so one of them jumps between states"
-        return concluded(Outcome.INCONCLUSIVE, words)
-    return concluded(Outcome.NO_DIFFERENCE, f"a change of {MARGIN:.0%} would have shown")
+        return comparison(Outcome.INCONCLUSIVE, words)
+    return comparison(Outcome.NO_DIFFERENCE, f"a change of {MARGIN:.0%} would have shown")
 
 
 def _paired(a: Latency, b: Latency) -> Difference | None:

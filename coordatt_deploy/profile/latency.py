@@ -12,7 +12,8 @@ import numpy as np
 from coordatt_deploy import host
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.profile import statistics
-from coordatt_deploy.profile.statistics import Evidence, Samples, Verdict
+from coordatt_deploy.profile.noise import Evidence, Verdict, judge
+from coordatt_deploy.profile.statistics import Samples
 
 SAMPLES_PER_ROUND: Final = 10
 
@@ -156,7 +157,7 @@ class Latency:
     @property
     def verdict(self) -> Verdict:
         """Whether the figure can be trusted, and why."""
-        return statistics.judge(self.rounds, evidence=dataclasses.replace(self.evidence, preempted=self.preempted))
+        return judge(self.rounds, evidence=dataclasses.replace(self.evidence, preempted=self.preempted))
 
     def quantile_ms(self, q: float) -> float:
         """Return the *q* quantile (0 to 1) of all samples."""

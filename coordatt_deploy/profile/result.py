@@ -12,7 +12,8 @@ from coordatt_deploy.artifact_specs import Artifact, Origin
 from coordatt_deploy.formats import Format, Precision, TargetCpu
 from coordatt_deploy.host import Host
 from coordatt_deploy.profile.latency import ColdStart, Latency
-from coordatt_deploy.profile.statistics import Evidence, median_ratio
+from coordatt_deploy.profile.noise import Evidence
+from coordatt_deploy.profile.statistics import median_ratio
 from coordatt_deploy.run_records import NotRun
 
 

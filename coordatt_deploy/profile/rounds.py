@@ -25,9 +25,8 @@ from typing import Final, Self
 import numpy as np
 
 from coordatt_deploy import host
-from coordatt_deploy.host import HostState
 from coordatt_deploy.profile.latency import SAMPLES_PER_ROUND, Latency, Measurement, ProfileSettings
-from coordatt_deploy.profile.statistics import Evidence
+from coordatt_deploy.profile.noise import Evidence, evidence_between
 
 if sys.platform != "win32":
     import resource
@@ -129,7 +128,7 @@ def measure_openings(
         interrupted = True
         if not any(record.samples for record in records.values()):
             raise
-    told = _evidence(before, host.state(), threads)
+    told = evidence_between(before, host.state(), threads)
     return Measurement(
         latencies={name: record.latency(threads, told) for name, record in records.items() if record.samples},
         yardstick=own.latency(1, told) if own.samples else None,
@@ -302,26 +301,3 @@ def _no_garbage_collection() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-def _evidence(before: HostState, after: HostState, threads: int) -> Evidence:
-    """Return what two states of the machine say of the time between them."""
-
-    def gained(name: str) -> float | None:
-        first, last = getattr(before, name), getattr(after, name)
-        return None if first is None or last is None else last - first
-
-    elapsed, busy, own = gained("uptime_ms"), gained("busy_ms"), gained("own_ms")
-    stolen, throttled, events = gained("stolen_ms"), gained("throttled_ms"), gained("throttle_events")
-    cores = os.cpu_count() or 1
-    frequency = None
-    if before.frequency_mhz and after.frequency_mhz:
-        frequency = sum(after.frequency_mhz) / sum(before.frequency_mhz)
-    return Evidence(
-        other_cores=(busy - own) / elapsed if busy is not None and own is not None and elapsed else None,
-        idle_cores=max(0, cores - threads),
-        frequency=frequency,
-        throttled=throttled / elapsed if throttled is not None and elapsed else None,
-        heat_events=None if events is None else int(events),
-        stolen=stolen / elapsed / cores if stolen is not None and elapsed else None,
-    )

@@ -14,7 +14,6 @@ machine comes in bursts, so neighbouring samples resemble each other and nothing
     modes      peaks of a Gaussian kernel density of log(samples) (Silverman, Density estimation, 1986, eq. 3.31)
 """
 
-import enum
 import math
 from dataclasses import dataclass
 from itertools import pairwise
@@ -35,72 +34,6 @@ FEWEST_SAMPLES: Final = 20
 # A mode is a peak that holds a tenth of the samples and is parted from the next by a valley half as deep as the lower.
 MODE_SHARE: Final = 0.1
 MODE_VALLEY: Final = 0.5
-
-
-class Level(enum.StrEnum):
-    """How far a latency can be trusted."""
-
-    STABLE = "stable"
-    NOISY = "noisy"
-    UNUSABLE = "unusable"
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """How far a latency can be trusted, and why, in words."""
-
-    level: Level
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What the machine told beside the samples; None is "not known".
-
-    Attributes:
-        preempted: Share of the samples during which the kernel gave the core to somebody else.
-        other_cores: How many cores the other processes kept busy on average.
-        idle_cores: How many cores there were beyond the threads of the runtime.
-        frequency: Frequency after / frequency before.
-        throttled: Share of the time that the container's CPU quota held the process back.
-        heat_events: Times that the CPU reported to have slowed down because of heat.
-        stolen: Share of the time that the hypervisor gave the cores to other machines.
-        steady: Whether the warm-up reached a steady state.
-    """
-
-    preempted: float | None = None
-    other_cores: float | None = None
-    idle_cores: float | None = None
-    frequency: float | None = None
-    throttled: float | None = None
-    heat_events: int | None = None
-    stolen: float | None = None
-    steady: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """From where on a latency is noisy, and from where on it is of no use; all relative to 1.
-
-    Attributes:
-        interval: Half the width of the median's interval over the median.
-        spread: Interquartile range over median.
-        drift: Change from the first third of the rounds to the last.
-        preempted: Share of samples.
-        stolen: Share of the time taken by other virtual machines, or by the container's quota.
-    """
-
-    interval: float
-    spread: float
-    drift: float
-    preempted: float
-    stolen: float
-
-
-# Noisy: more than what two runs on a quiet machine differ by. Unusable: the error exceeds the ten per cent that a
-# comparison shall find.
-NOISY: Final = Limits(interval=0.02, spread=0.10, drift=0.05, preempted=0.10, stolen=0.02)
-UNUSABLE: Final = Limits(interval=0.10, spread=0.50, drift=0.30, preempted=0.60, stolen=0.20)
 
 
 def by_round(samples: ArrayLike, per_round: int | None = None) -> Samples:
@@ -311,64 +244,3 @@ def modes(samples: ArrayLike) -> tuple[float, ...]:
     edges = [-math.inf, *(float(grid[cut]) for cut in cuts), math.inf]
     parts = (logs[(logs > low) & (logs <= high)] for low, high in pairwise(edges))
     return tuple(float(np.exp(np.median(part))) for part in parts)
-
-
-def judge(samples: ArrayLike, per_round: int | None = None, evidence: Evidence | None = None) -> Verdict:
-    """Return whether a latency is stable, noisy or unusable, with every reason in words, the gravest level first."""
-    rounds = by_round(samples, per_round)
-    low, high = median_interval(rounds)
-    centre = median(rounds)
-    half_width, spread = (high - low) / 2 / centre, interquartile_range(rounds) / centre
-    grounds = _grounds(rounds, half_width, spread, evidence or Evidence())
-    for level in (Level.UNUSABLE, Level.NOISY):
-        if any(ground is level for ground, _ in grounds):
-            order = sorted(grounds, key=lambda item: item[0] is not level)
-            return Verdict(level, "; ".join(text for _, text in order))
-    return Verdict(Level.STABLE, f"median known to ±{half_width:.1%}, interquartile range {spread:.1%} of it")
-
-
-def _grounds(rounds: Samples, half_width: float, spread: float, evidence: Evidence) -> list[tuple[Level, str]]:
-    grounds = []
-
-    def weigh(field: str, value: float | None, text: str) -> None:
-        if value is not None and value > getattr(NOISY, field):
-            level = Level.UNUSABLE if value > getattr(UNUSABLE, field) else Level.NOISY
-            grounds.append((level, text))
-
-    if rounds.size < FEWEST_SAMPLES:
-        grounds.append((Level.UNUSABLE, f"only {rounds.size} samples, {FEWEST_SAMPLES} are the least"))
-    weigh("interval", half_width, f"median known only to ±{half_width:.1%}")
-    weigh("spread", spread, f"spread: the interquartile range is {spread:.0%} of the median")
-    change = drift(rounds)
-    weigh("drift", abs(change), _drift_text(change, step(rounds), evidence))
-    found = modes(rounds)
-    if len(found) > 1 and found[-1] / found[0] > 1 + NOISY.spread:
-        text = " and ".join(f"{mode / 1e6:.3g} ms" for mode in found)
-        grounds.append((Level.NOISY, f"{len(found)} modes: {text}"))
-    if evidence.preempted is not None:
-        weigh("preempted", evidence.preempted, f"other load: {evidence.preempted:.0%} of the samples were preempted")
-    if evidence.other_cores is not None and evidence.idle_cores is not None:
-        excess = evidence.other_cores - evidence.idle_cores
-        if excess > NOISY.preempted:
-            grounds.append((Level.NOISY, f"other load: other processes kept {evidence.other_cores:.1f} cores busy"))
-    weigh("stolen", evidence.stolen, f"other load: the hypervisor took {evidence.stolen or 0:.0%} of the time")
-    weigh(
-        "stolen",
-        evidence.throttled,
-        f"throttling: the CPU quota held it back {evidence.throttled or 0:.0%} of the time",
-    )
-    if evidence.heat_events:
-        grounds.append((Level.NOISY, f"throttling: the CPU slowed down {evidence.heat_events} times because of heat"))
-    if not evidence.steady:
-        grounds.append((Level.NOISY, "the warm-up did not become steady"))
-    return grounds
-
-
-def _drift_text(change: float, start: int | None, evidence: Evidence) -> str:
-    fell = evidence.frequency is not None and evidence.frequency < 1 - NOISY.drift
-    text = f"the last third is {abs(change):.0%} {'slower' if change > 0 else 'faster'} than the first"
-    if change > 0 and fell:
-        return f"throttling: {text} and the frequency fell by {1 - (evidence.frequency or 1):.0%}"
-    if change > 0 and start is not None:
-        return f"throttling or new load: {text}, in one step at round {start + 1}"
-    return f"drift: {text}"

@@ -27,7 +27,7 @@ from coordatt_deploy.graph.graph import Graph, op_name, weight
 from coordatt_deploy.graph.rewriter import Rewriter
 from coordatt_deploy.manifest import RoundedLayer, RoundingReport
 from coordatt_deploy.quantization.recipes import kept_in_float
-from coordatt_deploy.quantization.simulate import WEIGHTED, Values, apply, grid_of, last_uses, sqnr_db, stored
+from coordatt_deploy.quantization.simulate import WEIGHTED, Values, apply, grid_of, last_uses, sqnr_db, stored_values
 
 LEVELS: Final = 127
 PULL: Final = 1.0
@@ -84,7 +84,7 @@ class _Walk:
         self.graph, self.method, self.levels = graph, method, levels
         self.rewriter = Rewriter(graph)
         self.cases = list(data.feeds(graph.example[0].shape[0]))
-        self.stored = stored(graph) if activations else frozenset()
+        self.stored = stored_values(graph) if activations else frozenset()
         edges = [([source.name for source in node.all_input_nodes], [node.name]) for node in graph.module.graph.nodes]
         self.kept = kept_in_float(tuple(sorted(float_layers)), graph.layers, edges)
         self.exact: dict[fx.Node, Values] = {}

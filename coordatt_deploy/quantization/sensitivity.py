@@ -37,7 +37,7 @@ from coordatt_deploy.quantization.simulate import (
     grid_of,
     is_fused_into,
     sqnr_db,
-    stored,
+    stored_values,
 )
 from coordatt_deploy.quantization.union_find import UnionFind
 
@@ -221,7 +221,7 @@ class Simulation:
         feeds = list(chosen.feeds(batch))
         exact: dict[fx.Node, Values] = {}
         grids: dict[str, Grid] = {}
-        kept = stored(graph)
+        kept = stored_values(graph)
         for node in graph.module.graph.nodes:
             if node.op == "placeholder":
                 exact[node] = [torch.from_numpy(case[node.name]) for case in feeds]

@@ -54,7 +54,7 @@ class Grid:
 SIGMOID: Final = Grid(1 / 256, -128)  # fixed in TFLite's kernels
 
 
-def stored(graph: Graph) -> frozenset[str]:
+def stored_values(graph: Graph) -> frozenset[str]:
     """Return the names of the nodes whose value an int8 runtime rounds and stores."""
     names = set()
     for node in graph.module.graph.nodes:

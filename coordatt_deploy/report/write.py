@@ -50,8 +50,8 @@ def write_page(bundle: Bundle, target: Path | None = None, *, now: datetime | No
         except DeployError:  # a file that cannot be opened here is listed without its operators
             continue
     moment = (now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC")
-    made = f"Written by coordatt-deploy {__version__} on {moment}."
-    text = page(Contents(bundle.manifest, bundle.root.resolve().name, parity, profile, operators, made, accuracy))
+    footer = f"Written by coordatt-deploy {__version__} on {moment}."
+    text = page(Contents(bundle.manifest, bundle.root.resolve().name, parity, profile, operators, footer, accuracy))
     return bundle.write_report(PAGE, text) if target is None else write_text(target, text)
 
 

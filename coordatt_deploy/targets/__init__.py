@@ -7,7 +7,7 @@ and a folder with a ``target`` module; what several of them need is here and in 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
@@ -42,7 +42,7 @@ class TargetStatus:
         path: Where it is, or would be.
         reason: What is wrong with it; None when it is ready.
         counts: Whether it can count instructions.
-        no_counts_because: Why it cannot; None where it can or is not ready.
+        counting_problem: Why it cannot; None where it can or is not ready.
         runtimes: Versions of the packages inside, by name.
         bytes: Size on disk; 0 where it is not built.
         command: The line that builds it, or builds it again.
@@ -53,7 +53,7 @@ class TargetStatus:
     path: str
     reason: str | None
     counts: bool
-    no_counts_because: str | None
+    counting_problem: str | None = field(metadata={"key": "no_counts_because"})
     runtimes: Mapping[str, str]
     bytes: int
     command: str

@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from coordatt_deploy.commands.export_options import ExportOptions, ModelOptions, PreprocessingOptions
 from coordatt_deploy.commands.export_plan import plan_export
-from coordatt_deploy.commands.options import CalibrationOptions, ExportOptions, ModelOptions, PreprocessingOptions
+from coordatt_deploy.commands.options import CalibrationOptions
 from coordatt_deploy.conversion.plan import DEFAULT_MODEL
 from coordatt_deploy.data.calibration import COUNT
 from coordatt_deploy.formats import FORMATS, Format, TargetCpu

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from coordatt_deploy.commands.schema import DOCUMENTS, document_type
-from coordatt_deploy.documents import schema, write
+from coordatt_deploy.documents import write
+from coordatt_deploy.json_schema import schema
 
 FOLDER = Path(__file__).parents[2] / "docs" / "schema"
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from coordatt_deploy.evaluation.paired import NOT_FINITE, PairedDifference, mid_p, placed, score_interval
+from coordatt_deploy.evaluation.paired import NOT_FINITE, PairedDifference, classes_and_places, mid_p, score_interval
 
 
 @given(gained=st.integers(0, 60), lost=st.integers(0, 60), agreed=st.integers(0, 2000))
@@ -104,7 +104,7 @@ def test_equal_logits_are_taken_in_order_and_nan_names_nothing():
     As argmax does in an app; NaN and infinity are never right.
     """
     logits = np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, np.nan, 9.0], [np.inf, 0.0, 0.0]])
-    classes, places = placed(logits, np.array([0, 1, 2, 0]))
+    classes, places = classes_and_places(logits, np.array([0, 1, 2, 0]))
 
     assert [0, 0, NOT_FINITE, NOT_FINITE] == classes.tolist()
     assert [0, 1, 3, 3] == places.tolist()
@@ -118,7 +118,7 @@ def test_first_place_is_argmax(data):
     """
     logits = np.array(data.draw(st.lists(st.lists(st.integers(-3, 3), min_size=4, max_size=4), min_size=1)), float)
     labels = np.array(data.draw(st.lists(st.integers(0, 3), min_size=len(logits), max_size=len(logits))))
-    classes, places = placed(logits, labels)
+    classes, places = classes_and_places(logits, labels)
 
     assert np.argmax(logits, axis=1).tolist() == classes.tolist()
     assert (classes == labels).tolist() == (places == 0).tolist()

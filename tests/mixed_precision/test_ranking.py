@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from coordatt_deploy.bundle import open_bundle
@@ -30,10 +28,9 @@ from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
 from coordatt_deploy.graph.saved_graph import load_graph
 from coordatt_deploy.layer_map import Layer, LayerMap, Part
 from coordatt_deploy.mixed_precision.ranking import Bench, predicted_db, rank_layers
-from coordatt_deploy.mixed_precision.search import PRUNED, SearchPlan, prune, smallest_passing_set
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.recipes import kept_in_float, parse
-from coordatt_deploy.quantization.sensitivity import LayerCost, rank, units
+from coordatt_deploy.quantization.sensitivity import rank, units
 from coordatt_deploy.runtimes.reader import count_operators
 
 STATIC = parse("static_wi8_ai8")
@@ -193,72 +190,6 @@ def test_operators_between_kept_layers_stay_in_float():
     assert set() == kept_in_float((), layers, chain)
     with pytest.raises(UsageError, match="no such layer"):
         kept_in_float(("d",), layers, chain)
-
-
-# the search
-
-
-RANKING = [LayerCost(f"layer{index}", (f"layer{index}",), "conv2d", float(index)) for index in range(40)]
-
-
-@given(needed=st.sets(st.integers(0, PRUNED - 1)))
-def test_search_finds_exactly_what_is_needed(needed):
-    """
-    Whatever of the first dozen must stay in float, nothing else does; and few artifacts are tried.
-    """
-    wanted, tried = {f"layer{index}" for index in needed}, []
-
-    def holds(kept):
-        tried.append(kept)
-        return wanted <= {cost.name for cost in kept}
-
-    assert wanted == {cost.name for cost in smallest_passing_set(RANKING, holds)}
-    assert len(tried) <= 10 + PRUNED
-
-
-@given(count=st.integers(PRUNED + 1, 38))
-def test_search_finds_the_least_prefix(count):
-    """
-    Where the ranking is right, the least k, by doubling and halving.
-    """
-    tried = []
-
-    def holds(kept):
-        tried.append(len(kept))
-        return len(kept) >= count
-
-    assert count == len(smallest_passing_set(RANKING, holds))
-    assert len(tried) <= 14
-    assert 40 not in tried
-
-
-@pytest.mark.parametrize("layers", [0, 1, 2, 40])
-def test_search_never_keeps_everything(layers):
-    """
-    Where only float would do, there is no answer.
-    """
-    assert smallest_passing_set(RANKING[:layers], lambda kept: len(kept) == layers and bool(kept)) is None
-
-
-@given(enough=st.integers(1, 39), start=st.integers(1, 38))
-def test_artifacts_made_the_whole_way_have_the_last_word(enough, start):
-    """
-    Fewer layers where fewer do, up to three more where the quick artifacts promised too much, else no answer.
-    """
-    found = prune(RANKING[:start], RANKING, lambda kept: len(kept) >= enough)
-
-    assert (None if enough > start + 3 or enough == 40 else enough) == (found and len(found))
-
-
-@pytest.mark.parametrize(
-    ("options", "answer"), [({"max_drop": -1.0}, "--max-drop is -1"), ({"max_drop": 0.5, "limit": 0}, "--limit is 0")]
-)
-def test_slips_in_a_search(options, answer):
-    """
-    Each says what was expected.
-    """
-    with pytest.raises(UsageError, match=answer):
-        SearchPlan(QuantizePlan((STATIC,)), **options)
 
 
 # with real converters

@@ -11,7 +11,7 @@ from coordatt_deploy.artifact_specs import Artifact, TensorSpec
 from coordatt_deploy.documents import to_json
 from coordatt_deploy.errors import BundleError, MissingDependencyError
 from coordatt_deploy.formats import Format, Precision
-from coordatt_deploy.profile.cold_start import cold_start, made_up
+from coordatt_deploy.profile.cold_start import cold_start, random_input
 
 MEGABYTE = 1 << 20
 
@@ -157,11 +157,11 @@ def test_a_missing_runtime_names_its_install_line(tmp_path, monkeypatch):
         (TensorSpec("image", (1, 20, 24, 3), "int8", "NHWC", 0.1, 3), (1, 20, 24, 3)),
     ],
 )
-def test_made_up_inputs_fit(spec, shape):
+def test_random_inputs_fit(spec, shape):
     """
     Open axes get the size asked for, integers use their whole range.
     """
-    value = made_up(spec, (32, 48))
+    value = random_input(spec, (32, 48))
 
     assert shape == value.shape
     assert spec.dtype == value.dtype.name

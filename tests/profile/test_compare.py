@@ -11,8 +11,8 @@ from coordatt_deploy.artifact_specs import Origin
 from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.profile.compare import Design, Outcome, compare_latencies, compare_profiles
 from coordatt_deploy.profile.latency import Latency, ProfileSettings
+from coordatt_deploy.profile.noise import Evidence
 from coordatt_deploy.profile.result import ArtifactLatency, Profile
-from coordatt_deploy.profile.statistics import Evidence
 
 SETTINGS = ProfileSettings()
 SHAPE = (SETTINGS.rounds, 10)

@@ -10,8 +10,8 @@ import pytest
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.profile import rounds as profile
 from coordatt_deploy.profile.latency import Latency, ProfileSettings
+from coordatt_deploy.profile.noise import Evidence, Level
 from coordatt_deploy.profile.rounds import Clocks, lost_time, measure, measure_openings
-from coordatt_deploy.profile.statistics import Evidence, Level
 
 MS = 1_000_000
 SHORT = ProfileSettings(warmups=6, samples=30, openings=1, min_seconds=0.0)

@@ -8,7 +8,7 @@ import pytest
 
 from coordatt_deploy.profile.compare import Design, Outcome, compare_latencies
 from coordatt_deploy.profile.latency import Latency, ProfileSettings
-from coordatt_deploy.profile.statistics import Evidence
+from coordatt_deploy.profile.noise import Evidence
 
 CALLED = {Outcome.FASTER, Outcome.SLOWER}
 SLOWDOWN = 1.1

@@ -10,9 +10,9 @@ from coordatt_deploy.documents import dump, load
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.formats import Format, Precision, TargetCpu
 from coordatt_deploy.profile.latency import ColdStart, Latency
+from coordatt_deploy.profile.noise import Evidence
 from coordatt_deploy.profile.reports import ProfileReports, load_profile, read_reports, runs_of, session_of
 from coordatt_deploy.profile.result import ArtifactLatency, Profile, ProfileResult, SettingsRecord, profile_result
-from coordatt_deploy.profile.statistics import Evidence
 from coordatt_deploy.run_records import NotRun
 
 RNG = np.random.default_rng(0)

@@ -5,20 +5,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from latencies import MS, quiet, sliding, slowed_down, two_states
 from scipy import stats
 
 from coordatt_deploy.profile import statistics
-from coordatt_deploy.profile.statistics import Evidence, Level, judge
 
 RNG = np.random.default_rng(7)
-MS = 1e6
 
 nanoseconds = st.lists(st.integers(1, 10**9), min_size=1, max_size=60)
-
-
-def quiet(count=400, centre=5 * MS, spread=0.01, seed=0):
-    """A latency as a quiet machine gives it."""
-    return centre * np.random.default_rng(seed).normal(1, spread, count)
 
 
 def bursts(rounds=40, per_round=10, seed=0, strength=0.05, memory=0.8):
@@ -68,7 +62,7 @@ def test_what_is_no_latency_is_refused(wrong):
     """
     NaN, infinity, zero, negative times and nothing at all are refused, everywhere.
     """
-    for figure in (statistics.median, statistics.median_interval, statistics.drift, statistics.modes, judge):
+    for figure in (statistics.median, statistics.median_interval, statistics.drift, statistics.modes):
         with pytest.raises(ValueError, match=r"latency|samples"):
             figure(wrong)
 
@@ -155,7 +149,7 @@ def test_a_paired_ratio_outlives_common_drift():
     assert paired.value == pytest.approx(1.25, rel=0.02)
 
 
-def test_identical_samples_are_stable():
+def test_identical_samples_have_no_spread():
     """
     A clock that always says the same has no interval, one mode and no drift.
     """
@@ -164,43 +158,17 @@ def test_identical_samples_are_stable():
     assert (5 * MS, 5 * MS) == statistics.median_interval(samples)
     assert (pytest.approx(5 * MS),) == statistics.modes(samples)
     assert 0.0 == statistics.drift(samples)
-    assert Level.STABLE is judge(samples).level
-
-
-def test_a_quiet_machine_is_stable():
-    """
-    One per cent of jitter is stable, for every seed.
-    """
-    verdicts = [judge(quiet(seed=seed), 10) for seed in range(50)]
-
-    assert {Level.STABLE} == {verdict.level for verdict in verdicts}
-    assert "±" in verdicts[0].reason
-
-
-def test_few_samples_are_unusable():
-    """
-    Nineteen samples are too few, twenty are not.
-    """
-    assert Level.UNUSABLE is judge(quiet(19)).level
-    assert "19 samples" in judge(quiet(19)).reason
-    assert Level.STABLE is judge(quiet(20)).level
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
-def test_two_states_are_found_and_named(share):
+def test_two_states_are_found(share):
     """
     A latency that jumps between 5 and 8 ms has two modes, whatever state it prefers.
     """
-    slow = np.random.default_rng(3).random(400) < share
-    samples = np.where(slow, 8 / 5, 1.0) * quiet(spread=0.02)
-
-    fast, other = statistics.modes(samples)
-    verdict = judge(samples, 10)
+    fast, other = statistics.modes(two_states(share))
 
     assert fast == pytest.approx(5 * MS, rel=0.05)
     assert other == pytest.approx(8 * MS, rel=0.05)
-    assert verdict.level is not Level.STABLE
-    assert "2 modes" in verdict.reason
 
 
 def test_two_points_are_two_modes():
@@ -230,18 +198,14 @@ def test_one_mode_is_not_taken_for_two(draw):
     assert counts.count(1) >= 97
 
 
-def test_drift_is_measured_and_named():
+def test_drift_is_measured():
     """
-    A latency that slides up by 30 % is noisy because of drift, not because of throttling.
+    A latency that slides up by 30 % drifts by a fifth from the first third to the last, without a step.
     """
-    samples = quiet() * np.linspace(1, 1.3, 400)
+    rounds = statistics.by_round(sliding(), 10)
 
-    verdict = judge(samples, 10)
-
-    assert statistics.drift(statistics.by_round(samples, 10)) == pytest.approx(0.2 / 1.05, abs=0.03)
-    assert statistics.step(statistics.by_round(samples, 10)) is None
-    assert verdict.level is not Level.STABLE
-    assert "drift: the last third" in verdict.reason
+    assert statistics.drift(rounds) == pytest.approx(0.2 / 1.05, abs=0.03)
+    assert statistics.step(rounds) is None
 
 
 def test_no_drift_is_seen_where_there_is_none():
@@ -253,75 +217,11 @@ def test_no_drift_is_seen_where_there_is_none():
     assert sum(seen) <= 9
 
 
-def test_throttling_is_a_step_up_that_stays():
+def test_a_level_that_changes_and_stays_is_a_step():
     """
-    A CPU that slows down by 40 % in the midst is called throttling, at the round where it happened.
+    A CPU that slows down by 40 % in the midst gives a step, at the round where it happened.
     """
-    samples = quiet() * np.where(np.arange(400) < 250, 1.0, 1.4)
-
-    verdict = judge(samples, 10)
-
-    assert 25 == statistics.step(statistics.by_round(samples, 10))
-    assert Level.UNUSABLE is verdict.level
-    assert "throttling or new load" in verdict.reason
-    assert "round 26" in verdict.reason
-
-
-def test_throttling_is_certain_when_the_frequency_fell():
-    """
-    With a frequency that fell as well, the reason says so; one that rose explains nothing.
-    """
-    samples = quiet() * np.linspace(1, 1.3, 400)
-
-    assert "throttling: " in judge(samples, 10, Evidence(frequency=0.7)).reason
-    assert "frequency fell by 30%" in judge(samples, 10, Evidence(frequency=0.7)).reason
-    assert "throttling" not in judge(samples, 10, Evidence(frequency=1.2)).reason
-
-
-def test_getting_faster_is_drift():
-    """
-    A machine that becomes quieter does not throttle.
-    """
-    verdict = judge(quiet() * np.where(np.arange(400) < 250, 1.4, 1.0), 10)
-
-    assert "drift: the last third is" in verdict.reason
-    assert "faster" in verdict.reason
-
-
-@pytest.mark.parametrize(
-    ("evidence", "level", "words"),
-    [
-        (Evidence(), Level.STABLE, "median known"),
-        (Evidence(preempted=0.05, stolen=0.001, throttled=0.0, heat_events=0), Level.STABLE, "median known"),
-        (Evidence(preempted=0.3), Level.NOISY, "other load: 30% of the samples were preempted"),
-        (Evidence(preempted=0.9), Level.UNUSABLE, "90%"),
-        (Evidence(other_cores=1.9, idle_cores=1), Level.NOISY, "other processes kept 1.9 cores busy"),
-        (Evidence(other_cores=1.9, idle_cores=7), Level.STABLE, "median known"),
-        (Evidence(stolen=0.1), Level.NOISY, "hypervisor took 10%"),
-        (Evidence(throttled=0.4), Level.UNUSABLE, "quota held it back 40%"),
-        (Evidence(heat_events=2), Level.NOISY, "slowed down 2 times because of heat"),
-        (Evidence(steady=False), Level.NOISY, "warm-up"),
-    ],
-)
-def test_what_the_machine_tells_is_weighed(evidence, level, words):
-    """
-    Quiet samples are not believed when the machine tells of other load or throttling; a spare core is no load.
-    """
-    verdict = judge(quiet(), 10, evidence)
-
-    assert level is verdict.level
-    assert words in verdict.reason
-
-
-def test_the_gravest_reason_comes_first():
-    """
-    A reader who reads the first words only reads the worst.
-    """
-    verdict = judge(quiet(), 10, Evidence(preempted=0.3, throttled=0.4))
-
-    assert Level.UNUSABLE is verdict.level
-    assert verdict.reason.startswith("throttling")
-    assert "preempted" in verdict.reason
+    assert 25 == statistics.step(statistics.by_round(slowed_down(), 10))
 
 
 def test_a_trend_needs_more_than_ties():

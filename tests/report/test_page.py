@@ -28,8 +28,8 @@ from coordatt_deploy.parity.layers import LayerVerdict
 from coordatt_deploy.parity.outputs import OutputParity
 from coordatt_deploy.parity.result import ArtifactVerdict, GraphVerdict, ParityResult
 from coordatt_deploy.parity.tolerances import Tolerance
+from coordatt_deploy.profile.noise import Evidence
 from coordatt_deploy.profile.result import LatencyRecord, ProfileResult, SettingsRecord
-from coordatt_deploy.profile.statistics import Evidence
 from coordatt_deploy.report.junit import junit
 from coordatt_deploy.report.markdown import cell, markdown
 from coordatt_deploy.report.page.plots import DepthPoint, depth_plot, ticks

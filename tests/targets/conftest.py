@@ -50,7 +50,7 @@ def _fake_box(cache, **changes):
 def real():
     """The box in the user's cache, built now if it is not there."""
     found = target_named("qemu-arm64").setup()
-    assert (found.state, found.no_counts_because) == ("ready", None)
+    assert (found.state, found.counting_problem) == ("ready", None)
     return sysroot.open_sysroot()
 
 

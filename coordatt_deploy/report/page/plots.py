@@ -9,13 +9,14 @@ page, so that dark, light and paper each have their own. The view box is as wide
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 from markupsafe import Markup
 
 WIDTH: Final = 360
 HEIGHT: Final = 200
 LEFT, RIGHT, TOP, BOTTOM = 38, 8, 14, 28
+BINS: Final = 60  # of a histogram
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,53 @@ def _shortened(text: str, most: int = 34) -> str:
     return text if len(text) <= most else f"…{text[1 - most :]}"
 
 
+@dataclass(frozen=True, slots=True)
+class _TimeAxis:
+    """Where a time lies between the left end of a plot and the right.
+
+    Attributes:
+        low: The fastest call, in ms.
+        high: The slowest call, in ms.
+        logarithmic: Whether equal ratios, not equal differences, are equally far apart.
+        start: What ``scale`` gives for the left end.
+        end: The same for the right end.
+    """
+
+    low: float
+    high: float
+    logarithmic: bool
+    start: float
+    end: float
+
+    @classmethod
+    def over(cls, samples_ms: Sequence[float]) -> Self:
+        """Return an axis with a margin; logarithmic where the slowest call takes over ten times the fastest."""
+        low, high = min(samples_ms), max(samples_ms)
+        logarithmic = low > 0 and high / low > 10
+        start, end = (math.log10(low), math.log10(high)) if logarithmic else (low, high)
+        margin = (end - start) * 0.03 or abs(end) * 0.05 or 1.0
+        return cls(low, high, logarithmic, start - margin, end + margin)
+
+    def scale(self, value: float) -> float:
+        return math.log10(value) if self.logarithmic else value
+
+    def x(self, value: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * (self.scale(value) - self.start) / (self.end - self.start)
+
+    def ticks(self) -> list[float]:
+        if self.logarithmic:
+            return _log_ticks(self.low, self.high)
+        return [tick for tick in ticks(self.low, self.high, 5) if self.start <= tick <= self.end]
+
+    def histogram(self, samples_ms: Sequence[float]) -> list[int]:
+        """Return how many calls fall into each of BINS equal parts of the axis."""
+        counts = [0] * BINS
+        for sample in samples_ms:
+            share = (self.scale(sample) - self.start) / (self.end - self.start)
+            counts[min(BINS - 1, int(share * BINS))] += 1
+        return counts
+
+
 def latency_plot(
     number: int,
     title: str,
@@ -142,36 +190,22 @@ def latency_plot(
     samples_ms: Sequence[float],
     median_ms: float,
     ci95_ms: tuple[float, float] | None,
-    *,
-    bins: int = 60,
 ) -> Markup:
     """Draw a histogram and, below it, every raw sample: time from left to right in ms, calls from top to bottom.
 
     The axis is logarithmic where the slowest call takes over ten times the fastest.
     """
     bars, rows, height = 56.0, 84.0, 200
-    low, high = min(samples_ms), max(samples_ms)
-    logarithmic = low > 0 and high / low > 10
-    scale = math.log10 if logarithmic else float
-    start, end = scale(low), scale(high)
-    pad = (end - start) * 0.03 or abs(end) * 0.05 or 1.0
-    start, end = start - pad, end + pad
-
-    def x(value: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * (scale(value) - start) / (end - start)
-
-    counts = [0] * bins
-    for sample in samples_ms:
-        counts[min(bins - 1, int((scale(sample) - start) / (end - start) * bins))] += 1
-    body, floor = [], TOP + bars
-    wide = (WIDTH - LEFT - RIGHT) / bins
-    marks = _log_ticks(low, high) if logarithmic else [t for t in ticks(low, high, 5) if start <= t <= end]
-    for tick in marks:
+    axis = _TimeAxis.over(samples_ms)
+    x, floor = axis.x, TOP + bars
+    body = []
+    for tick in axis.ticks():
         body += [_line(x(tick), TOP, x(tick), floor + 6 + rows, "grid"), _text(x(tick), height - 22, f"{tick:g}")]
     if ci95_ms is not None and all(map(math.isfinite, ci95_ms)):
-        left, right = x(max(ci95_ms[0], low)), x(min(ci95_ms[1], high))
+        left, right = x(max(ci95_ms[0], axis.low)), x(min(ci95_ms[1], axis.high))
         band = Markup('<rect class="band" x="{:.1f}" y="{}" width="{:.1f}" height="{:.1f}"/>')
         body.append(band.format(left, TOP, max(right - left, 0.8), bars + 6 + rows))
+    counts, wide = axis.histogram(samples_ms), (WIDTH - LEFT - RIGHT) / BINS
     most = max(counts)
     shape = "".join(
         f"M{LEFT + wide * i:.1f} {floor:.1f}v{-bars * c / most:.1f}h{wide:.2f}v{bars * c / most:.1f}z"
@@ -187,7 +221,7 @@ def latency_plot(
     body.append(_text(LEFT - 4, floor + 16, "first", "end"))
     body.append(_text(LEFT - 4, floor + 4 + rows, "last", "end"))
     body.append(_text(LEFT - 4, TOP + 8, "calls", "end"))
-    unit = "ms per call, logarithmic" if logarithmic else "ms per call"
+    unit = "ms per call, logarithmic" if axis.logarithmic else "ms per call"
     body.append(_text((LEFT + WIDTH - RIGHT) / 2, height - 6, unit, kind="axis"))
     return frame(number, title, description, body, height)
 

@@ -44,7 +44,7 @@ class Contents:
         parity: None where parity was not run.
         profile: None where nothing was timed.
         operators: By artifact path; files that cannot be opened here have no entry.
-        made: When and by which version, for the foot of the page.
+        footer: When and by which version, for the foot of the page.
         accuracy: None where accuracy was not measured.
     """
 
@@ -53,7 +53,7 @@ class Contents:
     parity: ParityResult | None
     profile: ProfileResult | None
     operators: Mapping[str, OperatorCount] = field(default_factory=dict)
-    made: str = ""
+    footer: str = ""
     accuracy: EvaluationResult | None = None
 
 
@@ -72,7 +72,7 @@ class PageView:
         layers: A table of every layer for each file; empty where layers were not judged.
         machine: Names and values.
         commands: One a line.
-        made: When and by which version.
+        footer: When and by which version.
     """
 
     headline: Headline
@@ -85,7 +85,7 @@ class PageView:
     layers: tuple[Table, ...]
     machine: tuple[tuple[str, str], ...]
     commands: str
-    made: str
+    footer: str
 
 
 def page(contents: Contents) -> str:
@@ -117,5 +117,5 @@ def _view(contents: Contents) -> PageView:
         layers=verdicts.layer_tables(parity) if parity else (),
         machine=measurements.machine(manifest, profile),
         commands=measurements.commands(manifest, contents.folder, profile),
-        made=contents.made,
+        footer=contents.footer,
     )

@@ -18,7 +18,7 @@ def show_doctor(findings: Findings, targets: Sequence[TargetStatus] = ()) -> Non
         table.add_row(part.name, part.version or line("missing", style="yellow"), part.purpose, line(part.remedy or ""))
     console.print(table)
     for target in targets:
-        counts = "counts instructions" if target.counts else target.no_counts_because or ""
+        counts = "counts instructions" if target.counts else target.counting_problem or ""
         remark = counts if target.state == "ready" else f"{target.reason or ''}; run: {target.command}"
         console.print(line(f"target {target.name}: {target.state}; {remark}".rstrip("; ")))
     for note in findings.notes:

@@ -206,24 +206,24 @@ class _Builder:
             return f"it could not be compiled ({error}); install Debian's packages {NEEDS}"
         return None
 
-    def try_out(self, no_counts_because: str | None) -> str | None:
+    def try_out(self, counting_problem: str | None) -> str | None:
         """Start the guest, import its runtimes, compare their versions, and see whether the counter counts.
 
         Python's modules are compiled on the way: that takes seconds at each start otherwise.
         """
         runtimes = installed_runtimes()
-        box = Sysroot(self.root, runtimes, no_counts_because)
+        box = Sysroot(self.root, runtimes, counting_problem)
         with start(box, CPUS[DEFAULT_CPU], compiling=True, timeout_s=STEP_TIMEOUT_S) as guest:
             inside = guest.versions(runtimes, opened_formats(runtimes))
         if inside != runtimes:
             raise _StepFailedError(f"the guest has {inside}, expected {runtimes}")
-        if no_counts_because is None:
+        if counting_problem is None:
             try:
                 with start(box, CPUS[DEFAULT_CPU], counting=True, timeout_s=STEP_TIMEOUT_S) as guest:
                     guest.versions((), ())
             except DeployError as error:
                 return f"QEMU does not load it ({error})"
-        return no_counts_because
+        return counting_problem
 
 
 def setup(cache_dir: Path | None = None, progress: Progress | None = None, *, etc: Path = apt.ETC_APT) -> TargetStatus:
@@ -283,13 +283,13 @@ def _build(root: Path, stages: Stages, etc: Path) -> None:
             builder.cpus()
             step = "instruction counter"
             with stages.stage(step):
-                no_counts_because = builder.plugin()
+                counting_problem = builder.plugin()
             step = "trial run"
             with stages.stage(step):
-                no_counts_because = builder.try_out(no_counts_because)
+                counting_problem = builder.try_out(counting_problem)
             step = "manifest"
             with stages.stage(step):
-                _write_manifest(builder, stages, no_counts_because)
+                _write_manifest(builder, stages, counting_problem)
         _take_place(builder.root, root, staging)
     except (_StepFailedError, DeployError, OSError, subprocess.SubprocessError, ValueError, KeyError) as error:
         raise MissingDependencyError(
@@ -300,12 +300,12 @@ def _build(root: Path, stages: Stages, etc: Path) -> None:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _write_manifest(builder: _Builder, stages: Stages, no_counts_because: str | None) -> None:
+def _write_manifest(builder: _Builder, stages: Stages, counting_problem: str | None) -> None:
     document = {
         "schema_version": SCHEMA_VERSION,
         "recipe": recipe(),
         "runtimes": installed_runtimes(),
-        "no_counts_because": no_counts_because,
+        "no_counts_because": counting_problem,
         "host": platform.machine(),
         "bytes": sum(path.lstat().st_size for path in walk(builder.root)),
         "stages": {stage.name: stage.seconds for stage in stages.taken},

@@ -32,9 +32,9 @@ def start(
     Raises:
         MissingDependencyError: *counting* in a box without the instruction counter.
     """
-    if counting and box.no_counts_because is not None:
+    if counting and box.counting_problem is not None:
         raise MissingDependencyError(
-            f"target {NAME} cannot count instructions: {box.no_counts_because}; parity works without."
+            f"target {NAME} cannot count instructions: {box.counting_problem}; parity works without."
             f" Then run: {SETUP_COMMAND}"
         )
     launch = partial(_launch, box, cpu, counting, compiling)

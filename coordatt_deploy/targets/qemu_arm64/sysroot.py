@@ -54,12 +54,12 @@ class Sysroot:
     Attributes:
         root: Its folder.
         runtimes: Versions of the packages inside.
-        no_counts_because: Why it has no instruction counter; None where it has one.
+        counting_problem: Why it has no instruction counter; None where it has one.
     """
 
     root: Path
     runtimes: Mapping[str, str]
-    no_counts_because: str | None = None
+    counting_problem: str | None = None
 
     def qemu(self, cpu: Cpu, view: Path, options: tuple[str, ...] = ()) -> list[str]:
         """Return the command line up to the guest's Python, for a program to follow.
@@ -154,14 +154,14 @@ class SysrootManifest:
     Attributes:
         recipe: Hash of what decides what it holds; see ``recipe``.
         runtimes: Versions of the packages inside.
-        no_counts_because: Why it has no instruction counter; None where it has one.
+        counting_problem: Why it has no instruction counter; None where it has one.
         bytes: Size of all files.
         files: Hash of every file and target of every link, by relative path.
     """
 
     recipe: str
     runtimes: Mapping[str, str]
-    no_counts_because: str | None
+    counting_problem: str | None
     bytes: int
     files: Mapping[str, str]
 
@@ -181,7 +181,7 @@ def read_manifest(root: Path) -> SysrootManifest:
     return SysrootManifest(
         recipe=document["recipe"],
         runtimes=document["runtimes"],
-        no_counts_because=document.get("no_counts_because"),
+        counting_problem=document.get("no_counts_because"),
         bytes=document["bytes"],
         files=document["files"],
     )
@@ -215,18 +215,18 @@ def open_sysroot(cache_dir: Path | None = None) -> Sysroot:
     if found.state != "ready":
         what = {"missing": "is not built", "damaged": "is damaged", "outdated": "is of other versions"}[found.state]
         raise MissingDependencyError(f"the box of target {NAME} {what}: {found.reason}; run: {SETUP_COMMAND}")
-    return Sysroot(Path(found.path), found.runtimes, found.no_counts_because)
+    return Sysroot(Path(found.path), found.runtimes, found.counting_problem)
 
 
 def _status(root: Path, state: str, reason: str | None, manifest: SysrootManifest | None = None) -> TargetStatus:
-    why = None if manifest is None else manifest.no_counts_because
+    why = None if manifest is None else manifest.counting_problem
     return TargetStatus(
         name=NAME,
         state=state,
         path=str(root),
         reason=reason,
         counts=state == "ready" and why is None,
-        no_counts_because=why,
+        counting_problem=why,
         runtimes={} if manifest is None else dict(manifest.runtimes),
         bytes=0 if manifest is None else manifest.bytes,
         command=SETUP_COMMAND,

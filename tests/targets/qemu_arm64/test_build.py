@@ -101,7 +101,7 @@ def test_a_build_without_a_compiler_is_parity_only_and_a_second_one_is_reused(
     again = target.setup(cache)
 
     assert ("ready", False) == (built.state, built.counts)
-    assert "no C compiler" in built.no_counts_because
+    assert "no C compiler" in built.counting_problem
     assert (before, built) == (manifest.stat().st_mtime_ns, again)
     path, artifact = artifacts["onnx"]
     feeds = feeds_of(artifact)

@@ -1,0 +1,157 @@
+"""What the user says of a model and its files: the options of ``build`` and ``export``.
+
+``export_plan`` makes a plan of them. Nothing here imports NumPy or a framework, as ``--help`` needs this module.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Concatenate
+
+import click
+
+from coordatt_deploy.commands.options import (
+    PATH,
+    CalibrationOptions,
+    P,
+    calibration_options,
+    dynamic_size_option,
+    format_option,
+    gathered,
+    input_shape_option,
+    input_size_option,
+    member_of,
+    members,
+    model_args_option,
+    target_cpu_option,
+)
+from coordatt_deploy.formats import Format, Precision, TargetCpu
+from coordatt_deploy.loading.sizes import Bounds
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """What the user says of the model.
+
+    Attributes:
+        model: What ``--model`` takes; None for the embedded default.
+        model_args: Keyword arguments of the factory.
+        name: What the model is called in file names.
+        checkpoint: Weights of the user's own.
+        checkpoint_key: The entry of the checkpoint that holds them.
+        input_size: (H, W) in pixels.
+        dynamic: Bounds of a dynamic size.
+        inputs: Name and shape of inputs that are not images.
+        labels: A file of class names.
+        golden: A folder of images.
+    """
+
+    model: str | None = None
+    model_args: Mapping[str, object] | None = None
+    name: str | None = None
+    checkpoint: Path | None = None
+    checkpoint_key: str | None = None
+    input_size: tuple[int, int] | None = None
+    dynamic: Bounds | None = None
+    inputs: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    labels: Path | None = None
+    golden: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PreprocessingOptions:
+    """What the user says of preprocessing, as it was written.
+
+    Attributes:
+        mean: Numbers with commas between them, like the next two.
+        std: See ``mean``.
+        input_range: See ``mean``.
+        colour: Order of the channels.
+        resize: Name of a filter.
+        preprocessing: A file with all of these.
+    """
+
+    mean: str | None = None
+    std: str | None = None
+    input_range: str | None = None
+    colour: str | None = None
+    resize: str | None = None
+    preprocessing: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """What ``build`` and ``export`` share; ``export_plan`` says what becomes of it.
+
+    Attributes:
+        model: What is exported.
+        preprocessing: How images become its input.
+        calibration: For int8 files.
+        formats: Empty for all.
+        precisions: Empty for every float precision of each format.
+        target_cpus: Empty for ARM64.
+        bake: Whether normalisation becomes part of the network.
+        softmax: Whether the network then gives probabilities.
+        output_dir: The bundle; None for the model's name.
+    """
+
+    model: ModelOptions = field(default_factory=ModelOptions)
+    preprocessing: PreprocessingOptions = field(default_factory=PreprocessingOptions)
+    calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
+    formats: tuple[Format, ...] = ()
+    precisions: tuple[Precision, ...] = ()
+    target_cpus: tuple[TargetCpu, ...] = ()
+    bake: bool = False
+    softmax: bool = False
+    output_dir: Path | None = None
+
+
+def export_options(command: Callable[Concatenate[ExportOptions, P], None]) -> Callable[P, None]:
+    """Hand the command its ``ExportOptions``."""
+    return gathered(
+        ExportOptions(),
+        click.option(
+            "--model",
+            help="A backbone (see: coordatt-deploy models), package.module:factory, path/to/file.py:factory, a saved"
+            " program.pt2, or timm:NAME. Code and programs that you name are run.",
+        ),
+        model_args_option,
+        click.option("--name", help="What the model is called in file names."),
+        click.option(
+            "--checkpoint",
+            type=PATH,
+            help="Weights of your own: .safetensors, or a .pth that holds a state dict. No code in it is run.",
+        ),
+        click.option("--checkpoint-key", help="The entry of the checkpoint that holds the weights.  [default: found]"),
+        format_option("Repeatable; default: all."),
+        click.option(
+            "--precision",
+            "precisions",
+            multiple=True,
+            type=member_of(Precision, "precision"),
+            metavar=members(Precision),
+            help="Repeatable; default: every float precision that the format has.",
+        ),
+        target_cpu_option("Whose fastest form ONNX is written in; repeatable; default: arm64, as phones have."),
+        input_size_option,
+        dynamic_size_option("Any size between two: 96:320, or 96:320:32 for multiples of 32. ONNX and Core ML."),
+        input_shape_option("Shape of an input that is no image, batch first: prior=1x8x20x20. Repeatable."),
+        click.option("--labels", type=PATH, help="Class names: a line each, or a JSON list."),
+        click.option(
+            "--bake-preprocessing",
+            "bake",
+            is_flag=True,
+            help="Fold the normalisation into the first convolution: the file takes 8-bit pixels as they are (uint8 in"
+            " TFLite, an image in Core ML, 0 to 255 in ONNX).",
+        ),
+        click.option("--softmax", is_flag=True, help="With --bake-preprocessing: give probabilities, not logits."),
+        click.option("--mean", help="Per channel, in units of --input-range: 0.485,0.456,0.406."),
+        click.option("--std", help="Per channel, in units of --input-range: 0.229,0.224,0.225."),
+        click.option("--input-range", help="What pixel values 0 and 255 become before normalising: 0,1."),
+        click.option("--colour", help="Order of the channels: RGB or BGR."),
+        click.option("--resize", help="bilinear, bicubic or nearest."),
+        click.option("--preprocessing", type=PATH, help="All of these in a file: preprocessing.json."),
+        click.option("--golden", type=PATH, help="A folder of images of your own for the golden inputs."),
+        click.option("--output-dir", type=PATH, help="The bundle's folder; default: the model's name."),
+        calibration_options,
+    )(command)
