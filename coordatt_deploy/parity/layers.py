@@ -18,17 +18,16 @@ from numpy.typing import NDArray
 from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.errors import BundleError
-from coordatt_deploy.formats import Precision
 from coordatt_deploy.graph.operators import weight_positions
 from coordatt_deploy.layer_map import LayerMap
 from coordatt_deploy.parity.conditioning import mostly_lost
 from coordatt_deploy.parity.error_statistics import LayerErrorStats, Rounded
-from coordatt_deploy.parity.tolerances import Tolerance
+from coordatt_deploy.parity.tolerances import UNIT_ROUNDOFF, Tolerance
 
 # Times the multiple: what layers that are all within it may add up to in the whole of an integer artifact.
 ADDED_UP: Final = 1.5
 WEIGHTED: Final = frozenset(weight_positions())
-UNIT_ROUNDOFF: Final = {Precision.FP32: 2.0**-24, Precision.FP16: 2.0**-11}
+BOUNDED: Final = frozenset({"sigmoid", "softmax", "tanh"})  # approximated by runtimes to an absolute error
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,8 +358,13 @@ class LayerJudge:
             roundoff = UNIT_ROUNDOFF.get(storage.values, 0.0)
             on_grid = storage.weight_bits is not None
             multiple = self.tolerance.multiple * (ADDED_UP if on_grid and tallies is self.whole else 1.0)
-            tallies[layer_id] = LayerErrorStats(multiple, roundoff, on_grid)
+            tallies[layer_id] = LayerErrorStats(multiple, roundoff, on_grid, bound=self._bound(layer_id))
         tallies[layer_id].add(value, reference, rounding, cut_off, inherited)
+
+    def _bound(self, layer_id: str) -> float:
+        """Return 1 for a bounded function, and for what such a one is seen through; else 0."""
+        seen_here = (item for item in self.layers.layers if item.layer_id == layer_id or item.seen_through == layer_id)
+        return 1.0 if any(item.operator in BOUNDED for item in seen_here) else 0.0
 
     def rows(self) -> tuple[LayerRow, ...]:
         """Return one row per layer of the captured graph."""

@@ -7,6 +7,8 @@ and how much rounding costs depends on the network and the input. So nobody choo
     rounding      = max |torch in the artifact's own precision - reference|
     allowed(case) = multiple * max(rounding(case), median of rounding over the cases)
 
+(and of a sigmoid or softmax at least the unit roundoff: runtimes approximate such functions to an absolute error),
+
 with the multiple, and its reason, in ``TOLERANCES``. Cases that torch's own rounding does not reproduce prove nothing
 (``conditioning``); over the others a floor in decibels stands beside the multiple. NaN and infinity never pass. Where
 weights are integers the sum of their errors is no matter of rounding alone; outputs are then judged by SQNR and by the
@@ -25,7 +27,7 @@ from coordatt_deploy.artifact_specs import OutputRegion
 from coordatt_deploy.metrics import Arrays, cosine, sqnr_db, sqnr_db_of_energies, top1_agreement
 from coordatt_deploy.output_grids import coarse_parts, grid_step, part_of, whole
 from coordatt_deploy.parity.conditioning import conditioning
-from coordatt_deploy.parity.tolerances import Tolerance
+from coordatt_deploy.parity.tolerances import UNIT_ROUNDOFF, Tolerance
 
 BOUNDED_SIGNAL: Final = 0.25  # mean square of the values 0 and 1, half of each: what a score can come to
 
@@ -141,7 +143,9 @@ def judge(
     _check_shapes(name, candidate, reference, rounding)
     condition = conditioning(reference, rounding, tolerance, images)
     kept = [index for index in range(len(reference)) if index not in condition.set_aside]
-    limits = allowance([reference[i] for i in kept], [rounding[i] for i in kept], tolerance.multiple)
+    bounded = bool(regions) and all(region.bounded for region in regions)
+    floor = UNIT_ROUNDOFF.get(tolerance.basis, 0.0) if bounded else 0.0
+    limits = allowance([reference[i] for i in kept], [rounding[i] for i in kept], tolerance.multiple, floor)
     allowed = dict(zip(kept, limits, strict=True))
     errors = [np.abs(np.asarray(c, np.float64) - r) for c, r in zip(candidate, reference, strict=True)]
     with np.errstate(invalid="ignore"):
@@ -152,7 +156,7 @@ def judge(
     agreement = top1_agreement(candidate, reference)
     by_element = tolerance.min_sqnr_db is None
     if tolerance.min_sqnr_db is None:
-        over_kept = sqnr_db([candidate[i] for i in kept], [reference[i] for i in kept])
+        over_kept = _region_db([candidate[i] for i in kept], [reference[i] for i in kept], bounded=bounded)
         within = not beyond and (tolerance.least_db is None or over_kept >= tolerance.least_db)
     else:
         within = sqnr_db(candidate, reference) >= tolerance.min_sqnr_db
@@ -198,7 +202,9 @@ def judge_regions(
     coarse = {} if step is None else {part.region: part for part in coarse_parts(reference, regions, step)}
     found = []
     for region in regions or (whole(reference[0].ndim),):
-        decibels = _region_db([part_of(v, region) for v in candidate], [part_of(v, region) for v in reference], region)
+        decibels = _region_db(
+            [part_of(v, region) for v in candidate], [part_of(v, region) for v in reference], bounded=region.bounded
+        )
         problem = None
         if region in coarse:
             problem = f"carries nothing: {coarse[region].sentence()}"
@@ -208,8 +214,8 @@ def judge_regions(
     return tuple(found)
 
 
-def _region_db(candidate: Arrays, reference: Arrays, region: OutputRegion) -> float:
-    if not region.bounded:
+def _region_db(candidate: Arrays, reference: Arrays, *, bounded: bool) -> float:
+    if not bounded:
         return sqnr_db(candidate, reference)
     elements = sum(value.size for value in reference)
     signal = sum(float(np.sum(np.square(value, dtype=np.float64))) for value in reference)
@@ -254,14 +260,14 @@ def unjudged(expected: Sequence[str], judged: Sequence[OutputParity]) -> str | N
     return f"{len(missing)} of {len(expected)} outputs were not judged: {', '.join(missing)}"
 
 
-def allowance(reference: Arrays, rounding: Arrays, multiple: float) -> list[float]:
+def allowance(reference: Arrays, rounding: Arrays, multiple: float, least: float = 0.0) -> list[float]:
     """Return what is allowed in each case; 0 where the rounding itself is not finite, so that nothing passes.
 
-    The median over the cases is a floor: a case may round to nearly nothing by luck.
+    The median over the cases is a floor: a case may round to nearly nothing by luck. So is *least*.
     """
     own = [_worst(np.abs(np.asarray(r, np.float64) - e)) for r, e in zip(rounding, reference, strict=True)]
     finite = [value for value in own if math.isfinite(value)]
-    floor = float(np.median(finite)) if finite else 0.0
+    floor = max(least, float(np.median(finite)) if finite else 0.0)
     return [multiple * max(value, floor) if math.isfinite(value) else 0.0 for value in own]
 
 

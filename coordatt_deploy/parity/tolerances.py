@@ -23,6 +23,8 @@ from coordatt_deploy.documents import parse
 from coordatt_deploy.errors import BundleError, UsageError, nearest
 from coordatt_deploy.formats import Format, Precision, Storage
 
+UNIT_ROUNDOFF: Final = {Precision.FP32: 2.0**-24, Precision.FP16: 2.0**-11}
+
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:

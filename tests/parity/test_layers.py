@@ -290,3 +290,20 @@ def test_nan_on_a_grid():
     wrong[0, 0, 0, 0] = np.nan
 
     assert (1, np.inf) == (on_grid(wrong).nonfinite, on_grid(wrong).excess)
+
+
+@pytest.mark.parametrize(("operator", "error", "passes"), [
+    ("sigmoid", 1.7e-7, True), ("sigmoid", 2e-6, False), ("sigmoid", -1e-5, False), ("conv2d", 1.7e-7, False),
+])  # fmt: skip
+def test_a_sigmoid_of_little_is_judged_by_an_absolute_error(operator, error, passes):
+    """
+    Scores of 1e-5: a runtime's own approximation passes, a greater error and zeros do not, nor does a convolution that
+    is off by as much.
+    """
+    layers = LayerMap((Layer("scores", operator, (1, 2), (Part("scores"),)),))
+    judge = LayerJudge(layers, TOLERANCE)
+    reference = np.full((1, 2), 1e-5)
+    for tallies in (judge.whole, judge.alone):
+        judge.add(tallies, "scores", reference + error, reference, rounding(1e-12, (1e-25, 1e-25)))
+
+    assert passes is ArtifactLayers(None, "net.onnx", judge.rows()).passed

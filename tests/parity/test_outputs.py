@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from coordatt_deploy.artifact_specs import OutputRegion
 from coordatt_deploy.documents import to_json
+from coordatt_deploy.formats import Format
 from coordatt_deploy.metrics import sqnr_db, top1_agreement
 from coordatt_deploy.parity.outputs import allowance, judge, unjudged
 from coordatt_deploy.parity.tolerances import TOLERANCES
@@ -172,3 +174,23 @@ def test_outputs_are_counted_against_the_manifest():
     assert "1 of 2 outputs were not judged: boxes" == unjudged(("logits", "boxes"), (verdict,))
     assert "1 of 1 outputs were not judged: logits" == unjudged(("logits",), (replace(verdict, elements=0),))
     assert "not judged: the manifest names no output of the model" == unjudged((), ())
+
+
+SCORES = OutputRegion("scores", (None, None), bounded=True)
+
+
+@pytest.mark.parametrize(("error", "passes"), [(1.7e-7, True), (2e-6, False)])
+def test_scores_of_nothing_are_judged_by_an_absolute_error(error, passes):
+    """
+    Sigmoids of 1e-5, which torch knows to the last digit and ONNX Runtime to 1.7e-7; twelve times that is a fault, as
+    are zeros. Without a sigmoid behind it the same value is held to torch's own rounding.
+    """
+    tolerance = TOLERANCES[Format.ONNX, "fp32"]
+    reference = [np.full((1, 4), 1e-5) * (1 + 0.1 * case) for case in range(4)]
+    rounding = [value.astype(np.float32) for value in reference]
+    candidate = [value + error for value in reference]
+
+    assert passes is judge("scores", candidate, reference, rounding, tolerance, (), (SCORES,)).passed
+    assert not judge("scores", candidate, reference, rounding, tolerance).passed
+    zeros = [np.zeros_like(value) for value in reference]
+    assert not judge("scores", zeros, reference, rounding, tolerance, (), (SCORES,)).passed
