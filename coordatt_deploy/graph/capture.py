@@ -34,15 +34,19 @@ from coordatt_deploy.graph.graph import (
     op_name,
     overloads,
     static_shape,
+    weight_name,
 )
 from coordatt_deploy.graph.operators import Trait
 from coordatt_deploy.graph.passes.constants import compute_constants, read_sizes_late
 from coordatt_deploy.graph.passes.functionalise import DROPOUTS, functional, functionalise
+from coordatt_deploy.graph.passes.regions import without_regions
+from coordatt_deploy.graph.passes.simplify import simplify
 from coordatt_deploy.layer_map import Layer, LayerMap, Part
 from coordatt_deploy.logs import captured, log_folder
 from coordatt_deploy.user_code import first_line, place, source_line, write_log
 
 IDENTITIES: Final = overloads(Trait.IDENTITY)
+VIEWS: Final = frozenset({aten.view.default, aten._unsafe_view.default})
 
 _KEPT_META: Final = ("val", "nn_module_stack", "stack_trace")
 
@@ -79,6 +83,8 @@ def capture(
     _check_calls(flat)
     _drop_identities(flat)
     compute_constants(flat)
+    _check_norms(flat)
+    simplify(flat)
     read_sizes_late(flat)
     flat.recompile()
     wanted = tuple(output_names or (("logits",) if outputs == 1 else tuple(f"output_{i}" for i in range(outputs))))
@@ -190,16 +196,21 @@ def _flatten(program: torch.export.ExportedProgram, input_names: Sequence[str]) 
                **signature.inputs_to_lifted_tensor_constants}  # fmt: skip
     copies: dict[fx.Node, fx.Node] = {}
     returned: list[fx.Node] = []
+    taken: set[str] = set()
     user_inputs = [spec.arg.name for spec in signature.input_specs if spec.kind.name == "USER_INPUT"]
     if len(user_inputs) != len(input_names):
         raise UsageError(f"the model takes {len(user_inputs)} inputs, but {len(input_names)} names were given")
     names = dict(zip(user_inputs, input_names, strict=True))
-    for node in program.graph.nodes:
+    for node in without_regions(program.graph_module).nodes:
         if node.op == "placeholder" and node.name in weights:
             target = weights[node.name]
             tensor = program.state_dict.get(target, program.constants.get(target))
             if tensor is None:
                 raise ConversionError(f"torch.export lists {target} as a weight, but holds no tensor of that name")
+            target = weight_name(target)
+            while target in taken:
+                target += "_"
+            taken.add(target)
             attach(root, target, tensor.detach().clone().contiguous())
             copies[node] = graph.get_attr(target)
         elif node.op == "placeholder":
@@ -219,13 +230,13 @@ def _flatten(program: torch.export.ExportedProgram, input_names: Sequence[str]) 
 def _check_calls(module: fx.GraphModule) -> None:
     """Refuse what is set to training, and results whose size depends on the values of a tensor."""
     for node in module.graph.nodes:
-        norm = node.target is aten.batch_norm.default and node.args[5] is True
-        if norm or (node.target in DROPOUTS and node.args[2] is True):
-            what = "BatchNorm" if norm else "dropout"
-            layer = module_path(node) or "the model's own forward"
+        if node.target in DROPOUTS and node.args[2] is True:
+            raise UsageError(_in_training(node, "dropout"))
+        if isinstance(node.target, torch._ops.HigherOrderOperator):
+            at = source_line(node.meta.get("stack_trace", ""))
             raise UsageError(
-                f"{what} in {layer} is in training mode although the model is not: either it was set after"
-                " model.eval(), or the call itself says training=True; make it follow self.training"
+                f"the model calls {node.target.name()}{f' at {at}' if at else ''}, an operator that runs parts of the"
+                " network by itself; a file for a phone computes the same operators for every input: write them out"
             )
         if is_tensor(node) and free_unbacked_symbols(node.meta["val"].shape):
             at = source_line(node.meta.get("stack_trace", ""))
@@ -235,10 +246,31 @@ def _check_calls(module: fx.GraphModule) -> None:
             )
 
 
+def _check_norms(module: fx.GraphModule) -> None:
+    """Refuse a BatchNorm in training mode; one on weights alone is a weight by now.
+
+    A BatchNorm that keeps no running statistics takes those of its input in either mode, so it is what the user trained.
+    """
+    for node in module.graph.nodes:
+        if node.target is aten.batch_norm.default and node.args[5] is True and node.args[3] is not None:
+            raise UsageError(_in_training(node, "BatchNorm"))
+
+
+def _in_training(node: fx.Node, what: str) -> str:
+    layer = module_path(node) or "the model's own forward"
+    return (
+        f"{what} in {layer} is in training mode although the model is not: either it was set after model.eval(), or"
+        " the call itself says training=True; make it follow self.training"
+    )
+
+
 def _drop_identities(module: fx.GraphModule) -> None:
+    """Drop what computes nothing; a view of a value that was copied first is a reshape of the value itself."""
     for node in list(module.graph.nodes):
         is_guard = node.op == "call_function" and "assert" in getattr(node.target, "__name__", "")
         if node.target in IDENTITIES:
+            if _moves_memory(node):
+                _reshape_behind(node)
             node.replace_all_uses_with(node.args[0])
         if (node.target in IDENTITIES or is_guard) and not node.users:
             module.graph.erase_node(node)
@@ -246,6 +278,27 @@ def _drop_identities(module: fx.GraphModule) -> None:
     erase_unused_reads(module)
     module.delete_all_unused_submodules()
     module.recompile()
+
+
+def _moves_memory(node: fx.Node) -> bool:
+    """Whether a copy lies in memory otherwise than what it copies, which is what a view asks for."""
+    values = [item.meta.get("val") for item in (node, node.args[0]) if isinstance(item, fx.Node)]
+    if not all(isinstance(value, torch.Tensor) for value in values):
+        return False
+    strides = [tuple(map(str, value.stride())) for value in values]
+    return len(strides) < 2 or strides[0] != strides[1]
+
+
+def _reshape_behind(node: fx.Node) -> None:
+    """Turn the views that follow on *node* into reshapes, which mean the same wherever the values lie in memory."""
+    pending, seen = [*node.users], set[fx.Node]()
+    while pending:
+        user = pending.pop()
+        if user not in seen:
+            seen.add(user)
+            pending += user.users
+            if user.target in VIEWS:
+                user.target = aten.reshape.default
 
 
 def _layers(module: fx.GraphModule) -> LayerMap:

@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import fx, nn
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.node import Argument, Target
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
@@ -28,7 +29,8 @@ from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from coordatt_deploy.artifact_specs import TensorSpec
 from coordatt_deploy.documents import SCHEMA_VERSION, from_json, parse, to_json
 from coordatt_deploy.errors import BundleError
-from coordatt_deploy.graph.graph import DynamicSize, Graph, attach, is_call, weight
+from coordatt_deploy.graph.exported_program import symbolic_inputs
+from coordatt_deploy.graph.graph import RESERVED, RESERVED_AT_ROOT, DynamicSize, Graph, attach, weight
 from coordatt_deploy.graph.interpreted_graph import InterpretedGraph
 from coordatt_deploy.layer_map import Layer, LayerMap
 
@@ -62,11 +64,6 @@ class _Document(TypedDict):
     layers: list[dict[str, object]]
     example_shapes: list[list[int]]
     dynamic: dict[str, int] | None
-
-
-# Attributes that torch's modules have of their own: a weight of that name would stand in the place of one.
-_RESERVED: Final = frozenset(dir(nn.Module()))
-_RESERVED_AT_ROOT: Final = frozenset(dir(fx.GraphModule))
 
 
 def save_graph(graph: Graph, folder: Path) -> None:
@@ -196,7 +193,7 @@ def _is_name(value: object) -> bool:
 def _check_weight_name(name: str) -> None:
     parts = name.split(".")
     printable = all(part and part.isprintable() and not set(part) & set("\"'\\") for part in parts)
-    if not printable or not _RESERVED.isdisjoint(parts) or parts[0] in _RESERVED_AT_ROOT:
+    if not printable or not RESERVED.isdisjoint(parts) or parts[0] in RESERVED_AT_ROOT:
         raise BundleError(f"weights.safetensors: {name!r} is not the name of a weight of a module")
 
 
@@ -217,18 +214,9 @@ def annotate(graph: Graph) -> None:
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
             FakeTensorProp(graph.module, mode).propagate(*graph.example)
         return
-    symbols = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-    shapes = tuple(symbols if tensor.ndim == 4 else None for tensor in graph.example)
-    exported = torch.export.export(graph.module, graph.example, dynamic_shapes=shapes, strict=False)
-    calls = [node for node in exported.graph.nodes if is_call(node)]
-    names = {str(getattr(node.target, "__name__", node.target)): None for node in calls}
-    mine = [
-        node
-        for node in graph.module.graph.nodes
-        if node.op == "call_function" and str(getattr(node.target, "__name__", node.target)) in names
-    ]
-    for node, twin in zip(mine, calls, strict=True):
-        node.meta["val"] = twin.meta["val"]
+    inputs, mode = symbolic_inputs(graph.example, graph.dynamic)
+    with enable_python_dispatcher():  # without it, resizing to a symbol's size has no implementation
+        FakeTensorProp(graph.module, mode).propagate_dont_convert_inputs(*inputs)
 
 
 def _target_name(node: fx.Node) -> str:
