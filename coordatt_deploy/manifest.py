@@ -88,6 +88,23 @@ class FoldReport:
 
 
 @dataclass(frozen=True, slots=True)
+class MergedBranches:
+    """A sum of linear branches that is one convolution now.
+
+    Attributes:
+        layer: Layer id of the sum.
+        branches: Layer ids of what was merged into it.
+        max_abs_error: Greatest difference between the sum before and after, both run in float64.
+        relative_error: That difference over the greatest magnitude of the sum.
+    """
+
+    layer: str
+    branches: tuple[str, ...]
+    max_abs_error: float
+    relative_error: float
+
+
+@dataclass(frozen=True, slots=True)
 class BakeReport:
     """What became of the normalisation, where it is part of the network.
 
@@ -321,6 +338,7 @@ class Manifest:
     golden: tuple[GoldenCase, ...] = field(default=(), metadata=REQUIRED)
     files: Mapping[str, str] = field(default_factory=dict, metadata=REQUIRED)
     fold: FoldReport | None = None
+    reparameterized: tuple[MergedBranches, ...] | None = None
     bake: BakeReport | None = None
     lowering: Mapping[str, LoweringReport] = field(default_factory=dict)
     quantization: Mapping[str, QuantizationRecord] = field(default_factory=dict)

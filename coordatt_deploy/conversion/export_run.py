@@ -1,5 +1,6 @@
 """The order of the stages: the only module that knows all of them. It owns no numerics."""
 
+import hashlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -17,13 +18,16 @@ from coordatt_deploy.formats import Format
 from coordatt_deploy.host import tool_versions
 from coordatt_deploy.loading.sizes import formats_for_dynamic
 from coordatt_deploy.logs import set_environment
-from coordatt_deploy.manifest import Manifest
+from coordatt_deploy.manifest import Manifest, MergedBranches
 from coordatt_deploy.processes import workers
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.recipes import needs_preparing
 
 if TYPE_CHECKING:
     from torch import fx
+
+    from coordatt_deploy.graph.graph import Graph
+    from coordatt_deploy.loading.loaded_model import LoadedModel
 
 
 def export(plan: ExportPlan, stages: Stages) -> Bundle:
@@ -44,6 +48,7 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
     from coordatt_deploy.graph.call_arguments import outputs as returned_nodes
     from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
     from coordatt_deploy.graph.passes.input_normalisation import fold_normalisation
+    from coordatt_deploy.graph.randomness import check_deterministic
     from coordatt_deploy.graph.saved_graph import save_graph
     from coordatt_deploy.loading.bake_preprocessing import bake
     from coordatt_deploy.loading.load import resolve
@@ -54,6 +59,10 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
         source = resolve(plan.model)
     with stages.stage("capture"):
         graph = capture_source(source)
+        check_deterministic(graph)
+    merged = None
+    if plan.reparameterize:
+        source, graph, merged = _merged(source, graph)
     target = plan.output_dir or Path(f"{source.spec.name}_baked" if plan.bake else source.spec.name)
     replaced = source.spec.preprocessing
     if plan.bake:
@@ -94,6 +103,7 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
             _beside_earlier(floats, staging, converted),
             golden=golden.cases,
             fold=fold_report,
+            reparameterized=merged,
             bake=None if baked is None else replace(baked, preprocessing=replaced),
             tool_versions=tool_versions(),
             command=plan.command,
@@ -119,6 +129,22 @@ def _beside_earlier(floats: Manifest, staging: Path, converted: Sequence[FloatAr
         lowering=dict(earlier.lowering) | lowering,
         quantization=earlier.quantization,
     )
+
+
+def _merged(source: "LoadedModel", graph: "Graph") -> tuple["LoadedModel", "Graph", tuple[MergedBranches, ...]]:
+    """Merge the branches; the bundle is another one than that of the network as it was trained."""
+    # it loads torch
+    from coordatt_deploy.graph.passes.branches import merge_branches
+
+    after, merged = merge_branches(graph)
+    if not merged:
+        raise UsageError(
+            "--reparameterize found no branches to merge: no sum of convolutions (with BatchNorm, 1x1 or identity"
+            " beside them) of one value; leave it out"
+        )
+    state = f"{source.spec.source_sha256} reparameterized"
+    name, digest = f"{source.spec.name}_reparameterized", hashlib.sha256(state.encode()).hexdigest()
+    return replace(source, spec=replace(source.spec, name=name, source_sha256=digest)), after, merged
 
 
 def _quantize_plan(plan: ExportPlan) -> QuantizePlan:

@@ -6,8 +6,10 @@ from typing import Final
 
 import torch
 from torch import fx, nn
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.export import Dim
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.graph.graph import DynamicSize, Graph, is_call
@@ -79,6 +81,12 @@ def symbolic_inputs(
     exported = torch.export.export(_Through(), tuple(example), dynamic_shapes=shapes, strict=False)
     inputs = tuple(node.meta["val"] for node in exported.graph.nodes if node.op == "placeholder")
     return inputs, inputs[0].fake_mode
+
+
+def set_shapes(module: fx.GraphModule, inputs: Sequence[FakeTensor], mode: FakeTensorMode) -> None:
+    """Give every node its value's shape and type (``meta["val"]``), as they follow from those of the inputs."""
+    with enable_python_dispatcher():  # without it, resizing to a symbol's size has no implementation
+        FakeTensorProp(module, mode).propagate_dont_convert_inputs(*inputs)
 
 
 def provenance(program: torch.export.ExportedProgram) -> dict[str, str]:

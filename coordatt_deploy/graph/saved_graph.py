@@ -21,7 +21,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import fx, nn
-from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.node import Argument, Target
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
@@ -29,7 +28,7 @@ from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from coordatt_deploy.artifact_specs import TensorSpec
 from coordatt_deploy.documents import SCHEMA_VERSION, from_json, parse, to_json
 from coordatt_deploy.errors import BundleError
-from coordatt_deploy.graph.exported_program import symbolic_inputs
+from coordatt_deploy.graph.exported_program import set_shapes, symbolic_inputs
 from coordatt_deploy.graph.graph import RESERVED, RESERVED_AT_ROOT, DynamicSize, Graph, attach, weight
 from coordatt_deploy.graph.interpreted_graph import InterpretedGraph
 from coordatt_deploy.layer_map import Layer, LayerMap
@@ -215,8 +214,7 @@ def annotate(graph: Graph) -> None:
             FakeTensorProp(graph.module, mode).propagate(*graph.example)
         return
     inputs, mode = symbolic_inputs(graph.example, graph.dynamic)
-    with enable_python_dispatcher():  # without it, resizing to a symbol's size has no implementation
-        FakeTensorProp(graph.module, mode).propagate_dont_convert_inputs(*inputs)
+    set_shapes(graph.module, inputs, mode)
 
 
 def _target_name(node: fx.Node) -> str:

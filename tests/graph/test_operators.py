@@ -11,7 +11,7 @@ from coordatt_deploy.quantization import scaling_chains, simulate
 TRAITS = {
     Trait.QUANTIZED_WEIGHT: "conv2d linear",
     Trait.MIXES_CHANNELS: "conv1d conv2d linear",
-    Trait.FOLDS_BATCH_NORM: "conv1d conv2d conv3d linear",
+    Trait.FOLDS_BATCH_NORM: "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear",
     Trait.UNARY: "celu clamp clamp_max clamp_min elu gelu hardsigmoid hardswish hardtanh leaky_relu mish relu relu6"
                  " selu sigmoid silu softplus tanh",
     Trait.GATE: "hardsigmoid sigmoid",

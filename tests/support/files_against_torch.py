@@ -11,6 +11,7 @@ from coordatt_deploy.exporters import ExportRequest, exporter
 from coordatt_deploy.formats import FORMATS, Format, Precision, TargetCpu
 from coordatt_deploy.graph.capture import capture
 from coordatt_deploy.graph.execution import run
+from coordatt_deploy.graph.exported_program import program
 from coordatt_deploy.graph.graph import tensor_outputs
 from coordatt_deploy.graph.lowering.lower import lower
 from coordatt_deploy.graph.lowering.target import target_of
@@ -22,6 +23,7 @@ from coordatt_deploy.runtimes import runtime
 from coordatt_deploy.tensors import decode, encode
 
 FILES = (Format.ONNX, Format.TFLITE)
+IMAGE = (1, 3, 16, 24)
 MAPPED = 0.9  # share of the layers that a float artifact has to place
 # The runtimes sum in other orders than torch: a few roundings of float32 per layer, relative to the largest value.
 CLOSE = 2e-5
@@ -30,6 +32,7 @@ CLOSE = 2e-5
 def captured(module, *shapes, dynamic=None):
     """The captured graph of a module, under the names that the command line would give."""
     generator = torch.Generator().manual_seed(1)
+    shapes = shapes or (IMAGE,)
     example = tuple(torch.randn(*shape, generator=generator) for shape in shapes)
     with torch.no_grad():
         names, _ = output_names(module.eval()(*example))
@@ -49,7 +52,7 @@ def check(module, *shapes, formats=FILES, dynamic=None, sizes=(), fold=lambda gr
 
     Args:
         module: In evaluation mode.
-        shapes: Of its inputs; one image by default.
+        shapes: Of its inputs; ``IMAGE`` by default.
         formats: To write.
         dynamic: Bounds of a dynamic size.
         sizes: Further (H, W) to run the files at.
@@ -58,7 +61,7 @@ def check(module, *shapes, formats=FILES, dynamic=None, sizes=(), fold=lambda gr
     Returns:
         The captured graph, and the layer map of each file.
     """
-    graph = captured(module, *(shapes or ((1, 3, 16, 24),)), dynamic=dynamic)
+    graph = captured(module, *shapes, dynamic=dynamic)
     folded = saved(fold(graph))
     maps = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -115,3 +118,66 @@ def _hold(what, expected, actual):
     scale = float(np.max(np.abs(expected), initial=0.0)) or 1.0
     worst = float(np.max(np.abs(actual - expected), initial=0.0)) / scale
     assert worst <= CLOSE, f"{what} is {worst:.1e} of its greatest value away"
+
+
+class Spelled(torch.nn.Module):
+    """A convolution, and a function of its eight channels that stands for a spelling."""
+
+    def __init__(self, function, channels=8):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.function = torch.nn.Conv2d(3, channels, 3, 2, 1), function
+
+    def forward(self, image):
+        return self.function(self.stem(image))
+
+
+class AllOf(torch.nn.Module):
+    """A convolution, and each of several functions of its eight channels as an output of its own."""
+
+    def __init__(self, functions):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.functions = torch.nn.Conv2d(3, 8, 3, 2, 1), dict(functions)
+
+    def forward(self, image):
+        features = self.stem(image)
+        return {name: function(features) for name, function in self.functions.items()}
+
+
+def randomised(module, seed=0):
+    """The module in evaluation, with running statistics and weights of its normalisations that are worth folding."""
+    generator = torch.Generator().manual_seed(seed)
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.modules.batchnorm._NormBase) and layer.running_mean is not None:
+            layer.running_mean.normal_(generator=generator)
+            layer.running_var.uniform_(0.3, 2.0, generator=generator)
+            if layer.affine:
+                torch.nn.init.normal_(layer.weight, generator=generator)
+                torch.nn.init.normal_(layer.bias, generator=generator)
+    return module.eval()
+
+
+def graphs(module, *shapes, dynamic=None):
+    """The captured graph, and the folded one as it is read back from a bundle and exported again."""
+    graph = captured(module, *shapes, dynamic=dynamic)
+    folded = saved(fold_batchnorms(graph)[0])
+    program(folded)
+    return graph, folded
+
+
+def holds(module, graph, size=None):
+    """Whether the graph computes in float64 what the module does, on random input of the captured size or another."""
+    feeds = _feeds(graph, size)
+    with torch.no_grad():
+        tensors = [torch.from_numpy(feeds[spec.name]).double() for spec in graph.inputs]
+        expected = tensor_outputs(module.double()(*tensors))
+    module.float()
+    results = run(graph, feeds)
+    for name, reference in zip(graph.outputs, expected, strict=True):
+        scale = float(reference.abs().max()) or 1.0
+        if results[name].shape != tuple(reference.shape):
+            return False
+        if float(np.max(np.abs(results[name] - reference.numpy()), initial=0.0)) > 1e-6 * scale:
+            return False
+    return True

@@ -21,7 +21,7 @@ from coordatt_deploy.errors import UsageError
 from coordatt_deploy.graph.call_arguments import argument, integer
 from coordatt_deploy.graph.graph import aten, module_path, overloads
 from coordatt_deploy.graph.operators import Trait
-from coordatt_deploy.graph.passes.regions import without_regions
+from coordatt_deploy.graph.passes.regions import casts, without_regions
 
 DROPOUTS: Final = overloads(Trait.DROPOUT)  # they give their input back although their schema does not say so
 
@@ -30,7 +30,7 @@ def functional(program: ExportedProgram) -> ExportedProgram:
     """Return the program in a form in which ``exchange`` can write every operator as a function.
 
     Raises:
-        UsageError: The model overwrites one of its own weights or buffers.
+        UsageError: The model overwrites one of its own weights or buffers, or tensors while autocast is on.
     """
     signature = program.graph_signature
     own = {**signature.inputs_to_parameters, **signature.inputs_to_buffers,
@@ -43,6 +43,11 @@ def functional(program: ExportedProgram) -> ExportedProgram:
         if target.name in own:
             raise UsageError(_own_state(own[target.name], node))
         simple = simple and _counterpart(node) is not None and not aliases.read_later(node)
+    if not simple and casts(program.graph_module):
+        raise UsageError(
+            "the model overwrites tensors and computes in half precision under torch.autocast; the files choose their"
+            " own precision, so leave autocast out or call it with enabled=False"
+        )
     return program if simple else program.run_decompositions({})
 
 
