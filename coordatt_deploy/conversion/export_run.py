@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from coordatt_deploy.artifact_specs import TensorSpec
 from coordatt_deploy.bundle import Bundle, check_same, check_target, finish, open_bundle, writing
@@ -18,7 +18,7 @@ from coordatt_deploy.formats import Format
 from coordatt_deploy.host import tool_versions
 from coordatt_deploy.loading.sizes import formats_for_dynamic
 from coordatt_deploy.logs import set_environment
-from coordatt_deploy.manifest import Manifest, MergedBranches
+from coordatt_deploy.manifest import FoldReport, Manifest, MergedBranches
 from coordatt_deploy.processes import workers
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.recipes import needs_preparing
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
     from coordatt_deploy.graph.graph import Graph
     from coordatt_deploy.loading.loaded_model import LoadedModel
+
+
+SHOWN: Final = 5  # names in a remark; the manifest has all
 
 
 def export(plan: ExportPlan, stages: Stages) -> Bundle:
@@ -108,7 +111,8 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
             tool_versions=tool_versions(),
             command=plan.command,
             notes=tuple(filter(None, [
-                *source.notes, remark, None if baked is None else baked.remark, *_remarks(plan, converted),
+                *source.notes, remark, None if baked is None else baked.remark, _of_batch_norms(fold_report),
+                *_of_branches(merged), *_remarks(plan, converted),
             ])),
         )  # fmt: skip
         finish(staging, with_artifacts(manifest, quantized, stages, staging))
@@ -158,6 +162,27 @@ def _quantize_plan(plan: ExportPlan) -> QuantizePlan:
     )
 
 
+def _of_batch_norms(report: FoldReport) -> str | None:
+    """Which BatchNorms cost a pass over the activation, since no layer could take them in."""
+    written = report.written
+    if not written:
+        return None
+    names = ", ".join(item.batch_norm for item in written[:SHOWN]) + (", …" if len(written) > SHOWN else "")
+    return (
+        f"{len(written)} of {report.folded} BatchNorms are written as a product and a sum, since no layer can take them"
+        f" in exactly: {names}; inspect says why"
+    )
+
+
+def _of_branches(merged: Sequence[MergedBranches] | None) -> Iterator[str]:
+    if merged:
+        worst = max(item.relative_error for item in merged)
+        yield (
+            f"branches were merged into {len(merged)} convolutions; greatest change of any of these layers, in float64:"
+            f" {worst:.2g} of its greatest value"
+        )
+
+
 def _remarks(plan: ExportPlan, converted: Sequence[FloatArtifact]) -> Iterator[str]:
     """What the user should know of formats left out and of attention that was not found."""
     # it loads torch
@@ -177,6 +202,9 @@ def _remarks(plan: ExportPlan, converted: Sequence[FloatArtifact]) -> Iterator[s
         if not item.lowering.blocks and item.lowering.remark not in seen:
             seen.add(item.lowering.remark)
             yield f"{item.artifact.format}: {item.lowering.remark}"
+    misses = [(miss.where, miss.reason) for item in converted for miss in item.lowering.near_misses]
+    for where, reason in dict.fromkeys(misses) if blocks else ():
+        yield f"{where} begins like an attention block, but {reason}; it is exported as it stands"
 
 
 def _output_spec(node: "fx.Node", name: str) -> TensorSpec:

@@ -28,27 +28,22 @@ from coordatt_deploy.graph.graph import (
     Graph,
     aten,
     attach,
-    erase_unused_reads,
     is_tensor,
     layout,
     module_path,
     op_name,
-    overloads,
     static_shape,
     weight_name,
 )
-from coordatt_deploy.graph.operators import Trait
 from coordatt_deploy.graph.passes.constants import compute_constants, read_sizes_late
 from coordatt_deploy.graph.passes.editor import Editor
 from coordatt_deploy.graph.passes.functionalise import DROPOUTS, functional, functionalise
+from coordatt_deploy.graph.passes.identities import drop_identities
 from coordatt_deploy.graph.passes.regions import casts, without_regions
 from coordatt_deploy.graph.passes.simplify import simplify
 from coordatt_deploy.layer_map import Layer, LayerMap, Part
 from coordatt_deploy.logs import captured, log_folder
 from coordatt_deploy.user_code import first_line, place, source_line, write_log
-
-IDENTITIES: Final = overloads(Trait.IDENTITY)
-VIEWS: Final = frozenset({aten.view.default, aten._unsafe_view.default})
 
 _KEPT_META: Final = ("val", "nn_module_stack", "stack_trace")
 
@@ -83,7 +78,7 @@ def capture(
     flat, outputs = _flatten(program, names)
     assigned = functionalise(flat)
     _check_calls(flat)
-    _drop_identities(flat)
+    drop_identities(flat)
     if casts(program.graph_module):
         values = input_values(flat)
         set_shapes(flat, values, values[0].fake_mode)  # what autocast cast is float32 again
@@ -222,7 +217,9 @@ def _flatten(program: torch.export.ExportedProgram, input_names: Sequence[str]) 
             copies[node] = graph.get_attr(target)
         elif node.op == "placeholder":
             copies[node] = graph.placeholder(names[node.name])
-        elif node.op == "get_attr" and isinstance(getattr(program.graph_module, str(node.target), None), fx.GraphModule):
+        elif node.op == "get_attr" and isinstance(
+            getattr(program.graph_module, str(node.target), None), fx.GraphModule
+        ):
             continue  # of an operator that is refused
         elif node.op == "output":
             # After functionalization the new values of overwritten inputs come first; the model does not return them.
@@ -261,7 +258,7 @@ def _check_calls(module: fx.GraphModule) -> None:
 def _check_norms(module: fx.GraphModule) -> None:
     """Refuse a BatchNorm in training mode; one on weights alone is a weight by now.
 
-    A BatchNorm that keeps no running statistics takes those of its input in either mode, so it is what the user trained.
+    A BatchNorm that keeps no running statistics takes those of its input in either mode: it is what the user trained.
     """
     for node in module.graph.nodes:
         if node.target is aten.batch_norm.default and node.args[5] is True and node.args[3] is not None:
@@ -274,43 +271,6 @@ def _in_training(node: fx.Node, what: str) -> str:
         f"{what} in {layer} is in training mode although the model is not: either it was set after model.eval(), or"
         " the call itself says training=True; make it follow self.training"
     )
-
-
-def _drop_identities(module: fx.GraphModule) -> None:
-    """Drop what computes nothing; a view of a value that was copied first is a reshape of the value itself."""
-    for node in list(module.graph.nodes):
-        is_guard = node.op == "call_function" and "assert" in getattr(node.target, "__name__", "")
-        if node.target in IDENTITIES:
-            if _moves_memory(node):
-                _reshape_behind(node)
-            node.replace_all_uses_with(node.args[0])
-        if (node.target in IDENTITIES or is_guard) and not node.users:
-            module.graph.erase_node(node)
-    module.graph.eliminate_dead_code()
-    erase_unused_reads(module)
-    module.delete_all_unused_submodules()
-    module.recompile()
-
-
-def _moves_memory(node: fx.Node) -> bool:
-    """Whether a copy lies in memory otherwise than what it copies, which is what a view asks for."""
-    values = [item.meta.get("val") for item in (node, node.args[0]) if isinstance(item, fx.Node)]
-    if not all(isinstance(value, torch.Tensor) for value in values):
-        return False
-    strides = [tuple(map(str, value.stride())) for value in values]
-    return len(strides) < 2 or strides[0] != strides[1]
-
-
-def _reshape_behind(node: fx.Node) -> None:
-    """Turn the views that follow on *node* into reshapes, which mean the same wherever the values lie in memory."""
-    pending, seen = [*node.users], set[fx.Node]()
-    while pending:
-        user = pending.pop()
-        if user not in seen:
-            seen.add(user)
-            pending += user.users
-            if user.target in VIEWS:
-                user.target = aten.reshape.default
 
 
 def _copy_repeated_outputs(module: fx.GraphModule) -> None:

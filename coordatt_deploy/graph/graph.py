@@ -112,7 +112,9 @@ def weight_name(name: str) -> str:
     """
     root, *others = name.split(".")
     own = RESERVED | RESERVED_AT_ROOT
-    return ".".join([f"{root}_" if root in own else root, *(f"{part}_" if part in RESERVED else part for part in others)])
+    return ".".join(
+        [f"{root}_" if root in own else root, *(f"{part}_" if part in RESERVED else part for part in others)]
+    )
 
 
 def weight(module: fx.GraphModule, node: object) -> torch.Tensor | None:

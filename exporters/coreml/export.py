@@ -56,6 +56,7 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
             outputs=[ct.TensorType(name, dtype=np.float32) for name in graph.outputs],
             classifier_config=_classes(graph, request.spec),
             skip_model_load=True,
+            pass_pipeline=_passes(graph),
         )
     except Exception as error:
         raise ConversionError(f"coremltools cannot convert the graph: {error}") from error
@@ -82,6 +83,14 @@ def _input(graph: Graph, model: ModelSpec, index: int) -> ct.TensorType | ct.Ima
     if index == 0 and model.pixels:
         return ct.ImageType(spec.name, _shape(graph, spec), color_layout=ct.colorlayout.RGB)
     return ct.TensorType(spec.name, _shape(graph, spec), dtype=np.float32)
+
+
+def _passes(graph: Graph) -> ct.PassPipeline:
+    """Return the converter's own passes, without the one that drops copies where a tensor is two outputs."""
+    passes = ct.PassPipeline()
+    if graph.module.graph.find_nodes(op="call_function", target=torch.ops.aten.clone.default):
+        passes.remove_passes({"common::noop_elimination"})
+    return passes
 
 
 def _classes(graph: Graph, model: ModelSpec) -> ct.ClassifierConfig | None:

@@ -65,7 +65,8 @@ SORTED = {
 POOLS = {
     "dropped": lambda x: F.avg_pool2d(x, 3, 3, 1, ceil_mode=True),
     "dropped_max": lambda x: F.max_pool2d(x, 3, 3, 1, ceil_mode=True),
-    "one_axis": lambda x: F.max_pool2d(x[:, :, :7], 3, 3, 1, ceil_mode=True),
+    "one_axis": lambda x: F.max_pool2d(F.avg_pool2d(x, (2, 1), 1), (3, 4), (3, 4), 1, ceil_mode=True),
+    "default_stride": lambda x: F.max_pool2d(x, 2) + F.avg_pool2d(x, 2),
     "whole": lambda x: F.max_pool2d(x, 2, 2, ceil_mode=True),
 }
 ALL = (Format.ONNX, Format.TFLITE, Format.COREML)

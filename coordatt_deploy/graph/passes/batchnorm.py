@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
-import torch
 from torch import fx
 from torch.fx.node import Argument
 
@@ -202,7 +201,5 @@ def _errors(before: Graph, after: Graph, done: list[_Done]) -> tuple[FoldedBatch
         value = old[where[layer.layer_id]]
         error = float(np.max(np.abs(restore(layer, new) - value)))
         scale = float(np.max(np.abs(value)))
-        report.append(
-            FoldedBatchNorm(item.layer, item.batch_norm, error, error / scale if scale else error, item.form)
-        )
+        report.append(FoldedBatchNorm(item.layer, item.batch_norm, error, error / scale if scale else error, item.form))
     return tuple(report)

@@ -101,7 +101,9 @@ def merge_branches(graph: Graph) -> tuple[Graph, tuple[MergedBranches, ...]]:
     module.graph.eliminate_dead_code()
     drop_unused_weights(module)
     after = graph.edited(module, places)
-    after = replace(after, layers=LayerMap(tuple(_renamed(layer, places) for layer in after.layers.layers if layer.parts)))
+    after = replace(
+        after, layers=LayerMap(tuple(_renamed(layer, places) for layer in after.layers.layers if layer.parts))
+    )
     return after, _reports(graph, after, merged, places)
 
 
@@ -113,14 +115,14 @@ def _renamed(layer: Layer, places: Mapping[str, Part | None]) -> Layer:
 
 def _branches(module: fx.GraphModule, root: fx.Node) -> tuple[fx.Node, LinearMap] | None:
     """The value that all branches of a sum take, and their sum; None where there is no such value."""
-    for source in _sources(module, root):
+    for source in _sources(root):
         found = _linear(module, root, source, root)
         if found is not None and found.convolutions and found.branches > 1:
             return source, found
     return None
 
 
-def _sources(module: fx.GraphModule, root: fx.Node) -> list[fx.Node]:
+def _sources(root: fx.Node) -> list[fx.Node]:
     """What the convolutions in a tree of sums take, nearest to the root first."""
     found: dict[fx.Node, None] = {}
     pending, seen = [root], {root}

@@ -8,28 +8,38 @@
     convolution with padding 'same'        ->  the same convolution with numbers
     instance norm by running statistics    ->  batch norm, which folds
     pool with ceil_mode that drops a row   ->  the pool without ceil_mode
+    sum(x, dim) / size                     ->  mean(x, dim)
+    mean of permuted axes                  ->  the permuted mean
+    y * sigmoid(y), y * tanh(softplus(y))  ->  silu(y), mish(y)
+    y[-n:]                                 ->  y[size - n:]
     adaptive average pools, dynamic size   ->  means over the axes that vanish; equal parts where the size allows them
 
 All of it is exact. An operator that gives several results keeps them only where more than one is used.
 """
 
-import operator
+import math
 from collections.abc import Callable, Mapping
 from typing import Final
 
-import torch
 from torch import fx
 
-from coordatt_deploy.errors import UsageError
-from coordatt_deploy.graph.call_arguments import argument, integer, integers, pair, same_size, sizes, source
+from coordatt_deploy.graph.call_arguments import argument, integer, integers, same_size, sizes, source
 from coordatt_deploy.graph.graph import aten
 from coordatt_deploy.graph.passes.editor import Editor
-from coordatt_deploy.user_code import source_line
+from coordatt_deploy.graph.passes.tuples import (
+    DEVIATIONS,
+    VARIANCES,
+    adaptive_max_pool,
+    both_extremes,
+    max_pool_with_indices,
+    one_extreme,
+    order_statistic,
+    spread_and_mean,
+    unbind,
+)
+from coordatt_deploy.graph.passes.windows import adaptive_average, name_pool, worded_padding
 
-
-VARIANCES: Final = (aten.var_mean.dim, aten.var_mean.correction)
-DEVIATIONS: Final = (aten.std_mean.dim, aten.std_mean.correction)
-BY_CORRECTION: Final = frozenset({aten.var_mean.correction, aten.std_mean.correction})
+PERMUTATIONS: Final = frozenset({aten.permute.default, aten.transpose.int})
 
 
 def simplify(module: fx.GraphModule) -> None:
@@ -42,134 +52,8 @@ def simplify(module: fx.GraphModule) -> None:
     module.graph.eliminate_dead_code()
 
 
-def _elements(node: fx.Node) -> dict[int, list[fx.Node]]:
-    """The calls that pick each element of a tuple and are read by something."""
-    found: dict[int, list[fx.Node]] = {}
-    for user in node.users:
-        if user.target is operator.getitem and user.users:
-            index = user.args[1]
-            assert isinstance(index, int)  # noqa: S101 - tuples are picked from by number
-            found.setdefault(index, []).append(user)
-    return found
-
-
-def _replace_elements(editor: Editor, picked: list[fx.Node], new: fx.Node) -> None:
-    for node in picked:
-        editor.replace(node, new)
-
-
-def _reshape(editor: Editor, node: fx.Node) -> None:
+def _reshape(_: Editor, node: fx.Node) -> None:
     node.target = aten.reshape.default
-
-
-def _extremes(editor: Editor, node: fx.Node) -> None:
-    """The value alone of a maximum or minimum over one axis."""
-    elements = _elements(node)
-    if set(elements) == {0}:
-        reduce = aten.amax.default if node.target is aten.max.dim else aten.amin.default
-        value = editor.call(node, reduce, source(node), [integer(node, 1, "dim")], argument(node, 2, "keepdim", False))
-        _replace_elements(editor, elements[0], value)
-
-
-def _both_extremes(editor: Editor, node: fx.Node) -> None:
-    axis, keep = argument(node, 1, "dim"), argument(node, 2, "keepdim", False)
-    axes = [] if axis is None else [axis]
-    for index, picked in _elements(node).items():
-        reduce = (aten.amin.default, aten.amax.default)[index]
-        _replace_elements(editor, picked, editor.call(node, reduce, source(node), axes, keep))
-
-
-def _max_pool(editor: Editor, node: fx.Node) -> None:
-    elements = _elements(node)
-    if set(elements) == {0}:
-        pooled = editor.call(node, aten.max_pool2d.default, *node.args)
-        _replace_elements(editor, elements[0], pooled)
-        _ceil(editor, pooled)
-
-
-def _adaptive_max_pool(editor: Editor, node: fx.Node) -> None:
-    """An adaptive maximum whose windows are all alike, and whose positions nobody asks for."""
-    elements, value = _elements(node), source(node)
-    wanted = integers(argument(node, 1, "output_size"))
-    have = sizes(value)[-len(wanted) :]
-    if set(elements) != {0}:
-        return
-    if all(size == 1 for size in wanted):
-        pooled = editor.call(node, aten.amax.default, value, list(range(-len(wanted), 0)), True)
-    elif len(wanted) == 2 and all(isinstance(size, int) and size % want == 0
-                                  for size, want in zip(have, wanted, strict=True)):  # fmt: skip
-        window = [int(size) // want for size, want in zip(have, wanted, strict=True)]
-        pooled = editor.call(node, aten.max_pool2d.default, value, window, window)
-    else:
-        return
-    _replace_elements(editor, elements[0], pooled)
-
-
-def _unbind(editor: Editor, node: fx.Node) -> None:
-    axis = integer(node, 1, "dim", 0)
-    for index, picked in _elements(node).items():
-        _replace_elements(editor, picked, editor.call(node, aten.select.int, source(node), axis, index))
-
-
-def _spread_and_mean(editor: Editor, node: fx.Node) -> None:
-    """Variance (or deviation) and mean as two operators; what nobody reads is left out."""
-    spread = aten.var.correction if node.target in VARIANCES else aten.std.correction
-    axes, value = argument(node, 1, "dim"), source(node)
-    if node.target in BY_CORRECTION:
-        correction, keep = node.kwargs.get("correction"), node.kwargs.get("keepdim", False)
-    else:
-        correction, keep = int(bool(argument(node, 2, "unbiased", True))), argument(node, 3, "keepdim", False)
-    for index, picked in _elements(node).items():
-        if index == 0:
-            made = editor.call(node, spread, value, axes, correction=correction, keepdim=keep)
-        else:
-            made = editor.call(node, aten.mean.dim, value, axes or list(range(len(sizes(value)))), keep)
-        _replace_elements(editor, picked, made)
-
-
-def _order_statistic(editor: Editor, node: fx.Node) -> None:
-    """The k-th smallest value along an axis: the last of the k greatest of -x, negated."""
-    elements, value = _elements(node), source(node)
-    at = 1 if node.target is aten.median.dim else 2
-    axis = integer(node, at, "dim", -1)
-    size, keep = sizes(value)[axis], argument(node, at + 1, "keepdim", False)
-    if set(elements) != {0} or not isinstance(size, int):
-        return
-    count = (size - 1) // 2 + 1 if at == 1 else integer(node, 1, "k")
-    mirrored = editor.call(node, aten.neg.default, value)
-    greatest = editor.call(node, operator.getitem, editor.call(node, aten.topk.default, mirrored, count, axis), 0)
-    if keep:
-        last = editor.call(node, aten.slice.Tensor, greatest, axis, count - 1, count)
-    else:
-        last = editor.call(node, aten.select.int, greatest, axis, count - 1)
-    _replace_elements(editor, elements[0], editor.call(node, aten.neg.default, last))
-
-
-_CONVOLUTIONS: Final = {
-    aten.conv1d.padding: aten.conv1d.default,
-    aten.conv2d.padding: aten.conv2d.default,
-    aten.conv3d.padding: aten.conv3d.default,
-}
-
-
-def _worded_padding(editor: Editor, node: fx.Node) -> None:
-    """Padding 'same' puts the odd element at the end; 'valid' is none."""
-    kernel = node.args[1]
-    assert isinstance(kernel, fx.Node)  # noqa: S101 - the schema takes a tensor
-    spans = [int(size) - 1 for size in sizes(kernel)[2:]]
-    ones = [1] * len(spans)
-    stride, dilation = (argument(node, at, name, ones) for at, name in ((3, "stride"), (5, "dilation")))
-    totals = [span * step for span, step in zip(spans, integers(dilation), strict=True)]
-    if argument(node, 4, "padding", "valid") != "same":
-        totals = [0] * len(spans)
-    value = source(node)
-    if any(total % 2 for total in totals):
-        widths = [width for total in reversed(totals) for width in (0, total % 2)]
-        value = editor.call(node, aten.constant_pad_nd.default, value, widths, 0.0)
-    node.args = (value, kernel, argument(node, 2, "bias"), stride, [total // 2 for total in totals], dilation,
-                 argument(node, 6, "groups", 1))  # fmt: skip
-    node.kwargs = {}
-    node.target = _CONVOLUTIONS[node.target]
 
 
 def _instance_norm(editor: Editor, node: fx.Node) -> None:
@@ -181,96 +65,94 @@ def _instance_norm(editor: Editor, node: fx.Node) -> None:
         editor.replace(node, norm)
 
 
-def _ceil(editor: Editor, node: fx.Node) -> None:
-    """Leave ``ceil_mode`` out along the axes where no window is added by it.
-
-    torch drops a last window that would begin in the padding; converters and ONNX's shape inference keep it. Where one
-    axis has a window more and the other has not, each axis is pooled by itself, which is the same.
-    """
-    at = 5 if node.target is aten.max_pool2d.default else 4
-    value, result = source(node), sizes(node)
-    window = pair(argument(node, 1, "kernel_size"))
-    stride = pair(argument(node, 2, "stride") or list(window))
-    padding = pair(argument(node, 3, "padding", 0))
-    dilation = pair(argument(node, 4, "dilation", 1)) if at == 5 else (1, 1)
-    have = sizes(value)
-    numbers = [*window, *stride, *padding, *dilation, *have[-2:], *result[-2:]]
-    if argument(node, at, "ceil_mode", False) is not True or not all(isinstance(item, int) for item in numbers):
+def _quotient(editor: Editor, node: fx.Node) -> None:
+    """A sum divided by the number of its terms is a mean."""
+    total, count = node.args[:2]
+    if not isinstance(total, fx.Node) or total.target is not aten.sum.dim_IntList or len(total.users) != 1:
         return
-    added = []
-    for index in range(2):
-        size, step, first, pad, apart = (int(item[index]) for item in (have[-2:], stride, window, padding, dilation))  # type: ignore[arg-type, call-overload]
-        added.append(result[-2:][index] != (size + 2 * pad - apart * (first - 1) - 1) // step + 1)
-    if all(added) or (at == 4 and argument(node, 6, "divisor_override") is not None and any(added)):
+    axes, value = argument(total, 1, "dim"), source(total)
+    if not axes or node.kwargs or total.kwargs.get("dtype") is not None:
         return
-    rest = list(node.args[6:]) if at == 5 else list(node.args[5:])
-    for index in (0, 1) if any(added) else ():
-        sides = [
-            [item[index] if index == place else neutral for place in (0, 1)]
-            for item, neutral in ((window, 1), (stride, 1), (padding, 0), (dilation, 1))
-        ]
-        value = editor.call(node, node.target, value, *sides[: at - 1], added[index], *rest)
-    if any(added):
-        editor.replace(node, value)
+    terms = [sizes(value)[axis] for axis in integers(axes)]
+    known = all(isinstance(size, int) for size in terms)
+    if (known and count == math.prod(int(size) for size in terms)) or (len(terms) == 1 and same_size(count, terms[0])):
+        keep = argument(total, 2, "keepdim", False)
+        editor.replace(node, editor.call(node, aten.mean.dim, value, list(integers(axes)), keep))
+
+
+def _mean(editor: Editor, node: fx.Node) -> None:
+    """Permute what is left after a mean over axes that were permuted for it."""
+    moved, axes = source(node), argument(node, 1, "dim")
+    if moved.target not in PERMUTATIONS or len(moved.users) != 1 or not axes or node.kwargs.get("dtype") is not None:
         return
-    arguments = [list(item) for item in (window, stride, padding, dilation)][: at - 1]
-    node.args = (value, *arguments, False, *rest)
-
-
-def _adaptive_average(editor: Editor, node: fx.Node) -> None:
-    """A dynamic size: converters would take the windows of the captured size for those of every size."""
-    value = source(node)
-    have, want = sizes(value), sizes(node)[-2:]
-    if all(isinstance(size, int) for size in have):
+    if argument(node, 2, "keepdim", False) is not True:
         return
-    gone = [axis - 2 for axis in (0, 1) if same_size(want[axis], 1) and not same_size(have[axis - 2], 1)]
-    result = editor.call(node, aten.mean.dim, value, gone, True) if gone else value
-    for axis in (-2, -1):
-        if axis not in gone and not same_size(want[axis], have[axis]):
-            result = _equal_parts(editor, node, result, axis, want[axis])
-    editor.replace(node, result)
+    value = source(moved)
+    order = list(range(len(sizes(value))))
+    if moved.target is aten.permute.default:
+        order = [axis % len(order) for axis in integers(argument(moved, 1, "dims"))]
+    else:
+        first, second = integer(moved, 1, "dim0"), integer(moved, 2, "dim1")
+        order[first], order[second] = order[second], order[first]
+    pooled = editor.call(node, aten.mean.dim, value, sorted(order[axis] for axis in integers(axes)), True)
+    editor.replace(node, editor.call(node, aten.permute.default, pooled, order))
 
 
-def _equal_parts(editor: Editor, node: fx.Node, value: fx.Node, axis: int, count: int | torch.SymInt) -> fx.Node:
-    """The mean of each of *count* parts of an axis whose size is a multiple of it at every input size."""
-    size = sizes(value)[axis]
-    divides = isinstance(size, int) and isinstance(count, int) and size % count == 0
-    if isinstance(size, torch.SymInt) and isinstance(count, int):
-        divides = bool((size.node.expr % count).simplify() == 0)
-    if not divides:
-        at = source_line(node.meta.get("stack_trace", ""))
-        raise UsageError(
-            f"adaptive_avg_pool2d{f' at {at}' if at else ''} pools a dynamic size to {count}, whose windows differ"
-            f" from size to size; let the size be a multiple: --dynamic-size MIN:MAX:STEP with a STEP that leaves"
-            f" multiples of {count} there, or leave --dynamic-size out"
+def _gated_by_itself(editor: Editor, node: fx.Node) -> None:
+    """Both y * sigmoid(y) and y * tanh(softplus(y)), in either order."""
+    for value, gate in (node.args[:2], node.args[1::-1]):
+        if not isinstance(gate, fx.Node) or len(gate.users) != 1 or not isinstance(value, fx.Node):
+            continue
+        inner = gate.args[0]
+        if gate.target is aten.sigmoid.default and inner is value:
+            editor.replace(node, editor.call(node, aten.silu.default, value))
+            return
+        soft = inner if gate.target is aten.tanh.default and isinstance(inner, fx.Node) else gate
+        # a softplus with other bounds has arguments
+        if soft.target is aten.softplus.default and soft.args == (value,) and len(soft.users) == 1:
+            editor.replace(node, editor.call(node, aten.mish.default, value))
+            return
+
+
+def _slice(_: Editor, node: fx.Node) -> None:
+    """Count from the front."""
+    axis, start = integer(node, 1, "dim", 0), argument(node, 2, "start")
+    size, end = sizes(source(node))[axis], argument(node, 3, "end")
+    if not isinstance(size, int) or not all(item is None or isinstance(item, int) for item in (start, end)):
+        return
+    ends = [item for item in (start, end) if isinstance(item, int)]
+    if any(item < 0 for item in ends):
+        first, last = (
+            min(max(item + size if item < 0 else item, 0), size) if isinstance(item, int) else default
+            for item, default in ((start, 0), (end, size))
         )
-    at = len(sizes(value)) + axis
-    length = editor.call(node, operator.floordiv, editor.call(node, aten.sym_size.int, value, at), count)
-    shape = [editor.call(node, aten.sym_size.int, value, index) if isinstance(size, torch.SymInt) else size
-             for index, size in enumerate(sizes(value))]  # fmt: skip
-    parts = editor.call(node, aten.reshape.default, value, [*shape[:at], count, length, *shape[at + 1 :]])
-    return editor.call(node, aten.mean.dim, parts, [at + 1])
+        node.args = (source(node), axis, first, last, argument(node, 4, "step", 1))
+        node.kwargs = {}
 
 
 Rule = Callable[[Editor, fx.Node], None]
 
 RULES: Final[Mapping[object, Rule]] = {
     aten._unsafe_view.default: _reshape,
-    aten.max.dim: _extremes,
-    aten.min.dim: _extremes,
-    aten.aminmax.default: _both_extremes,
-    aten.max_pool2d_with_indices.default: _max_pool,
-    aten.adaptive_max_pool1d.default: _adaptive_max_pool,
-    aten.adaptive_max_pool2d.default: _adaptive_max_pool,
-    aten.unbind.int: _unbind,
-    **dict.fromkeys((*VARIANCES, *DEVIATIONS), _spread_and_mean),
-    aten.median.dim: _order_statistic,
-    aten.kthvalue.default: _order_statistic,
-    aten.conv1d.padding: _worded_padding,
-    aten.conv2d.padding: _worded_padding,
-    aten.conv3d.padding: _worded_padding,
+    aten.max.dim: one_extreme,
+    aten.min.dim: one_extreme,
+    aten.aminmax.default: both_extremes,
+    aten.max_pool2d_with_indices.default: max_pool_with_indices,
+    aten.adaptive_max_pool1d.default: adaptive_max_pool,
+    aten.adaptive_max_pool2d.default: adaptive_max_pool,
+    aten.unbind.int: unbind,
+    **dict.fromkeys((*VARIANCES, *DEVIATIONS), spread_and_mean),
+    aten.median.dim: order_statistic,
+    aten.kthvalue.default: order_statistic,
+    aten.conv1d.padding: worded_padding,
+    aten.conv2d.padding: worded_padding,
+    aten.conv3d.padding: worded_padding,
     aten.instance_norm.default: _instance_norm,
-    aten.max_pool2d.default: _ceil,
-    aten.avg_pool2d.default: _ceil,
-    aten.adaptive_avg_pool2d.default: _adaptive_average,
+    aten.max_pool2d.default: name_pool,
+    aten.avg_pool2d.default: name_pool,
+    aten.adaptive_avg_pool2d.default: adaptive_average,
+    aten.div.Tensor: _quotient,
+    aten.mean.dim: _mean,
+    aten.mul.Tensor: _gated_by_itself,
+    aten.slice.Tensor: _slice,
 }

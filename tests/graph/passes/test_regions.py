@@ -88,7 +88,7 @@ def test_autocast_that_is_switched_on_is_captured_in_float32():
 
     net = Spelled(cast)
 
-    graph, folded = graphs(net)
+    _, folded = graphs(net)
 
     assert holds(net, folded)
     assert {torch.float32} == {node.meta["val"].dtype for node in folded.module.graph.nodes if op_name(node)}

@@ -10,6 +10,7 @@ from torch import nn
 
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.graph.graph import DynamicSize, op_name
+from coordatt_deploy.graph.lowering.recognise import find_attention
 
 
 def _shuffle(x, groups=2):
@@ -208,6 +209,67 @@ def test_an_adaptive_mean_over_unequal_windows_of_a_dynamic_size_is_refused():
 
     with pytest.raises(UsageError, match=r"at .*\.py:\d+ .*pools a dynamic size to 3, .* multiples of 3 there"):
         captured(net, (1, 3, 64, 64), dynamic=DynamicSize(32, 128, 32))
+
+
+def _spelled(pools, activation, parts):
+    """Coordinate attention with its means, its activation and its parting written as given."""
+    torch.manual_seed(0)
+    squeeze, rows, columns = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1), nn.Conv2d(4, 8, 1)
+
+    def attention(x):
+        a, b = parts(activation(squeeze(torch.cat(pools(x), 2))), *x.shape[2:])
+        return x * torch.sigmoid(rows(a)) * torch.sigmoid(columns(b.permute(0, 1, 3, 2)))
+
+    return attention
+
+
+def _means(x):
+    return [x.mean(3, keepdim=True), x.mean(2, keepdim=True).permute(0, 1, 3, 2)]
+
+
+def _split(y, h, w):
+    return y.split([h, w], 2)
+
+
+ATTENTION = {
+    "as the paper": (_means, F.silu, _split),
+    "sums over sizes": (lambda x: [x.sum(3, keepdim=True) / x.shape[3],
+                                   (x.sum(2, keepdim=True) / x.shape[2]).transpose(2, 3)], F.silu, _split),
+    "means of permuted axes": (lambda x: [x.mean(3, keepdim=True), x.permute(0, 1, 3, 2).mean(3, keepdim=True)],
+                               F.silu, _split),
+    "means of transposed axes": (lambda x: [x.transpose(1, 3).mean(1, keepdim=True).transpose(1, 3),
+                                            x.transpose(2, 3).mean(-1, keepdim=True)], F.silu, _split),
+    "swish": (_means, lambda y: y * torch.sigmoid(y), _split),
+    "swish the other way round": (_means, lambda y: torch.sigmoid(y) * y, _split),
+    "mish": (_means, lambda y: y * torch.tanh(F.softplus(y)), _split),
+    "negative slices": (_means, F.relu, lambda y, _, w: (y[:, :, :-w], y[:, :, -w:])),
+    "one negative slice": (_means, F.relu, lambda y, h, w: (y[:, :, :h], y[:, :, -w:])),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_attention_is_recognised_however_it_is_spelled(name):
+    """
+    One block, and the same function.
+    """
+    net = Spelled(_spelled(*ATTENTION[name]))
+
+    _, folded = graphs(net)
+
+    assert holds(net, folded)
+    assert ["coordatt"] == [block.kind for block in find_attention(folded).blocks]
+
+
+def test_a_sum_that_is_divided_by_something_else_stays_a_sum():
+    """
+    Only the number of its terms makes it a mean.
+    """
+    net = Spelled(lambda x: x.sum(3) / 10 + x.sum((2, 3), keepdim=True)[..., 0] / 12)
+
+    graph, folded = graphs(net)
+
+    assert holds(net, folded)
+    assert not any(op_name(node) == "mean" for node in graph.module.graph.nodes)
 
 
 SLICES = {
