@@ -13,7 +13,7 @@ VIEWS: Final = frozenset({aten.view.default, aten._unsafe_view.default})
 
 
 def drop_identities(module: fx.GraphModule) -> None:
-    """Drop what computes nothing, in place; a view of a value that was copied first is a reshape of the value itself."""
+    """Drop what computes nothing, in place; a view of a value that was copied first is a reshape of the value."""
     for node in list(module.graph.nodes):
         is_guard = node.op == "call_function" and "assert" in getattr(node.target, "__name__", "")
         if node.target in IDENTITIES:
