@@ -211,16 +211,19 @@ def test_an_adaptive_mean_over_unequal_windows_of_a_dynamic_size_is_refused():
         captured(net, (1, 3, 64, 64), dynamic=DynamicSize(32, 128, 32))
 
 
-def _spelled(pools, activation, parts):
+class _Attention(nn.Module):
     """Coordinate attention with its means, its activation and its parting written as given."""
-    torch.manual_seed(0)
-    squeeze, rows, columns = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1), nn.Conv2d(4, 8, 1)
 
-    def attention(x):
-        a, b = parts(activation(squeeze(torch.cat(pools(x), 2))), *x.shape[2:])
-        return x * torch.sigmoid(rows(a)) * torch.sigmoid(columns(b.permute(0, 1, 3, 2)))
+    def __init__(self, pools, activation, parts):
+        super().__init__()
+        torch.manual_seed(0)
+        self.squeeze, self.rows, self.columns = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1), nn.Conv2d(4, 8, 1)
+        self.spelling = (pools, activation, parts)
 
-    return attention
+    def forward(self, x):
+        pools, activation, parts = self.spelling
+        a, b = parts(activation(self.squeeze(torch.cat(pools(x), 2))), *x.shape[2:])
+        return x * torch.sigmoid(self.rows(a)) * torch.sigmoid(self.columns(b.permute(0, 1, 3, 2)))
 
 
 def _means(x):
@@ -252,7 +255,7 @@ def test_attention_is_recognised_however_it_is_spelled(name):
     """
     One block, and the same function.
     """
-    net = Spelled(_spelled(*ATTENTION[name]))
+    net = Spelled(_Attention(*ATTENTION[name]))
 
     _, folded = graphs(net)
 
