@@ -21,6 +21,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, f
 from coordatt_deploy.artifact_specs import TensorSpec
 from coordatt_deploy.errors import ConversionError, UsageError
 from coordatt_deploy.graph.call_arguments import listed_nodes
+from coordatt_deploy.graph.editor import Editor
 from coordatt_deploy.graph.execution import input_values
 from coordatt_deploy.graph.exported_program import dynamic_shapes, set_shapes
 from coordatt_deploy.graph.graph import (
@@ -36,7 +37,6 @@ from coordatt_deploy.graph.graph import (
     weight_name,
 )
 from coordatt_deploy.graph.passes.constants import compute_constants, read_sizes_late
-from coordatt_deploy.graph.passes.editor import Editor
 from coordatt_deploy.graph.passes.functionalise import DROPOUTS, functional, functionalise
 from coordatt_deploy.graph.passes.identities import drop_identities
 from coordatt_deploy.graph.passes.regions import casts, without_regions

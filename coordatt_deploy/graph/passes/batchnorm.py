@@ -23,6 +23,7 @@ from torch import fx
 from torch.fx.node import Argument
 
 from coordatt_deploy.graph.call_arguments import source
+from coordatt_deploy.graph.editor import Editor
 from coordatt_deploy.graph.execution import run
 from coordatt_deploy.graph.graph import Graph, aten, drop_unused_weights, erase_unused_reads, weight
 from coordatt_deploy.graph.passes.channel_affine import (
@@ -35,7 +36,6 @@ from coordatt_deploy.graph.passes.channel_affine import (
     give_plain_names,
     not_before,
 )
-from coordatt_deploy.graph.passes.editor import Editor
 from coordatt_deploy.layer_map import Part, restore
 from coordatt_deploy.manifest import FoldedBatchNorm, FoldForm, FoldReport
 

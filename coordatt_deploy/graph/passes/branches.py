@@ -21,10 +21,10 @@ from torch import fx
 
 from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.graph.call_arguments import argument, integers, is_number, pair
+from coordatt_deploy.graph.editor import Editor
 from coordatt_deploy.graph.execution import run
 from coordatt_deploy.graph.graph import Graph, aten, drop_unused_weights, weight
 from coordatt_deploy.graph.passes.channel_affine import ChannelAffine, batch_norm_affine
-from coordatt_deploy.graph.passes.editor import Editor
 from coordatt_deploy.layer_map import Layer, LayerMap, Part
 from coordatt_deploy.manifest import MergedBranches
 

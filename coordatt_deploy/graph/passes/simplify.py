@@ -24,8 +24,8 @@ from typing import Final
 from torch import fx
 
 from coordatt_deploy.graph.call_arguments import argument, integer, integers, same_size, sizes, source
+from coordatt_deploy.graph.editor import Editor
 from coordatt_deploy.graph.graph import aten
-from coordatt_deploy.graph.passes.editor import Editor
 from coordatt_deploy.graph.passes.tuples import (
     DEVIATIONS,
     VARIANCES,

@@ -6,8 +6,8 @@ from typing import Final
 from torch import fx
 
 from coordatt_deploy.graph.call_arguments import argument, integer, integers, sizes, source
+from coordatt_deploy.graph.editor import Editor
 from coordatt_deploy.graph.graph import aten
-from coordatt_deploy.graph.passes.editor import Editor
 from coordatt_deploy.graph.passes.windows import name_pool
 
 VARIANCES: Final = (aten.var_mean.dim, aten.var_mean.correction)

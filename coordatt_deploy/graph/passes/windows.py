@@ -8,8 +8,8 @@ from torch import fx
 
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.graph.call_arguments import argument, integers, pair, same_size, sizes, source
+from coordatt_deploy.graph.editor import Editor
 from coordatt_deploy.graph.graph import aten
-from coordatt_deploy.graph.passes.editor import Editor
 from coordatt_deploy.user_code import source_line
 
 _CONVOLUTIONS: Final = {

@@ -13,7 +13,7 @@ class Editor:
 
     def __init__(self, module: fx.GraphModule) -> None:
         self.module = module
-        self.mode = _fake_mode(module)
+        self.mode = fake_mode(module)
 
     def call(self, like: fx.Node, target: Target, *args: Argument, **kwargs: Argument) -> fx.Node:
         """Add a call before *like*, as if the module that called *like* had made it."""
@@ -50,7 +50,12 @@ class Editor:
         return value
 
 
-def _fake_mode(module: fx.GraphModule) -> FakeTensorMode:
+def fake_mode(module: fx.GraphModule) -> FakeTensorMode:
+    """Return the mode in which the shapes of a graph's values were computed.
+
+    Raises:
+        ValueError: The graph carries no shapes.
+    """
     for node in module.graph.nodes:
         if isinstance(node.meta.get("val"), FakeTensor):
             mode: FakeTensorMode = node.meta["val"].fake_mode
