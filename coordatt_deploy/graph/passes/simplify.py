@@ -39,6 +39,7 @@ from coordatt_deploy.graph.passes.tuples import (
 )
 from coordatt_deploy.graph.passes.windows import adaptive_average, name_pool, worded_padding
 
+SMOOTH: Final = frozenset({aten.sigmoid.default, aten.tanh.default})
 PERMUTATIONS: Final = frozenset({aten.permute.default, aten.transpose.int})
 
 
@@ -101,15 +102,15 @@ def _mean(editor: Editor, node: fx.Node) -> None:
 def _gated_by_itself(editor: Editor, node: fx.Node) -> None:
     """Both y * sigmoid(y) and y * tanh(softplus(y)), in either order."""
     for value, gate in (node.args[:2], node.args[1::-1]):
-        if not isinstance(gate, fx.Node) or len(gate.users) != 1 or not isinstance(value, fx.Node):
+        if not isinstance(gate, fx.Node) or gate.target not in SMOOTH or len(gate.users) != 1:
             continue
         inner = gate.args[0]
         if gate.target is aten.sigmoid.default and inner is value:
             editor.replace(node, editor.call(node, aten.silu.default, value))
             return
-        soft = inner if gate.target is aten.tanh.default and isinstance(inner, fx.Node) else gate
+        of_mish = gate.target is aten.tanh.default and isinstance(inner, fx.Node) and len(inner.users) == 1
         # a softplus with other bounds has arguments
-        if soft.target is aten.softplus.default and soft.args == (value,) and len(soft.users) == 1:
+        if of_mish and inner.target is aten.softplus.default and inner.args == (value,):  # type: ignore[union-attr]
             editor.replace(node, editor.call(node, aten.mish.default, value))
             return
 

@@ -263,6 +263,29 @@ def test_attention_is_recognised_however_it_is_spelled(name):
     assert ["coordatt"] == [block.kind for block in find_attention(folded).blocks]
 
 
+ALIKE = {
+    "a product with softplus": lambda x: x * F.softplus(x),
+    "a product with tanh": lambda x: torch.tanh(x) * x,
+    "another softplus": lambda x: x * torch.tanh(F.softplus(x, beta=2.0)),
+    "a sigmoid of something else": lambda x: x * torch.sigmoid(x + 1),
+    "a sigmoid that is used twice": lambda x: (lambda gate: x * gate + gate)(torch.sigmoid(x)),
+    "a product with a weight": lambda x: x * torch.full((8, 1, 1), 0.5),
+}
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_what_only_looks_like_an_activation_stays_as_it_is(name):
+    """
+    One factor, one bound or one more reader makes another function.
+    """
+    net = Spelled(ALIKE[name])
+
+    graph, folded = graphs(net)
+
+    assert holds(net, folded)
+    assert not {op_name(node) for node in graph.module.graph.nodes} & {"silu", "mish"}
+
+
 def test_a_sum_that_is_divided_by_something_else_stays_a_sum():
     """
     Only the number of its terms makes it a mean.
