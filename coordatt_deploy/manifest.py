@@ -1,5 +1,6 @@
 """The manifest: what a bundle holds, and what was done to the network on the way into each of its files."""
 
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Final, Self
@@ -28,21 +29,37 @@ class GoldenCase:
     label: int | None = None
 
 
+class FoldForm(enum.StrEnum):
+    """What became of a BatchNorm."""
+
+    PRECEDING = "preceding"
+    """Part of the convolution or linear layer before it."""
+    FOLLOWING = "following"
+    """Part of the convolution or linear layer behind it."""
+    SCALE_AND_SHIFT = "scale_and_shift"
+    """A product and a sum per channel: no layer could take it in exactly."""
+    INPUT_STATISTICS = "input_statistics"
+    """Written as what it computes from its input: it keeps no running statistics."""
+
+
 @dataclass(frozen=True, slots=True)
 class FoldedBatchNorm:
-    """One BatchNorm that was folded away.
+    """One BatchNorm that is gone.
 
     Attributes:
-        layer: Layer id of the convolution.
+        layer: Layer id of what holds it now; its own where no layer took it in.
         batch_norm: Layer id of the BatchNorm.
-        max_abs_error: Greatest difference between its value before and after, both run in float64.
+        max_abs_error: Greatest difference between its value before and after, both run in float64; of the layer behind
+            where that took it in.
         relative_error: That difference over the greatest magnitude of the value.
+        form: What became of it.
     """
 
     layer: str
     batch_norm: str
     max_abs_error: float
     relative_error: float
+    form: FoldForm = FoldForm.PRECEDING
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +76,32 @@ class FoldReport:
     max_relative_error: float
     layers: tuple[FoldedBatchNorm, ...]
 
+    @property
+    def written(self) -> tuple[FoldedBatchNorm, ...]:
+        """Those that no layer took in, which cost a pass over the activation each."""
+        return tuple(item for item in self.layers if item.form not in {FoldForm.PRECEDING, FoldForm.FOLLOWING})
+
     @classmethod
     def of(cls, layers: tuple[FoldedBatchNorm, ...]) -> Self:
         """Sum up what was folded."""
         return cls(len(layers), max((item.relative_error for item in layers), default=0.0), layers)
+
+
+@dataclass(frozen=True, slots=True)
+class MergedBranches:
+    """A sum of linear branches that is one convolution now.
+
+    Attributes:
+        layer: Layer id of the sum.
+        branches: Layer ids of what was merged into it.
+        max_abs_error: Greatest difference between the sum before and after, both run in float64.
+        relative_error: That difference over the greatest magnitude of the sum.
+    """
+
+    layer: str
+    branches: tuple[str, ...]
+    max_abs_error: float
+    relative_error: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,6 +339,7 @@ class Manifest:
     golden: tuple[GoldenCase, ...] = field(default=(), metadata=REQUIRED)
     files: Mapping[str, str] = field(default_factory=dict, metadata=REQUIRED)
     fold: FoldReport | None = None
+    reparameterized: tuple[MergedBranches, ...] | None = None
     bake: BakeReport | None = None
     lowering: Mapping[str, LoweringReport] = field(default_factory=dict)
     quantization: Mapping[str, QuantizationRecord] = field(default_factory=dict)

@@ -36,6 +36,18 @@ def test_two_branches_are_joined():
     assert np.array_equal(joined, restore(layer, tensors))
 
 
+@pytest.mark.parametrize("batch", [1, 2, 4, 6])
+def test_strips_of_several_images_lose_an_axis_and_no_image(batch):
+    """
+    A tensor of three axes that holds a stretch of each image, whatever the size of the batch.
+    """
+    value = np.random.default_rng(1).standard_normal((batch, 6, 7, 1))
+    tensors = {"h": value[:, :, :4, 0], "w": value[:, :, 4:, 0]}
+    layer = _layer(Part("h"), Part("w"), shape=value.shape, axis=2)
+
+    assert np.array_equal(value, restore(layer, tensors))
+
+
 def test_a_factor_per_channel():
     """
     Equalised layers are scaled channel by channel.

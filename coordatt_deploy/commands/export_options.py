@@ -92,6 +92,7 @@ class ExportOptions:
         target_cpus: Empty for ARM64.
         bake: Whether normalisation becomes part of the network.
         softmax: Whether the network then gives probabilities.
+        reparameterize: Whether sums of linear branches become one convolution each.
         output_dir: The bundle; None for the model's name.
     """
 
@@ -103,6 +104,7 @@ class ExportOptions:
     target_cpus: tuple[TargetCpu, ...] = ()
     bake: bool = False
     softmax: bool = False
+    reparameterize: bool = False
     output_dir: Path | None = None
 
 
@@ -145,6 +147,11 @@ def export_options(command: Callable[Concatenate[ExportOptions, P], None]) -> Ca
             " TFLite, an image in Core ML, 0 to 255 in ONNX).",
         ),
         click.option("--softmax", is_flag=True, help="With --bake-preprocessing: give probabilities, not logits."),
+        click.option(
+            "--reparameterize",
+            is_flag=True,
+            help="Merge the branches that RepVGG, MobileOne and their like are trained with into one convolution each.",
+        ),
         click.option("--mean", help="Per channel, in units of --input-range: 0.485,0.456,0.406."),
         click.option("--std", help="Per channel, in units of --input-range: 0.229,0.224,0.225."),
         click.option("--input-range", help="What pixel values 0 and 255 become before normalising: 0,1."),

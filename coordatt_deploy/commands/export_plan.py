@@ -32,6 +32,7 @@ def plan_export(options: ExportOptions) -> ExportPlan:
         target_cpus=options.target_cpus or (TargetCpu.ARM64,),
         bake=options.bake,
         softmax=options.softmax,
+        reparameterize=options.reparameterize,
         output_dir=options.output_dir,
         calibration=calibration.data,
         calibration_count=COUNT if calibration.count is None else calibration.count,

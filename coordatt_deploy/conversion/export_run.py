@@ -1,10 +1,11 @@
 """The order of the stages: the only module that knows all of them. It owns no numerics."""
 
+import hashlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from coordatt_deploy.artifact_specs import TensorSpec
 from coordatt_deploy.bundle import Bundle, check_same, check_target, finish, open_bundle, writing
@@ -17,13 +18,19 @@ from coordatt_deploy.formats import Format
 from coordatt_deploy.host import tool_versions
 from coordatt_deploy.loading.sizes import formats_for_dynamic
 from coordatt_deploy.logs import set_environment
-from coordatt_deploy.manifest import Manifest
+from coordatt_deploy.manifest import FoldReport, Manifest, MergedBranches
 from coordatt_deploy.processes import workers
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.recipes import needs_preparing
 
 if TYPE_CHECKING:
     from torch import fx
+
+    from coordatt_deploy.graph.graph import Graph
+    from coordatt_deploy.loading.loaded_model import LoadedModel
+
+
+SHOWN: Final = 5  # names in a remark; the manifest has all
 
 
 def export(plan: ExportPlan, stages: Stages) -> Bundle:
@@ -45,6 +52,7 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
     from coordatt_deploy.graph.output_regions import output_regions
     from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
     from coordatt_deploy.graph.passes.input_normalisation import fold_normalisation
+    from coordatt_deploy.graph.randomness import check_deterministic
     from coordatt_deploy.graph.saved_graph import save_graph
     from coordatt_deploy.loading.bake_preprocessing import bake
     from coordatt_deploy.loading.load import resolve
@@ -55,8 +63,12 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
         source = resolve(plan.model)
     with stages.stage("capture"):
         graph = capture_source(source)
+        check_deterministic(graph)
+    merged, state = None, source.module.state_dict()
+    if plan.reparameterize:
+        source, graph, merged = _merged(source, graph)
     target = plan.output_dir or Path(f"{source.spec.name}_baked" if plan.bake else source.spec.name)
-    replaced, state = source.spec.preprocessing, source.module.state_dict()
+    replaced = source.spec.preprocessing
     if plan.bake:
         source, graph = bake(source, graph, softmax=plan.softmax)
     check_same(check_target(target, source.spec.source_sha256), source.spec, graph.inputs)
@@ -78,7 +90,7 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
     with writing(target, source.spec.source_sha256) as staging, tempfile.TemporaryDirectory() as scratch:
         save_graph(folded, Path(scratch))
         (staging / "reference").mkdir(exist_ok=True)
-        save_graph(graph, staging / "reference", state)
+        save_graph(graph, staging / "reference", None if merged else state)
         with workers(len(jobs) + len(pairs)) as pool:
             futures = [pool.submit(convert, job) for job in plan_float_jobs(jobs, source.spec, Path(scratch), staging)]
             # What prepares its own weights needs none of the float artifacts; the rest starts from them.
@@ -99,11 +111,13 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
             _beside_earlier(floats, staging, converted),
             golden=golden.cases,
             fold=fold_report,
+            reparameterized=merged,
             bake=None if baked is None else replace(baked, preprocessing=replaced),
             tool_versions=tool_versions(),
             command=plan.command,
             notes=tuple(filter(None, [
-                *source.notes, remark, None if baked is None else baked.remark, *_remarks(plan, converted),
+                *source.notes, remark, None if baked is None else baked.remark, _of_batch_norms(fold_report),
+                *_of_branches(merged), *_remarks(plan, converted),
                 *told,
             ])),
         )  # fmt: skip
@@ -127,6 +141,22 @@ def _beside_earlier(floats: Manifest, staging: Path, converted: Sequence[FloatAr
     )
 
 
+def _merged(source: "LoadedModel", graph: "Graph") -> tuple["LoadedModel", "Graph", tuple[MergedBranches, ...]]:
+    """Merge the branches; the bundle is another one than that of the network as it was trained."""
+    # it loads torch
+    from coordatt_deploy.graph.passes.branches import merge_branches
+
+    after, merged = merge_branches(graph)
+    if not merged:
+        raise UsageError(
+            "--reparameterize found no branches to merge: no sum of convolutions (with BatchNorm, 1x1 or identity"
+            " beside them) of one value; leave it out"
+        )
+    state = f"{source.spec.source_sha256} reparameterized"
+    name, digest = f"{source.spec.name}_reparameterized", hashlib.sha256(state.encode()).hexdigest()
+    return replace(source, spec=replace(source.spec, name=name, source_sha256=digest)), after, merged
+
+
 def _quantize_plan(plan: ExportPlan) -> QuantizePlan:
     return QuantizePlan(
         recipes=tuple(dict.fromkeys(recipe for _, recipe in plan.recipes())),
@@ -136,6 +166,27 @@ def _quantize_plan(plan: ExportPlan) -> QuantizePlan:
         seed=plan.seed,
         command=plan.command,
     )
+
+
+def _of_batch_norms(report: FoldReport) -> str | None:
+    """Which BatchNorms cost a pass over the activation, since no layer could take them in."""
+    written = report.written
+    if not written:
+        return None
+    names = ", ".join(item.batch_norm for item in written[:SHOWN]) + (", …" if len(written) > SHOWN else "")
+    return (
+        f"{len(written)} of {report.folded} BatchNorms are written as a product and a sum, since no layer can take them"
+        f" in exactly: {names}; inspect says why"
+    )
+
+
+def _of_branches(merged: Sequence[MergedBranches] | None) -> Iterator[str]:
+    if merged:
+        worst = max(item.relative_error for item in merged)
+        yield (
+            f"branches were merged into {len(merged)} convolutions; greatest change of any of these layers, in float64:"
+            f" {worst:.2g} of its greatest value"
+        )
 
 
 def _remarks(plan: ExportPlan, converted: Sequence[FloatArtifact]) -> Iterator[str]:
@@ -157,6 +208,9 @@ def _remarks(plan: ExportPlan, converted: Sequence[FloatArtifact]) -> Iterator[s
         if not item.lowering.blocks and item.lowering.remark not in seen:
             seen.add(item.lowering.remark)
             yield f"{item.artifact.format}: {item.lowering.remark}"
+    misses = [(miss.where, miss.reason) for item in converted for miss in item.lowering.near_misses]
+    for where, reason in dict.fromkeys(misses) if blocks else ():
+        yield f"{where} begins like an attention block, but {reason}; it is exported as it stands"
 
 
 def _output_spec(node: "fx.Node", name: str) -> TensorSpec:

@@ -33,6 +33,7 @@ class ExportPlan:
         target_cpus: CPU families whose fastest form is written, where forms differ (ONNX).
         bake: Whether normalisation becomes part of the network, which then takes pixels.
         softmax: Whether it then gives probabilities.
+        reparameterize: Whether sums of linear branches become one convolution each.
         output_dir: The bundle; None for the model's name in the current folder.
         command: The command line, for the manifest.
     """
@@ -47,6 +48,7 @@ class ExportPlan:
     ranges: RangeMethod | None = None
     bake: bool = False
     softmax: bool = False
+    reparameterize: bool = False
     output_dir: Path | None = None
     command: str = ""
 

@@ -20,29 +20,30 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, f
 
 from coordatt_deploy.artifact_specs import TensorSpec
 from coordatt_deploy.errors import ConversionError, UsageError
+from coordatt_deploy.graph.call_arguments import listed_nodes
+from coordatt_deploy.graph.editor import Editor
 from coordatt_deploy.graph.execution import input_values
-from coordatt_deploy.graph.exported_program import dynamic_shapes
+from coordatt_deploy.graph.exported_program import dynamic_shapes, set_shapes
 from coordatt_deploy.graph.graph import (
     DynamicSize,
     Graph,
     aten,
     attach,
-    erase_unused_reads,
     is_tensor,
     layout,
     module_path,
     op_name,
-    overloads,
     static_shape,
+    weight_name,
 )
-from coordatt_deploy.graph.operators import Trait
 from coordatt_deploy.graph.passes.constants import compute_constants, read_sizes_late
 from coordatt_deploy.graph.passes.functionalise import DROPOUTS, functional, functionalise
+from coordatt_deploy.graph.passes.identities import drop_identities
+from coordatt_deploy.graph.passes.regions import casts, without_regions
+from coordatt_deploy.graph.passes.simplify import simplify
 from coordatt_deploy.layer_map import Layer, LayerMap, Part
 from coordatt_deploy.logs import captured, log_folder
 from coordatt_deploy.user_code import first_line, place, source_line, write_log
-
-IDENTITIES: Final = overloads(Trait.IDENTITY)
 
 _KEPT_META: Final = ("val", "nn_module_stack", "stack_trace")
 
@@ -77,9 +78,15 @@ def capture(
     flat, outputs = _flatten(program, names)
     assigned = functionalise(flat)
     _check_calls(flat)
-    _drop_identities(flat)
+    drop_identities(flat)
+    if casts(program.graph_module):
+        values = input_values(flat)
+        set_shapes(flat, values, values[0].fake_mode)  # what autocast cast is float32 again
     compute_constants(flat)
+    _check_norms(flat)
+    simplify(flat)
     read_sizes_late(flat)
+    _copy_repeated_outputs(flat)
     flat.recompile()
     wanted = tuple(output_names or (("logits",) if outputs == 1 else tuple(f"output_{i}" for i in range(outputs))))
     if len(wanted) != outputs:
@@ -190,20 +197,30 @@ def _flatten(program: torch.export.ExportedProgram, input_names: Sequence[str]) 
                **signature.inputs_to_lifted_tensor_constants}  # fmt: skip
     copies: dict[fx.Node, fx.Node] = {}
     returned: list[fx.Node] = []
+    taken: set[str] = set()
     user_inputs = [spec.arg.name for spec in signature.input_specs if spec.kind.name == "USER_INPUT"]
     if len(user_inputs) != len(input_names):
         raise UsageError(f"the model takes {len(user_inputs)} inputs, but {len(input_names)} names were given")
     names = dict(zip(user_inputs, input_names, strict=True))
-    for node in program.graph.nodes:
+    for node in without_regions(program.graph_module).nodes:
+        _refuse_control_flow(node)
         if node.op == "placeholder" and node.name in weights:
             target = weights[node.name]
             tensor = program.state_dict.get(target, program.constants.get(target))
             if tensor is None:
                 raise ConversionError(f"torch.export lists {target} as a weight, but holds no tensor of that name")
+            target = weight_name(target)
+            while target in taken:
+                target += "_"
+            taken.add(target)
             attach(root, target, tensor.detach().clone().contiguous())
             copies[node] = graph.get_attr(target)
         elif node.op == "placeholder":
             copies[node] = graph.placeholder(names[node.name])
+        elif node.op == "get_attr" and isinstance(
+            getattr(program.graph_module, str(node.target), None), fx.GraphModule
+        ):
+            continue  # of an operator that is refused
         elif node.op == "output":
             # After functionalization the new values of overwritten inputs come first; the model does not return them.
             results = node.args[0][len(signature.user_inputs_to_mutate) :]
@@ -216,17 +233,20 @@ def _flatten(program: torch.export.ExportedProgram, input_names: Sequence[str]) 
     return fx.GraphModule(root, graph), len(returned)
 
 
+def _refuse_control_flow(node: fx.Node) -> None:
+    if isinstance(node.target, torch._ops.HigherOrderOperator):
+        at = source_line(node.meta.get("stack_trace") or "")
+        raise UsageError(
+            f"the model calls {node.target.name()}{f' at {at}' if at else ''}, an operator that runs parts of the"
+            " network by itself; a file for a phone computes the same operators for every input: write them out"
+        )
+
+
 def _check_calls(module: fx.GraphModule) -> None:
     """Refuse what is set to training, and results whose size depends on the values of a tensor."""
     for node in module.graph.nodes:
-        norm = node.target is aten.batch_norm.default and node.args[5] is True
-        if norm or (node.target in DROPOUTS and node.args[2] is True):
-            what = "BatchNorm" if norm else "dropout"
-            layer = module_path(node) or "the model's own forward"
-            raise UsageError(
-                f"{what} in {layer} is in training mode although the model is not: either it was set after"
-                " model.eval(), or the call itself says training=True; make it follow self.training"
-            )
+        if node.target in DROPOUTS and node.args[2] is True:
+            raise UsageError(_in_training(node, "dropout"))
         if is_tensor(node) and free_unbacked_symbols(node.meta["val"].shape):
             at = source_line(node.meta.get("stack_trace", ""))
             raise UsageError(
@@ -235,21 +255,39 @@ def _check_calls(module: fx.GraphModule) -> None:
             )
 
 
-def _drop_identities(module: fx.GraphModule) -> None:
-    for node in list(module.graph.nodes):
-        is_guard = node.op == "call_function" and "assert" in getattr(node.target, "__name__", "")
-        if node.target in IDENTITIES:
-            node.replace_all_uses_with(node.args[0])
-        if (node.target in IDENTITIES or is_guard) and not node.users:
-            module.graph.erase_node(node)
-    module.graph.eliminate_dead_code()
-    erase_unused_reads(module)
-    module.delete_all_unused_submodules()
-    module.recompile()
+def _check_norms(module: fx.GraphModule) -> None:
+    """Refuse a BatchNorm in training mode; one on weights alone is a weight by now.
+
+    A BatchNorm that keeps no running statistics takes those of its input in either mode: it is what the user trained.
+    """
+    for node in module.graph.nodes:
+        if node.target is aten.batch_norm.default and node.args[5] is True and node.args[3] is not None:
+            raise UsageError(_in_training(node, "BatchNorm"))
+
+
+def _in_training(node: fx.Node, what: str) -> str:
+    layer = module_path(node) or "the model's own forward"
+    return (
+        f"{what} in {layer} is in training mode although the model is not: either it was set after model.eval(), or"
+        " the call itself says training=True; make it follow self.training"
+    )
+
+
+def _copy_repeated_outputs(module: fx.GraphModule) -> None:
+    """Give each output a tensor of its own: not every format has one under two names."""
+    editor = Editor(module)
+    (output,) = module.graph.find_nodes(op="output")
+    seen: set[fx.Node] = set()
+    returned = []
+    for node in listed_nodes(output.args[0]):
+        returned.append(editor.call(output, aten.clone.default, node) if node in seen else node)
+        seen.add(node)
+    output.args = (tuple(returned),)
 
 
 def _layers(module: fx.GraphModule) -> LayerMap:
-    nodes = [node for node in module.graph.nodes if is_tensor(node)]
+    # The only copies that are left are of outputs, which the user's network does not have.
+    nodes = [node for node in module.graph.nodes if is_tensor(node) and node.target is not aten.clone.default]
     calls = Counter(module_path(node) for node in nodes)
     seen: Counter[tuple[str, str]] = Counter()
     layers = []

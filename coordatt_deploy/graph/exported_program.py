@@ -1,12 +1,15 @@
 """Export an edited graph again for the converters, and follow its nodes through that."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import torch
-from torch import fx
+from torch import fx, nn
+from torch._dispatch.python import enable_python_dispatcher
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.export import Dim
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.graph.graph import DynamicSize, Graph, is_call
@@ -34,11 +37,56 @@ def program(graph: Graph) -> tuple[torch.export.ExportedProgram, dict[str, str]]
     """
     shapes = None if graph.dynamic is None else dynamic_shapes(graph.example, graph.dynamic)
     exported = torch.export.export(graph.module, graph.example, dynamic_shapes=shapes, strict=False)
-    before = [node for node in graph.module.graph.nodes if is_call(node)]
-    after = [node for node in exported.graph.nodes if is_call(node)]
+    before, after = (
+        [node for node in calls if is_call(node) and node.target is not operator.getitem]
+        for calls in (graph.module.graph.nodes, exported.graph.nodes)
+    )
     if [node.target for node in before] != [node.target for node in after]:
         raise ConversionError("torch.export changed the order of the graph's operators; the layer map would be lost")
-    return exported, {old.name: new.name for old, new in zip(before, after, strict=True)}
+    names = {old.name: new.name for old, new in zip(before, after, strict=True)}
+    return exported, names | _elements(graph.module.graph, exported.graph, names)
+
+
+def _elements(before: fx.Graph, after: fx.Graph, names: Mapping[str, str]) -> dict[str, str]:
+    """Follow what is picked from tuples: torch.export lists every element, also those that nothing reads."""
+    picked = {_picked(node): node.name for node in after.nodes if node.target is operator.getitem}
+    found = {}
+    for node in before.nodes:
+        if node.target is operator.getitem:
+            whole, index = _picked(node)
+            found[node.name] = picked[names[whole], index]
+    return found
+
+
+def _picked(node: fx.Node) -> tuple[str, int]:
+    """The call that a tuple comes from, and which of its elements is picked."""
+    whole, index = node.args
+    assert isinstance(whole, fx.Node)  # noqa: S101 - operator.getitem picks from a call
+    assert isinstance(index, int)  # noqa: S101
+    return whole.name, index
+
+
+class _Through(nn.Module):
+    """Gives its inputs back."""
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(tensor.clone() for tensor in inputs)
+
+
+def symbolic_inputs(
+    example: Sequence[torch.Tensor], dynamic: DynamicSize
+) -> tuple[tuple[FakeTensor, ...], FakeTensorMode]:
+    """Return tensors without values in which height and width are the symbols that a capture would have."""
+    shapes = (dynamic_shapes(example, dynamic),)  # of a forward that takes any number of inputs
+    exported = torch.export.export(_Through(), tuple(example), dynamic_shapes=shapes, strict=False)
+    inputs = tuple(node.meta["val"] for node in exported.graph.nodes if node.op == "placeholder")
+    return inputs, inputs[0].fake_mode
+
+
+def set_shapes(module: fx.GraphModule, inputs: Sequence[FakeTensor], mode: FakeTensorMode) -> None:
+    """Give every node its value's shape and type (``meta["val"]``), as they follow from those of the inputs."""
+    with enable_python_dispatcher():  # without it, resizing to a symbol's size has no implementation
+        FakeTensorProp(module, mode).propagate_dont_convert_inputs(*inputs)
 
 
 def provenance(program: torch.export.ExportedProgram) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 
 import torch
 from torch import fx, nn
@@ -17,6 +18,10 @@ aten = torch.ops.aten
 
 Feeds = Mapping[str, NumberArray]
 """One array per input, by its name, in the layout of the capture."""
+
+# Attributes that torch's modules have of their own: a weight of that name would stand in the place of one.
+RESERVED: Final = frozenset(dir(nn.Module()))
+RESERVED_AT_ROOT: Final = frozenset(dir(fx.GraphModule))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,19 @@ def attach(root: nn.Module, name: str, tensor: torch.Tensor) -> None:
             root.add_module(part, nn.Module())
         root = getattr(root, part)
     root.register_buffer(leaf, tensor)
+
+
+def weight_name(name: str) -> str:
+    """Return *name*, a dotted one, with ``_`` behind each part that torch's modules have as an attribute of their own.
+
+    >>> weight_name("meta.to")
+    'meta_.to_'
+    """
+    root, *others = name.split(".")
+    own = RESERVED | RESERVED_AT_ROOT
+    return ".".join(
+        [f"{root}_" if root in own else root, *(f"{part}_" if part in RESERVED else part for part in others)]
+    )
 
 
 def weight(module: fx.GraphModule, node: object) -> torch.Tensor | None:

@@ -21,7 +21,7 @@ class Trait(enum.Flag):
     MIXES_CHANNELS = enum.auto()
     """Mixes the channels of each position and nothing else where its kernel has size 1."""
     FOLDS_BATCH_NORM = enum.auto()
-    """Its weight has the output channels on axis 0, hence takes gamma / std there."""
+    """Its weight takes gamma / std at the output channels: on axis 0, of a transposed convolution on axis 1."""
 
     # Elementwise functions
     UNARY = enum.auto()
@@ -145,7 +145,9 @@ _ROWS: Final = (
     Operator("conv2d", MacRule.CONVOLUTION, _LAYER, weight_at=1),
     Operator("conv3d", MacRule.CONVOLUTION, Trait.FOLDS_BATCH_NORM),
     Operator("convolution", MacRule.CONVOLUTION, Trait.PERTURBED, weight_at=1),
-    *_alike("conv_transpose1d conv_transpose2d conv_transpose3d", MacRule.CONVOLUTION),
+    Operator("conv_transpose1d", MacRule.CONVOLUTION, Trait.FOLDS_BATCH_NORM),
+    Operator("conv_transpose2d", MacRule.CONVOLUTION, Trait.FOLDS_BATCH_NORM, overload="input"),
+    Operator("conv_transpose3d", MacRule.CONVOLUTION, Trait.FOLDS_BATCH_NORM, overload="input"),
     Operator("linear", MacRule.MATRIX_PRODUCT, _LAYER, weight_at=1),
     *_alike("matmul mm bmm mv dot", MacRule.MATRIX_PRODUCT),
     Operator("addmm", MacRule.SUM_AND_PRODUCT, Trait.PERTURBED, weight_at=2),

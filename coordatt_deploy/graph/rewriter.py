@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import fx
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.node import Argument, Target
 
+from coordatt_deploy.graph.editor import fake_mode
 from coordatt_deploy.graph.graph import Graph, attach, drop_unused_weights, weight
 from coordatt_deploy.layer_map import Layer, LayerMap, Part
 
@@ -56,7 +56,7 @@ class Rewriter:
         self.graph = graph
         self.module = copy.deepcopy(graph.module)
         self.nodes: dict[str, fx.Node] = {node.name: node for node in self.module.graph.nodes}
-        self.mode = _fake_mode(self.module)
+        self.mode = fake_mode(self.module)
         self._ids = {part.tensor: layer.layer_id for layer in reversed(graph.layers.layers) for part in layer.parts}
         self._places: dict[str, tuple[tuple[Part, ...], int]] = {}
         self._reasons: dict[str, str] = {}
@@ -135,14 +135,6 @@ class Rewriter:
         if len(moved) <= len(layer.parts):
             return replace(layer, parts=tuple(item.parts[0] for item in moved))
         return replace(layer, parts=tuple(item.parts[0] for item in moved), axis=moved[0].axis)
-
-
-def _fake_mode(module: fx.GraphModule) -> FakeTensorMode:
-    for node in module.graph.nodes:
-        if isinstance(node.meta.get("val"), FakeTensor):
-            mode: FakeTensorMode = node.meta["val"].fake_mode
-            return mode
-    raise ValueError("the graph carries no shapes; capture it or annotate it first")
 
 
 def _same(first: torch.Tensor, second: torch.Tensor) -> bool:

@@ -28,7 +28,8 @@ from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from coordatt_deploy.artifact_specs import TensorSpec
 from coordatt_deploy.documents import SCHEMA_VERSION, from_json, parse, to_json
 from coordatt_deploy.errors import BundleError
-from coordatt_deploy.graph.graph import DynamicSize, Graph, attach, is_call, weight
+from coordatt_deploy.graph.exported_program import set_shapes, symbolic_inputs
+from coordatt_deploy.graph.graph import RESERVED, RESERVED_AT_ROOT, DynamicSize, Graph, attach, weight, weight_name
 from coordatt_deploy.graph.interpreted_graph import InterpretedGraph
 from coordatt_deploy.layer_map import Layer, LayerMap
 
@@ -64,11 +65,6 @@ class _Document(TypedDict):
     dynamic: dict[str, int] | None
 
 
-# Attributes that torch's modules have of their own: a weight of that name would stand in the place of one.
-_RESERVED: Final = frozenset(dir(nn.Module()))
-_RESERVED_AT_ROOT: Final = frozenset(dir(fx.GraphModule))
-
-
 def save_graph(graph: Graph, folder: Path, state: Mapping[str, torch.Tensor] | None = None) -> None:
     """Write *graph* into *folder*, which exists.
 
@@ -95,6 +91,7 @@ def save_graph(graph: Graph, folder: Path, state: Mapping[str, torch.Tensor] | N
             }
         )
     kept = {} if state is None else {name: value.detach() for name, value in state.items() if _hashed(name)}
+    stored = {name: weight_name(name) for name in sorted(kept)}
     document = {
         "schema_version": SCHEMA_VERSION,
         "inputs": to_json(graph.inputs),
@@ -104,10 +101,14 @@ def save_graph(graph: Graph, folder: Path, state: Mapping[str, torch.Tensor] | N
         "layers": to_json(graph.layers.layers),
         "nodes": nodes,
     }
-    if kept and all(torch.equal(weights.setdefault(name, value), value) for name, value in kept.items()):
-        document["state"] = sorted(kept)
+    if kept and all(_same(weights.setdefault(stored[name], value), value) for name, value in kept.items()):
+        document["state"] = stored
     (folder / "graph.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     save_file({name: weights[name].clone() for name in sorted(weights)}, folder / "weights.safetensors")
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one, other)
 
 
 def _hashed(name: str) -> bool:
@@ -210,7 +211,7 @@ def _is_name(value: object) -> bool:
 def _check_weight_name(name: str) -> None:
     parts = name.split(".")
     printable = all(part and part.isprintable() and not set(part) & set("\"'\\") for part in parts)
-    if not printable or not _RESERVED.isdisjoint(parts) or parts[0] in _RESERVED_AT_ROOT:
+    if not printable or not RESERVED.isdisjoint(parts) or parts[0] in RESERVED_AT_ROOT:
         raise BundleError(f"weights.safetensors: {name!r} is not the name of a weight of a module")
 
 
@@ -231,18 +232,8 @@ def annotate(graph: Graph) -> None:
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
             FakeTensorProp(graph.module, mode).propagate(*graph.example)
         return
-    symbols = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-    shapes = tuple(symbols if tensor.ndim == 4 else None for tensor in graph.example)
-    exported = torch.export.export(graph.module, graph.example, dynamic_shapes=shapes, strict=False)
-    calls = [node for node in exported.graph.nodes if is_call(node)]
-    names = {str(getattr(node.target, "__name__", node.target)): None for node in calls}
-    mine = [
-        node
-        for node in graph.module.graph.nodes
-        if node.op == "call_function" and str(getattr(node.target, "__name__", node.target)) in names
-    ]
-    for node, twin in zip(mine, calls, strict=True):
-        node.meta["val"] = twin.meta["val"]
+    inputs, mode = symbolic_inputs(graph.example, graph.dynamic)
+    set_shapes(graph.module, inputs, mode)
 
 
 def _target_name(node: fx.Node) -> str:

@@ -40,9 +40,11 @@ def check_source_weights(reference: Path, manifest: Manifest) -> bool:
         raise BundleError(f"{reference.name} holds no captured graph: {error}") from None
     if names is None:
         return False
-    if not isinstance(names, list) or not all(isinstance(name, str) and name in tensors for name in names):
+    if not isinstance(names, dict) or not all(
+        isinstance(stored, str) and stored in tensors for stored in names.values()
+    ):
         raise BundleError("graph.json: state names tensors that weights.safetensors does not hold")
-    found = weights_sha256({str(name): tensors[str(name)] for name in names})
+    found = weights_sha256({name: tensors[str(stored)] for name, stored in names.items()})
     if manifest.model.source_sha256 not in _possible(found, manifest):
         raise BundleError(
             f"the weights in reference/ are not those that the bundle was made from: {found[:12]}… there,"

@@ -16,8 +16,9 @@ from coordatt_deploy.graph.call_arguments import argument, pair, same_size, size
 from coordatt_deploy.graph.graph import Graph, is_tensor, module_path, op_name
 from coordatt_deploy.graph.lowering.recognise import Recognition, find_attention
 from coordatt_deploy.graph.operators import Trait, having
-from coordatt_deploy.graph.passes.batchnorm import BATCH_NORM, unsupported_reason
+from coordatt_deploy.graph.passes.batchnorm import BATCH_NORM, form_of
 from coordatt_deploy.inspection.result import Finding
+from coordatt_deploy.manifest import FoldForm
 from coordatt_deploy.user_code import source_line
 
 
@@ -161,9 +162,15 @@ def _unconvertible(subject: Subject) -> Iterator[Hit]:
 def _unfoldable(subject: Subject) -> Iterator[Hit]:
     for node in subject.graph.module.graph.nodes:
         if node.target is BATCH_NORM:
-            reason = unsupported_reason(subject.graph.module, node.args[0], node)
+            form, reason = form_of(subject.graph.module, node)
             if reason is not None:
-                yield Hit(node, f"BatchNorm cannot be folded: {reason}")
+                yield Hit(node, f"{_STAYS[form]}: {reason}")
+
+
+_STAYS: Final = {
+    FoldForm.SCALE_AND_SHIFT: "BatchNorm stays as a product and a sum",
+    FoldForm.INPUT_STATISTICS: "BatchNorm stays as means, a product and a sum",
+}
 
 
 def _training_leftovers(subject: Subject) -> Iterator[Hit]:

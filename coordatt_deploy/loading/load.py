@@ -6,7 +6,6 @@ only code and programs that you trust. A checkpoint is different: nothing in it 
 
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -54,12 +53,12 @@ def resolve(request: ModelRequest) -> LoadedModel:
     notes += _to_evaluation(module, built)
     check_weights(module)
 
-    size = _size(request, built)
+    names = input_names(module, built.inputs)
+    size = _size(request, built, (request.inputs or {}).get(names[0], ()))
     preprocessing = request.preprocessing.applied_to(built.preprocessing or Preprocessing(size=size), size)
     if built.preprocessing is None and not request.preprocessing:
         notes.append("preprocessing is assumed to be ImageNet's (RGB, 0 to 1, its mean and std); say otherwise with"
                      " --mean --std --input-range --colour, or --preprocessing FILE")  # fmt: skip
-    names = input_names(module, built.inputs)
     example, returned = _tried(names, size, request.inputs, built)
     outputs, dropped = output_names(returned)
     if dropped:
@@ -187,14 +186,27 @@ def _to_evaluation(module: nn.Module, built: LoadedModule) -> list[str]:
     return notes
 
 
-def _size(request: ModelRequest, built: LoadedModule) -> tuple[int, int]:
-    """The (H, W) to capture with: the user's, the model's own, or the usual one, within the dynamic bounds if any."""
-    size = request.input_size or built.input_size or USUAL_SIZE
+def _size(request: ModelRequest, built: LoadedModule, shape: tuple[int, ...]) -> tuple[int, int]:
+    """The (H, W) to capture with: the user's, the model's own, or the usual one, within the dynamic bounds if any.
+
+    Args:
+        request: Of the user.
+        built: What they named.
+        shape: That they gave for the first input; empty where they gave none.
+    """
+    of_shape = (shape[2], shape[3]) if len(shape) == 4 else None
+    if of_shape and request.input_size not in (None, of_shape):
+        raise UsageError(
+            f"--input-shape gives images of {of_shape[0]}x{of_shape[1]}, --input-size"
+            f" {request.input_size[0]}x{request.input_size[1]}; leave one of them out"
+        )
+    size = of_shape or request.input_size or built.input_size or USUAL_SIZE
     check_size(size, SMALLEST if built.registry else 1)
     if request.dynamic is None:
         return size
     low, high, step = request.dynamic
-    if request.input_size is not None and any(not low <= side <= high or side % step for side in size):
+    asked = of_shape or request.input_size
+    if asked is not None and any(not low <= side <= high or side % step for side in size):
         raise UsageError(
             f"--input-size {size[0]}x{size[1]} does not lie within --dynamic-size {low}:{high}:{step};"
             " leave it out, or widen the range"
@@ -212,16 +224,15 @@ def _tried(
     Raises:
         UsageError: It rejects what it should take.
     """
-    first, *others = _image_channels(built.module)
-    example = _example(names, size, shapes, built, first)
-    try:
-        return example, trial(built.module, example)
-    except UsageError:
-        for channels in others:
-            with suppress(UsageError):
-                other = _example(names, size, shapes, built, channels)
-                return other, trial(built.module, other)
-        raise
+    refusals: list[UsageError] = []
+    taken = _image_channels(built.module)
+    for channels in dict.fromkeys((COLOUR, *taken)):
+        try:
+            example = _example(names, size, shapes, built, channels)
+            return example, trial(built.module, example)
+        except UsageError as error:
+            refusals.append(error)
+    raise refusals[0 if COLOUR in taken else 1]
 
 
 def _example(
@@ -245,9 +256,12 @@ def _example(
 
 
 def _image_channels(module: nn.Module) -> tuple[int, ...]:
-    """What the convolutions take, colour images first: the first that is defined need not be the first that is run."""
+    """What the convolutions take, in the order of their definition, which need not be the order in which they run.
+
+    None need take colour images where a network does: a space-to-depth stem makes 12 channels of them.
+    """
     taken = dict.fromkeys(layer.in_channels for layer in module.modules() if isinstance(layer, nn.Conv2d))
-    return tuple(sorted(taken, key=lambda channels: channels != COLOUR)) or (COLOUR,)
+    return tuple(taken) or (COLOUR,)
 
 
 def _labels(request: ModelRequest, built: LoadedModule, outputs: list[torch.Tensor]) -> tuple[str, ...] | None:

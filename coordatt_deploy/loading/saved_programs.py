@@ -90,7 +90,7 @@ def _finite(bound: SupportsInt) -> int | None:
 
 def _refuse_training(program: torch.export.ExportedProgram, file: str) -> None:
     for node in program.graph.nodes:
-        norm = node.target is aten.batch_norm.default and node.args[5] is True
+        norm = node.target is aten.batch_norm.default and node.args[5] is True and node.args[3] is not None
         if norm or (node.target in DROPOUTS and node.args[2] is True):
             raise UsageError(
                 f"program {file} was saved in training mode ({node.name} computes as in training);"

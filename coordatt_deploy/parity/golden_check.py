@@ -32,7 +32,9 @@ MOST_ROUNDING: Final = 8.0
 SAME: Final = 1e-6
 
 
-NO_STATE: Final = "the weights in reference/ could not be held to their hash: a bundle of an earlier version"
+NO_STATE: Final = (
+    "the weights in reference/ could not be held to their hash: an earlier version wrote them, or branches were merged"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,13 @@ this module, because coremltools puts random identifiers, the date and a debuggi
 the hash of what they identify, and the same graph gives the same bytes.
 """
 
+import copy
 import hashlib
 import json
 import tempfile
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +26,7 @@ from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.exporters import Exported, ExportRequest
 from coordatt_deploy.formats import Precision
 from coordatt_deploy.graph.exported_program import origin_key, program, provenance
-from coordatt_deploy.graph.graph import Graph, is_tensor
+from coordatt_deploy.graph.graph import Graph, aten, is_tensor
 from coordatt_deploy.layer_map import LayerMap, Part
 from coordatt_deploy.runtimes.coreml.coremltools_import import coremltools as ct
 from coordatt_deploy.runtimes.coreml.coremltools_import import mil, mil_types, proto
@@ -42,7 +44,7 @@ DATE_KEY: Final = "com.github.apple.coremltools.conversion_date"
 
 def export(graph: Graph, request: ExportRequest) -> Exported:
     """Write *graph* as an ``.mlpackage`` folder; see ``Exporter.export``."""
-    exported, _ = program(graph)
+    exported, _ = program(_with_products(graph))
     exported = exported.run_decompositions({})
     # coremltools numbers the operators that it names itself through the life of the process: begin anew
     ct.converters.mil.mil.Builder.name_count.clear()
@@ -56,6 +58,7 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
             outputs=[ct.TensorType(name, dtype=np.float32) for name in graph.outputs],
             classifier_config=_classes(graph, request.spec),
             skip_model_load=True,
+            pass_pipeline=_passes(graph),
         )
     except Exception as error:
         raise ConversionError(f"coremltools cannot convert the graph: {error}") from error
@@ -82,6 +85,30 @@ def _input(graph: Graph, model: ModelSpec, index: int) -> ct.TensorType | ct.Ima
     if index == 0 and model.pixels:
         return ct.ImageType(spec.name, _shape(graph, spec), color_layout=ct.colorlayout.RGB)
     return ct.TensorType(spec.name, _shape(graph, spec), dtype=np.float32)
+
+
+def _copies(graph: Graph) -> list[fx.Node]:
+    """The copies by which one tensor is two outputs."""
+    return list(graph.module.graph.find_nodes(op="call_function", target=aten.clone.default))
+
+
+def _with_products(graph: Graph) -> Graph:
+    """Write copies as products with 1: coremltools takes a copy for the tensor itself, which has one name."""
+    if not _copies(graph):
+        return graph
+    written = replace(graph, module=copy.deepcopy(graph.module))
+    for node in _copies(written):
+        node.target, node.args, node.kwargs = aten.mul.Tensor, (node.args[0], 1.0), {}
+    written.module.recompile()
+    return written
+
+
+def _passes(graph: Graph) -> ct.PassPipeline:
+    """Return the converter's own passes, without the one that drops products with 1 where they are outputs."""
+    passes = ct.PassPipeline()
+    if _copies(graph):
+        passes.remove_passes({"common::noop_elimination"})
+    return passes
 
 
 def _classes(graph: Graph, model: ModelSpec) -> ct.ClassifierConfig | None:

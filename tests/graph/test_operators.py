@@ -1,17 +1,17 @@
 import pytest
 
-from coordatt_deploy.graph import capture, operators, summation_order
+from coordatt_deploy.graph import operators, summation_order
 from coordatt_deploy.graph.graph import aten, overloads
 from coordatt_deploy.graph.lowering import strip_axes, writer
 from coordatt_deploy.graph.operators import OPERATORS, MacRule, Operator, Trait, having, mac_rule
-from coordatt_deploy.graph.passes import batchnorm, constants, functionalise
+from coordatt_deploy.graph.passes import channel_affine, constants, functionalise, identities
 from coordatt_deploy.parity import layers, reference_layers, reference_rounding
 from coordatt_deploy.quantization import scaling_chains, simulate
 
 TRAITS = {
     Trait.QUANTIZED_WEIGHT: "conv2d linear",
     Trait.MIXES_CHANNELS: "conv1d conv2d linear",
-    Trait.FOLDS_BATCH_NORM: "conv1d conv2d conv3d linear",
+    Trait.FOLDS_BATCH_NORM: "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear",
     Trait.UNARY: "celu clamp clamp_max clamp_min elu gelu hardsigmoid hardswish hardtanh leaky_relu mish relu relu6"
                  " selu sigmoid silu softplus tanh",
     Trait.GATE: "hardsigmoid sigmoid",
@@ -134,11 +134,11 @@ def test_calls_are_told_apart_by_the_one_overload():
               aten.lift_fresh_copy.default}  # fmt: skip
 
     assert dropouts == functionalise.DROPOUTS
-    assert dropouts | copies == capture.IDENTITIES
+    assert dropouts | copies == identities.IDENTITIES
     assert {aten.expand.default, aten.clone.default, aten.lift_fresh_copy.default} == constants.NOT_CONSTANT
     assert {aten.sym_size.int, aten.sym_numel.default, aten.sym_stride.int} == constants.READS_SIZE
     foldable = {aten.conv1d.default, aten.conv2d.default, aten.conv3d.default, aten.linear.default}
-    assert foldable == batchnorm.FOLDABLE
+    assert foldable | channel_affine.TRANSPOSED == channel_affine.LAYERS
     assert aten.dropout_.default not in overloads(Trait.DROPOUT)
 
 

@@ -69,7 +69,7 @@ def test_a_state_without_its_tensors_is_refused(saved):
     """A list of names says nothing where a tensor is missing."""
     folder, manifest = saved
     document = json.loads((folder / "graph.json").read_text())
-    (folder / "graph.json").write_text(json.dumps(document | {"state": [*document["state"], "more"]}))
+    (folder / "graph.json").write_text(json.dumps(document | {"state": document["state"] | {"more": "more"}}))
 
     with pytest.raises(BundleError, match="does not hold"):
         check_source_weights(folder, manifest)

@@ -93,7 +93,7 @@ EXAMPLES = [
      lambda: _net(lambda x: x.reshape(1, 6, 8, 24))),
     ("delegate-rejects", False, lambda: _net(lambda x: x[:, [2, 0, 1]]), lambda: _net(lambda x: x[:, 1:])),
     ("delegate-rejects", False, lambda: _net(lambda x: x.flatten(1).topk(3).values), lambda: nn.Flatten()),
-    ("unconvertible", False, lambda: nn.AdaptiveMaxPool2d(1), lambda: nn.MaxPool2d(2)),
+    ("unconvertible", False, lambda: nn.AdaptiveMaxPool2d(5), lambda: nn.AdaptiveMaxPool2d(1)),
     ("unconvertible", False,
      lambda: nn.Upsample(scale_factor=2, mode="bicubic"), lambda: nn.Upsample(scale_factor=2, mode="bilinear")),
     ("unfoldable-batch-norm", False, _SharedConvolution,

@@ -133,6 +133,38 @@ def test_the_channels_of_the_first_convolution_are_the_images():
     assert (1, 1, 64, 64) == tuple(resolve(trouble("GreyImages")).example[0].shape)
 
 
+@pytest.mark.parametrize("how", ["slices", "unshuffle", "views", "blocks", "copies"])
+def test_a_stem_that_turns_pixels_into_channels_takes_colour_images(how):
+    """
+    What its convolution takes are twelve channels or more; what the network takes are three.
+    """
+    source = resolve(trouble("SpaceToDepth", model_args={"how": how}))
+
+    assert (1, 3, 64, 64) == tuple(source.example[0].shape)
+    graph = capture_source(source)
+    image = source.example[0]
+    expected = source.module(image).detach()
+    assert torch.allclose(expected, torch.from_numpy(run(graph, {"image": image.numpy()})["output"]).float(), atol=1e-5)
+
+
+def test_the_shape_of_the_image_is_its_size():
+    """
+    A batch needs no size beside it, and golden images are made in that size.
+    """
+    source = resolve(trouble("GreyImages", input_size=None, inputs={"image": (4, 1, 48, 64)}))
+
+    assert (4, 1, 48, 64) == tuple(source.example[0].shape)
+    assert (48, 64) == source.spec.preprocessing.size
+
+
+def test_two_sizes_that_disagree_are_refused():
+    """
+    Nobody knows which was meant.
+    """
+    with pytest.raises(UsageError, match=r"--input-shape gives images of 48x64, --input-size 64x64; leave one"):
+        resolve(trouble("GreyImages", inputs={"image": (4, 1, 48, 64)}))
+
+
 def test_the_reference_falls_back_to_the_graph_and_says_so():
     """
     A module that makes float32 tensors as it goes cannot compute in float64 itself.

@@ -189,5 +189,28 @@ class DefinedLast(nn.Module):
         return self.body(self.stem(x))
 
 
+class SpaceToDepth(nn.Module):
+    """No convolution takes the image itself: its pixels become channels first."""
+
+    def __init__(self, how="slices"):
+        super().__init__()
+        self.how = how
+        self.stem = nn.Conv2d(192 if how == "blocks" else 12, 8, 3)
+
+    def forward(self, x):
+        if self.how == "slices":  # YOLOX, YOLOv5
+            corners = [x[..., row::2, column::2] for column in (0, 1) for row in (0, 1)]
+            return self.stem(torch.cat(corners, 1))
+        if self.how == "unshuffle":
+            return self.stem(nn.functional.pixel_unshuffle(x, 2))
+        if self.how == "views":  # TResNet
+            n, c, h, w = x.shape
+            x = x.view(n, c, h // 2, 2, w // 2, 2).permute(0, 3, 5, 1, 2, 4).contiguous()
+            return self.stem(x.view(n, c * 4, h // 2, w // 2))
+        if self.how == "blocks":
+            return self.stem(nn.functional.pixel_unshuffle(x, 8))
+        return self.stem(x.repeat(1, 4, 1, 1))
+
+
 async def awaited():
     return plain()

@@ -12,7 +12,7 @@ import torch
 from torch import fx
 from torch.fx.node import Argument
 
-from coordatt_deploy.graph.graph import attach, module_path, overloads, weight
+from coordatt_deploy.graph.graph import attach, module_path, overloads, weight, weight_name
 from coordatt_deploy.graph.operators import Trait
 
 LARGEST_CONSTANT: Final = 4_000_000  # elements: 16 MB; beyond it computing anew is the smaller evil
@@ -76,7 +76,7 @@ def _free_name(module: fx.GraphModule, node: fx.Node) -> str:
     """A name below the module whose forward computes the value."""
     path = module_path(node)
     taken = {name for name, _ in module.named_buffers()}
-    name = base = f"{path}.{node.name}".lstrip(".")
+    name = base = weight_name(f"{path}.{node.name}".lstrip("."))
     count = 1
     while name in taken or name in {child for child, _ in module.named_modules()}:
         count += 1

@@ -15,12 +15,13 @@ from typing import Final
 import torch
 from torch import fx
 from torch.export import ExportedProgram
-from torch.fx.node import Target
+from torch.fx.node import Argument, Target
 
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.graph.call_arguments import argument, integer
 from coordatt_deploy.graph.graph import aten, module_path, overloads
 from coordatt_deploy.graph.operators import Trait
+from coordatt_deploy.graph.passes.regions import casts, without_regions
 
 DROPOUTS: Final = overloads(Trait.DROPOUT)  # they give their input back although their schema does not say so
 
@@ -29,18 +30,24 @@ def functional(program: ExportedProgram) -> ExportedProgram:
     """Return the program in a form in which ``exchange`` can write every operator as a function.
 
     Raises:
-        UsageError: The model overwrites one of its own weights or buffers.
+        UsageError: The model overwrites one of its own weights or buffers, or tensors while autocast is on.
     """
     signature = program.graph_signature
     own = {**signature.inputs_to_parameters, **signature.inputs_to_buffers,
            **signature.inputs_to_lifted_tensor_constants}  # fmt: skip
-    aliases = _Aliases(program.graph)
+    graph = without_regions(program.graph_module)
+    aliases = _Aliases(graph)
     simple = True
-    for node in mutations(program.graph):
+    for node in mutations(graph):
         target = aliases.root(_written(node))
         if target.name in own:
             raise UsageError(_own_state(own[target.name], node))
         simple = simple and _counterpart(node) is not None and not aliases.read_later(node)
+    if not simple and casts(program.graph_module):
+        raise UsageError(
+            "the model overwrites tensors and computes in half precision under torch.autocast; the files choose their"
+            " own precision, so leave autocast out or call it with enabled=False"
+        )
     return program if simple else program.run_decompositions({})
 
 
@@ -151,21 +158,27 @@ def _put_together(graph: fx.Graph, node: fx.Node) -> None:
     """Undo what functionalization takes apart: BatchNorm's tuple, and copies of a tensor of the same shape."""
     if node.target is aten._native_batch_norm_legit_no_training.default:
         source, gamma, beta, mean, variance, momentum, epsilon = node.args
-        (first,) = [user for user in node.users if user.args[1] == 0]
-        with graph.inserting_before(node):
-            norm = graph.call_function(
-                aten.batch_norm.default, (source, gamma, beta, mean, variance, False, momentum, epsilon, False)
-            )
-        norm.meta = dict(first.meta)
-        first.replace_all_uses_with(norm)
-        graph.erase_node(first)
-        graph.erase_node(node)
+        _as_batch_norm(graph, node, (source, gamma, beta, mean, variance, False, momentum, epsilon, False))
+    elif node.target is aten._native_batch_norm_legit.no_stats:
+        source, gamma, beta, training, momentum, epsilon = node.args
+        _as_batch_norm(graph, node, (source, gamma, beta, None, None, training, momentum, epsilon, False))
     elif node.target is aten.copy.default:
         into, source = node.args[:2]
         old, new = (item.meta["val"] for item in (into, source))  # type: ignore[union-attr]
         if old.shape == new.shape and old.dtype == new.dtype:
             node.replace_all_uses_with(source)  # type: ignore[arg-type]
             graph.erase_node(node)
+
+
+def _as_batch_norm(graph: fx.Graph, node: fx.Node, args: tuple[Argument, ...]) -> None:
+    """Put BatchNorm's own operator in the place of the one that gives its statistics as well."""
+    (first,) = [user for user in node.users if user.args[1] == 0]
+    with graph.inserting_before(node):
+        norm = graph.call_function(aten.batch_norm.default, args)
+    norm.meta = dict(first.meta)
+    first.replace_all_uses_with(norm)
+    for unused in [*node.users, node]:
+        graph.erase_node(unused)
 
 
 def _as_concat(graph: fx.Graph, node: fx.Node) -> str | None:

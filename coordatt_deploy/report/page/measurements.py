@@ -169,8 +169,10 @@ def sizes(manifest: Manifest, operators: Mapping[str, OperatorCount]) -> Sizes:
 def _folded(fold: FoldReport | None) -> str | None:
     if fold is None or not fold.folded:
         return None
+    written = len(fold.written)
+    where = f"away, {written} of them as a product and a sum" if written else "into convolutions"
     return (
-        f"{fold.folded} BatchNorms were folded into convolutions; greatest change of any of these layers, in float64:"
+        f"{fold.folded} BatchNorms were folded {where}; greatest change of any of these layers, in float64:"
         f" {fold.max_relative_error:.2g} of its greatest value."
     )
 
