@@ -23,6 +23,7 @@ from coordatt_deploy.bundle import save_golden
 from coordatt_deploy.data.images import as_png, preprocess
 from coordatt_deploy.documents import SCHEMA_VERSION, JsonObject, JsonValue
 from coordatt_deploy.graph.execution import prepare
+from coordatt_deploy.graph.float16_range import lost_in_float16, rounded_to_float16
 from coordatt_deploy.graph.graph import Graph, tensor_outputs
 from coordatt_deploy.manifest import GoldenCase
 
@@ -120,7 +121,7 @@ def write_golden(
     """Run the reference on every case and write ``golden/`` into *folder*.
 
     ``outputs.npz`` holds the module's own float64 results. ``rounding_fp32.npz`` and ``rounding_fp16.npz`` hold what
-    torch makes of them in float32, and in float32 with every value rounded to float16.
+    torch makes of them in float32, and in float32 with every value rounded to float16 that float16 holds.
 
     Args:
         folder: Of the bundle.
@@ -137,7 +138,8 @@ def write_golden(
         as_png(image).save(folder / path)
     save_golden(folder / "golden" / "inputs.npz", golden.feeds)
     in_fp32 = prepare(graph, dtype=torch.float32)
-    in_fp16 = prepare(graph, dtype=torch.float32, after=lambda value: value.half().float())
+    lost = lost_in_float16(graph.module)
+    in_fp16 = prepare(graph, dtype=torch.float32, after=rounded_to_float16, spared=lost)
     results: dict[str, dict[str, list[NDArray[np.float64]]]] = {"outputs": {}, "rounding_fp32": {}, "rounding_fp16": {}}
     for index in range(len(golden.cases)):
         feeds = {name: values[index] for name, values in golden.feeds.items()}
