@@ -111,7 +111,8 @@ def _input(graph: Graph, model: ModelSpec, index: int) -> ct.TensorType | ct.Ima
     """Describe an input to coremltools: pixels as an image, everything else as an array."""
     spec = graph.inputs[index]
     if index == 0 and model.pixels:
-        return ct.ImageType(spec.name, _shape(graph, spec), color_layout=ct.colorlayout.RGB)
+        layout = ct.colorlayout.GRAYSCALE if model.preprocessing.colour == "GREY" else ct.colorlayout.RGB
+        return ct.ImageType(spec.name, _shape(graph, spec), color_layout=layout)
     return ct.TensorType(spec.name, _shape(graph, spec), dtype=np.float32)
 
 
@@ -126,7 +127,7 @@ def _classes(graph: Graph, model: ModelSpec) -> ct.ClassifierConfig | None:
 
 
 def _as_image(spec: TensorSpec) -> TensorSpec:
-    """What an app hands over: rows of RGB pixels of 8 bits."""
+    """What an app hands over: rows of RGB or grey pixels of 8 bits."""
     batch, channels, height, width = spec.shape
     return TensorSpec(spec.name, (batch, height, width, channels), "uint8", "NHWC")
 
@@ -228,7 +229,8 @@ def _describe(model: proto.Model_pb2.Model, request: ExportRequest, graph: Graph
         description.userDefined[key] = value if isinstance(value, str) else json.dumps(value)
     for feature, tensor in zip(model.description.input, graph.inputs, strict=True):
         image = feature.type.WhichOneof("Type") == "imageType"
-        what = "RGB image, resized" if image else f"float32, {tensor.layout}, preprocessed"
+        kind = "grey" if spec.preprocessing.colour == "GREY" else "RGB"
+        what = f"{kind} image, resized" if image else f"float32, {tensor.layout}, preprocessed"
         feature.shortDescription = f"{what} as the key preprocessing says"
     for feature in model.description.output:
         feature.shortDescription = _of_output(feature, spec)
