@@ -217,6 +217,7 @@ class ModelOptions:
         name: What the model is called in file names.
         checkpoint: Weights of the user's own.
         checkpoint_key: The entry of the checkpoint that holds them.
+        allow_unexpected: Whether the checkpoint may hold tensors that the network does not have.
         input_size: (H, W) in pixels.
         dynamic: Bounds of a dynamic size.
         inputs: Name and shape of inputs that are not images.
@@ -229,6 +230,7 @@ class ModelOptions:
     name: str | None = None
     checkpoint: Path | None = None
     checkpoint_key: str | None = None
+    allow_unexpected: bool = False
     input_size: tuple[int, int] | None = None
     dynamic: Bounds | None = None
     inputs: tuple[tuple[str, tuple[int, ...]], ...] = ()
@@ -321,7 +323,15 @@ def export_options(command: Callable[Concatenate[ExportOptions, P], None]) -> Ca
             type=PATH,
             help="Weights of your own: .safetensors, or a .pth that holds a state dict. No code in it is run.",
         ),
-        click.option("--checkpoint-key", help="The entry of the checkpoint that holds the weights.  [default: found]"),
+        click.option(
+            "--checkpoint-key",
+            help="The entry of the checkpoint that holds the weights, or what their names begin with.  [default: found]",
+        ),
+        click.option(
+            "--allow-unexpected",
+            is_flag=True,
+            help="Leave out what the network does not have, such as auxiliary heads; what it lacks is always an error.",
+        ),
         format_option("Repeatable; default: all."),
         click.option(
             "--precision",

@@ -51,7 +51,7 @@ def resolve(request: ModelRequest) -> LoadedModel:
     state = None
     if request.checkpoint is not None and built.registry is None:
         state = read_checkpoint(request.checkpoint, key=request.checkpoint_key)
-        notes += load_into(module, state)
+        notes += load_into(module, state, allow_unexpected=request.allow_unexpected)
     notes += _to_evaluation(module, built)
     check_weights(module)
 
@@ -144,7 +144,7 @@ def _build_registered(request: ModelRequest) -> LoadedModule:
     notes: tuple[str, ...] = ()
     untrained = checkpoint is None and not (card.trained and keeps)
     if checkpoint is not None:
-        notes = tuple(load_into(module, checkpoint))
+        notes = tuple(load_into(module, checkpoint, allow_unexpected=request.allow_unexpected))
     elif untrained:
         initialise_batchnorm_statistics(module)
         notes = ("the weights are random: good for speed and parity, not for accuracy; give a --checkpoint",)

@@ -21,6 +21,7 @@ from coordatt_deploy.graph.passes.input_normalisation import baked_nodes
 from coordatt_deploy.graph.saved_graph import load_graph
 from coordatt_deploy.logs import logged
 from coordatt_deploy.manifest import Manifest
+from coordatt_deploy.parity.absent_layers import unproven_absences
 from coordatt_deploy.parity.candidate import Candidate
 from coordatt_deploy.parity.cases import ParityCases, choose_cases
 from coordatt_deploy.parity.executors import Executor
@@ -96,9 +97,11 @@ class LayerRun:
                 layers = ArtifactLayers(artifact, artifact.path, problem=str(error))
                 problem = "; ".join(filter(None, [verdict.problem, str(error)]))
                 return replace(verdict, layers=layers, passed=False, problem=problem)
-        if layers.passed is not False:
+        unproven = unproven_absences(candidate.layers, self.reference, layers.rows, cases)
+        if layers.passed is not False and unproven is None:
             return replace(verdict, layers=layers)
-        problem = "; ".join(filter(None, [verdict.problem, layers.sentence().partition(": ")[2]]))
+        beyond = layers.sentence().partition(": ")[2] if layers.passed is False else None
+        problem = "; ".join(filter(None, [verdict.problem, beyond, unproven]))
         return replace(verdict, layers=layers, passed=False, problem=problem)
 
     def check_graphs(
