@@ -36,9 +36,10 @@ from coordatt_deploy.parity.reference_layers import ReferenceLayers
 
 Feeds = Mapping[str, NumberArray]
 
-MOVES: Final = having(Trait.LAYOUT | Trait.BROADCASTS | Trait.MOVES | Trait.IDENTITY | Trait.DROPOUT) | {
-    "expand", "expand_as", "repeat", "getitem", "slice", "select", "split", "chunk", "cat", "pad", "constant_pad_nd",
-}  # fmt: skip
+MOVES: Final = (
+    having(Trait.LAYOUT) | having(Trait.SPLIT) | having(Trait.BROADCASTS) | having(Trait.IDENTITY)
+    | having(Trait.DROPOUT) | {"expand", "expand_as", "repeat", "getitem", "slice", "select", "cat"}
+)  # fmt: skip
 WITH_CONSTANT: Final = frozenset({
     "add", "sub", "rsub", "mul", "div", "maximum", "minimum", "clamp", "clamp_min", "clamp_max",
 })  # fmt: skip
