@@ -1,8 +1,8 @@
 """Write down what timm's own evaluation transform does to images, for every distinct pretrained configuration.
 
 timm is no dependency of this project. Where it is installed (1.0.31, with a torchvision that imports), this script
-writes ``tests/loading/timm_configurations.json``: each combination of the fields that say how an image becomes a tensor,
-how many of the configurations have it, and, for three images, some places of the tensor that
+writes ``tests/loading/timm_configurations.json``: each combination of the fields that say how an image becomes a
+tensor, how many of the configurations have it, and, for three images, some places of the tensor that
 ``create_transform(**resolve_data_config(pretrained_cfg=…))`` makes. The test compares ours with these.
 
     python -m benchmarks.timm_configurations
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def define_torchvision_operators() -> None:
-    """Define the operators whose compiled half PyPI's torchvision lacks beside the CPU build of torch, so it imports."""
+    """Define the operators that PyPI's torchvision lacks beside the CPU build of torch, so that it imports."""
     library = torch.library.Library("torchvision", "DEF")
     boxes = "Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height, SymInt pooled_width"
     for name in ("nms", "qnms"):

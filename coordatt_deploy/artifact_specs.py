@@ -77,13 +77,14 @@ class Preprocessing:
         size: Height and width of the input tensor, in pixels.
         mean: Per channel, in units of ``input_range``; as many as the tensor has channels.
         std: Per channel, in units of ``input_range``.
-        colour: ``RGB`` or ``BGR``, into which grey images are replicated; ``GREY`` for one channel, to which colours are
-            weighted (ITU-R 601); ``OTHER`` for channels that no image file gives.
+        colour: ``RGB`` or ``BGR``, into which grey images are replicated; ``GREY`` for one channel, to which colours
+            are weighted (ITU-R 601); ``OTHER`` for channels that no image file gives.
         resize: ``bilinear``, ``bicubic`` or ``nearest`` (Pillow's filters of these names).
-        crop: ``none`` (the whole image is stretched to ``size``), ``center`` (it is resized to cover ``size / crop_ratio``
-            and cut), ``squash`` (stretched to ``size / crop_ratio`` and cut) or ``border`` (resized to lie within
-            ``size / crop_ratio``, laid on the colour of the mean and cut).
-        crop_ratio: Not for ``none``: size / size of the image after resizing; e.g. 0.875. Above 1 black is added around.
+        crop: ``none`` (the whole image is stretched to ``size``), ``center`` (it is resized to cover
+            ``size / crop_ratio`` and cut), ``squash`` (stretched to ``size / crop_ratio`` and cut) or ``border``
+            (resized to lie within ``size / crop_ratio``, laid on the colour of the mean and cut).
+        crop_ratio: Not for ``none``: size / size of the image after resizing; e.g. 0.875. Above 1 black is added
+            around.
         input_range: What pixel values 0 and 255 become before normalising.
     """
 

@@ -44,7 +44,7 @@ class ExportRequest:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written: the tensors a caller meets, where the graph's layers are in it, and what the user should know."""
+    """What was written: the tensors a caller meets, where the graph's layers are, and what the user should know."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]

@@ -325,7 +325,8 @@ def export_options(command: Callable[Concatenate[ExportOptions, P], None]) -> Ca
         ),
         click.option(
             "--checkpoint-key",
-            help="The entry of the checkpoint that holds the weights, or what their names begin with.  [default: found]",
+            help="The entry of the checkpoint that holds the weights, or what their names begin with."
+            "  [default: found]",
         ),
         click.option(
             "--allow-unexpected",
@@ -357,7 +358,9 @@ def export_options(command: Callable[Concatenate[ExportOptions, P], None]) -> Ca
         click.option("--mean", help="Per channel, in units of --input-range: 0.485,0.456,0.406."),
         click.option("--std", help="Per channel, in units of --input-range: 0.229,0.224,0.225."),
         click.option("--input-range", help="What pixel values 0 and 255 become before normalising: 0,1."),
-        click.option("--colour", help="RGB or BGR, the order of the channels; GREY for one; OTHER for what no image has."),
+        click.option(
+            "--colour", help="RGB or BGR, the order of the channels; GREY for one; OTHER for what no image has."
+        ),
         click.option("--resize", help="bilinear, bicubic or nearest."),
         click.option("--preprocessing", type=PATH, help="All of these in a file: preprocessing.json."),
         click.option("--golden", type=PATH, help="A folder of images of your own for the golden inputs."),

@@ -66,8 +66,8 @@ def read_archive(path: Path, wanted: Sequence[str]) -> dict[str, NumberArray]:
         wanted: Names of the inputs.
 
     Raises:
-        UsageError: It holds one array without a name for a model of several inputs, one that the model does not take, or
-            lacks one that it takes.
+        UsageError: It holds one array without a name for a model of several inputs, one that the model does not take,
+            or lacks one that it takes.
         OSError, ValueError, EOFError, zipfile.BadZipFile: It cannot be read (``UNREADABLE``).
     """
     opened = np.load(path, allow_pickle=False)

@@ -1,8 +1,9 @@
 """Calibration data: images of the kind that the model will meet, checked before anything is measured on them.
 
 A folder of images goes through the model's own preprocessing; an ``.npz`` of tensors, and a folder of ``.npy`` for
-channels that no image has, must already have been through it. Ranges that were measured on the wrong data ruin an int8 model silently, so whatever is wrong is said: as an error
-where nothing good can come of it, as a note that reports carry otherwise.
+channels that no image has, must already have been through it. Ranges that were measured on the wrong data ruin an int8
+model silently, so whatever is wrong is said: as an error where nothing good can come of it, as a note that reports
+carry otherwise.
 
 Of a preprocessed image, channel c can only lie between (low - mean_c) / std_c and (high - mean_c) / std_c. Tensors
 outside were scaled or ordered otherwise; tensors that fill only a small part of it were not normalised.
@@ -98,8 +99,8 @@ def load_calibration(
     """Read calibration data.
 
     Args:
-        source: A folder of images (subfolders too), an ``.npz`` with one array per input, (count, C, H, W), or, where no
-            image gives the channels, a folder of ``.npy``, (C, H, W).
+        source: A folder of images (subfolders too), an ``.npz`` with one array per input, (count, C, H, W), or, where
+            no image gives the channels, a folder of ``.npy``, (C, H, W).
         inputs: Of the model, in the reference's layout.
         preprocessing: The model's own.
         count: How many to use at most.
@@ -248,8 +249,8 @@ def _image_input(inputs: Sequence[TensorSpec], preprocessing: Preprocessing, sou
         return inputs[0]
     wanted = ", ".join(f"{spec.name} {spec.shape}" for spec in inputs)
     raise UsageError(
-        f"the model takes {wanted}; images of {source} give one (N, 3, H, W), or (N, 1, H, W) of grey: give an .npz with"
-        " every input"
+        f"the model takes {wanted}; images of {source} give one (N, 3, H, W), or (N, 1, H, W) of grey: give an .npz"
+        " with every input"
     )
 
 

@@ -92,8 +92,8 @@ def bake(source: LoadedModel, graph: Graph, *, softmax: bool = False) -> tuple[L
         )
     if preprocessing.crop == "border":
         raise UsageError(
-            "preprocessing cannot be baked in: images are laid on the colour of the mean (crop border), and a baked file"
-            " has no mean; leave --bake-preprocessing out, or take another crop in --preprocessing FILE"
+            "preprocessing cannot be baked in: images are laid on the colour of the mean (crop border), and a baked"
+            " file has no mean; leave --bake-preprocessing out, or take another crop in --preprocessing FILE"
         )
     if source.example[0].shape[0] != 1:
         batch = source.example[0].shape[0]

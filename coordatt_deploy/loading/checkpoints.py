@@ -116,23 +116,24 @@ def read_checkpoint(path: Path, *, key: str | None = None) -> Checkpoint:
 
 def _entry(path: Path, loaded: object, key: str, notes: list[str]) -> object:
     """What lies under *key*, or whose names begin with it where a copy lies in one state dict with others."""
-    parts = key.split(".")
-    for index, part in enumerate(parts):
-        if isinstance(loaded, Mapping) and part in loaded:
-            loaded = loaded[part]
-        elif isinstance(loaded, list | tuple) and part.isdigit() and int(part) < len(loaded):
-            loaded = loaded[int(part)]
+    left = key.split(".")
+    while left:
+        if isinstance(loaded, Mapping) and left[0] in loaded:
+            loaded = loaded[left.pop(0)]
+        elif isinstance(loaded, list | tuple) and left[0].isdecimal() and int(left[0]) < len(loaded):
+            loaded = loaded[int(left.pop(0))]
         else:
             break
-    else:
+    if not left:
         return loaded
-    prefix = ".".join(parts[index:]) + "."
+    prefix = ".".join(left) + "."
     state = loaded[wrapper] if isinstance(loaded, Mapping) and (wrapper := _wrapper(loaded)) is not None else loaded
-    named = state if isinstance(state, Mapping) else {}
-    inside = {str(name).removeprefix(prefix): value for name, value in named.items() if str(name).startswith(prefix)}
-    if not any(isinstance(value, torch.Tensor) for value in inside.values()):
+    items = state.items() if isinstance(state, Mapping) else ()
+    tensors = {str(name): value for name, value in items if isinstance(value, torch.Tensor)}
+    inside = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    if not inside:
         raise UsageError(f"checkpoint {path.name} has no entry {key!r}, but {_describe(loaded)}")
-    others = sum(isinstance(value, torch.Tensor) for value in named.values()) - len(inside)
+    others = len(tensors) - len(inside)
     notes.append(f"read the {len(inside)} tensors whose names begin with {prefix!r}; {others} others are left out")
     return inside
 
@@ -145,8 +146,8 @@ def _out_of_list(path: Path, loaded: object, notes: list[str]) -> object:
             break
         if len(places) > 1:
             raise UsageError(
-                f"checkpoint {path.name} holds a {type(loaded).__name__} of {len(loaded)} entries; {len(places)} of them"
-                f" could hold weights: name one, as in --checkpoint-key {places[0]}"
+                f"checkpoint {path.name} holds a {type(loaded).__name__} of {len(loaded)} entries; {len(places)} of"
+                f" them could hold weights: name one, as in --checkpoint-key {places[0]}"
             )
         notes.append(f"read entry {places[0]} of a {type(loaded).__name__} of {len(loaded)}")
         loaded = loaded[places[0]]

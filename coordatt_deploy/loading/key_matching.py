@@ -259,7 +259,8 @@ def _several(checkpoint: Checkpoint, copies: list[str]) -> str:
     """Say which copies of the weights there are; a moving average is what training scripts evaluate."""
     keys = sorted((prefix.rstrip(".") for prefix in copies), key=lambda key: AVERAGE.search(key) is None)
     listed = " or ".join(
-        f"--checkpoint-key {key}" + (" (a moving average, which training scripts evaluate)" if AVERAGE.search(key) else "")
+        f"--checkpoint-key {key}"
+        + (" (a moving average, which training scripts evaluate)" if AVERAGE.search(key) else "")
         for key in keys
     )
     return f"checkpoint {checkpoint.path.name} holds the network's weights {len(copies)} times; take {listed}"

@@ -61,7 +61,9 @@ def resolve(request: ModelRequest) -> LoadedModel:
     own = own_preprocessing(built.preprocessing, size, example[0].shape)
     preprocessing = request.preprocessing.applied_to(own, size)
     if own is not built.preprocessing and not request.preprocessing:
-        what = "ImageNet's (RGB, 0 to 1, its mean and std)" if own.colour == "RGB" else f"that of {own.colour} from 0 to 1"
+        what = (
+            "ImageNet's (RGB, 0 to 1, its mean and std)" if own.colour == "RGB" else f"that of {own.colour} from 0 to 1"
+        )
         notes.append(f"preprocessing is assumed to be {what}; say otherwise with"
                      " --mean --std --input-range --colour, or --preprocessing FILE")  # fmt: skip
     outputs, dropped = output_names(returned)

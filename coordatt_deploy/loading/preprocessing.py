@@ -73,9 +73,11 @@ class PreprocessingChanges:
         for key, values in (("mean", self.mean), ("std", self.std)):
             if values is not None:
                 if len(values) not in (1, channels):
-                    raise UsageError(f"preprocessing: {key} has {len(values)} numbers; the model takes {channels} channels")
+                    raise UsageError(
+                        f"preprocessing: {key} has {len(values)} numbers; the model takes {channels} channels"
+                    )
                 given[key] = values if len(values) == channels else values * channels
-        wanted = COLOURS[self.colour] if self.colour in COLOURS else None
+        wanted = COLOURS.get(self.colour or "")
         if wanted not in (None, channels):
             raise UsageError(f"preprocessing: colour is {self.colour}; the model takes {channels} channels")
         return replace(base, **given | {"size": size})

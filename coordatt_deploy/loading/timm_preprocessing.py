@@ -1,4 +1,4 @@
-"""What a configuration of timm says of its weights: every field is honoured, named for the user, or known to say nothing.
+"""What a configuration of timm says of its weights: every field is honoured, named, or known to say nothing.
 
 timm's ``resolve_data_config`` and ``create_transform`` turn the same fields into transforms of torchvision; what
 ``data.images.preprocess`` makes of an image with the result of this module is what those make of it.
@@ -85,7 +85,7 @@ def check_size(name: str, config: Config, asked: tuple[int, int] | None, argumen
         return
     raise UsageError(
         f"timm:{name} is built for images of {size[0]}x{size[1]} and takes no others; beside --input-size"
-        f' {asked[0]}x{asked[1]} give --model-args \'{{"img_size": [{asked[0]}, {asked[1]}]}}\''
+        f" {asked[0]}x{asked[1]} give --model-args '{{\"img_size\": [{asked[0]}, {asked[1]}]}}'"
     )
 
 

@@ -102,8 +102,8 @@ def _notes(graph: Graph, in_float32: frozenset[str]) -> tuple[str, ...]:
     if not nodes:
         return ()
     return (
-        f"coreml fp16 computes {', '.join(layers) or ', '.join(nodes)} in float32: float16 holds magnitudes from 6e-8 to"
-        " 65504, and a constant or value there is beyond",
+        f"coreml fp16 computes {', '.join(layers) or ', '.join(nodes)} in float32: float16 holds magnitudes from 6e-8"
+        " to 65504, and a constant or value there is beyond",
     )
 
 

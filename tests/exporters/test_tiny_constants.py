@@ -1,4 +1,4 @@
-"""Constants that optimizers and float16 lose: epsilons under divisions, masks, factors near one. Through the runtimes."""
+"""Constants that optimizers and float16 lose: epsilons under divisions, masks, factors near one."""
 
 import numpy as np
 import onnx_ir as ir

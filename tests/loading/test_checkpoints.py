@@ -422,9 +422,9 @@ def test_nothing_missing_is_ever_filled_in(tmp_path):
     """
     state = _with_auxiliary_head()
     kept = state.pop("stem.weight")
-    with pytest.raises(UsageError, match="1 missing: stem.weight"):
+    with pytest.raises(UsageError, match=r"1 missing: stem\.weight"):
         _loaded(state, tmp_path, allow_unexpected=True)
-    with pytest.raises(UsageError, match="1 of another shape: stem.weight"):
+    with pytest.raises(UsageError, match=r"1 of another shape: stem\.weight"):
         _loaded({**state, "stem.weight": kept[:2]}, tmp_path, allow_unexpected=True)
 
 
@@ -435,7 +435,9 @@ def test_a_moving_average_inside_the_state_dict_is_offered(average, tmp_path):
     guesses, whatever may be left out.
     """
     both = {"state_dict": {**_named("model", _net(3)), **_named(average, _net())}, "epoch": 3}
-    with pytest.raises(UsageError, match=rf"weights 2 times; take --checkpoint-key {average} \(a moving average.*key model$"):
+    with pytest.raises(
+        UsageError, match=rf"weights 2 times; take --checkpoint-key {average} \(a moving average.*key model$"
+    ):
         _loaded(both, tmp_path, allow_unexpected=True)
 
     net, notes = _loaded(both, tmp_path, key=average)
@@ -491,7 +493,9 @@ def test_a_checkpoint_whose_checksum_is_wrong_is_refused(tmp_path):
     read_checkpoint(path)
     _with_a_changed_byte(path)
 
-    assert not all(torch.equal(a, b) for a, b in zip(torch.load(path).values(), _net().state_dict().values(), strict=True))
+    assert not all(
+        torch.equal(a, b) for a, b in zip(torch.load(path).values(), _net().state_dict().values(), strict=True)
+    )
     with pytest.raises(UsageError, match=r"weights\.pth is damaged: \S+ is not what its checksum \(CRC-32\) says"):
         read_checkpoint(path)
 

@@ -34,7 +34,9 @@ def test_every_configuration_was_recorded():
     assert {(len(SIZES), PLACES**2)} == {np.array(item["tensors"]).shape[:2] for item in CONFIGURATIONS}
 
 
-@pytest.mark.parametrize("config", ODD, ids=lambda item: f"{item['crop_mode']}-{item['crop_pct']}-{item['input_size'][1]}")
+@pytest.mark.parametrize(
+    "config", ODD, ids=lambda item: f"{item['crop_mode']}-{item['crop_pct']}-{item['input_size'][1]}"
+)
 def test_an_unusual_crop_is_timms(config):
     """
     Squashed, bordered and padded images are the tensors that timm makes, up to the rounding of float32.

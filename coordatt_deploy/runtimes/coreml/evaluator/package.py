@@ -109,7 +109,10 @@ def inner_ports(model: proto.Model_pb2.Model) -> dict[str, Port]:
 
 
 def input_ports(model: proto.Model_pb2.Model) -> tuple[Port, ...]:
-    """Return what the program takes, with the sizes that its flexible axes may have; images as (1, 3, H, W), grey ones as (1, 1, H, W)."""
+    """Return what the program takes, with the sizes that its flexible axes may have.
+
+    Images are (1, 3, H, W), grey ones (1, 1, H, W).
+    """
     features = {feature.name: feature.type for feature in model.description.input}
     ports = []
     for value in model.mlProgram.functions[_main(model)].inputs:
