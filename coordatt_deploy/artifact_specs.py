@@ -9,7 +9,7 @@ import enum
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 from coordatt_deploy import __version__
 from coordatt_deploy.documents import DocumentError, JsonObject, from_json, to_json
@@ -58,6 +58,15 @@ class TensorSpec:
             raise ValueError(f"{self.name}: give scale and zero_point, or neither")
 
 
+COLOURS: Final[Mapping[str, int | None]] = {"RGB": 3, "BGR": 3, "GREY": 1, "OTHER": None}
+"""Kinds of channels and how many there are; None for any number."""
+
+
+def colour_of(channels: int) -> str:
+    """Return what channels are taken for where nothing is said of them: RGB, grey, or others."""
+    return {3: "RGB", 1: "GREY"}.get(channels, "OTHER")
+
+
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
     """How an 8-bit image becomes the input tensor: resize, crop, scale to ``input_range``, normalise.
@@ -66,12 +75,16 @@ class Preprocessing:
 
     Attributes:
         size: Height and width of the input tensor, in pixels.
-        mean: Per channel, in units of ``input_range``.
+        mean: Per channel, in units of ``input_range``; as many as the tensor has channels.
         std: Per channel, in units of ``input_range``.
-        colour: ``RGB`` or ``BGR``; grey images are replicated.
+        colour: ``RGB`` or ``BGR``, into which grey images are replicated; ``GREY`` for one channel, to which colours
+            are weighted (ITU-R 601); ``OTHER`` for channels that no image file gives.
         resize: ``bilinear``, ``bicubic`` or ``nearest`` (Pillow's filters of these names).
-        crop: ``none`` (the whole image is stretched to ``size``) or ``center``.
-        crop_ratio: For ``center``: size / size of the image after resizing its shorter side; e.g. 0.875.
+        crop: ``none`` (the whole image is stretched to ``size``), ``center`` (it is resized to cover
+            ``size / crop_ratio`` and cut), ``squash`` (stretched to ``size / crop_ratio`` and cut) or ``border``
+            (resized to lie within ``size / crop_ratio``, laid on the colour of the mean and cut).
+        crop_ratio: Not for ``none``: size / size of the image after resizing; e.g. 0.875. Above 1 black is added
+            around.
         input_range: What pixel values 0 and 255 become before normalising.
     """
 
@@ -85,17 +98,26 @@ class Preprocessing:
     input_range: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        for field, known in (("colour", ("RGB", "BGR")), ("resize", ("bilinear", "bicubic", "nearest")),
-                             ("crop", ("none", "center"))):  # fmt: skip
+        for field, known in (("colour", tuple(COLOURS)), ("resize", ("bilinear", "bicubic", "nearest")),
+                             ("crop", ("none", "center", "squash", "border"))):  # fmt: skip
             value = getattr(self, field)
             if value not in known:
                 raise UsageError(f"preprocessing: {field} is {value!r}; {nearest(str(value), known)}")
-        if len(self.mean) != 3 or len(self.std) != 3:
-            raise UsageError(f"preprocessing: three means and stds are needed, got {self.mean} and {self.std}")
+        needed = COLOURS[self.colour] or len(self.mean)
+        if not needed or len(self.mean) != needed or len(self.std) != needed:
+            raise UsageError(
+                f"preprocessing: {self.colour} needs as many means and stds as channels,"
+                f" {COLOURS[self.colour] or 'at least one'}; got {self.mean} and {self.std}"
+            )
         if not all(math.isfinite(v) for v in self.mean) or not all(math.isfinite(v) and v > 0 for v in self.std):
             raise UsageError(f"preprocessing: mean {self.mean} must be finite and std {self.std} positive")
-        if not 0 < self.crop_ratio <= 1:
-            raise UsageError(f"preprocessing: crop_ratio is {self.crop_ratio}; it lies above 0 and up to 1")
+        if not 0 < self.crop_ratio <= 2:
+            raise UsageError(f"preprocessing: crop_ratio is {self.crop_ratio}; it lies above 0 and up to 2")
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether an image file gives what the tensor holds."""
+        return self.colour != "OTHER"
 
     @classmethod
     def from_json(cls, document: object) -> Self:
@@ -140,7 +162,7 @@ class ModelSpec:
         labels: Class names in the order of the logits; None where unknown.
         attention: Name of the attention block, e.g. ``coordatt``; None without.
         source_sha256: Hash of the weights (names, shapes and bytes) that everything was made from.
-        pixels: Whether normalisation is part of the network, so that it takes 8-bit RGB pixels as they are.
+        pixels: Whether normalisation is part of the network, so that it takes 8-bit RGB or grey pixels as they are.
         untrained: Whether its weights are known to be random, so that the classes it names mean nothing.
     """
 

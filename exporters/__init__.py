@@ -31,21 +31,25 @@ class ExportRequest:
         spec: Goes into the artifact's metadata: preprocessing, labels, provenance.
         path: The file (or folder, where the format is one) to write; its parent exists.
         target_cpu: The CPU family whose form the graph already has; for the metadata. None where forms do not differ.
+        float32_nodes: Nodes of the graph that an fp16 artifact computes in float32, as their values leave float16's
+            range.
     """
 
     spec: ModelSpec
     precision: Precision
     path: Path
     target_cpu: TargetCpu | None = None
+    float32_nodes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written: the tensors a caller meets, and where the graph's layers are in it."""
+    """What was written: the tensors a caller meets, where the graph's layers are, and what the user should know."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     layers: LayerMap
+    notes: tuple[str, ...] = ()
 
     def described(self, request: ExportRequest, folder: Path, recipe: str | None = None) -> Artifact:
         """Write the layer map beside the file and return the manifest's entry.

@@ -39,6 +39,7 @@ class ModelOptions:
         name: What the model is called in file names.
         checkpoint: Weights of the user's own.
         checkpoint_key: The entry of the checkpoint that holds them.
+        allow_unexpected: Whether the checkpoint may hold tensors that the network does not have.
         input_size: (H, W) in pixels.
         dynamic: Bounds of a dynamic size.
         inputs: Name and shape of inputs that are not images.
@@ -51,6 +52,7 @@ class ModelOptions:
     name: str | None = None
     checkpoint: Path | None = None
     checkpoint_key: str | None = None
+    allow_unexpected: bool = False
     input_size: tuple[int, int] | None = None
     dynamic: Bounds | None = None
     inputs: tuple[tuple[str, tuple[int, ...]], ...] = ()
@@ -124,7 +126,16 @@ def export_options(command: Callable[Concatenate[ExportOptions, P], None]) -> Ca
             type=PATH,
             help="Weights of your own: .safetensors, or a .pth that holds a state dict. No code in it is run.",
         ),
-        click.option("--checkpoint-key", help="The entry of the checkpoint that holds the weights.  [default: found]"),
+        click.option(
+            "--checkpoint-key",
+            help="The entry of the checkpoint that holds the weights, or what their names begin with."
+            "  [default: found]",
+        ),
+        click.option(
+            "--allow-unexpected",
+            is_flag=True,
+            help="Leave out what the network does not have, such as auxiliary heads; what it lacks is always an error.",
+        ),
         format_option("Repeatable; default: all."),
         click.option(
             "--precision",
@@ -155,7 +166,9 @@ def export_options(command: Callable[Concatenate[ExportOptions, P], None]) -> Ca
         click.option("--mean", help="Per channel, in units of --input-range: 0.485,0.456,0.406."),
         click.option("--std", help="Per channel, in units of --input-range: 0.229,0.224,0.225."),
         click.option("--input-range", help="What pixel values 0 and 255 become before normalising: 0,1."),
-        click.option("--colour", help="Order of the channels: RGB or BGR."),
+        click.option(
+            "--colour", help="RGB or BGR, the order of the channels; GREY for one; OTHER for what no image has."
+        ),
         click.option("--resize", help="bilinear, bicubic or nearest."),
         click.option("--preprocessing", type=PATH, help="All of these in a file: preprocessing.json."),
         click.option("--golden", type=PATH, help="A folder of images of your own for the golden inputs."),

@@ -50,6 +50,7 @@ def _request(options: ModelOptions, preprocessing: PreprocessingOptions) -> Mode
         model=options.model or DEFAULT_MODEL,
         checkpoint=options.checkpoint,
         checkpoint_key=options.checkpoint_key,
+        allow_unexpected=options.allow_unexpected,
         model_args=options.model_args,
         input_size=options.input_size,
         dynamic=options.dynamic,

@@ -91,15 +91,15 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
         save_graph(folded, Path(scratch))
         (staging / "reference").mkdir(exist_ok=True)
         save_graph(graph, staging / "reference", None if merged else state)
+        golden = golden_inputs(graph.inputs, source.spec.preprocessing, source.images, source.unseen_sizes())
         with workers(len(jobs) + len(pairs)) as pool:
-            futures = [pool.submit(convert, job) for job in plan_float_jobs(jobs, source.spec, Path(scratch), staging)]
+            float_jobs = plan_float_jobs(jobs, source.spec, Path(scratch), staging, golden.feeds)
+            futures = [pool.submit(convert, job) for job in float_jobs]
             # What prepares its own weights needs none of the float artifacts; the rest starts from them.
             prepared, others = (
                 [pair for pair in pairs if needs_preparing(pair[1]) is wanted] for wanted in (True, False)
             )
             quantizing = submit(plan_jobs(quantize_plan, prepared, bare, staging, data, tails), pool)
-            unseen = source.unseen_sizes()
-            golden = golden_inputs(graph.inputs, source.spec.preprocessing, source.images, unseen)
             with stages.stage("reference in float64", len(golden.cases)) as step:
                 exact, remark = reference_module(source, graph)
                 write_golden(staging, golden, graph, exact, step)
@@ -118,7 +118,7 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
             notes=tuple(filter(None, [
                 *source.notes, remark, None if baked is None else baked.remark, _of_batch_norms(fold_report),
                 *_of_branches(merged), *_remarks(plan, converted),
-                *told,
+                *(note for item in converted for note in item.notes), *told,
             ])),
         )  # fmt: skip
         finish(staging, with_artifacts(manifest, quantized, stages, staging))

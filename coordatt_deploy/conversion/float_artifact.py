@@ -1,11 +1,12 @@
 """Float artifacts: one process lowers and converts each."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec
 from coordatt_deploy.bundle import artifact_name
 from coordatt_deploy.formats import Format, Precision, TargetCpu, slowest_first
@@ -17,15 +18,16 @@ from coordatt_deploy.progress import Stages
 
 @dataclass(frozen=True, slots=True)
 class FloatArtifact:
-    """One artifact as its exporter wrote it, and what lowering did on the way."""
+    """One artifact as its exporter wrote it, what lowering did on the way, and what the user should know of it."""
 
     artifact: Artifact
     lowering: LoweringReport
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class FloatJob:
-    """One float artifact to be written."""
+    """One float artifact to be written; *feeds* are the golden inputs, for what depends on values."""
 
     kind: Format
     precision: Precision
@@ -34,10 +36,15 @@ class FloatJob:
     graph_folder: Path
     path: Path
     log: Path
+    feeds: Mapping[str, Sequence[NumberArray]]
 
 
 def plan_float_jobs(
-    wanted: Sequence[tuple[Format, Precision, TargetCpu | None]], spec: ModelSpec, graph_folder: Path, staging: Path
+    wanted: Sequence[tuple[Format, Precision, TargetCpu | None]],
+    spec: ModelSpec,
+    graph_folder: Path,
+    staging: Path,
+    feeds: Mapping[str, Sequence[NumberArray]],
 ) -> list[FloatJob]:
     """Return the jobs in the order of their making; what an earlier export left at their paths is removed."""
     order = sorted(wanted, key=lambda job: slowest_first(job[0]))
@@ -47,7 +54,8 @@ def plan_float_jobs(
         path.parent.mkdir(exist_ok=True)
         if path.is_dir():  # a package of an earlier export
             shutil.rmtree(path)
-        jobs.append(FloatJob(kind, precision, cpu, spec, graph_folder, path, job_log("export", path)))
+        needed = feeds if precision is Precision.FP16 else {}
+        jobs.append(FloatJob(kind, precision, cpu, spec, graph_folder, path, job_log("export", path), needed))
     return jobs
 
 
@@ -58,16 +66,19 @@ def convert(job: FloatJob) -> FloatArtifact:
         import torch
 
         from coordatt_deploy.exporters import ExportRequest, exporter
+        from coordatt_deploy.graph.float16_range import beyond_float16
         from coordatt_deploy.graph.lowering.lower import lower
         from coordatt_deploy.graph.lowering.target import target_of
         from coordatt_deploy.graph.saved_graph import load_graph
 
         torch.set_num_threads(1)
         graph, report = lower(load_graph(job.graph_folder), target_of(job.kind, job.target_cpu))
-        request = ExportRequest(job.spec, job.precision, job.path, job.target_cpu)
+        cases = [dict(zip(job.feeds, values, strict=True)) for values in zip(*job.feeds.values(), strict=True)]
+        beyond = frozenset(beyond_float16(graph, cases)) if cases else frozenset()
+        request = ExportRequest(job.spec, job.precision, job.path, job.target_cpu, beyond)
         exported = exporter(job.kind).export(graph, request)
     job.log.unlink(missing_ok=True)
-    return FloatArtifact(exported.described(request, job.path.parent.parent), report)
+    return FloatArtifact(exported.described(request, job.path.parent.parent), report, exported.notes)
 
 
 def collect_floats(futures: Sequence[Future[FloatArtifact]], stages: Stages) -> list[FloatArtifact]:

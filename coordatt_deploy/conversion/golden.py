@@ -20,15 +20,17 @@ from torch import nn
 
 from coordatt_deploy.artifact_specs import Preprocessing, TensorSpec
 from coordatt_deploy.bundle import save_golden
-from coordatt_deploy.data.images import as_png, preprocess
+from coordatt_deploy.data.images import as_grey, as_png, normalise, preprocess
 from coordatt_deploy.documents import SCHEMA_VERSION, JsonObject, JsonValue
 from coordatt_deploy.graph.execution import prepare
+from coordatt_deploy.graph.float16_range import lost_in_float16, rounded_to_float16
 from coordatt_deploy.graph.graph import Graph, tensor_outputs
 from coordatt_deploy.manifest import GoldenCase
 
 SHOWN_OUTPUTS: Final = 10_000  # values; larger outputs are in outputs.npz alone
 
 Arrays = list[NDArray[np.float32]]
+Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,26 +58,32 @@ def golden_inputs(
     """
     cases: list[GoldenCase] = []
     pictures, values = [], []
-    takes_images = len(inputs[0].shape) == 4 and inputs[0].shape[1] == 3
+    channels = len(preprocessing.mean)
+    has_pixels = len(inputs[0].shape) == 4 and inputs[0].shape[1] == channels
+    takes_images = has_pixels and preprocessing.takes_images
     for name, image, label in images:
         path = f"golden/images/{name}.png" if takes_images else None
         cases.append(GoldenCase(name, path, label) if path else GoldenCase(f"noise_{len(cases):02d}"))
-        pictures += [(path, image)] if path else []
-        values.append(preprocess(image, preprocessing)[None])
-    for name, image in _made_up(preprocessing.size):
+        pictures += [(path, _in_its_channels(image, preprocessing))] if path else []
+        values.append(
+            preprocess(image, preprocessing)[None]
+            if preprocessing.takes_images
+            else normalise(_random_pixels(preprocessing.size, channels, seed=len(cases)), preprocessing)[None]
+        )
+    for name, pixels in _made_up(preprocessing.size):
         cases.append(GoldenCase(name))
-        values.append(preprocess(image, preprocessing)[None])
+        values.append(_as_tensor(pixels, preprocessing))
     cases.append(GoldenCase("zeros"))
     values.append(np.zeros_like(values[0]))
     for size in sizes:
         cases.append(GoldenCase(f"noise_{size[0]}x{size[1]}"))
-        values.append(preprocess(_random_image(size), replace(preprocessing, size=size))[None])
+        values.append(_as_tensor(_random_pixels(size, 3), replace(preprocessing, size=size)))
     feeds: dict[str, Arrays] = {}
     for position, spec in enumerate(inputs):
         shape = tuple(size or 1 for size in spec.shape)
         feeds[spec.name] = (
             _batched(values, shape[0])
-            if position == 0 and takes_images
+            if position == 0 and has_pixels
             else [_noise(shape, seed=index) for index in range(len(cases))]
         )
     return GoldenInputs(tuple(cases), feeds, tuple(pictures))
@@ -92,22 +100,36 @@ def _batched(values: Arrays, batch: int) -> Arrays:
     return together
 
 
-def _made_up(size: tuple[int, int]) -> list[tuple[str, Image.Image]]:
+def _made_up(size: tuple[int, int]) -> list[tuple[str, Pixels]]:
+    """Pixels (H, W, 3) that no photograph has."""
     height, width = size
     rows, columns = np.mgrid[:height, :width]
     checker = ((rows // 4 + columns // 4) % 2 * 255).astype(np.uint8)
     ramp = np.stack([rows * 255 // max(height - 1, 1), columns * 255 // max(width - 1, 1), 255 - checker // 2], axis=-1)
     return [
-        ("black", Image.new("RGB", (width, height), 0)),
-        ("white", Image.new("RGB", (width, height), (255, 255, 255))),
-        ("noise", _random_image(size)),
-        ("checkerboard", Image.fromarray(checker)),
-        ("ramp", Image.fromarray(ramp.astype(np.uint8))),
+        ("black", np.zeros((height, width, 3), np.uint8)),
+        ("white", np.full((height, width, 3), 255, np.uint8)),
+        ("noise", _random_pixels(size, 3)),
+        ("checkerboard", np.stack([checker] * 3, axis=-1)),
+        ("ramp", ramp.astype(np.uint8)),
     ]
 
 
-def _random_image(size: tuple[int, int]) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
+def _as_tensor(pixels: Pixels, preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """Preprocess colours as an image, or repeat them over the channels that no image has."""
+    if preprocessing.takes_images:
+        return preprocess(Image.fromarray(pixels), preprocessing)[None]
+    repeated = np.take(pixels, np.arange(len(preprocessing.mean)) % 3, axis=2)
+    return normalise(repeated, preprocessing)[None]
+
+
+def _in_its_channels(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """The image as the model is given it: grey for a network of one channel."""
+    return as_grey(image) if preprocessing.colour == "GREY" else image
+
+
+def _random_pixels(size: tuple[int, int], channels: int, seed: int = 0) -> Pixels:
+    return np.random.default_rng(seed).integers(0, 256, (*size, channels), dtype=np.uint8)
 
 
 def _noise(shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
@@ -120,7 +142,7 @@ def write_golden(
     """Run the reference on every case and write ``golden/`` into *folder*.
 
     ``outputs.npz`` holds the module's own float64 results. ``rounding_fp32.npz`` and ``rounding_fp16.npz`` hold what
-    torch makes of them in float32, and in float32 with every value rounded to float16.
+    torch makes of them in float32, and in float32 with every value rounded to float16 that float16 holds.
 
     Args:
         folder: Of the bundle.
@@ -137,7 +159,8 @@ def write_golden(
         as_png(image).save(folder / path)
     save_golden(folder / "golden" / "inputs.npz", golden.feeds)
     in_fp32 = prepare(graph, dtype=torch.float32)
-    in_fp16 = prepare(graph, dtype=torch.float32, after=lambda value: value.half().float())
+    lost = lost_in_float16(graph.module)
+    in_fp16 = prepare(graph, dtype=torch.float32, after=rounded_to_float16, spared=lost)
     results: dict[str, dict[str, list[NDArray[np.float64]]]] = {"outputs": {}, "rounding_fp32": {}, "rounding_fp16": {}}
     for index in range(len(golden.cases)):
         feeds = {name: values[index] for name, values in golden.feeds.items()}

@@ -59,17 +59,20 @@ def _images(folder: Path, inputs: Sequence[TensorSpec], preprocessing: Preproces
 
 
 def read_archive(path: Path, wanted: Sequence[str]) -> dict[str, NumberArray]:
-    """Read the arrays of a user's ``.npz``, which holds one for each input of the model.
+    """Read the arrays of a user's ``.npz``, which holds one for each input of the model; a ``.npy`` holds the only one.
 
     Args:
         path: Of the file.
         wanted: Names of the inputs.
 
     Raises:
-        UsageError: It holds one array without a name, one that the model does not take, or lacks one that it takes.
+        UsageError: It holds one array without a name for a model of several inputs, one that the model does not take,
+            or lacks one that it takes.
         OSError, ValueError, EOFError, zipfile.BadZipFile: It cannot be read (``UNREADABLE``).
     """
     opened = np.load(path, allow_pickle=False)
+    if isinstance(opened, np.ndarray) and len(wanted) == 1:
+        return {wanted[0]: opened}
     if isinstance(opened, np.ndarray):
         raise UsageError(f"{path} holds one array without a name; save it with np.savez(…, {wanted[0]}=array)")
     with opened as archive:
@@ -128,7 +131,7 @@ def _check(where: str, value: NumberArray, spec: TensorSpec, preprocessing: Prep
     bad = int(np.count_nonzero(~np.isfinite(value)))
     if bad:
         raise UsageError(f"{where} holds {bad} values that are NaN or infinite; nothing can be compared on them")
-    if value.ndim != 4 or value.shape[1] != 3 or not spec.dtype.startswith("float"):
+    if value.ndim != 4 or value.shape[1] != len(preprocessing.mean) or not spec.dtype.startswith("float"):
         return
     mean, std = np.array(preprocessing.mean), np.array(preprocessing.std)
     ends = (np.array(preprocessing.input_range)[:, None] - mean) / std

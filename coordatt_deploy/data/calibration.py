@@ -1,8 +1,9 @@
 """Calibration data: images of the kind that the model will meet, checked before anything is measured on them.
 
-A folder of images goes through the model's own preprocessing; an ``.npz`` of tensors must already have been through
-it. Ranges that were measured on the wrong data ruin an int8 model silently, so whatever is wrong is said: as an error
-where nothing good can come of it, as a note that reports carry otherwise.
+A folder of images goes through the model's own preprocessing; an ``.npz`` of tensors, and a folder of ``.npy`` for
+channels that no image has, must already have been through it. Ranges that were measured on the wrong data ruin an int8
+model silently, so whatever is wrong is said: as an error where nothing good can come of it, as a note that reports
+carry otherwise.
 
 Of a preprocessed image, channel c can only lie between (low - mean_c) / std_c and (high - mean_c) / std_c. Tensors
 outside were scaled or ordered otherwise; tensors that fill only a small part of it were not normalised.
@@ -25,6 +26,8 @@ from coordatt_deploy.data.images import find_images, load_image, preprocess
 from coordatt_deploy.errors import UsageError
 
 Tensor = NDArray[np.float32]
+
+ARRAY: Final = ".npy"
 
 DIGITS: Final = "digits"
 COUNT: Final = 200  # all of the packaged split; ranges change little beyond it
@@ -96,7 +99,8 @@ def load_calibration(
     """Read calibration data.
 
     Args:
-        source: A folder of images (subfolders too), or an ``.npz`` with one array per input, (count, C, H, W).
+        source: A folder of images (subfolders too), an ``.npz`` with one array per input, (count, C, H, W), or, where
+            no image gives the channels, a folder of ``.npy``, (C, H, W).
         inputs: Of the model, in the reference's layout.
         preprocessing: The model's own.
         count: How many to use at most.
@@ -117,7 +121,7 @@ def digits_calibration(
 ) -> CalibrationSet:
     """Return the calibration split of the packaged digits: training images that no accuracy is measured on."""
     _check_count(count)
-    spec = _image_input(inputs, DIGITS)
+    spec = _image_input(inputs, preprocessing, DIGITS)
     split = read_split("calibration")
     data = _digits(split.take(np.random.default_rng(seed).permutation(len(split))[:count]), spec, preprocessing, seed)
     aside = _digits(read_split("golden"), spec, preprocessing, seed)
@@ -137,7 +141,9 @@ def _digits(split: DigitSplit, spec: TensorSpec, preprocessing: Preprocessing, s
 def _from_folder(
     folder: Path, inputs: Sequence[TensorSpec], preprocessing: Preprocessing, count: int, seed: int
 ) -> CalibrationSet:
-    spec = _image_input(inputs, str(folder))
+    if not preprocessing.takes_images and any(folder.glob(f"*{ARRAY}")):
+        return _from_arrays(folder, inputs, preprocessing, count, seed)
+    spec = _image_input(inputs, preprocessing, str(folder))
     found = find_images(folder)
     order = np.random.default_rng(seed).permutation(len(found))
     values: list[NDArray[np.float32]] = []
@@ -170,6 +176,40 @@ def _from_archive(
         arrays = read_archive(path, [spec.name for spec in inputs])
     except UNREADABLE as error:
         raise UsageError(f"{path} cannot be read as .npz ({error}); give a folder of images instead") from None
+    return _checked_tensors(path, arrays, inputs, preprocessing, count, seed)
+
+
+def _from_arrays(
+    folder: Path, inputs: Sequence[TensorSpec], preprocessing: Preprocessing, count: int, seed: int
+) -> CalibrationSet:
+    """Read a folder of ``.npy`` files, each (C, H, W), for a network whose channels no image file gives."""
+    if len(inputs) != 1:
+        wanted = ", ".join(spec.name for spec in inputs)
+        raise UsageError(f"the model takes {wanted}; a folder of arrays gives one of them: give an .npz with all")
+    arrays = []
+    for path in sorted(folder.glob(f"*{ARRAY}")):
+        try:
+            array = np.load(path, allow_pickle=False)
+        except UNREADABLE as error:
+            raise UsageError(f"{path} cannot be read as {ARRAY}: {error}") from None
+        if not isinstance(array, np.ndarray) or not fits((1, *array.shape), inputs[0].shape):
+            found = array.shape if isinstance(array, np.ndarray) else "an archive"
+            raise UsageError(f"{path} holds {found}, expected {inputs[0].shape[1:]}")
+        arrays.append(array)
+    if len({array.shape for array in arrays}) != 1:
+        raise UsageError(f"{folder} holds arrays of several sizes: {sorted({array.shape for array in arrays})}")
+    return _checked_tensors(folder, {inputs[0].name: np.stack(arrays)}, inputs, preprocessing, count, seed)
+
+
+def _checked_tensors(
+    path: Path,
+    arrays: dict[str, NumberArray],
+    inputs: Sequence[TensorSpec],
+    preprocessing: Preprocessing,
+    count: int,
+    seed: int,
+) -> CalibrationSet:
+    """Choose among preprocessed tensors, and look at their layout and values."""
     for spec in inputs:
         _check_layout(path.name, arrays[spec.name], spec)
     counts = {len(array) for array in arrays.values()}
@@ -181,7 +221,7 @@ def _from_archive(
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise UsageError(f"{path.name}: {name} holds NaN or infinity; no range can be measured on it")
     data = CalibrationSet(str(path), chosen, tuple(f"{path.stem}[{index}]" for index in order), seed)
-    image = next((spec for spec in inputs if _is_image(spec)), None)
+    image = next((spec for spec in inputs if _is_image(spec, preprocessing)), None)
     if image is None:
         return data if len(data) >= MINIMUM else _too_few(data)
     return _checked(data, image, preprocessing, tensors=True)
@@ -200,16 +240,17 @@ def _check_layout(file: str, array: NumberArray, spec: TensorSpec) -> None:
         raise UsageError(f"{file}: {spec.name} has shape {array.shape}, expected {shape}{hint}")
 
 
-def _is_image(spec: TensorSpec) -> bool:
-    return len(spec.shape) == 4 and spec.shape[1] == 3
+def _is_image(spec: TensorSpec, preprocessing: Preprocessing) -> bool:
+    return len(spec.shape) == 4 and spec.shape[1] == len(preprocessing.mean)
 
 
-def _image_input(inputs: Sequence[TensorSpec], source: str) -> TensorSpec:
-    if len(inputs) == 1 and _is_image(inputs[0]):
+def _image_input(inputs: Sequence[TensorSpec], preprocessing: Preprocessing, source: str) -> TensorSpec:
+    if len(inputs) == 1 and _is_image(inputs[0], preprocessing) and preprocessing.takes_images:
         return inputs[0]
     wanted = ", ".join(f"{spec.name} {spec.shape}" for spec in inputs)
     raise UsageError(
-        f"the model takes {wanted}; images of {source} give one (N, 3, H, W): give an .npz with every input"
+        f"the model takes {wanted}; images of {source} give one (N, 3, H, W), or (N, 1, H, W) of grey: give an .npz"
+        " with every input"
     )
 
 
@@ -266,7 +307,7 @@ def _without_copies(data: CalibrationSet, spec: TensorSpec, notes: list[str]) ->
 
 
 def _possible(preprocessing: Preprocessing) -> NDArray[np.float64]:
-    """The least and greatest value of each channel of a preprocessed image, (3, 2)."""
+    """The least and greatest value of each channel of a preprocessed image, (C, 2)."""
     ends = np.array(preprocessing.input_range)[None, :]
     mean, std = np.array(preprocessing.mean)[:, None], np.array(preprocessing.std)[:, None]
     return np.sort((ends - mean) / std, axis=1)
@@ -281,7 +322,7 @@ def _check_values(
     possible = f"{bounds[:, 0].min():.4g} to {bounds[:, 1].max():.4g}"
     if np.any(low < bounds[:, 0] - slack) or np.any(high > bounds[:, 1] + slack):
         turned = bounds[::-1]
-        if np.all(low >= turned[:, 0] - slack) and np.all(high <= turned[:, 1] + slack):
+        if len(bounds) == 3 and np.all(low >= turned[:, 0] - slack) and np.all(high <= turned[:, 1] + slack):
             raise UsageError(
                 f"{source}: the values fit the model's preprocessing with red and blue exchanged; turn the channels"
                 " round with array[:, ::-1]"

@@ -1,8 +1,8 @@
 """From an image file to the input tensor, with Pillow and NumPy alone: what an app has to reproduce on the phone.
 
-    rgb    = 8-bit RGB of the image; grey replicated, transparency laid over black
-    fitted = resize(rgb), centre-cropped if asked
-    tensor = (low + fitted / 255 * (high - low) - mean) / std,   (3, H, W) float32, per channel of the tensor
+    pixels = 8-bit RGB of the image, grey replicated, or its grey; transparency laid over black
+    fitted = resize(pixels), cut or laid on a border if asked
+    tensor = (low + fitted / 255 * (high - low) - mean) / std,   (C, H, W) float32, per channel of the tensor
 
 Resizing happens in 8 bits with Pillow's own filters, which widen with the reduction (antialiasing). The last line is
 computed in float64 once per pixel value and rounded to float32, so the same pixels give the same bits everywhere.
@@ -13,6 +13,7 @@ colour that a file keeps under a transparent pixel is anybody's guess.
 import math
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -38,21 +39,43 @@ _FILTERS: Final = {
 def preprocess(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.float32]:
     """Turn an image into the input tensor; the equation stands at the top of this module.
 
-    Centre cropping resizes the image so that it just covers ``size / crop_ratio`` (rounded down), its longer side
-    rounded down as well, and cuts ``size`` out of the middle (halves of a pixel rounded to even).
+    Sizes are rounded and images cut as timm and torchvision do it (``timm.data.transforms_factory``). *covered* is
+    ``size / crop_ratio``, rounded down; halves of a pixel are rounded to even where something is cut off.
+
+    * ``center``: the image is resized so that it just covers *covered*; its longer side is rounded down where *covered*
+      is a square, to the nearest pixel otherwise;
+    * ``squash``: it is stretched to *covered*;
+    * ``border``: it is resized so that it just fits into *covered*, to the nearest pixel, and laid on the colour of the
+      mean.
 
     Args:
         image: Of any Pillow mode but floating point; sixteen-bit grey values are rounded to eight bits.
         preprocessing: ``mean`` and ``std`` follow the channels of the tensor: blue first where ``colour`` is BGR.
 
     Returns:
-        (3, H, W) float32, contiguous, with H and W from ``preprocessing.size``.
+        (C, H, W) float32, contiguous, with H and W from ``preprocessing.size``; C is 3, or 1 where ``colour`` is GREY.
 
     Raises:
-        UsageError: The pixels of the image have no known range.
+        UsageError: The pixels of the image have no known range, or no image gives the channels of the tensor.
     """
-    fitted = _fit(_to_rgb(image), preprocessing)
-    pixels = np.asarray(fitted, dtype=np.uint8)  # (H, W, 3)
+    if not preprocessing.takes_images:
+        raise UsageError(
+            f"the model takes {len(preprocessing.mean)} channels, which no image file gives; give arrays in an .npz"
+        )
+    fitted = _fit(as_grey(image) if preprocessing.colour == "GREY" else _to_rgb(image), preprocessing)
+    return normalise(np.atleast_3d(np.asarray(fitted, dtype=np.uint8)), preprocessing)
+
+
+def normalise(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """Turn fitted pixels into the input tensor.
+
+    Args:
+        pixels: (H, W, C), red first where there are colours.
+        preprocessing: For as many channels.
+
+    Returns:
+        (C, H, W) float32, contiguous.
+    """
     if preprocessing.colour == "BGR":
         pixels = pixels[..., ::-1]
     low, high = preprocessing.input_range
@@ -118,6 +141,11 @@ def as_png(image: Image.Image) -> Image.Image:
     return image if image.mode in PNG_MODES else _to_rgb(image)
 
 
+def as_grey(image: Image.Image) -> Image.Image:
+    """Return the image in 8-bit grey; colours are weighted as ITU-R 601 says, grey stays what it is."""
+    return _to_rgb(image).convert("L")
+
+
 def _is_image(name: str) -> bool:
     return not name.startswith(".") and name.lower().endswith(EXTENSIONS)
 
@@ -150,11 +178,39 @@ def _fit(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     resample = _FILTERS[preprocessing.resize]
     if preprocessing.crop == "none":
         return image.resize((width, height), resample)
-    covered_height = math.floor(height / preprocessing.crop_ratio)
-    covered_width = math.floor(width / preprocessing.crop_ratio)
-    if covered_height * image.width >= covered_width * image.height:
-        covering = (image.width * covered_height // image.height, covered_height)
+    covered = math.floor(width / preprocessing.crop_ratio), math.floor(height / preprocessing.crop_ratio)
+    if preprocessing.crop == "squash":
+        return _cut(image.resize(covered, resample), (width, height), 0)
+    if preprocessing.crop == "border":
+        return _cut(image.resize(_scaled(image, covered, max), resample), (width, height), _mean_pixel(preprocessing))
+    if covered[0] != covered[1]:
+        covering = _scaled(image, covered, min)
+    elif image.width <= image.height:
+        covering = (covered[0], image.height * covered[0] // image.width)
     else:
-        covering = (covered_width, image.height * covered_width // image.width)
-    left, top = round((covering[0] - width) / 2), round((covering[1] - height) / 2)
-    return image.resize(covering, resample).crop((left, top, left + width, top + height))
+        covering = (image.width * covered[1] // image.height, covered[1])
+    return _cut(image.resize(covering, resample), (width, height), 0)
+
+
+def _scaled(image: Image.Image, covered: tuple[int, int], choose: Callable[[float, float], float]) -> tuple[int, int]:
+    """The (width, height) of the image after reducing it by the ratio of one of its sides."""
+    ratio = choose(image.height / covered[1], image.width / covered[0])
+    return round(image.width / ratio), round(image.height / ratio)
+
+
+def _mean_pixel(preprocessing: Preprocessing) -> int | tuple[int, ...]:
+    """The colour that normalises to nearly 0, in the channels of the image."""
+    low, high = preprocessing.input_range
+    values = tuple(min(255, max(0, round(255 * (mean - low) / (high - low)))) for mean in preprocessing.mean)
+    return values[0] if len(values) == 1 else values[::-1] if preprocessing.colour == "BGR" else values
+
+
+def _cut(image: Image.Image, size: tuple[int, int], fill: int | tuple[int, ...]) -> Image.Image:
+    """Cut (width, height) out of the middle; where the image is smaller, *fill* is laid around it first."""
+    whole = max(image.width, size[0]), max(image.height, size[1])
+    if whole != image.size:
+        laid = Image.new(image.mode, whole, fill)
+        laid.paste(image, ((whole[0] - image.width) // 2, (whole[1] - image.height) // 2))
+        image = laid
+    left, top = round((image.width - size[0]) / 2), round((image.height - size[1]) / 2)
+    return image.crop((left, top, left + size[0], top + size[1]))

@@ -154,11 +154,15 @@ def image_input(bundle: Bundle) -> TensorSpec:
     Raises:
         UsageError: The model takes something else, or more.
     """
-    inputs = bundle.manifest.inputs
-    if len(inputs) == 1 and len(inputs[0].shape) == 4 and inputs[0].shape[1] == 3:
+    inputs, preprocessing = bundle.manifest.inputs, bundle.manifest.model.preprocessing
+    channels = len(preprocessing.mean) if preprocessing.takes_images else None
+    if len(inputs) == 1 and len(inputs[0].shape) == 4 and inputs[0].shape[1] == channels:
         return inputs[0]
     found = ", ".join(f"{spec.name} {spec.shape}" for spec in inputs)
-    raise UsageError(f"accuracy needs a model of one image (1, 3, H, W); {bundle.manifest.model.name} takes {found}")
+    raise UsageError(
+        "accuracy needs a model of one image (1, 3, H, W), or grey (1, 1, H, W);"
+        f" {bundle.manifest.model.name} takes {found}"
+    )
 
 
 def _chosen(

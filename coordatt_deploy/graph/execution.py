@@ -32,9 +32,10 @@ class _Recorder(fx.Interpreter):
         dtype: torch.dtype,
         nodes: frozenset[str],
         after: Callable[[torch.Tensor], torch.Tensor] | None,
+        spared: frozenset[str],
     ) -> None:
         super().__init__(module)
-        self.dtype, self.nodes, self.after = dtype, nodes, after
+        self.dtype, self.nodes, self.after, self.spared = dtype, nodes, after, spared
         self.kept: dict[str, torch.Tensor] = {}
 
     def run_node(self, n: fx.Node) -> object:
@@ -43,8 +44,8 @@ class _Recorder(fx.Interpreter):
             value = value.to(self.dtype)
             if is_tensor(n) and n.args and isinstance(n.args[0], fx.Node):
                 value = in_sequence(n, self.env[n.args[0]], value)
-        if self.after is not None and isinstance(value, torch.Tensor) and value.is_floating_point():
-            value = self.after(value)
+        if self.after is not None and n.name not in self.spared:
+            value = self.after(value) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
         if n.name in self.nodes:
             self.kept[n.name] = value
         return value
@@ -77,7 +78,12 @@ def run(
 def prepare(graph: Graph, *, nodes: frozenset[str] = ..., after: After | None = ...) -> Callable[[Feeds], Exact]: ...
 @overload
 def prepare(
-    graph: Graph, *, dtype: torch.dtype, nodes: frozenset[str] = ..., after: After | None = ...
+    graph: Graph,
+    *,
+    dtype: torch.dtype,
+    nodes: frozenset[str] = ...,
+    after: After | None = ...,
+    spared: frozenset[str] = ...,
 ) -> Callable[[Feeds], Values]: ...
 def prepare(
     graph: Graph,
@@ -85,6 +91,7 @@ def prepare(
     dtype: torch.dtype = torch.float64,
     nodes: frozenset[str] = frozenset(),
     after: After | None = None,
+    spared: frozenset[str] = frozenset(),
 ) -> Callable[[Feeds], Exact] | Callable[[Feeds], Values]:
     """Make the graph ready to run many times in *dtype*.
 
@@ -93,6 +100,7 @@ def prepare(
         dtype: Computing type; float64 is the reference.
         nodes: Names of nodes whose values are wanted as well.
         after: Applied to every floating value, weights included: rounds to a storage type, for instance.
+        spared: Names of nodes whose values it is not applied to.
 
     Returns:
         A function of the feeds (one array per input, in the reference's layout) that gives the outputs by name, and the
@@ -101,7 +109,7 @@ def prepare(
     module = copy.deepcopy(graph.module).to(dtype)
 
     def call(feeds: Feeds) -> Values:
-        recorder = _Recorder(module, dtype, nodes, after)
+        recorder = _Recorder(module, dtype, nodes, after, spared)
         with torch.no_grad():
             values = recorder.run(*(_as_tensor(feeds[spec.name], dtype) for spec in graph.inputs))
         results = {name: value.numpy() for name, value in recorder.kept.items()}

@@ -16,7 +16,7 @@ from typing import Final
 import torch
 from torch import fx, nn
 
-from coordatt_deploy.artifact_specs import Preprocessing
+from coordatt_deploy.artifact_specs import Preprocessing, colour_of
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.graph.graph import Graph, aten, tensor_outputs
 from coordatt_deploy.graph.passes.input_normalisation import SCALE, SHIFT
@@ -38,7 +38,7 @@ class Affine:
 
     @classmethod
     def of(cls, preprocessing: Preprocessing) -> "Affine":
-        """What *preprocessing* does to an RGB pixel value of 0...255 after resizing."""
+        """What *preprocessing* does to a pixel value of 0...255 after resizing, in RGB or grey."""
         low, high = preprocessing.input_range
         means, stds = preprocessing.mean, preprocessing.std
         return cls(
@@ -60,7 +60,7 @@ class BakedModule(nn.Module):
         self.module, self.affine, self.softmax = module, affine, softmax
 
     def forward(self, pixels: torch.Tensor, *others: torch.Tensor) -> object:
-        """Take (1, 3, H, W) of 0...255, in RGB."""
+        """Take (1, C, H, W) of 0...255, in RGB or grey."""
         scale, shift = self.affine.tensors(pixels.dtype)
         image = pixels.flip(1) if self.affine.reverse else pixels
         returned = self.module(image * scale + shift, *others)
@@ -73,18 +73,27 @@ def bake(source: LoadedModel, graph: Graph, *, softmax: bool = False) -> tuple[L
     This is the reference of a baked bundle; ``fold_normalisation`` makes it fast.
 
     Args:
-        source: Its first input takes images of three channels.
+        source: Its first input takes images, of three channels or of one.
         graph: Captured from *source*.
         softmax: Also turn a single matrix of logits into probabilities.
 
     Raises:
-        UsageError: The model takes no RGB images, or softmax is asked for and it gives no single matrix.
+        UsageError: The model takes no images, the border around them depends on the normalisation, or softmax is asked
+            for and the model gives no single matrix.
     """
     preprocessing = source.spec.preprocessing
     affine = Affine.of(preprocessing)
-    if source.example[0].ndim != 4 or source.example[0].shape[1] != 3:
+    channels = len(preprocessing.mean)
+    if source.example[0].ndim != 4 or source.example[0].shape[1] != channels or not preprocessing.takes_images:
         shape = " x ".join(map(str, source.example[0].shape))
-        raise UsageError(f"preprocessing cannot be baked in: the model takes {shape}, and no image of three channels")
+        raise UsageError(
+            f"preprocessing cannot be baked in: the model takes {shape}, and no image of three channels or one"
+        )
+    if preprocessing.crop == "border":
+        raise UsageError(
+            "preprocessing cannot be baked in: images are laid on the colour of the mean (crop border), and a baked"
+            " file has no mean; leave --bake-preprocessing out, or take another crop in --preprocessing FILE"
+        )
     if source.example[0].shape[0] != 1:
         batch = source.example[0].shape[0]
         raise UsageError(f"preprocessing cannot be baked in: the model takes {batch} images at once, an app gives one")
@@ -96,7 +105,8 @@ def bake(source: LoadedModel, graph: Graph, *, softmax: bool = False) -> tuple[L
         outputs = (PROBABILITIES,)
         _add_softmax(rewriter)
     baked = replace(rewriter.finish(), outputs=outputs, example=(_pixels(source.example[0]), *source.example[1:]))
-    now = replace(preprocessing, mean=(0.0,) * 3, std=(1.0,) * 3, colour="RGB", input_range=PIXELS)
+    now = replace(preprocessing, mean=(0.0,) * channels, std=(1.0,) * channels, colour=colour_of(channels),
+                  input_range=PIXELS)  # fmt: skip
     sha256 = baked_sha256(source.spec.source_sha256, preprocessing, softmax=softmax)
     spec = replace(source.spec, preprocessing=now, pixels=True, source_sha256=sha256)
     module = BakedModule(source.module, affine, softmax).eval()

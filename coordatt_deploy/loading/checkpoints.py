@@ -12,6 +12,7 @@ import pickletools
 import re
 import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -80,7 +81,8 @@ def read_checkpoint(path: Path, *, key: str | None = None) -> Checkpoint:
 
     Args:
         path: A ``.safetensors`` file, or a ``.pth``, ``.pt``, ``.ckpt`` or ``.tar`` that ``torch.save`` wrote.
-        key: Under which entry the state dict lies (``model_ema``, or ``a.b`` for one inside another); None to find it.
+        key: Under which entry the state dict lies (``model_ema``, or ``a.b`` for one inside another, or a number in a
+            list), or what its names begin with (``ema_model`` of ``ema_model.conv.weight``); None to find it.
 
     Raises:
         UsageError: The file is missing, truncated, something else, holds code, or holds no state dict.
@@ -89,10 +91,8 @@ def read_checkpoint(path: Path, *, key: str | None = None) -> Checkpoint:
     loaded = _load(path)
     notes: list[str] = []
     if key is not None:
-        for part in key.split("."):
-            if not isinstance(loaded, Mapping) or part not in loaded:
-                raise UsageError(f"checkpoint {path.name} has no entry {key!r}, but {_describe(loaded)}")
-            loaded = loaded[part]
+        loaded = _entry(path, loaded, key, notes)
+    loaded = _out_of_list(path, loaded, notes)
     wrappers: list[str] = []
     others: list[str] = []
     while isinstance(loaded, Mapping) and (wrapper := _wrapper(loaded)) is not None:
@@ -112,6 +112,46 @@ def read_checkpoint(path: Path, *, key: str | None = None) -> Checkpoint:
         if tensor.is_sparse or tensor.is_quantized or tensor.is_complex() or tensor.device.type == "meta":
             raise UsageError(f"checkpoint {path.name}: {name} is no plain dense tensor; save float32 weights")
     return Checkpoint(path, state, tuple(notes))
+
+
+def _entry(path: Path, loaded: object, key: str, notes: list[str]) -> object:
+    """What lies under *key*, or whose names begin with it where a copy lies in one state dict with others."""
+    left = key.split(".")
+    while left:
+        if isinstance(loaded, Mapping) and left[0] in loaded:
+            loaded = loaded[left.pop(0)]
+        elif isinstance(loaded, list | tuple) and left[0].isdecimal() and int(left[0]) < len(loaded):
+            loaded = loaded[int(left.pop(0))]
+        else:
+            break
+    if not left:
+        return loaded
+    prefix = ".".join(left) + "."
+    state = loaded[wrapper] if isinstance(loaded, Mapping) and (wrapper := _wrapper(loaded)) is not None else loaded
+    items = state.items() if isinstance(state, Mapping) else ()
+    tensors = {str(name): value for name, value in items if isinstance(value, torch.Tensor)}
+    inside = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    if not inside:
+        raise UsageError(f"checkpoint {path.name} has no entry {key!r}, but {_describe(loaded)}")
+    others = len(tensors) - len(inside)
+    notes.append(f"read the {len(inside)} tensors whose names begin with {prefix!r}; {others} others are left out")
+    return inside
+
+
+def _out_of_list(path: Path, loaded: object, notes: list[str]) -> object:
+    """The only state dict in a list or tuple; as it is where there is no list."""
+    while isinstance(loaded, list | tuple):
+        places = [index for index, item in enumerate(loaded) if _holds_tensors(item) or isinstance(item, list | tuple)]
+        if not places:
+            break
+        if len(places) > 1:
+            raise UsageError(
+                f"checkpoint {path.name} holds a {type(loaded).__name__} of {len(loaded)} entries; {len(places)} of"
+                f" them could hold weights: name one, as in --checkpoint-key {places[0]}"
+            )
+        notes.append(f"read entry {places[0]} of a {type(loaded).__name__} of {len(loaded)}")
+        loaded = loaded[places[0]]
+    return loaded
 
 
 def check_file(path: Path, what: str, expected: str) -> None:
@@ -174,6 +214,28 @@ def _load(path: Path) -> object:
         raise UsageError(_why_unreadable(path, error)) from error
 
 
+def check_members(path: Path, what: str) -> None:
+    """Read every member of an archive and hold it to its checksum; torch itself does not look at them.
+
+    Args:
+        path: A zip archive.
+        what: What the user says it is, e.g. ``checkpoint``.
+
+    Raises:
+        UsageError: A member cannot be read, or is not what was written.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise UsageError(f"{what} {path.name} is damaged ({first_line(error)}); copy or download it again") from None
+    if damaged is not None:
+        raise UsageError(
+            f"{what} {path.name} is damaged: {damaged} is not what its checksum (CRC-32) says; copy or download it"
+            " again, or, if it was saved with torch.serialization.set_crc32_options(False), save it with checksums"
+        )
+
+
 def _check_zip(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
@@ -187,6 +249,7 @@ def _check_zip(path: Path) -> None:
         )
     if not any(name.endswith("data.pkl") for name in names):
         raise UsageError(f"checkpoint {path.name} is an archive of {_some(names)}; unpack it and name the .pth inside")
+    check_members(path, "checkpoint")
 
 
 def _starts_with(path: Path, magic: bytes) -> bool:

@@ -21,6 +21,7 @@ from torch import nn
 from coordatt_deploy.artifact_specs import Preprocessing
 from coordatt_deploy.errors import MissingDependencyError, UsageError, nearest
 from coordatt_deploy.loading.checkpoints import check_file
+from coordatt_deploy.loading.timm_preprocessing import check_size, read_config
 from coordatt_deploy.logs import captured, log_folder
 from coordatt_deploy.user_code import first_line, place, write_log
 
@@ -251,7 +252,12 @@ def _model_name(attribute: str, path: Path) -> str:
 
 
 def build_timm(
-    name: str, arguments: Mapping[str, object], num_classes: int | None, *, loaded: bool = False
+    name: str,
+    arguments: Mapping[str, object],
+    num_classes: int | None,
+    *,
+    loaded: bool = False,
+    input_size: tuple[int, int] | None = None,
 ) -> LoadedModule:
     """Build a model of timm, with fresh weights unless *arguments* say ``{"pretrained": true}``.
 
@@ -260,10 +266,11 @@ def build_timm(
         arguments: For ``timm.create_model``.
         num_classes: Passed on.
         loaded: Whether a checkpoint comes into it afterwards.
+        input_size: (H, W) that the user asks for; None for the model's own.
 
     Raises:
         MissingDependencyError: timm is not installed.
-        UsageError: timm has no such model or refuses the arguments.
+        UsageError: timm has no such model, refuses the arguments, or builds it for another size.
     """
     try:
         timm = importlib.import_module("timm")
@@ -276,26 +283,27 @@ def build_timm(
         raise UsageError(f"timm {timm.__version__} has no model {name!r}; {nearest(name.partition('.')[0], known)}")
     given = {"pretrained": False} | dict(arguments) | ({} if num_classes is None else {"num_classes": num_classes})
     module = quietly(lambda: timm.create_model(name, **given), f"timm.create_model({name!r}) raises")
-    config = getattr(module, "pretrained_cfg", {}) or {}
-    size = tuple(config.get("input_size", (3, 224, 224)))[1:]
-    resize = config.get("interpolation", "bicubic")
-    preprocessing = Preprocessing(
-        size=size,
-        mean=tuple(config.get("mean", (0.485, 0.456, 0.406))),
-        std=tuple(config.get("std", (0.229, 0.224, 0.225))),
-        resize=resize if resize in ("bilinear", "bicubic", "nearest") else "bicubic",
-        crop="center",
-        crop_ratio=float(config.get("crop_pct", 0.875)),
-    )
-    untrained = not (given["pretrained"] or loaded)
+    config = getattr(module, "pretrained_cfg", None) or {}
+    check_size(name, config, input_size, given)
+    weights = bool(given["pretrained"])
+    known_of = read_config(config, pretrained=weights)
+    fresh = ('timm\'s weights are fresh; give a --checkpoint or {"pretrained": true}',)
     return LoadedModule(
         module=_as_module(module, f"timm:{name}"),
         name=f"timm_{name}",
-        notes=('timm\'s weights are fresh; give a --checkpoint or {"pretrained": true}',) if untrained else (),
-        untrained=untrained,
-        input_size=size,
-        preprocessing=preprocessing,
+        notes=(*(() if weights or loaded else fresh), *known_of.notes),
+        untrained=not (weights or loaded),
+        input_size=_image_size(given) or known_of.preprocessing.size,
+        preprocessing=known_of.preprocessing,
+        labels=known_of.labels if weights else None,
     )
+
+
+def _image_size(arguments: Mapping[str, object]) -> tuple[int, int] | None:
+    """The (H, W) that timm was told to build a module of fixed size for."""
+    size = arguments.get("img_size")
+    pair = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, list | tuple) else ()
+    return (int(pair[0]), int(pair[1])) if len(pair) == 2 else None
 
 
 def attention_warning(model: str, arguments: Mapping[str, object] | None, blocks: int) -> str | None:

@@ -6,9 +6,10 @@ attention (``conv_h`` and ``conv_w`` gate rows and columns as ``conv2`` and ``co
 """
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Final
 
@@ -25,6 +26,7 @@ COUNTER: Final = "num_batches_tracked"
 # Left in state dicts by tools, never part of a network: a profiler's counts, and the counter of AveragedModel.
 LEFTOVERS: Final = ("total_ops", "total_params", "n_averaged")
 GATES: Final = {"conv_h": "conv2", "conv_w": "conv3"}
+AVERAGE: Final = re.compile(r"(^|[._])(ema|averaged?|swa)([._]|$)", re.IGNORECASE)  # as training tools name a copy
 SHOWN: Final = 5
 
 
@@ -56,20 +58,35 @@ class KeyMismatch:
         return [entry for entry in lists if entry[0]]
 
 
-def load_into(module: nn.Module, checkpoint: Checkpoint) -> tuple[str, ...]:
+def load_into(module: nn.Module, checkpoint: Checkpoint, *, allow_unexpected: bool = False) -> tuple[str, ...]:
     """Load *checkpoint* into *module*.
 
+    Args:
+        module: Gets every tensor that it has out of the checkpoint.
+        checkpoint: Its names may differ by what ``rename`` knows.
+        allow_unexpected: Leave out what the module does not have, such as auxiliary heads, and say so.
+
     Returns:
-        What was unwrapped, renamed, filled in or converted, for the user.
+        What was unwrapped, renamed, left out, filled in or converted, for the user.
 
     Raises:
-        UsageError: Names are missing, unexpected or of another shape, or a weight is not finite.
+        UsageError: Names are missing, unexpected or of another shape, a weight is not finite, or the network's weights
+            are there several times.
     """
     own = module.state_dict()
+    copies = [prefix for prefix in _copies(checkpoint.state, own) if prefix]
+    if len(copies) > 1:
+        raise UsageError(_several(checkpoint, copies))
     state, notes = rename(checkpoint.state, own)
     filled = {name: own[name] for name in own if name.endswith(COUNTER) and name not in state}
     state = {name: tensor for name, tensor in state.items() if name in own or not name.endswith(COUNTER)}
     misfit = compare({**state, **filled}, own)
+    if allow_unexpected and misfit.unexpected:
+        notes.append(
+            f"left out {len(misfit.unexpected)} tensors that the network does not have: {_groups(misfit.unexpected)}"
+        )
+        state = {name: tensor for name, tensor in state.items() if name in own}
+        misfit = replace(misfit, unexpected=())
     if misfit:
         raise UsageError(_mismatch(checkpoint, misfit))
     _check_finite(state, checkpoint.path.name)
@@ -132,7 +149,7 @@ def _uncompiled(state: Tensors, own: Tensors) -> tuple[dict[str, str], str | Non
 def _with_prefix(state: Tensors, own: Tensors) -> tuple[dict[str, str], str | None]:
     """Take away a prefix of the checkpoint's, or put the module's own before, whatever makes most names meet."""
     best, chosen = sum(name in own for name in state), ("", "")
-    for removed in ("", *_prefixes(state)):
+    for removed in dict.fromkeys(("", *_prefixes(state), *_copies(state, own))):
         for added in ("", *_prefixes(own)):
             if removed == added:
                 continue
@@ -222,10 +239,37 @@ def _mismatch(checkpoint: Checkpoint, misfit: KeyMismatch) -> str:
     log = log_folder() / f"checkpoint-{os.getpid()}.log"
     every = [f"{kind}: {line}" for _, kind, lines in misfit.lists() for line in lines]
     log.write_text("\n".join(every) + "\n", encoding="utf-8")
-    return (
-        f"checkpoint {checkpoint.path.name} does not fit the model: {'; '.join(parts)}."
-        f" Is it of another architecture, width or number of classes? The whole list is in {log}"
+    remedy = "Is it of another architecture, width or number of classes?"
+    if misfit.unexpected and not misfit.missing and not misfit.misshapen:
+        remedy = "The network has all of its own weights: leave the others out with --allow-unexpected."
+    what = f"checkpoint {checkpoint.path.name} does not fit the model: {'; '.join(parts)}."
+    return f"{what} {remedy} The whole list is in {log}"
+
+
+def _copies(state: Tensors, own: Tensors) -> list[str]:
+    """The prefixes under which all of the module's own names are found, counters aside."""
+    names = [name for name in own if not name.endswith(COUNTER)]
+    if not names:
+        return []
+    found = [name.removesuffix(names[0]) for name in state if f".{name}".endswith(f".{names[0]}")]
+    return [prefix for prefix in found if all(prefix + name in state for name in names)]
+
+
+def _several(checkpoint: Checkpoint, copies: list[str]) -> str:
+    """Say which copies of the weights there are; a moving average is what training scripts evaluate."""
+    keys = sorted((prefix.rstrip(".") for prefix in copies), key=lambda key: AVERAGE.search(key) is None)
+    listed = " or ".join(
+        f"--checkpoint-key {key}"
+        + (" (a moving average, which training scripts evaluate)" if AVERAGE.search(key) else "")
+        for key in keys
     )
+    return f"checkpoint {checkpoint.path.name} holds the network's weights {len(copies)} times; take {listed}"
+
+
+def _groups(names: Iterable[str]) -> str:
+    """Name tensors by the module that they belong to, with how many each has."""
+    counts = Counter(name.partition(".")[0] if "." in name else name for name in names)
+    return ", ".join(name if count == 1 else f"{name} ({count})" for name, count in counts.items())
 
 
 def _beside(names: Iterable[str], others: Iterable[str]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Final
 import torch
 from torch import nn
 
-from coordatt_deploy.artifact_specs import ModelSpec, Preprocessing
+from coordatt_deploy.artifact_specs import ModelSpec
 from coordatt_deploy.data.digits import read_split
 from coordatt_deploy.data.images import find_images, load_image
 from coordatt_deploy.errors import UsageError, nearest
@@ -25,6 +25,7 @@ from coordatt_deploy.loading.io_names import input_names, output_names
 from coordatt_deploy.loading.key_matching import head_classes, load_into
 from coordatt_deploy.loading.loaded_model import Images, LoadedModel, at_size
 from coordatt_deploy.loading.model_request import SMALLEST, TIMM, ModelRequest, Source
+from coordatt_deploy.loading.preprocessing import own_preprocessing
 from coordatt_deploy.loading.saved_programs import build_program
 from coordatt_deploy.loading.sizes import check_size, size_within
 from coordatt_deploy.models import create_model, model_card
@@ -49,17 +50,21 @@ def resolve(request: ModelRequest) -> LoadedModel:
     state = None
     if request.checkpoint is not None and built.registry is None:
         state = read_checkpoint(request.checkpoint, key=request.checkpoint_key)
-        notes += load_into(module, state)
+        notes += load_into(module, state, allow_unexpected=request.allow_unexpected)
     notes += _to_evaluation(module, built)
     check_weights(module)
 
     names = input_names(module, built.inputs)
     size = _size(request, built, (request.inputs or {}).get(names[0], ()))
-    preprocessing = request.preprocessing.applied_to(built.preprocessing or Preprocessing(size=size), size)
-    if built.preprocessing is None and not request.preprocessing:
-        notes.append("preprocessing is assumed to be ImageNet's (RGB, 0 to 1, its mean and std); say otherwise with"
-                     " --mean --std --input-range --colour, or --preprocessing FILE")  # fmt: skip
     example, returned = _tried(names, size, request.inputs, built)
+    own = own_preprocessing(built.preprocessing, size, example[0].shape)
+    preprocessing = request.preprocessing.applied_to(own, size)
+    if own is not built.preprocessing and not request.preprocessing:
+        what = (
+            "ImageNet's (RGB, 0 to 1, its mean and std)" if own.colour == "RGB" else f"that of {own.colour} from 0 to 1"
+        )
+        notes.append(f"preprocessing is assumed to be {what}; say otherwise with"
+                     " --mean --std --input-range --colour, or --preprocessing FILE")  # fmt: skip
     outputs, dropped = output_names(returned)
     if dropped:
         notes.append(f"outputs that are no tensors are left out: {', '.join(dropped)}")
@@ -107,7 +112,7 @@ def _build(request: ModelRequest) -> LoadedModule:
             return _build_registered(request)
         case Source.TIMM:
             name, loaded = request.model.removeprefix(TIMM), request.checkpoint is not None
-            return build_timm(name, arguments, request.num_classes, loaded=loaded)
+            return build_timm(name, arguments, request.num_classes, loaded=loaded, input_size=request.input_size)
         case Source.PROGRAM:
             _no_arguments(request, "a saved program is already built")
             return build_program(Path(request.model), request.input_size)
@@ -140,7 +145,7 @@ def _build_registered(request: ModelRequest) -> LoadedModule:
     notes: tuple[str, ...] = ()
     untrained = checkpoint is None and not (card.trained and keeps)
     if checkpoint is not None:
-        notes = tuple(load_into(module, checkpoint))
+        notes = tuple(load_into(module, checkpoint, allow_unexpected=request.allow_unexpected))
     elif untrained:
         initialise_batchnorm_statistics(module)
         notes = ("the weights are random: good for speed and parity, not for accuracy; give a --checkpoint",)

@@ -43,6 +43,7 @@ class ModelRequest:
         model: One of the forms at the top of this module.
         checkpoint: Weights of the user's own.
         checkpoint_key: The entry of the checkpoint that holds the state dict; None to find it.
+        allow_unexpected: Leave out tensors of the checkpoint that the network does not have.
         model_args: Keyword arguments of the factory (or of timm).
         input_size: (H, W) of the images.
         dynamic: Bounds of a dynamic height and width.
@@ -57,6 +58,7 @@ class ModelRequest:
     model: str
     checkpoint: Path | None = None
     checkpoint_key: str | None = None
+    allow_unexpected: bool = False
     model_args: Mapping[str, object] | None = None
     input_size: tuple[int, int] | None = None
     dynamic: Bounds | None = None

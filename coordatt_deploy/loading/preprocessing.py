@@ -9,18 +9,18 @@ file.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
-from coordatt_deploy.artifact_specs import Preprocessing
+from coordatt_deploy.artifact_specs import COLOURS, Preprocessing, colour_of
 from coordatt_deploy.documents import parse
 from coordatt_deploy.errors import UsageError, nearest
 
 T = TypeVar("T")
 
-_NUMBERS: Final = {"mean": 3, "std": 3, "input_range": 2, "size": 2}
+_NUMBERS: Final = {"mean": None, "std": None, "input_range": 2, "size": 2}  # None: one per channel, or one for all
 _WORDS: Final = {"colour": str.upper, "resize": str.lower, "crop": str.lower}
 
 
@@ -50,8 +50,11 @@ class PreprocessingChanges:
     def applied_to(self, base: Preprocessing, size: tuple[int, int]) -> Preprocessing:
         """Return *base* with these changes and *size*, checked as a whole.
 
+        One mean or std stands for all channels of *base*.
+
         Raises:
-            UsageError: A value is impossible, or the changes name a size other than *size*.
+            UsageError: A value is impossible, there are more or fewer of it than channels, or the changes name a size
+                other than *size*.
         """
         if self.size not in (None, size):
             raise UsageError(
@@ -66,6 +69,17 @@ class PreprocessingChanges:
         given = {
             item.name: value for item in dataclasses.fields(self) if (value := getattr(self, item.name)) is not None
         }
+        channels = len(base.mean)
+        for key, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None:
+                if len(values) not in (1, channels):
+                    raise UsageError(
+                        f"preprocessing: {key} has {len(values)} numbers; the model takes {channels} channels"
+                    )
+                given[key] = values if len(values) == channels else values * channels
+        wanted = COLOURS.get(self.colour or "")
+        if wanted not in (None, channels):
+            raise UsageError(f"preprocessing: colour is {self.colour}; the model takes {channels} channels")
         return replace(base, **given | {"size": size})
 
     def check_words(self) -> None:
@@ -75,7 +89,27 @@ class PreprocessingChanges:
             UsageError: The text holds the nearest word.
         """
         # A preprocessing is checked when it is made.
-        Preprocessing((1, 1), colour=self.colour or "RGB", resize=self.resize or "bilinear", crop=self.crop or "none")
+        colour = self.colour or "RGB"
+        one = (1.0,) * (COLOURS.get(colour) or 1)
+        Preprocessing((1, 1), one, one, colour, self.resize or "bilinear", self.crop or "none")
+
+
+def own_preprocessing(known: Preprocessing | None, size: tuple[int, int], shape: Sequence[int]) -> Preprocessing:
+    """Return what is known of the model's preprocessing, or what to assume for the channels that it takes.
+
+    Args:
+        known: The model's own; None where nothing is known. That of colour images does not fit other channels.
+        size: (H, W) of the images.
+        shape: Of the first input, (N, C, H, W); where it is no image, colours are assumed.
+    """
+    channels = shape[1] if len(shape) == 4 else 3
+    if known is not None and len(known.mean) == channels:
+        return known
+    colour = colour_of(channels)
+    if colour == "RGB":
+        return Preprocessing(size)
+    base = known or Preprocessing(size)
+    return replace(base, size=size, mean=(0.0,) * channels, std=(1.0,) * channels, colour=colour)
 
 
 def read_preprocessing(path: Path) -> PreprocessingChanges:
@@ -186,10 +220,10 @@ def _numbers(key: str, value: object, where: str) -> tuple[float, ...]:
     items = value if isinstance(value, list | tuple) else [value]
     numbers = [float(item) for item in items if isinstance(item, int | float) and not isinstance(item, bool)]
     if len(numbers) < len(items) or not all(map(math.isfinite, numbers)):
-        raise UsageError(f"{where}: {key} is {value!r}; expected {count} numbers")
-    if len(numbers) == 1 and key != "input_range":
-        numbers *= count
-    if len(numbers) != count:
+        raise UsageError(f"{where}: {key} is {value!r}; expected {count or 'as many numbers as channels'}")
+    if len(numbers) == 1 and key == "size":
+        numbers *= 2
+    if count is not None and len(numbers) != count:
         raise UsageError(f"{where}: {key} has {len(numbers)} numbers; expected {count}")
     if key == "size" and not all(number == int(number) and number > 0 for number in numbers):
         raise UsageError(f"{where}: size is {value!r}; expected height and width in whole pixels")

@@ -3,6 +3,7 @@
 torch's reader of these files can be made to run what is pickled in them: read only programs that you trust.
 """
 
+import zipfile
 from pathlib import Path
 from typing import SupportsInt
 
@@ -11,7 +12,7 @@ import torch
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.graph.graph import aten
 from coordatt_deploy.graph.passes.functionalise import DROPOUTS
-from coordatt_deploy.loading.checkpoints import check_file
+from coordatt_deploy.loading.checkpoints import check_file, check_members
 from coordatt_deploy.loading.factories import LoadedModule, quietly
 
 
@@ -23,9 +24,11 @@ def build_program(path: Path, input_size: tuple[int, int] | None) -> LoadedModul
         input_size: (H, W) that the user asks for; None for the saved one.
 
     Raises:
-        UsageError: It is no such file, was saved in training mode, or for another size.
+        UsageError: It is no such file, is damaged, was saved in training mode, or for another size.
     """
     check_file(path, "program", "a .pt2 file that torch.export.save wrote")
+    if zipfile.is_zipfile(path):
+        check_members(path, "program")
     program = quietly(
         lambda: torch.export.load(path),
         f"program {path.name} cannot be read by torch {torch.__version__}; is it whole, and saved by"

@@ -13,6 +13,7 @@ from coordatt_deploy.data.arrays import read_inputs
 from coordatt_deploy.errors import BundleError, DeployError, MissingDependencyError
 from coordatt_deploy.formats import Precision
 from coordatt_deploy.graph.execution import prepare
+from coordatt_deploy.graph.float16_range import lost_in_float16, rounded_to_float16
 from coordatt_deploy.graph.graph import is_tensor
 from coordatt_deploy.graph.lowering.lower import lower
 from coordatt_deploy.graph.lowering.target import target_of
@@ -21,6 +22,7 @@ from coordatt_deploy.graph.passes.input_normalisation import baked_nodes
 from coordatt_deploy.graph.saved_graph import load_graph
 from coordatt_deploy.logs import logged
 from coordatt_deploy.manifest import Manifest
+from coordatt_deploy.parity.absent_layers import unproven_absences
 from coordatt_deploy.parity.candidate import Candidate
 from coordatt_deploy.parity.cases import ParityCases, choose_cases
 from coordatt_deploy.parity.executors import Executor
@@ -106,9 +108,11 @@ class LayerRun:
                 f"{verdict.problem}; precision is lost at {lost.layer_id} ({lost.operator}), where {kept(lost.loses)}"
             )
             verdict = replace(verdict, problem=f"{text}: {REMEDY}")
-        if layers.passed is not False:
+        unproven = unproven_absences(candidate.layers, self.reference, layers.rows, cases)
+        if layers.passed is not False and unproven is None:
             return replace(verdict, layers=layers)
-        problem = "; ".join(filter(None, [verdict.problem, layers.sentence().partition(": ")[2]]))
+        beyond = layers.sentence().partition(": ")[2] if layers.passed is False else None
+        problem = "; ".join(filter(None, [verdict.problem, beyond, unproven]))
         return replace(verdict, layers=layers, passed=False, problem=problem)
 
     def check_graphs(
@@ -190,7 +194,9 @@ def cases_on(
     runs = {
         None: prepare(graph),
         Precision.FP32: prepare(graph, dtype=torch.float32),
-        Precision.FP16: prepare(graph, dtype=torch.float32, after=lambda value: value.half().float()),
+        Precision.FP16: prepare(
+            graph, dtype=torch.float32, after=rounded_to_float16, spared=lost_in_float16(graph.module)
+        ),
     }
     found: dict[Precision | None, dict[str, list[NumberArray]]] = {kind: {} for kind in runs}
     with stages.stage("reference in float64", len(cases.names)) as step:

@@ -14,6 +14,7 @@ from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.formats import Precision, Storage
 from coordatt_deploy.graph.call_arguments import input_node
 from coordatt_deploy.graph.execution import prepare
+from coordatt_deploy.graph.float16_range import lost_in_float16
 from coordatt_deploy.graph.graph import Feeds, Graph, op_name
 from coordatt_deploy.graph.operators import Trait, having, probed_ranges
 from coordatt_deploy.parity.reference_rounding import WEIGHTED, Rounder, Rounding, RoundingError, compare
@@ -128,7 +129,8 @@ class ReferenceLayers:
             for layer, value in self.reference(feeds).values.items():
                 low, high = ranges.get(self.nodes[layer], (0.0, 0.0))
                 ranges[self.nodes[layer]] = (min(low, float(value.min())), max(high, float(value.max())))
-        return Rounding(storage, frozenset(self.nodes[layer] for layer in cuts), ranges)
+        spared = lost_in_float16(self.graph.module) if storage.values is Precision.FP16 else frozenset()
+        return Rounding(storage, frozenset(self.nodes[layer] for layer in cuts), ranges, spared=spared)
 
     def accumulated(self, feeds: Feeds, rounding: Rounding, reference: LayerReference) -> dict[str, RoundingError]:
         """Return the error of each layer when torch itself rounds from the input on."""

@@ -1,6 +1,6 @@
 """What rounding alone makes of every layer: torch computes in float32 and rounds where an artifact would.
 
-    float16:  every value and every weight to the nearest float16
+    float16:  every value and every weight to the nearest float16, where float16 has one (``graph.float16_range``)
     int8:     Q(x) = s * clip(round(x / s), low / s, high / s), s = (high - low) / 255 from the range of the layer
     weights:  w = s * round(w / s), s = max |w| / (2^(bits - 1) - 1) for each output channel
 
@@ -19,6 +19,7 @@ from torch import fx
 from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.formats import Precision, Storage
 from coordatt_deploy.graph.call_arguments import argument
+from coordatt_deploy.graph.float16_range import rounded_to_float16
 from coordatt_deploy.graph.graph import op_name
 from coordatt_deploy.graph.operators import Trait, having, integer_ranges, weight_positions
 from coordatt_deploy.graph.summation_order import in_sequence
@@ -37,12 +38,14 @@ class Rounding:
         cuts: The names of the nodes that the artifact has a tensor for; integers are stored there.
         ranges: The least and greatest value of each node, 0 included; for integers.
         clips: Whether what lies beyond the range is cut off. Not for values that nothing was calibrated on.
+        spared: The names of the nodes that compute in float32 in a float16 artifact.
     """
 
     storage: Storage
     cuts: frozenset[str]
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     clips: bool = True
+    spared: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +125,9 @@ class Rounder(fx.Interpreter):
         if node.op == "get_attr":
             if storage.weight_bits is not None and (axis := _output_axis(node)) is not None:
                 return _coarse(value, axis, storage.weight_bits)
-            return value if storage.values is not Precision.FP16 else value.half().float()
+            return value if storage.values is not Precision.FP16 else rounded_to_float16(value)
         if storage.values is Precision.FP16:
-            return value.half().float()
+            return value if node.name in self.rounding.spared else rounded_to_float16(value)
         if storage.values is Precision.INT8 and (node.op == "placeholder" or node.name in self.rounding.cuts):
             low, high = self._range(node, value)
             step = (high - low) / (2**storage.value_bits - 1)

@@ -26,6 +26,7 @@ from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.exporters import Exported, ExportRequest
 from coordatt_deploy.formats import Precision
 from coordatt_deploy.graph.exported_program import origin_key, program, provenance
+from coordatt_deploy.graph.float16_range import lost_in_float16
 from coordatt_deploy.graph.graph import Graph, aten, is_tensor
 from coordatt_deploy.layer_map import LayerMap, Part
 from coordatt_deploy.runtimes.coreml.coremltools_import import coremltools as ct
@@ -36,8 +37,6 @@ from coordatt_deploy.runtimes.coreml.coremltools_import import mil, mil_types, p
 # raises the target.
 TARGET: Final = ct.target.iOS16
 
-COMPUTE: Final = {Precision.FP32: ct.precision.FLOAT32, Precision.FP16: ct.precision.FLOAT16}
-
 MODEL_FOLDER: Final = "com.apple.CoreML"
 DATE_KEY: Final = "com.github.apple.coremltools.conversion_date"
 
@@ -46,13 +45,18 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
     """Write *graph* as an ``.mlpackage`` folder; see ``Exporter.export``."""
     exported, _ = program(_with_products(graph))
     exported = exported.run_decompositions({})
+    renamed = provenance(exported)
+    in_float32 = request.float32_nodes | lost_in_float16(graph.module)
+    kept = {renamed.get(node.name, node.name): node.name in in_float32 for node in graph.module.graph.nodes}
     # coremltools numbers the operators that it names itself through the life of the process: begin anew
     ct.converters.mil.mil.Builder.name_count.clear()
     try:
         converted = ct.convert(
             exported,
             convert_to="mlprogram",
-            compute_precision=COMPUTE[request.precision],
+            compute_precision=ct.precision.FLOAT32
+            if request.precision is Precision.FP32
+            else ct.transform.FP16ComputePrecision(op_selector=lambda operation: not _in_float32(operation, kept)),
             minimum_deployment_target=TARGET,
             inputs=[_input(graph, request.spec, index) for index in range(len(graph.inputs))],
             outputs=[ct.TensorType(name, dtype=np.float32) for name in graph.outputs],
@@ -63,7 +67,7 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
     except Exception as error:
         raise ConversionError(f"coremltools cannot convert the graph: {error}") from error
     function = converted._mil_program.functions["main"]
-    layers = _layer_map(graph, function, provenance(exported))
+    layers = _layer_map(graph, function, renamed)
     model = converted.get_spec()
     _describe(model, request, graph)
     with tempfile.TemporaryDirectory() as scratch:
@@ -76,14 +80,42 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
     if request.spec.pixels:
         inputs = (_as_image(inputs[0]), *inputs[1:])
     made = {var.name: var for operation in function.operations for var in operation.outputs}
-    return Exported(inputs, tuple(_output_spec(made[name]) for name in graph.outputs), layers)
+    outputs = tuple(_output_spec(made[name]) for name in graph.outputs)
+    notes = _notes(graph, in_float32) if request.precision is Precision.FP16 else ()
+    return Exported(inputs, outputs, layers, notes)
+
+
+def _in_float32(operation: mil.Operation, kept: Mapping[str, bool]) -> bool:
+    """Whether an operator computes a call that keeps to float32: the one whose name it has, or begins with.
+
+    Args:
+        operation: coremltools numbers, or gives an ending to, the operators that it makes of one call.
+        kept: Whether each call keeps to float32, by its name in the program.
+    """
+    name = str(operation.name)
+    while name and name not in kept:
+        name = name.rpartition("_")[0]
+    return kept.get(name, False)
+
+
+def _notes(graph: Graph, in_float32: frozenset[str]) -> tuple[str, ...]:
+    """Say which layers a float16 program computes in float32."""
+    nodes = [node.name for node in graph.module.graph.nodes if node.name in in_float32]
+    layers = dict.fromkeys(layer for layer in map(graph.layer_of, nodes) if layer is not None)
+    if not nodes:
+        return ()
+    return (
+        f"coreml fp16 computes {', '.join(layers) or ', '.join(nodes)} in float32: float16 holds magnitudes from 6e-8"
+        " to 65504, and a constant or value there is beyond",
+    )
 
 
 def _input(graph: Graph, model: ModelSpec, index: int) -> ct.TensorType | ct.ImageType:
     """Describe an input to coremltools: pixels as an image, everything else as an array."""
     spec = graph.inputs[index]
     if index == 0 and model.pixels:
-        return ct.ImageType(spec.name, _shape(graph, spec), color_layout=ct.colorlayout.RGB)
+        layout = ct.colorlayout.GRAYSCALE if model.preprocessing.colour == "GREY" else ct.colorlayout.RGB
+        return ct.ImageType(spec.name, _shape(graph, spec), color_layout=layout)
     return ct.TensorType(spec.name, _shape(graph, spec), dtype=np.float32)
 
 
@@ -122,7 +154,7 @@ def _classes(graph: Graph, model: ModelSpec) -> ct.ClassifierConfig | None:
 
 
 def _as_image(spec: TensorSpec) -> TensorSpec:
-    """What an app hands over: rows of RGB pixels of 8 bits."""
+    """What an app hands over: rows of RGB or grey pixels of 8 bits."""
     batch, channels, height, width = spec.shape
     return TensorSpec(spec.name, (batch, height, width, channels), "uint8", "NHWC")
 
@@ -178,6 +210,7 @@ def _candidates(node: fx.Node, renamed: Mapping[str, str], outputs: Mapping[str,
         names = [f"{whole}_cast_fp16_{number}", f"{whole}_{number}"]
     else:  # a division by a constant becomes a multiplication
         names = [f"{name}_cast_fp16", name, f"_inversed_{name}_cast_fp16", f"_inversed_{name}"]
+        names += [f"{name}_0_cast_fp16", f"{name}_0"]  # numbered where a constant has the name
     if node.name not in outputs:
         return names
     # In fp16 an output is a copy in float32; what else reads the value reads the original.
@@ -223,7 +256,8 @@ def _describe(model: proto.Model_pb2.Model, request: ExportRequest, graph: Graph
         description.userDefined[key] = value if isinstance(value, str) else json.dumps(value)
     for feature, tensor in zip(model.description.input, graph.inputs, strict=True):
         image = feature.type.WhichOneof("Type") == "imageType"
-        what = "RGB image, resized" if image else f"float32, {tensor.layout}, preprocessed"
+        kind = "grey" if spec.preprocessing.colour == "GREY" else "RGB"
+        what = f"{kind} image, resized" if image else f"float32, {tensor.layout}, preprocessed"
         feature.shortDescription = f"{what} as the key preprocessing says"
     for feature in model.description.output:
         feature.shortDescription = _of_output(feature, spec)

@@ -18,6 +18,7 @@ from coordatt_deploy import __version__
 from coordatt_deploy.artifact_specs import TensorSpec, metadata
 from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.exporters import Exported, ExportRequest
+from coordatt_deploy.exporters.onnx.optimise import optimise
 from coordatt_deploy.graph.exported_program import origin_key, program, provenance
 from coordatt_deploy.graph.graph import Graph, op_name
 from coordatt_deploy.layer_map import LayerMap, Part
@@ -39,9 +40,11 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
             output_names=list(graph.outputs),
             dynamic_shapes=None,
             external_data=False,
+            optimize=False,
             verbose=False,
         )
         assert converted is not None  # noqa: S101 - None only with a file argument
+        optimise(converted)
         model, same = onnxsim.simplify(converted.model_proto)
     except Exception as error:
         raise ConversionError(f"torch.onnx cannot convert the graph: {error}") from error

@@ -2,8 +2,13 @@
 
 import copy
 
-from coordatt_deploy.artifact_specs import Preprocessing
+import numpy as np
+import pytest
+from PIL import Image
+
+from coordatt_deploy.artifact_specs import Preprocessing, TensorSpec
 from coordatt_deploy.conversion.golden import golden_inputs, write_golden
+from coordatt_deploy.data.images import preprocess
 
 
 def test_written_again_it_keeps_what_was_set_aside_for_artifacts(shared_graph, tmp_path):
@@ -21,3 +26,37 @@ def test_written_again_it_keeps_what_was_set_aside_for_artifacts(shared_graph, t
     assert aside.read_bytes() == b"earlier"
     assert not list((tmp_path / "golden").rglob("stale*"))
     assert (tmp_path / "golden" / "outputs.npz").exists()
+
+
+def _golden(channels, preprocessing):
+    spec = TensorSpec("image", (1, channels, 8, 12), "float32", "NCHW")
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8))
+    return golden_inputs([spec], preprocessing, [("photo", picture, None)])
+
+
+def test_a_grey_network_gets_grey_golden_images():
+    """
+    The PNG is grey, and the tensor is what preprocessing makes of it.
+    """
+    grey = Preprocessing((8, 12), (0.5,), (0.5,), "GREY")
+    golden = _golden(1, grey)
+
+    assert ["golden/images/photo.png"] == [case.image for case in golden.cases if case.image]
+    ((_, image),) = golden.images
+    assert "L" == image.mode
+    assert (1, 1, 8, 12) == golden.feeds["image"][0].shape
+    assert np.array_equal(preprocess(image, grey), golden.feeds["image"][0][0])
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 6])
+def test_golden_inputs_lie_where_preprocessing_puts_them(channels):
+    """
+    Whatever the number of channels; what no image has gets made-up pixels, and no PNG.
+    """
+    colour = {1: "GREY", 3: "RGB"}.get(channels, "OTHER")
+    golden = _golden(channels, Preprocessing((8, 12), (0.5,) * channels, (0.25,) * channels, colour))
+    values = np.stack(golden.feeds["image"])
+
+    assert (-2.0, 2.0) == (values.min(), values.max())
+    assert (1, channels, 8, 12) == values.shape[1:]
+    assert (channels in (1, 3)) == any(case.image for case in golden.cases)

@@ -6,7 +6,7 @@ from coordatt_deploy.artifact_specs import Preprocessing, TensorSpec
 from coordatt_deploy.conversion.jobs import calibration_record
 from coordatt_deploy.data.calibration import ASIDE, MINIMUM, CalibrationSet, digits_calibration, load_calibration
 from coordatt_deploy.data.digits import read_split
-from coordatt_deploy.data.images import preprocess
+from coordatt_deploy.data.images import normalise, preprocess
 from coordatt_deploy.errors import UsageError
 
 PREPROCESSING = Preprocessing(size=(16, 20))
@@ -280,3 +280,66 @@ def test_a_model_that_takes_no_image(folder):
 
     with pytest.raises(UsageError, match=r"give an \.npz with every input"):
         load_calibration(folder, [spec], PREPROCESSING)
+
+
+CHANNELS = {
+    1: Preprocessing((16, 20), (0.5,), (0.5,), "GREY"),
+    3: PREPROCESSING,
+    4: Preprocessing((16, 20), (0.5, 0.4, 0.3, 0.2), (0.5,) * 4, "OTHER"),
+}
+
+
+def of_channels(channels, count=30, pixels=False):
+    """Preprocessed tensors of a network of so many channels, or the pixels themselves as floats."""
+    rng = np.random.default_rng(0)
+    raw = rng.integers(0, 256, (count, 4, 5, channels), dtype=np.uint8).repeat(4, axis=1).repeat(4, axis=2)
+    if pixels:
+        return raw.transpose(0, 3, 1, 2).astype(np.float32)
+    return np.stack([normalise(image, CHANNELS[channels]) for image in raw])
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_the_range_is_held_to_the_preprocessing_for_every_number_of_channels(channels, saved):
+    """
+    Pixels of 0 to 255 are refused, with what they should lie within; preprocessed ones are taken.
+    """
+    spec = TensorSpec("image", (1, channels, 16, 20), "float32", "NCHW")
+    with pytest.raises(UsageError, match=r"values from 0 to 255, but preprocessed images of this model lie within"):
+        load_calibration(saved(of_channels(channels, pixels=True)), [spec], CHANNELS[channels])
+    with pytest.raises(UsageError, match=r"fill only \d+% of the .*as if they had not been normalised"):
+        load_calibration(saved(of_channels(channels) * np.float32(0.1)), [spec], CHANNELS[channels])
+
+    assert 24 == len(load_calibration(saved(of_channels(channels)), [spec], CHANNELS[channels]))
+
+
+def test_a_grey_network_takes_a_folder_of_grey_images(folder):
+    """
+    Grey files as they are, coloured ones weighted to grey.
+    """
+    for path in list(folder.rglob("*.png"))[::2]:
+        Image.open(path).convert("L").save(path)
+    spec = TensorSpec("image", (1, 1, 16, 20), "float32", "NCHW")
+    data = load_calibration(folder, [spec], CHANNELS[1])
+
+    assert (24, 1, 16, 20) == data.arrays["image"].shape
+    for name, array in zip(data.names, data.arrays["image"], strict=True):
+        grey = np.asarray(Image.open(folder / name).convert("L").resize((20, 16), Image.Resampling.BILINEAR))
+        assert np.allclose((grey / 255 - 0.5) / 0.5, array[0], atol=1e-6)
+
+
+def test_channels_that_no_image_has_come_as_arrays(folder, tmp_path):
+    """
+    A folder of .npy files is read; a folder of images is refused with what to give.
+    """
+    spec = TensorSpec("image", (1, 4, 16, 20), "float32", "NCHW")
+    arrays = tmp_path / "arrays"
+    arrays.mkdir()
+    for index, array in enumerate(of_channels(4)):
+        np.save(arrays / f"{index:02d}.npy", array)
+
+    assert (24, 4, 16, 20) == load_calibration(arrays, [spec], CHANNELS[4]).arrays["image"].shape
+    with pytest.raises(UsageError, match=r"give an \.npz with every input"):
+        load_calibration(folder, [spec], CHANNELS[4])
+    np.save(arrays / "99.npy", np.zeros((3, 16, 20), np.float32))
+    with pytest.raises(UsageError, match=r"99\.npy holds \(3, 16, 20\), expected \(4, 16, 20\)"):
+        load_calibration(arrays, [spec], CHANNELS[4])

@@ -12,6 +12,8 @@ from torch.nn import functional
 from coordatt_deploy.artifact_specs import ModelSpec, Preprocessing
 from coordatt_deploy.data.images import preprocess
 from coordatt_deploy.errors import ConversionError, UsageError
+from coordatt_deploy.exporters import ExportRequest, exporter
+from coordatt_deploy.formats import FORMATS, Format, Precision
 from coordatt_deploy.graph.capture import capture
 from coordatt_deploy.graph.execution import run
 from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
@@ -20,6 +22,8 @@ from coordatt_deploy.loading.bake_preprocessing import bake
 from coordatt_deploy.loading.load import resolve
 from coordatt_deploy.loading.loaded_model import LoadedModel, capture_source, reference_module
 from coordatt_deploy.loading.model_request import ModelRequest
+from coordatt_deploy.runtimes import runtime
+from coordatt_deploy.tensors import decode, encode
 
 IMAGENET = Preprocessing((12, 16))
 SAME_GREY = Preprocessing((12, 16), (0.5,) * 3, (0.5, 0.25, 0.125))
@@ -245,3 +249,67 @@ def test_the_embedded_default_can_be_baked():
     assert _images_agree(source, graph, baked_source, folded, tolerance=1e-3)
     assert len(graph.layers.layers) == len(folded.layers.layers)
     assert fold_batchnorms(graph)[0].layers.coverage == folded.layers.coverage
+
+
+GREY = Preprocessing((12, 16), (0.4,), (0.25,), "GREY")
+
+
+def _grey_source(preprocessing=GREY, channels=1):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(channels, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 3, 3))
+    source = LoadedModel(module.eval(), ModelSpec("net", preprocessing, source_sha256="0" * 64),
+                         (torch.randn(1, channels, 12, 16),), ())  # fmt: skip
+    return source, capture_source(source)
+
+
+def test_the_normalisation_of_one_channel_is_baked():
+    """
+    Grey pixels in, what torch makes of the normalised image out.
+    """
+    source, graph = _grey_source()
+    baked, baked_graph = bake(source, graph)
+    folded, report = fold_normalisation(fold_batchnorms(baked_graph)[0])
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 1, 12, 16)).astype(np.float32)
+    normalised = torch.from_numpy((pixels.astype(np.float64) / 255 - 0.4) / 0.25)
+    expected = source.module.double()(normalised).detach().numpy()
+
+    assert Preprocessing((12, 16), (0.0,), (1.0,), "GREY", input_range=(0.0, 255.0)) == baked.spec.preprocessing
+    assert np.allclose(expected, run(folded, {graph.inputs[0].name: pixels})[folded.outputs[0]], atol=1e-6)
+    assert "padded" == report.form
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", list(Format))
+def test_a_file_takes_grey_pixels(kind, tmp_path):
+    """
+    In every format, through its runtime: bytes in TFLite, a grey image in Core ML, floats of 0 to 255 in ONNX.
+    """
+    source, graph = _grey_source()
+    baked, baked_graph = bake(source, graph)
+    folded, _ = fold_normalisation(fold_batchnorms(baked_graph)[0])
+    path = tmp_path / f"net{FORMATS[kind].suffix}"
+    written = exporter(kind).export(folded, ExportRequest(baked.spec, Precision.FP32, path))
+    artifact = written.described(ExportRequest(baked.spec, Precision.FP32, path), tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 1, 12, 16), dtype=np.uint8)
+    (spec,), (output,) = artifact.inputs, artifact.outputs
+    with runtime(kind).open_artifact(path, artifact) as runner:
+        found = decode(runner.infer({spec.name: encode(pixels.astype(np.float32), spec)})[output.name], output)
+    expected = source.module((torch.from_numpy(pixels) / 255 - 0.4) / 0.25).detach().numpy()
+
+    assert np.allclose(expected, found, atol=1e-5)
+    assert (kind is not Format.ONNX) == (spec.dtype == "uint8")
+
+
+@pytest.mark.parametrize(
+    ("preprocessing", "channels", "said"),
+    [
+        (Preprocessing((12, 16), (0.0,) * 4, (1.0,) * 4, "OTHER"), 4, "no image of three channels or one"),
+        (Preprocessing((12, 16), (0.4,), (0.25,), "GREY", crop="border"), 1, "crop border"),
+    ],
+)
+def test_what_no_pixel_says_is_not_baked(preprocessing, channels, said):
+    """
+    The negative: channels that no image has, and a border that depends on the mean.
+    """
+    with pytest.raises(UsageError, match=said):
+        bake(*_grey_source(preprocessing, channels))

@@ -3,6 +3,7 @@ import os
 import pathlib
 import pickle
 import warnings
+import zipfile
 from collections import OrderedDict
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.loading.checkpoints import Checkpoint, read_checkpoint
 from coordatt_deploy.loading.key_matching import head_classes, load_into
+from coordatt_deploy.loading.saved_programs import build_program
 from coordatt_deploy.models import create_model
 
 
@@ -30,10 +32,10 @@ def _saved(value, path, **options):
     return path
 
 
-def _loaded(value, tmp_path, net=None):
+def _loaded(value, tmp_path, net=None, key=None, **options):
     """Save, read and fit *value*; return the fitted network and what was said."""
     net = net or _net(1)
-    return net, load_into(net, read_checkpoint(_saved(value, tmp_path / "weights.pth")))
+    return net, load_into(net, read_checkpoint(_saved(value, tmp_path / "weights.pth"), key=key), **options)
 
 
 def _same(first, second):
@@ -390,3 +392,133 @@ def test_names_that_would_fall_together_are_not_renamed():
 
     with pytest.raises(UsageError, match="unexpected: _orig_mod"):
         load_into(net, Checkpoint(pathlib.Path("weights.pth"), state))
+
+
+def _named(prefix, net):
+    return {f"{prefix}.{name}": tensor for name, tensor in net.state_dict().items()}
+
+
+def _with_auxiliary_head():
+    return {**_net().state_dict(), "aux_head.0.weight": torch.ones(2, 4), "aux_head.0.bias": torch.ones(2),
+            "criterion.weight": torch.ones(5)}  # fmt: skip
+
+
+def test_what_the_network_lacks_is_left_out_only_when_asked_for(tmp_path):
+    """
+    An auxiliary head and a criterion are refused with the way out; left out, each is named with its tensors.
+    """
+    with pytest.raises(UsageError, match=r"3 unexpected: aux_head.*leave the others out with --allow-unexpected\."):
+        _loaded(_with_auxiliary_head(), tmp_path)
+
+    net, notes = _loaded(_with_auxiliary_head(), tmp_path, allow_unexpected=True)
+
+    assert _same(_net(), net)
+    assert ("left out 3 tensors that the network does not have: aux_head (2), criterion",) == notes
+
+
+def test_nothing_missing_is_ever_filled_in(tmp_path):
+    """
+    The negative: leaving out more does not mean doing with less, nor with tensors of another shape.
+    """
+    state = _with_auxiliary_head()
+    kept = state.pop("stem.weight")
+    with pytest.raises(UsageError, match=r"1 missing: stem\.weight"):
+        _loaded(state, tmp_path, allow_unexpected=True)
+    with pytest.raises(UsageError, match=r"1 of another shape: stem\.weight"):
+        _loaded({**state, "stem.weight": kept[:2]}, tmp_path, allow_unexpected=True)
+
+
+@pytest.mark.parametrize("average", ["ema_model", "model_ema.module", "ema", "averaged_model.module", "net_swa"])
+def test_a_moving_average_inside_the_state_dict_is_offered(average, tmp_path):
+    """
+    Lightning and others keep the average in the same state dict: it is named as what to take, and can be taken. Nobody
+    guesses, whatever may be left out.
+    """
+    both = {"state_dict": {**_named("model", _net(3)), **_named(average, _net())}, "epoch": 3}
+    with pytest.raises(
+        UsageError, match=rf"weights 2 times; take --checkpoint-key {average} \(a moving average.*key model$"
+    ):
+        _loaded(both, tmp_path, allow_unexpected=True)
+
+    net, notes = _loaded(both, tmp_path, key=average)
+    raw, _ = _loaded(both, tmp_path, key="model")
+
+    assert _same(_net(), net)
+    assert _same(_net(3), raw)
+    assert f"read the 9 tensors whose names begin with '{average}.'; 9 others are left out" == notes[0]
+
+
+@pytest.mark.parametrize("wrap", [lambda state: [state], lambda state: (state, {"epoch": 3}), lambda state: [[state]]],
+                         ids=["list", "tuple", "nested"])  # fmt: skip
+def test_a_list_around_the_state_dict_is_opened(wrap, tmp_path):
+    """
+    A list or tuple with one state dict in it gives that one, and it is said.
+    """
+    net, notes = _loaded(wrap(dict(_net().state_dict())), tmp_path)
+
+    assert _same(_net(), net)
+    assert notes[0].startswith("read entry 0 of a ")
+
+
+def test_of_several_state_dicts_in_a_list_one_must_be_named(tmp_path):
+    """
+    The negative: nobody guesses between two.
+    """
+    two = [dict(_net(3).state_dict()), dict(_net().state_dict())]
+    with pytest.raises(UsageError, match=r"a list of 2 entries; 2 of them could hold weights.*--checkpoint-key 0"):
+        _loaded(two, tmp_path)
+    with pytest.raises(UsageError, match=r"holds no state dict \(names to tensors\), but a list"):
+        _loaded([3], tmp_path)
+
+    assert _same(_net(), _loaded(two, tmp_path, key="1")[0])
+
+
+def _with_a_changed_byte(path):
+    """Change the last byte of the greatest member: a weight, so that everything still parses."""
+    with zipfile.ZipFile(path) as archive:
+        weights = [item for item in archive.infolist() if not item.filename.endswith((".pkl", ".json", ".pt"))]
+        greatest = max(weights, key=lambda item: item.file_size)
+        data = archive.read(greatest)
+    content = path.read_bytes()
+    at = content.index(data) + len(data) - 3
+    path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    return path
+
+
+def test_a_checkpoint_whose_checksum_is_wrong_is_refused(tmp_path):
+    """
+    One changed bit of a weight: torch reads the file without a word, and it is refused here.
+    """
+    path = _saved(_net().state_dict(), tmp_path / "weights.pth")
+    read_checkpoint(path)
+    _with_a_changed_byte(path)
+
+    assert not all(
+        torch.equal(a, b) for a, b in zip(torch.load(path).values(), _net().state_dict().values(), strict=True)
+    )
+    with pytest.raises(UsageError, match=r"weights\.pth is damaged: \S+ is not what its checksum \(CRC-32\) says"):
+        read_checkpoint(path)
+
+
+def test_a_program_whose_checksum_is_wrong_is_refused(tmp_path):
+    """
+    A .pt2 file is held to its checksums as well.
+    """
+    path = tmp_path / "saved.pt2"
+    torch.export.save(torch.export.export(_net().eval()[:1], (torch.randn(1, 3, 8, 8),)), path)
+    build_program(path, None)
+    _with_a_changed_byte(path)
+
+    with pytest.raises(UsageError, match=r"saved\.pt2 is damaged"):
+        build_program(path, None)
+
+
+def test_the_weights_are_found_among_many_others(tmp_path):
+    """
+    A prefix is taken away also where most of the file is something else.
+    """
+    others = {f"teacher.{index}.weight": torch.ones(2) for index in range(40)}
+    net, notes = _loaded({**_named("student", _net()), **others}, tmp_path, allow_unexpected=True)
+
+    assert _same(_net(), net)
+    assert "left out 40 tensors that the network does not have: teacher (40)" in notes

@@ -30,14 +30,15 @@ def test_preprocessing_of_the_users_own():
 
 @pytest.mark.parametrize(("document", "text"), [
     ('{"maen": [0.5]}', "unknown key 'maen'; did you mean mean"),
-    ('{"mean": [0.5, 0.5]}', "mean has 2 numbers; expected 3"),
-    ('{"mean": "0.5"}', "mean is '0.5'; expected 3 numbers"),
-    ('{"mean": [0.5, null, 0.5]}', "expected 3 numbers"),
+    ('{"mean": [0.5, 0.5]}', "mean has 2 numbers; the model takes 3 channels"),
+    ('{"mean": "0.5"}', "mean is '0.5'; expected as many numbers as channels"),
+    ('{"mean": [0.5, null, 0.5]}', "expected as many numbers as channels"),
+    ('{"colour": "grey"}', "colour is GREY; the model takes 3 channels"),
     ('{"std": [1, 0, 1]}', "std .* positive"),
     ('{"colour": "RBG"}', "colour is 'RBG'; did you mean RGB"),
     ('{"resize": "bilinaer"}', "did you mean bilinear"),
     ('{"crop_ratio": true}', "crop_ratio is True; expected a number"),
-    ('{"crop_ratio": 1.5}', "crop_ratio is 1.5"),
+    ('{"crop_ratio": 2.5}', "crop_ratio is 2.5"),
     ('{"input_range": [1, 0]}', "input_range is 1 to 0"),
     ('{"size": [32, 32]}', "preprocessing gives images of 32x32, but the input is 64x64"),
     ("[1, 2]", "holds a list; expected an object"),
@@ -56,12 +57,12 @@ def test_a_bad_preprocessing_file_is_answered_by_key(document, text, tmp_path):
 
 def test_a_preprocessing_file_may_be_that_of_a_manifest(tmp_path):
     """
-    One number stands for three channels; words are taken in any case.
+    One number stands for all channels, however many the model has; words are taken in any case.
     """
     path = tmp_path / "preprocessing.json"
     path.write_text('{"size": [64, 48], "mean": 0.5, "std": [0.25, 0.5, 1], "colour": "bgr", "crop": "Center"}')
 
-    expected = PreprocessingChanges((64, 48), (0.5, 0.5, 0.5), (0.25, 0.5, 1.0), colour="BGR", crop="center")
+    expected = PreprocessingChanges((64, 48), (0.5,), (0.25, 0.5, 1.0), colour="BGR", crop="center")
 
     assert expected == read_preprocessing(path)
 

@@ -145,7 +145,7 @@ class CoreMLRunner:
         program_feeds(self._ports, self.inputs, feeds)  # checks them
         images = {spec.name for spec in self.inputs if spec.dtype == PIXELS}
         values = self._model.predict(
-            {name: Image.fromarray(array[0]) if name in images else np.asarray(array) for name, array in feeds.items()}
+            {name: _as_image(array[0]) if name in images else np.asarray(array) for name, array in feeds.items()}
         )
         if self._labels is not None:  # a classifier gives its values by name of class
             (spec,) = self.outputs
@@ -162,6 +162,11 @@ class CoreMLRunner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._folder.cleanup()
+
+
+def _as_image(pixels: NumberArray) -> Image.Image:
+    """(H, W, C) of bytes as Core ML takes them; one channel is grey."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
 def program_feeds(ports: tuple[Port, ...], specs: tuple[TensorSpec, ...], feeds: Mapping[str, NumberArray]) -> Arrays:

@@ -109,7 +109,10 @@ def inner_ports(model: proto.Model_pb2.Model) -> dict[str, Port]:
 
 
 def input_ports(model: proto.Model_pb2.Model) -> tuple[Port, ...]:
-    """Return what the program takes, with the sizes that its flexible axes may have; images as (1, 3, H, W)."""
+    """Return what the program takes, with the sizes that its flexible axes may have.
+
+    Images are (1, 3, H, W), grey ones (1, 1, H, W).
+    """
     features = {feature.name: feature.type for feature in model.description.input}
     ports = []
     for value in model.mlProgram.functions[_main(model)].inputs:
@@ -128,14 +131,15 @@ def input_ports(model: proto.Model_pb2.Model) -> tuple[Port, ...]:
 
 def _image_port(value: proto.MIL_pb2.NamedValueType, image: proto.FeatureTypes_pb2.ImageFeatureType) -> Port:
     port = _declared(value)
+    channels = 1 if image.colorSpace == image.GRAYSCALE else 3
     if image.WhichOneof("SizeFlexibility") == "enumeratedSizes":
         sizes = image.enumeratedSizes.sizes
-        return replace(port, choices=tuple((1, 3, int(size.height), int(size.width)) for size in sizes))
+        return replace(port, choices=tuple((1, channels, int(size.height), int(size.width)) for size in sizes))
     if image.WhichOneof("SizeFlexibility") != "imageSizeRange":
         return port
     axes = (image.imageSizeRange.heightRange, image.imageSizeRange.widthRange)
     sizes = ((int(axis.lowerBound), int(axis.upperBound) if axis.upperBound > 0 else None) for axis in axes)
-    return replace(port, ranges=((1, 1), (3, 3), *sizes))
+    return replace(port, ranges=((1, 1), (channels, channels), *sizes))
 
 
 def _declared(value: proto.MIL_pb2.NamedValueType) -> Port:

@@ -1,0 +1,135 @@
+"""A layer without a tensor of its own: what proves that it was computed, and what does not."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from coordatt_deploy.formats import Format, Precision
+from coordatt_deploy.graph.capture import capture
+from coordatt_deploy.layer_map import LayerMap
+from coordatt_deploy.parity.absent_layers import Absence, by_graph, unproven_absences, why_absent
+from coordatt_deploy.parity.error_statistics import LayerErrorStats
+from coordatt_deploy.parity.layers import LayerRow
+from coordatt_deploy.parity.reference_layers import ReferenceLayers
+from coordatt_deploy.parity.reference_rounding import compare
+from coordatt_deploy.parity.tolerances import TOLERANCES
+
+
+class Steps(nn.Module):
+    """Sums, products and moves of every kind between two convolutions."""
+
+    def __init__(self, epsilon=1e-12, dead=False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last, self.epsilon = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), epsilon
+        if dead:
+            self.first.weight.data[1] = self.first.bias.data[1] = 0
+
+    def forward(self, image):
+        value = self.first(image).relu()
+        value = value / (value.mean((2, 3), keepdim=True) + self.epsilon)
+        value = (value + 0.0) * 1.0
+        value = (value.sigmoid() - 0.25) * 2.0
+        return self.last(value.permute(0, 1, 3, 2))
+
+
+def judged(module, cases=3):
+    """The reference of *module*, its cases, and a perfect verdict on each of its layers."""
+    graph = capture(module.eval(), (torch.randn(1, 3, 4, 6),))
+    reference = ReferenceLayers(graph)
+    random = np.random.default_rng(0)
+    feeds = [{graph.inputs[0].name: random.standard_normal((1, 3, 4, 6)).astype(np.float32)} for _ in range(cases)]
+    tolerance = TOLERANCES[Format.ONNX, Precision.FP32]
+    rows = {}
+    for layer in graph.layers.layers:
+        tally = LayerErrorStats(tolerance.multiple, 2.0**-24)
+        for one in feeds:
+            exact = reference.reference(one).values[layer.layer_id]
+            tally.add(exact, exact, compare(exact.astype(np.float32), exact))
+        rows[layer.layer_id] = LayerRow(layer.layer_id, layer.operator, tally, tally, None, None)
+    return reference, feeds, rows
+
+
+def without(reference, operator, index=0, **place):
+    """The map in which one layer of an operator has no tensor, and that layer."""
+    layers = list(reference.graph.layers.layers)
+    at = [number for number, layer in enumerate(layers) if layer.operator == operator][index]
+    layers[at] = replace(layers[at], parts=(), **(place or {"absent": "gone"}))
+    return LayerMap(tuple(layers)), layers[at]
+
+
+@pytest.mark.parametrize(
+    ("operator", "index", "expected"),
+    [
+        ("mean", 0, Absence.NEEDED),
+        ("add", 1, Absence.NEUTRAL),
+        ("mul", 0, Absence.NEUTRAL),
+        ("permute", 0, Absence.MOVED),
+        ("sigmoid", 0, Absence.SEEN),
+        ("sub", 0, Absence.SEEN),
+        ("mul", 1, Absence.SEEN),
+        ("relu", 0, Absence.SEEN),
+    ],
+)
+def test_a_layer_that_computes_needs_a_proof(operator, index, expected):
+    """
+    What changes nothing may be gone; what changes something is seen where it is read.
+    """
+    reference, feeds, rows = judged(Steps())
+    layers, layer = without(reference, operator, index)
+
+    assert expected is why_absent(layer, layers, reference, rows, feeds)
+    assert unproven_absences(layers, reference, list(rows.values()), feeds) is None
+
+
+@pytest.mark.parametrize("place", [{"absent": "gone"}, {"seen_through": ":div"}], ids=["absent", "fused"])
+def test_an_epsilon_that_nothing_shows_is_not_passed(place):
+    """
+    Without the sum every value is the same to the last digit, so its absence is not proven, whatever the map says of
+    it; where a channel is dead, or the constant is larger, it is.
+    """
+    reference, feeds, rows = judged(Steps())
+    layers, layer = without(reference, "add", **place)
+    assert why_absent(layer, layers, reference, rows, feeds) is None
+    assert ":add: no tensor of the file holds the value" in unproven_absences(
+        layers, reference, list(rows.values()), feeds
+    )
+    for module in (Steps(dead=True), Steps(epsilon=0.5)):
+        reference, feeds, rows = judged(module)
+        layers, layer = without(reference, "add", **place)
+        assert Absence.SEEN is why_absent(layer, layers, reference, rows, feeds)
+
+
+def test_a_reader_that_was_not_judged_proves_nothing():
+    """
+    The negative: with no verdict on what reads it, a layer that computes is not proven.
+    """
+    reference, feeds, rows = judged(Steps())
+    layers, layer = without(reference, "sub")
+    unjudged = {name: replace(row, accumulated=None, local=None) for name, row in rows.items()}
+
+    assert why_absent(layer, layers, reference, unjudged, feeds) is None
+    assert why_absent(layer, layers, reference, rows, []) is None
+
+
+def test_what_no_image_changes_may_be_computed_beforehand():
+    """
+    A call that depends on no input is a constant, one that no output depends on is unused; the product is neither.
+    """
+    reference, _, _ = judged(Steps())
+    module = copy.deepcopy(reference.graph.module)
+    nodes = {node.name: node for node in module.graph.nodes}
+    weights = next(node for node in nodes.values() if node.op == "get_attr")
+    with module.graph.inserting_after(nodes["relu"]):
+        constant = module.graph.call_function(torch.ops.aten.exp.default, (weights,))
+        unused = module.graph.call_function(torch.ops.aten.exp.default, (nodes["relu"],))
+    nodes["conv2d_1"].args = (nodes["conv2d_1"].args[0], constant)
+    graph = replace(reference.graph, module=module)
+
+    assert Absence.CONSTANT is by_graph(graph, constant)
+    assert Absence.UNUSED is by_graph(graph, unused)
+    assert by_graph(graph, nodes["div"]) is None
