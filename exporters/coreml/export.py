@@ -24,7 +24,7 @@ from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.exporters import Exported, ExportRequest
 from coordatt_deploy.formats import Precision
 from coordatt_deploy.graph.exported_program import origin_key, program, provenance
-from coordatt_deploy.graph.graph import Graph, is_tensor
+from coordatt_deploy.graph.graph import Graph, is_tensor, layout
 from coordatt_deploy.layer_map import LayerMap, Part
 from coordatt_deploy.runtimes.coreml.coremltools_import import coremltools as ct
 from coordatt_deploy.runtimes.coreml.coremltools_import import mil, mil_types, proto
@@ -114,7 +114,7 @@ def _shape(graph: Graph, spec: TensorSpec) -> tuple[int, ...] | ct.Shape:
 
 def _output_spec(var: mil.Var) -> TensorSpec:
     shape = _sizes(var)
-    return TensorSpec(var.name, shape, np.dtype(mil_types.nptype_from_builtin(var.dtype)).name, "NCHW"[: len(shape)])
+    return TensorSpec(var.name, shape, np.dtype(mil_types.nptype_from_builtin(var.dtype)).name, layout(len(shape)))
 
 
 def _sizes(var: mil.Var) -> tuple[int | None, ...]:

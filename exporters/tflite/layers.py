@@ -136,6 +136,8 @@ def _longer(sizes: Sequence[int]) -> tuple[int, ...]:
 
 def _equal(tensor: NumberArray, value: NDArray[np.float64], axes: tuple[int, ...]) -> bool:
     moved = np.transpose(value, axes).reshape(tensor.shape)
+    if np.issubdtype(tensor.dtype, np.bool_) or not np.issubdtype(value.dtype, np.floating):  # truth values, positions
+        return bool(np.array_equal(tensor, moved))
     allowed = TOLERANCE * np.std(value) + 1e-6 * np.max(np.abs(value), initial=0.0)
     return bool(np.max(np.abs(tensor - moved), initial=0.0) <= allowed)
 

@@ -1,0 +1,174 @@
+"""Cuts, shuffles and turns of axes in views, permutations of five axes at most, slices and concatenations."""
+
+import torch
+from torch import fx
+
+from coordatt_deploy.graph.call_arguments import argument, input_node, integer, integers, source
+from coordatt_deploy.graph.graph import aten, op_name, static_shape
+from coordatt_deploy.graph.lowering.decompositions.convolutions import interleave
+from coordatt_deploy.graph.rewriter import Rewriter
+
+
+def channel_shuffle(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
+    """Write a channel shuffle as a transposition of groups and channels."""
+    value, groups = source(node), integer(node, 1, "groups")
+    shape = static_shape(value.meta["val"])
+    if None in shape or len(shape) != 4:
+        return None
+    batch, channels, height, width = (size or 1 for size in shape)
+    apart = rewriter.call(aten.reshape.default, value, [batch, groups, channels // groups, height, width])
+    moved = rewriter.call(aten.transpose.int, apart, 1, 2)
+    return rewriter.call(aten.reshape.default, moved, [batch, channels, height, width])
+
+
+def pixel_shuffle(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
+    """Write a pixel shuffle as an interleaving of columns, then of rows."""
+    value, factor = source(node), integer(node, 1, "upscale_factor")
+    if None in static_shape(value.meta["val"]) or value.meta["val"].ndim != 4:
+        return None
+    return interleave(rewriter, value, (factor, factor))
+
+
+def pixel_unshuffle(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
+    """Write a pixel unshuffle as rows, then columns, taken apart into channels."""
+    value, factor = source(node), integer(node, 1, "downscale_factor")
+    shape = static_shape(value.meta["val"])
+    if None in shape or len(shape) != 4:
+        return None
+    batch, channels, height, width = (size or 1 for size in shape)
+    rows, columns = height // factor, width // factor
+    apart = rewriter.call(aten.reshape.default, value, [batch, channels, rows, factor, width])
+    moved = rewriter.call(aten.permute.default, apart, [0, 1, 3, 2, 4])
+    apart = rewriter.call(aten.reshape.default, moved, [batch, channels * factor, rows, columns, factor])
+    moved = rewriter.call(aten.permute.default, apart, [0, 1, 4, 2, 3])
+    return rewriter.call(aten.reshape.default, moved, [batch, channels * factor * factor, rows, columns])
+
+
+def part_of_split(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
+    """Write one part of a ``split``, ``split_with_sizes`` or ``chunk`` as a slice."""
+    cut, index = source(node), node.args[1]
+    if not isinstance(index, int):
+        return None
+    axis = argument(cut, 2, "dim", 0)
+    sizes = [part.shape[axis] for part in cut.meta["val"]]
+    if not isinstance(axis, int) or not all(isinstance(size, int) for size in sizes):
+        return None
+    start = sum(sizes[:index])
+    return rewriter.call(aten.slice.Tensor, source(cut), axis, start, start + sizes[index])
+
+
+def flip(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
+    """Write a flip as the slices of the axis, joined in reverse."""
+    value, shape = source(node), static_shape(node.meta["val"])
+    for axis in integers(argument(node, 1, "dims")):
+        size = shape[axis]
+        if size is None:
+            return None
+        rows = [rewriter.call(aten.slice.Tensor, value, axis, at, at + 1) for at in reversed(range(size))]
+        value = rewriter.call(aten.cat.default, rows, axis)
+    return value
+
+
+def roll(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
+    """Write a roll as the two ends of each axis, exchanged."""
+    value, shape = source(node), static_shape(node.meta["val"])
+    shifts, axes = integers(argument(node, 1, "shifts")), integers(argument(node, 2, "dims", []))
+    if not axes:
+        return None
+    for shift, axis in zip(shifts, axes, strict=True):
+        size = shape[axis]
+        if size is None:
+            return None
+        cut = size - shift % size
+        ends = [rewriter.call(aten.slice.Tensor, value, axis, *ends) for ends in ((cut, size), (0, cut))]
+        value = rewriter.call(aten.cat.default, ends, axis) if cut != size else value
+    return value
+
+
+def edges(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
+    """Write a reflecting, replicating or circular pad as the feature map between slices of itself."""
+    value, mode = source(node), argument(node, 2, "mode", "constant")
+    shape = static_shape(value.meta["val"])
+    if mode == "constant" or None in shape:
+        return None
+    pads = integers(argument(node, 1, "pad"))
+    for position in range(len(pads) // 2):
+        axis = len(shape) - 1 - position
+        before, after = pads[2 * position : 2 * position + 2]
+        size = shape[axis] or 0
+        chosen = [_chosen(at, size, mode) for at in (*range(-before, 0), *range(size, size + after))]
+        ends = [rewriter.call(aten.slice.Tensor, value, axis, at, at + 1) for at in chosen]
+        value = rewriter.call(aten.cat.default, [*ends[:before], value, *ends[before:]], axis) if ends else value
+    return value
+
+
+def _chosen(at: int, size: int, mode: object) -> int:
+    """Which position of the axis stands at *at*, which is outside of it."""
+    if mode == "circular":
+        return at % size
+    if mode == "replicate":
+        return min(max(at, 0), size - 1)
+    return -at if at < 0 else 2 * (size - 1) - at
+
+
+def crop(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
+    """Write a pad by negative numbers as slices, and a pad of what is positive."""
+    value, shape = source(node), static_shape(source(node).meta["val"])
+    pads = integers(argument(node, 1, "pad"))
+    if min(pads, default=0) >= 0 or argument(node, 2, "mode", "constant") != "constant":
+        return None
+    for position in range(len(pads) // 2):
+        axis = len(shape) - 1 - position
+        before, after = (max(0, -pad) for pad in pads[2 * position : 2 * position + 2])
+        size = shape[axis]
+        if (before or after) and size is None:
+            return None
+        if before or after:
+            value = rewriter.call(aten.slice.Tensor, value, axis, before, (size or 0) - after)
+    rest = [max(0, pad) for pad in pads]
+    filling = argument(node, 3, "value")
+    return rewriter.call(aten.constant_pad_nd.default, value, rest, filling or 0.0) if any(rest) else value
+
+
+def quarter_turns(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
+    """Write quarter turns as a transposition and flips."""
+    turns, axes = integer(node, 1, "k", 1) % 4, list(integers(argument(node, 2, "dims", [0, 1])))
+    value = source(node)
+    if turns in {1, 3}:
+        value = rewriter.call(aten.transpose.int, value, axes[0], axes[1])
+    flipped = {0: [], 1: [axes[0]], 2: axes, 3: [axes[1]]}[turns]
+    return rewriter.call(aten.flip.default, value, flipped) if flipped else value
+
+
+def assigned(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
+    """Write the assignment of one position of an axis as the parts before and behind it, joined with the new one."""
+    value, new = source(node), input_node(node, 1, "src")
+    axis, index = integer(node, 2, "dim"), integer(node, 3, "index")
+    size = static_shape(value.meta["val"])[axis]
+    if size is None or new is None:
+        return None
+    at = index % size
+    parts = [rewriter.call(aten.slice.Tensor, value, axis, *ends) for ends in ((0, at), (at + 1, size)) if ends[0] < ends[1]]
+    parts.insert(1 if at else 0, rewriter.call(aten.unsqueeze.default, new, axis))
+    return rewriter.call(aten.cat.default, parts, axis)
+
+
+def triangle(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
+    """Write ``tril`` or ``triu`` as a product with zeros and ones."""
+    value, diagonal = source(node), integer(node, 1, "diagonal", 0)
+    shape = static_shape(value.meta["val"])
+    if None in shape[-2:] or not value.meta["val"].is_floating_point():
+        return None
+    ones = torch.ones([size or 1 for size in shape[-2:]])
+    kept = ones.tril(diagonal) if op_name(node) == "tril" else ones.triu(diagonal)
+    return rewriter.call(aten.mul.Tensor, value, rewriter.constant(f"{node.name}_kept", kept))
+
+
+def one_hot(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
+    """Write a one-hot code as a comparison with all classes."""
+    classes = integer(node, 1, "num_classes", -1)
+    if classes < 1:
+        return None
+    of_all = rewriter.constant(f"classes_{classes}", torch.arange(classes))
+    same = rewriter.call(aten.eq.Tensor, rewriter.call(aten.unsqueeze.default, source(node), -1), of_all)
+    return rewriter.call(aten._to_copy.default, same, dtype=torch.int64)
