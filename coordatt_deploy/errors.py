@@ -5,7 +5,9 @@ what was received, what was expected and what to do next. Anything else that is 
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Self
 
 
 class DeployError(Exception):
@@ -34,6 +36,47 @@ class ConversionError(DeployError):
     """A converter or runtime refused the model; the text names the log file with everything it said."""
 
     exit_code = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedOperator:
+    """An operator that a format cannot have.
+
+    Attributes:
+        layer: Id of the layer that it computes.
+        operator: Its name in ATen.
+        reason: What the converter or the runtime makes of it.
+        remedy: What to do.
+        line: Of the user's code, as ``file:line (the line)``; None where it is not known.
+    """
+
+    layer: str
+    operator: str
+    reason: str
+    remedy: str
+    line: str | None = None
+
+    def __str__(self) -> str:
+        at = f" at {self.line}" if self.line else ""
+        return f"{self.operator} in {self.layer}{at}: {self.reason}; {self.remedy}"
+
+
+class UnsupportedOperatorsError(ConversionError):
+    """One format cannot have some operators of the model; found before its converter runs.
+
+    Attributes:
+        file_format: Value of the format.
+        refused: The operators, in execution order.
+    """
+
+    def __init__(self, file_format: str, title: str, refused: tuple[RefusedOperator, ...]) -> None:
+        self.file_format, self.title, self.refused = file_format, title, refused
+        super().__init__(
+            f"{title} cannot have {len(refused)} of the model's operators:\n  " + "\n  ".join(map(str, refused))
+        )
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str, tuple[RefusedOperator, ...]]]:
+        return type(self), (self.file_format, self.title, self.refused)
 
 
 class InferenceError(DeployError):

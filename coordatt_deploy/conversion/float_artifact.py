@@ -60,10 +60,12 @@ def convert(job: FloatJob) -> FloatArtifact:
         from coordatt_deploy.exporters import ExportRequest, exporter
         from coordatt_deploy.graph.lowering.lower import lower
         from coordatt_deploy.graph.lowering.target import target_of
+        from coordatt_deploy.graph.operator_support import check_supported
         from coordatt_deploy.graph.saved_graph import load_graph
 
         torch.set_num_threads(1)
         graph, report = lower(load_graph(job.graph_folder), target_of(job.kind, job.target_cpu))
+        check_supported(graph, job.kind)
         request = ExportRequest(job.spec, job.precision, job.path, job.target_cpu)
         exported = exporter(job.kind).export(graph, request)
     job.log.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ import math
 import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, TypedDict, cast
+from typing import Final, NotRequired, TypedDict, cast
 
 import torch
 from safetensors import SafetensorError
@@ -31,6 +31,7 @@ from coordatt_deploy.errors import BundleError
 from coordatt_deploy.graph.graph import DynamicSize, Graph, attach, is_call, weight
 from coordatt_deploy.graph.interpreted_graph import InterpretedGraph
 from coordatt_deploy.layer_map import Layer, LayerMap
+from coordatt_deploy.user_code import source_line
 
 # Python's own functions that torch.export leaves in a graph: picking from a tuple, and arithmetic on sizes.
 PLAIN: Final[Mapping[str, Target]] = {
@@ -51,6 +52,7 @@ class _Node(TypedDict):
     target: str
     args: Json
     kwargs: Json
+    line: NotRequired[str]
 
 
 class _Document(TypedDict):
@@ -69,8 +71,14 @@ _RESERVED: Final = frozenset(dir(nn.Module()))
 _RESERVED_AT_ROOT: Final = frozenset(dir(fx.GraphModule))
 
 
-def save_graph(graph: Graph, folder: Path) -> None:
-    """Write *graph* into *folder*, which exists."""
+def save_graph(graph: Graph, folder: Path, *, lines: bool = False) -> None:
+    """Write *graph* into *folder*, which exists.
+
+    Args:
+        graph: Any stage's graph.
+        folder: An existing one.
+        lines: Keep the lines of the user's code, for messages; a bundle that travels must not hold them.
+    """
     weights: dict[str, torch.Tensor] = {}
     nodes = []
     for node in graph.module.graph.nodes:
@@ -78,15 +86,15 @@ def save_graph(graph: Graph, folder: Path) -> None:
             tensor = weight(graph.module, node)
             assert tensor is not None  # noqa: S101 - a captured graph reads tensors only
             weights[str(node.target)] = tensor.detach().contiguous()
-        nodes.append(
-            {
-                "name": node.name,
-                "op": node.op,
-                "target": _target_name(node),
-                "args": _encode(node.args),
-                "kwargs": _encode(node.kwargs),
-            }
-        )
+        entry = {
+            "name": node.name,
+            "op": node.op,
+            "target": _target_name(node),
+            "args": _encode(node.args),
+            "kwargs": _encode(node.kwargs),
+        }
+        line = source_line(node.meta.get("stack_trace") or "") if lines else None
+        nodes.append(entry if line is None else entry | {"line": line})
     document = {
         "schema_version": SCHEMA_VERSION,
         "inputs": to_json(graph.inputs),
@@ -131,6 +139,8 @@ def _build(document: _Document, weights: Mapping[str, torch.Tensor]) -> Graph:
         node = _add_node(graph, item, nodes, weights)
         if node.name != item["name"]:
             raise BundleError(f"graph.json: {item['name']!r} cannot be the name of a node, or stands there twice")
+        if "line" in item:
+            node.meta["source_line"] = str(item["line"])
         nodes[node.name] = node
     *others, last = (node.op for node in graph.nodes) if nodes else ("nothing",)
     if last != "output" or "output" in others:

@@ -23,6 +23,7 @@ from coordatt_deploy.artifact_specs import ModelSpec, TensorSpec, metadata
 from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.exporters import Exported, ExportRequest
 from coordatt_deploy.formats import Precision
+from coordatt_deploy.graph.call_arguments import outputs as returned_nodes
 from coordatt_deploy.graph.exported_program import origin_key, program, provenance
 from coordatt_deploy.graph.graph import Graph, is_tensor, layout
 from coordatt_deploy.layer_map import LayerMap, Part
@@ -53,7 +54,7 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
             compute_precision=COMPUTE[request.precision],
             minimum_deployment_target=TARGET,
             inputs=[_input(graph, request.spec, index) for index in range(len(graph.inputs))],
-            outputs=[ct.TensorType(name, dtype=np.float32) for name in graph.outputs],
+            outputs=[ct.TensorType(name, dtype=kind) for name, kind in _output_types(graph).items()],
             classifier_config=_classes(graph, request.spec),
             skip_model_load=True,
         )
@@ -74,6 +75,12 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
         inputs = (_as_image(inputs[0]), *inputs[1:])
     made = {var.name: var for operation in function.operations for var in operation.outputs}
     return Exported(inputs, tuple(_output_spec(made[name]) for name in graph.outputs), layers)
+
+
+def _output_types(graph: Graph) -> dict[str, type[np.float32] | type[np.int32]]:
+    """The type of each output: Core ML has float32 for numbers, and int32 for positions and classes."""
+    nodes = zip(graph.outputs, returned_nodes(graph.module.graph), strict=True)
+    return {name: np.float32 if node.meta["val"].is_floating_point() else np.int32 for name, node in nodes}
 
 
 def _input(graph: Graph, model: ModelSpec, index: int) -> ct.TensorType | ct.ImageType:

@@ -8,7 +8,12 @@ from coordatt_deploy.graph.lowering.forms import Form
 from coordatt_deploy.graph.lowering.target import LoweringTarget
 
 # What torch.onnx or ONNX Runtime refuse or compute differently; ``docs/operators.md`` has what they say of each.
-DECOMPOSITIONS: Final = (Decomposition.COPY, Decomposition.ADAPTIVE_MAX, Decomposition.EXTREMUM, Decomposition.UNEVEN_AVERAGE)
+DECOMPOSITIONS: Final = (
+    Decomposition.COPY,
+    Decomposition.ADAPTIVE_MAX,
+    Decomposition.EXTREMUM,
+    Decomposition.UNEVEN_AVERAGE,
+)
 
 ARM64: Final = LoweringTarget("onnx-arm64", (Form.CHANNELS_LAST, Form.MEANS), decompositions=DECOMPOSITIONS)
 X86_64: Final = LoweringTarget("onnx-x86_64", (Form.BLOCKED, Form.MEANS), decompositions=DECOMPOSITIONS)

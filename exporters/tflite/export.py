@@ -172,7 +172,10 @@ def _interface(model: schema.ModelT, graph: Graph) -> tuple[tuple[TensorSpec, ..
     named = [*((spec.name, spec.layout) for spec in graph.inputs), *((name, "") for name in graph.outputs)]
     specs = [
         TensorSpec(
-            name, shapes[name], TYPES[tensors[name].type], "NHWC" if len(shapes[name]) == 4 else given or layout(len(shapes[name]))
+            name,
+            shapes[name],
+            TYPES[tensors[name].type],
+            "NHWC" if len(shapes[name]) == 4 else given or layout(len(shapes[name])),
         )
         for name, given in named
     ]

@@ -14,13 +14,18 @@ from coordatt_deploy.graph.lowering.target import GlobalPool, LoweringTarget
 # What litert-torch 0.10 refuses or writes wrongly; ``docs/operators.md`` has what it says of each.
 DECOMPOSITIONS: Final = (
     Decomposition.COPY,
+    Decomposition.REPEAT_INTERLEAVE,
     Decomposition.NEAREST_RESIZE,
+    Decomposition.FRACTIONAL_RESIZE,
+    Decomposition.BICUBIC_RESIZE,
+    Decomposition.ANTIALIASED_RESIZE,
     Decomposition.ADAPTIVE_MAX,
     Decomposition.EXTREMUM,
+    Decomposition.UNEVEN_AVERAGE,
     Decomposition.TRANSPOSED_CONVOLUTION,
     Decomposition.POWER,
-    Decomposition.UNEVEN_AVERAGE,
     Decomposition.SCALED_SUM,
+    Decomposition.ASSIGNED,
 )
 
 FLOAT: Final = LoweringTarget("tflite", global_pool=GlobalPool.DEEP, decompositions=DECOMPOSITIONS)

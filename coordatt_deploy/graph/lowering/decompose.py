@@ -7,10 +7,9 @@ from torch import fx
 
 from coordatt_deploy.graph.graph import Graph, is_tensor
 from coordatt_deploy.graph.lowering.decompositions.table import DECOMPOSITIONS, Decomposition, operator_of
-from coordatt_deploy.graph.rewriter import Placed, Rewriter
+from coordatt_deploy.graph.rewriter import LETTERS, Placed, Rewriter
 from coordatt_deploy.manifest import DecomposedOperator
 
-LETTERS: Final = "NCHWDEFG"  # one per axis, as ``Placed`` wants them
 ROUNDS: Final = 3  # what one decomposition is written with may need another, and that one more
 
 

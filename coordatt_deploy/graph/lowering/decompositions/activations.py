@@ -2,7 +2,6 @@
 
     gelu_tanh(x)  = x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))
     celu(x, a)    = a elu(x / a)
-    prelu(x, w)   = max(x, 0) + w min(x, 0)
     softplus(x)   = max(x, 0) + log(1 + exp(-|x|)),       log_sigmoid(x) = -softplus(-x)
 
 The formulas are those of torch's own documentation; the last one is in the form that no exponential overflows in.
@@ -14,7 +13,7 @@ from typing import Final
 import torch
 from torch import fx
 
-from coordatt_deploy.graph.call_arguments import argument, input_node, is_number, source
+from coordatt_deploy.graph.call_arguments import argument, is_number, source
 from coordatt_deploy.graph.graph import aten
 from coordatt_deploy.graph.rewriter import Rewriter
 
@@ -39,17 +38,6 @@ def celu(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
         return None
     scaled = rewriter.call(aten.mul.Tensor, source(node), 1.0 / alpha)
     return rewriter.call(aten.mul.Tensor, rewriter.call(aten.elu.default, scaled, 1.0), float(alpha))
-
-
-def prelu(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
-    """Write PReLU as the positive part and the scaled negative part."""
-    value, slope = source(node), input_node(node, 1, "weight")
-    if slope is None:
-        return None
-    rank = value.meta["val"].ndim
-    slopes = rewriter.call(aten.reshape.default, slope, [1, -1, *[1] * (rank - 2)])
-    positive, negative = (rewriter.call(aten.relu.default, value), rewriter.call(aten.clamp_max.default, value, 0.0))
-    return rewriter.call(aten.add.Tensor, positive, rewriter.call(aten.mul.Tensor, negative, slopes))
 
 
 def softplus(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
@@ -78,7 +66,7 @@ def log_sigmoid(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
 
 
 def float_numbers(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
-    """Write the numbers that an activation takes as floating-point ones where they are integers, or left out as such."""
+    """Write the numbers that an activation takes as floating-point ones where they are integers."""
     assert isinstance(node.target, torch._ops.OpOverload)  # noqa: S101 - the table names operators of ATen
     if not source(node).meta["val"].is_floating_point():
         return None
@@ -96,14 +84,6 @@ def hard_shrink(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
         return None
     outside = rewriter.call(aten.gt.Scalar, rewriter.call(aten.abs.default, value), float(band))
     return rewriter.call(aten.where.self, outside, value, rewriter.call(aten.mul.Tensor, value, 0.0))
-
-
-def soft_shrink(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
-    """Write softshrink as the value less its part inside the band."""
-    value, band = source(node), argument(node, 1, "lambd", 0.5)
-    if not is_number(band):
-        return None
-    return rewriter.call(aten.sub.Tensor, value, rewriter.call(aten.clamp.default, value, -float(band), float(band)))
 
 
 def _softplus(rewriter: Rewriter, value: fx.Node) -> fx.Node:

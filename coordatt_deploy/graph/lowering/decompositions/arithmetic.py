@@ -8,7 +8,7 @@ from torch import fx
 
 from coordatt_deploy.graph.call_arguments import argument, input_node, integers, is_number, source
 from coordatt_deploy.graph.graph import aten, op_name, static_shape
-from coordatt_deploy.graph.rewriter import Rewriter
+from coordatt_deploy.graph.rewriter import LETTERS, Placed, Rewriter
 
 _GREATEST_POWER: Final = 4  # beyond it a runtime's own power is the shorter way
 
@@ -56,6 +56,9 @@ def quotient_of_sum(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     over = integers(axes) if axes else tuple(range(len(shape)))
     count = math.prod(shape[axis] or 1 for axis in over)
     mean = rewriter.call(aten.mean.dim, value, list(over), bool(argument(total, 2, "keepdim", False)))
+    if len(total.users) == 1:  # the sum itself is gone: the mean holds it
+        letters = LETTERS[: mean.meta["val"].ndim]
+        rewriter.put(total.name, letters, [Placed(mean, letters, 1 / count)])
     return rewriter.call(aten.mul.Tensor, mean, count / by)
 
 

@@ -71,7 +71,9 @@ def _matrix(node: fx.Node, axis: int) -> torch.Tensor:
     basis = torch.eye(have, dtype=torch.float64)[:, :, None].expand(have, have, across)
     basis = basis if axis == _HEIGHT else basis.transpose(1, 2)
     assert callable(node.target)  # noqa: S101 - it is a call
-    parts = [node.target(part[None].contiguous(), *node.args[1:], **node.kwargs)[0] for part in basis.split(_step(shape))]
+    parts = [
+        node.target(part[None].contiguous(), *node.args[1:], **node.kwargs)[0] for part in basis.split(_step(shape))
+    ]
     answer = torch.cat(parts)
     return answer[:, :, 0].t() if axis == _HEIGHT else answer[:, 0, :].t()
 
@@ -87,9 +89,7 @@ def fractional_products(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     factors = argument(node, 3, "scale_factors")
     if not isinstance(factors, (list, tuple)) or None in before or None in after:
         return None
-    exact = all(
-        (old or 0) * factor == new for old, new, factor in zip(before[2:], after[2:], factors, strict=True)
-    )
+    exact = all((old or 0) * factor == new for old, new, factor in zip(before[2:], after[2:], factors, strict=True))
     return None if exact else products(rewriter, node)
 
 

@@ -38,12 +38,21 @@ def phases(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     result = interleave(rewriter, result, stride)
     for axis, pad in zip((2, 3), padding, strict=True):
         end = pad + (wanted[axis] or 0)
-        have = result.meta["val"].shape[axis]
+        have = int(result.meta["val"].shape[axis])
         if end > have:  # output padding beyond the last tap: nothing but the bias reaches there
             return None
         if pad or end < have:
             result = rewriter.call(aten.slice.Tensor, result, axis, pad, end)
     return result
+
+
+def uncommon_phases(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
+    """Write as ``phases`` what is grouped (but not depthwise), dilated or has output padding."""
+    weight = rewriter.weight(input_node(node, 1, "weight"))
+    groups, dilation = integer(node, 6, "groups", 1), static_pair(argument(node, 7, "dilation", 1))
+    ends = static_pair(argument(node, 5, "output_padding", 0))
+    grouped = weight is not None and groups not in {1, weight.shape[0]}
+    return phases(rewriter, node) if grouped or dilation != (1, 1) or any(ends) else None
 
 
 def phase_kernel(
@@ -63,7 +72,9 @@ def phase_kernel(
     c_in, c_out, *kernel = weight.shape
     taps = [-(-(d * (k - 1) + 1) // s) for k, s, d in zip(kernel, stride, dilation, strict=True)]
     whole = weight.new_zeros(c_in, c_out, taps[0] * stride[0], taps[1] * stride[1])
-    whole[:, :, : dilation[0] * (kernel[0] - 1) + 1 : dilation[0], : dilation[1] * (kernel[1] - 1) + 1 : dilation[1]] = weight
+    whole[
+        :, :, : dilation[0] * (kernel[0] - 1) + 1 : dilation[0], : dilation[1] * (kernel[1] - 1) + 1 : dilation[1]
+    ] = weight
     # tap r + s j of (C_in, C_out, ...): split into j (the new tap, read backwards) and r (the phase)
     split = whole.reshape(groups, c_in // groups, c_out, taps[0], stride[0], taps[1], stride[1]).flip(3, 5)
     moved = split.permute(0, 2, 4, 6, 1, 3, 5)  # groups, C_out, rH, rW, C_in, tH, tW
@@ -73,7 +84,7 @@ def phase_kernel(
 
 def interleave(rewriter: Rewriter, value: fx.Node, stride: tuple[int, int]) -> fx.Node:
     """Write (N, C sH sW, H, W) as (N, C, H sH, W sW), with tensors of five axes at most."""
-    batch, channels, height, width = value.meta["val"].shape
+    batch, channels, height, width = (int(size) for size in value.meta["val"].shape)
     rows, columns = stride
     if columns > 1:
         apart = rewriter.call(aten.reshape.default, value, [batch, channels // columns, columns, height, width])

@@ -1,8 +1,8 @@
 """Copies of a tensor to a greater shape: left out where broadcasting does the same, and spelled out elsewhere.
 
-    x * gate.expand_as(x)      =  x * gate
-    gate.expand(N, C, H, W)    =  gate * ones(1, 1, H, W)
-    x.repeat(1, 2, 1, 1)       =  concat(x, x)
+x * gate.expand_as(x)      =  x * gate
+gate.expand(N, C, H, W)    =  gate * ones(1, 1, H, W)
+x.repeat(1, 2, 1, 1)       =  concat(x, x)
 """
 
 from typing import Final
@@ -59,9 +59,7 @@ def _broadcasts(user: fx.Node, node: fx.Node, value: fx.Node) -> bool:
     if op_name(user) not in BROADCASTING:
         return False
     shapes = [
-        (value if item is node else item).meta["val"].shape
-        for item in user.args[:2]
-        if isinstance(item, fx.Node)
+        (value if item is node else item).meta["val"].shape for item in user.args[:2] if isinstance(item, fx.Node)
     ]
     return str(tuple(torch.broadcast_shapes(*shapes))) == str(tuple(user.meta["val"].shape))
 
@@ -75,5 +73,7 @@ def interleaved(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
         return None
     (at,) = integers(axis % len(shape))
     rows = [value] * times
-    stacked = rewriter.call(aten.cat.default, [rewriter.call(aten.unsqueeze.default, row, at + 1) for row in rows], at + 1)
+    stacked = rewriter.call(
+        aten.cat.default, [rewriter.call(aten.unsqueeze.default, row, at + 1) for row in rows], at + 1
+    )
     return rewriter.call(aten.reshape.default, stacked, [*shape[:at], (shape[at] or 0) * times, *shape[at + 1 :]])

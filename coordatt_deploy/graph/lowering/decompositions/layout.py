@@ -1,11 +1,10 @@
-"""Cuts, shuffles and turns of axes in views, permutations of five axes at most, slices and concatenations."""
+"""Shuffles, turns, pads and codes in views, transpositions of five axes at most, slices and concatenations."""
 
 import torch
 from torch import fx
 
 from coordatt_deploy.graph.call_arguments import argument, input_node, integer, integers, source
 from coordatt_deploy.graph.graph import aten, op_name, static_shape
-from coordatt_deploy.graph.lowering.decompositions.convolutions import interleave
 from coordatt_deploy.graph.rewriter import Rewriter
 
 
@@ -19,70 +18,6 @@ def channel_shuffle(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     apart = rewriter.call(aten.reshape.default, value, [batch, groups, channels // groups, height, width])
     moved = rewriter.call(aten.transpose.int, apart, 1, 2)
     return rewriter.call(aten.reshape.default, moved, [batch, channels, height, width])
-
-
-def pixel_shuffle(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
-    """Write a pixel shuffle as an interleaving of columns, then of rows."""
-    value, factor = source(node), integer(node, 1, "upscale_factor")
-    if None in static_shape(value.meta["val"]) or value.meta["val"].ndim != 4:
-        return None
-    return interleave(rewriter, value, (factor, factor))
-
-
-def pixel_unshuffle(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
-    """Write a pixel unshuffle as rows, then columns, taken apart into channels."""
-    value, factor = source(node), integer(node, 1, "downscale_factor")
-    shape = static_shape(value.meta["val"])
-    if None in shape or len(shape) != 4:
-        return None
-    batch, channels, height, width = (size or 1 for size in shape)
-    rows, columns = height // factor, width // factor
-    apart = rewriter.call(aten.reshape.default, value, [batch, channels, rows, factor, width])
-    moved = rewriter.call(aten.permute.default, apart, [0, 1, 3, 2, 4])
-    apart = rewriter.call(aten.reshape.default, moved, [batch, channels * factor, rows, columns, factor])
-    moved = rewriter.call(aten.permute.default, apart, [0, 1, 4, 2, 3])
-    return rewriter.call(aten.reshape.default, moved, [batch, channels * factor * factor, rows, columns])
-
-
-def part_of_split(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
-    """Write one part of a ``split``, ``split_with_sizes`` or ``chunk`` as a slice."""
-    cut, index = source(node), node.args[1]
-    if not isinstance(index, int):
-        return None
-    axis = argument(cut, 2, "dim", 0)
-    sizes = [part.shape[axis] for part in cut.meta["val"]]
-    if not isinstance(axis, int) or not all(isinstance(size, int) for size in sizes):
-        return None
-    start = sum(sizes[:index])
-    return rewriter.call(aten.slice.Tensor, source(cut), axis, start, start + sizes[index])
-
-
-def flip(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
-    """Write a flip as the slices of the axis, joined in reverse."""
-    value, shape = source(node), static_shape(node.meta["val"])
-    for axis in integers(argument(node, 1, "dims")):
-        size = shape[axis]
-        if size is None:
-            return None
-        rows = [rewriter.call(aten.slice.Tensor, value, axis, at, at + 1) for at in reversed(range(size))]
-        value = rewriter.call(aten.cat.default, rows, axis)
-    return value
-
-
-def roll(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
-    """Write a roll as the two ends of each axis, exchanged."""
-    value, shape = source(node), static_shape(node.meta["val"])
-    shifts, axes = integers(argument(node, 1, "shifts")), integers(argument(node, 2, "dims", []))
-    if not axes:
-        return None
-    for shift, axis in zip(shifts, axes, strict=True):
-        size = shape[axis]
-        if size is None:
-            return None
-        cut = size - shift % size
-        ends = [rewriter.call(aten.slice.Tensor, value, axis, *ends) for ends in ((cut, size), (0, cut))]
-        value = rewriter.call(aten.cat.default, ends, axis) if cut != size else value
-    return value
 
 
 def edges(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
@@ -148,7 +83,9 @@ def assigned(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     if size is None or new is None:
         return None
     at = index % size
-    parts = [rewriter.call(aten.slice.Tensor, value, axis, *ends) for ends in ((0, at), (at + 1, size)) if ends[0] < ends[1]]
+    parts = [
+        rewriter.call(aten.slice.Tensor, value, axis, *ends) for ends in ((0, at), (at + 1, size)) if ends[0] < ends[1]
+    ]
     parts.insert(1 if at else 0, rewriter.call(aten.unsqueeze.default, new, axis))
     return rewriter.call(aten.cat.default, parts, axis)
 

@@ -33,10 +33,10 @@ def average(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
         max(0, (after[axis] or 0) * s - s + k - (before[axis] or 0) - p)
         for axis, k, s, p in zip(_AXES, kernel, stride, padding, strict=True)
     ]
-    padded, plain = value, value
+    plain = value
     if any(ends) or any(padding):
         edges = [padding[1], ends[1], padding[0], ends[0]]
-        padded = plain = rewriter.call(aten.constant_pad_nd.default, value, edges, 0.0)
+        plain = rewriter.call(aten.constant_pad_nd.default, value, edges, 0.0)
     needed = [((after[axis] or 0) - 1) * s + k for axis, k, s in zip(_AXES, kernel, stride, strict=True)]
     for axis, size in zip(_AXES, needed, strict=True):  # a last stretch that no window reaches
         if plain.meta["val"].shape[axis] > size:

@@ -36,19 +36,16 @@ class Decomposition(enum.StrEnum):
     ANY_NEAREST_RESIZE = "any_nearest_resize"
     BICUBIC_RESIZE = "bicubic_resize"
     ANTIALIASED_RESIZE = "antialiased_resize"
-    ADAPTIVE_MEAN = "adaptive_mean"
     ADAPTIVE_MAX = "adaptive_max"
     EXTREMUM = "extremum"
     UNEVEN_AVERAGE = "uneven_average"
     TRANSPOSED_CONVOLUTION = "transposed_convolution"
     GELU_TANH = "gelu_tanh"
     CELU = "celu"
-    PRELU = "prelu"
     SOFTPLUS = "softplus"
     LOG_SIGMOID = "log_sigmoid"
     FLOAT_NUMBERS = "float_numbers"
     HARD_SHRINK = "hard_shrink"
-    SOFT_SHRINK = "soft_shrink"
     SCALED_SUM = "scaled_sum"
     RECIPROCAL = "reciprocal"
     POWER = "power"
@@ -57,11 +54,6 @@ class Decomposition(enum.StrEnum):
     RMS_NORM = "rms_norm"
     PRODUCT = "product"
     CHANNEL_SHUFFLE = "channel_shuffle"
-    PIXEL_SHUFFLE = "pixel_shuffle"
-    PIXEL_UNSHUFFLE = "pixel_unshuffle"
-    SPLIT = "split"
-    FLIP = "flip"
-    ROLL = "roll"
     EDGES = "edges"
     CROP = "crop"
     QUARTER_TURNS = "quarter_turns"
@@ -99,19 +91,16 @@ DECOMPOSITIONS: Final[Mapping[Decomposition, Rule]] = {
     Decomposition.ANY_NEAREST_RESIZE: _rule("_upsample_nearest_exact2d", axes.choices),
     Decomposition.BICUBIC_RESIZE: _rule("upsample_bicubic2d", axes.products),
     Decomposition.ANTIALIASED_RESIZE: _rule("_upsample_bilinear2d_aa _upsample_bicubic2d_aa", axes.products),
-    Decomposition.ADAPTIVE_MEAN: _rule("adaptive_avg_pool2d", axes.products),
     Decomposition.ADAPTIVE_MAX: _rule("adaptive_max_pool2d", pools.greatest_of_stretches),
     Decomposition.EXTREMUM: _rule("max min", pools.extremum),
     Decomposition.UNEVEN_AVERAGE: _rule("avg_pool2d", pools.average),
-    Decomposition.TRANSPOSED_CONVOLUTION: _rule("conv_transpose2d", convolutions.phases),
+    Decomposition.TRANSPOSED_CONVOLUTION: _rule("conv_transpose2d", convolutions.uncommon_phases),
     Decomposition.GELU_TANH: _rule("gelu", activations.gelu_tanh),
     Decomposition.CELU: _rule("celu", activations.celu),
-    Decomposition.PRELU: _rule("prelu", activations.prelu),
     Decomposition.SOFTPLUS: _rule("softplus", activations.softplus),
     Decomposition.LOG_SIGMOID: _rule("log_sigmoid", activations.log_sigmoid),
     Decomposition.FLOAT_NUMBERS: _rule("hardtanh elu leaky_relu threshold", activations.float_numbers),
     Decomposition.HARD_SHRINK: _rule("hardshrink", activations.hard_shrink),
-    Decomposition.SOFT_SHRINK: _rule("softshrink", activations.soft_shrink),
     Decomposition.SCALED_SUM: _rule("add sub", arithmetic.scaled_sum),
     Decomposition.RECIPROCAL: _rule("reciprocal", arithmetic.reciprocal),
     Decomposition.POWER: _rule("pow", arithmetic.power_of_many_axes),
@@ -120,11 +109,6 @@ DECOMPOSITIONS: Final[Mapping[Decomposition, Rule]] = {
     Decomposition.RMS_NORM: _rule("rms_norm", arithmetic.rms_norm),
     Decomposition.PRODUCT: _rule("prod", arithmetic.product_of_slices),
     Decomposition.CHANNEL_SHUFFLE: _rule("channel_shuffle", layout.channel_shuffle),
-    Decomposition.PIXEL_SHUFFLE: _rule("pixel_shuffle", layout.pixel_shuffle),
-    Decomposition.PIXEL_UNSHUFFLE: _rule("pixel_unshuffle", layout.pixel_unshuffle),
-    Decomposition.SPLIT: _rule("split split_with_sizes chunk", layout.part_of_split),
-    Decomposition.FLIP: _rule("flip", layout.flip),
-    Decomposition.ROLL: _rule("roll", layout.roll),
     Decomposition.EDGES: _rule("pad", layout.edges),
     Decomposition.FRACTIONAL_RESIZE: _rule("upsample_bilinear2d", axes.fractional_products),
     Decomposition.CUMULATIVE_SUM: _rule("cumsum", axes.running_sum),

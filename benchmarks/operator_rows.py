@@ -54,6 +54,7 @@ class Between(nn.Module):
         self.head = nn.Conv2d(result.shape[1], 4, 1) if is_map else nn.Identity()
 
     def forward(self, image: Tensor) -> Tensor:
+        """Return what the row is judged by."""
         result: Tensor = self.head(self.middle(self.stem(image)))
         return result
 
@@ -107,10 +108,11 @@ class _Attention(nn.Module):
 class _Embedding(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.table = nn.Embedding(WIDTH, CHANNELS)
+        self.table = nn.Embedding(CHANNELS, 5)
 
     def forward(self, value: Tensor) -> Tensor:
-        return value + self.table(torch.arange(WIDTH)).t()[None, :, None]
+        result: Tensor = self.table(value.argmax(1))
+        return result
 
 
 def _tokens(value: Tensor) -> Tensor:
@@ -283,7 +285,7 @@ ARITHMETIC: Final = (
     Row("where", "", plain(lambda x: torch.where(x > 0, x, 0.1 * x))),
     Row("masked_fill", "", plain(lambda x: x.masked_fill(x < 0, -1.0))),
     Row("gt", "as numbers", plain(lambda x: (x > 0.1).float())),
-    Row("logical_and", "", plain(lambda x: ((x > -0.3) & (x < 0.3)).float())),
+    Row("__and__", "", plain(lambda x: ((x > -0.3) & (x < 0.3)).float())),
     Row("lerp", "", plain(lambda x: torch.lerp(x, x.abs(), 0.3))),
     Row("addcmul", "", plain(lambda x: torch.addcmul(x, x, x, value=0.5))),
 )  # fmt: skip
@@ -300,7 +302,8 @@ class _Gem(nn.Module):
 
 ACTIVATIONS: Final = (
     Row("relu", "", lambda: nn.ReLU()),
-    Row("relu6", "", lambda: nn.ReLU6()),
+    Row("hardtanh", "nn.ReLU6", lambda: nn.ReLU6()),
+    Row("relu6", "", plain(lambda x: F.relu6(x))),
     Row("leaky_relu", "", lambda: nn.LeakyReLU(0.3)),
     Row("prelu", "per channel", lambda: nn.PReLU(8)),
     Row("prelu", "one slope", lambda: nn.PReLU()),
@@ -424,15 +427,16 @@ COPIES: Final = (
     Row("expand", "joined to the feature map", plain(
         lambda x: torch.cat([x, _gate(x).expand(-1, -1, HEIGHT, WIDTH)], 1))),
     Row("expand", "channels", plain(lambda x: torch.cat([x.mean(1, keepdim=True).expand(-1, 4, -1, -1), x], 1))),
-    Row("expand", "of tokens", plain(lambda x: torch.cat([_tokens(x), _tokens(x).mean(1, keepdim=True).expand(-1, 5, -1)], 1))),
+    Row("expand", "of tokens", plain(
+        lambda x: torch.cat([_tokens(x), _tokens(x).mean(1, keepdim=True).expand(-1, 5, -1)], 1))),
     Row("repeat", "a gate, multiplied", plain(lambda x: x * _gate(x).repeat(1, 1, HEIGHT, WIDTH))),
-    Row("repeat", "joined to the feature map", plain(lambda x: torch.cat([x, _gate(x).repeat(1, 1, HEIGHT, WIDTH)], 1))),
+    Row("repeat", "joined to the feature map", plain(
+        lambda x: torch.cat([x, _gate(x).repeat(1, 1, HEIGHT, WIDTH)], 1))),
     Row("repeat", "a feature map", plain(lambda x: x.repeat(1, 2, 1, 3))),
     Row("tile", "", plain(lambda x: x.tile((1, 1, 2, 2)))),
     Row("repeat_interleave", "", plain(lambda x: x.repeat_interleave(2, 1))),
     Row("to", "integers and back", plain(lambda x: (x * 5).to(torch.int32).float() / 5)),
-    Row("_to_copy", "float64 and back", plain(lambda x: (x.double() * 2).float())),
-    Row("arange", "positions", plain(lambda x: x + torch.arange(WIDTH, dtype=torch.float32))),
+    Row("to", "float64 and back", plain(lambda x: (x.double() * 2).float())),
     Row("zeros_like", "", plain(lambda x: torch.cat([x, torch.zeros_like(x)], 1))),
     Row("one_hot", "", plain(lambda x: F.one_hot(x.argmax(1), CHANNELS).float())),
     Row("fft_rfft2", "", plain(_filter)),
@@ -450,6 +454,15 @@ class _Eca(nn.Module):
         return value * gate.sigmoid().expand_as(value)
 
 
-ROWS: Final = (
-    *CONVOLUTIONS, *NORMALISATION, *POOLS, *REDUCTIONS, *ARITHMETIC, *ACTIVATIONS, *LAYOUT, *PADS_AND_SIZES, *COPIES,
-)  # fmt: skip
+FAMILIES: Final = {
+    "Convolutions and products": CONVOLUTIONS,
+    "Normalisation": NORMALISATION,
+    "Pools": POOLS,
+    "Reductions": REDUCTIONS,
+    "Arithmetic": ARITHMETIC,
+    "Activations": ACTIVATIONS,
+    "Layout": LAYOUT,
+    "Pads and resizes": PADS_AND_SIZES,
+    "Copies, types and others": COPIES,
+}
+ROWS: Final = tuple(row for rows in FAMILIES.values() for row in rows)
