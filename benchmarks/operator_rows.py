@@ -135,6 +135,11 @@ def _boxes(value: Tensor) -> Tensor:
     return _heads(value).permute(0, 1, 3, 4, 2).sigmoid()
 
 
+def _both(found: tuple[Tensor, Tensor]) -> Tensor:
+    """Values and positions, in one tensor."""
+    return torch.cat([found[0], found[1].float()], 1)
+
+
 def _assigned(value: Tensor) -> Tensor:
     result = value * 2
     result[:, 1] = value[:, 0]
@@ -240,9 +245,9 @@ REDUCTIONS: Final = (
     Row("linalg_vector_norm", "of channels", plain(lambda x: x.norm(dim=1, keepdim=True))),
     Row("argmax", "", plain(lambda x: x.argmax(1))),
     Row("argmax", "of the last axis", plain(lambda x: x.flatten(1).argmax(1))),
-    Row("topk", "values", plain(lambda x: x.flatten(1).topk(5).values)),
-    Row("sort", "values", plain(lambda x: x.flatten(1).sort().values)),
-    Row("median", "values", plain(lambda x: x.median(1, keepdim=True).values)),
+    Row("topk", "", plain(lambda x: _both(x.flatten(1).topk(5)))),
+    Row("sort", "", plain(lambda x: _both(x.flatten(1).sort()))),
+    Row("median", "", plain(lambda x: _both(x.median(1, keepdim=True)))),
 )  # fmt: skip
 
 ARITHMETIC: Final = (

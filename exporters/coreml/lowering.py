@@ -13,7 +13,7 @@ from coordatt_deploy.graph.lowering.target import GlobalPool, LoweringTarget
 
 # What coremltools 9.0 refuses or writes wrongly; ``docs/operators.md`` has what it says of each.
 DECOMPOSITIONS: Final = (
-    Decomposition.COPY,
+    Decomposition.NEEDLESS_COPY,
     Decomposition.BICUBIC_RESIZE,
     Decomposition.ANTIALIASED_RESIZE,
     Decomposition.ADAPTIVE_MAX,
@@ -33,7 +33,7 @@ DECOMPOSITIONS: Final = (
     Decomposition.ANY_NEAREST_RESIZE,
     Decomposition.SOFTPLUS,
     Decomposition.HARD_SHRINK,
-    Decomposition.EDGES,
+    Decomposition.CIRCULAR_PAD,
     Decomposition.CROP,
     Decomposition.QUARTER_TURNS,
     Decomposition.ASSIGNED,

@@ -9,7 +9,7 @@ from coordatt_deploy.graph.lowering.target import LoweringTarget
 
 # What torch.onnx or ONNX Runtime refuse or compute differently; ``docs/operators.md`` has what they say of each.
 DECOMPOSITIONS: Final = (
-    Decomposition.COPY,
+    Decomposition.NEEDLESS_COPY,
     Decomposition.ADAPTIVE_MAX,
     Decomposition.EXTREMUM,
     Decomposition.UNEVEN_AVERAGE,

@@ -40,10 +40,10 @@ def celu(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     return rewriter.call(aten.mul.Tensor, rewriter.call(aten.elu.default, scaled, 1.0), float(alpha))
 
 
-def softplus(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
-    """Write softplus with its scale, and its threshold where it is low enough to show in float32."""
+def scaled_softplus(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
+    """Write softplus with a scale or a threshold of its own; the latter only where it is low enough to show."""
     beta, threshold = argument(node, 1, "beta", 1), argument(node, 2, "threshold", 20)
-    if not is_number(beta) or not is_number(threshold):
+    if not is_number(beta) or not is_number(threshold) or (beta == 1 and threshold == _USUAL_THRESHOLD):
         return None
     call, value = rewriter.call, source(node)
     scaled = value if beta == 1 else call(aten.mul.Tensor, value, float(beta))
@@ -55,6 +55,7 @@ def softplus(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     return call(aten.where.self, linear, value, curve)
 
 
+_USUAL_THRESHOLD: Final = 20
 # log(1 + exp(-t)) / t is below half a unit in the last place of float32 from here on.
 _INVISIBLE: Final = 15.0
 
@@ -70,7 +71,7 @@ def float_numbers(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     assert isinstance(node.target, torch._ops.OpOverload)  # noqa: S101 - the table names operators of ATen
     if not source(node).meta["val"].is_floating_point():
         return None
-    schema = node.target._schema.arguments[1:]
+    schema = [item for item in node.target._schema.arguments[1:] if "scale" not in item.name]  # those of SELU alone
     numbers = [argument(node, at, item.name, item.default_value) for at, item in enumerate(schema, start=1)]
     if not any(isinstance(number, int) for number in numbers):
         return None

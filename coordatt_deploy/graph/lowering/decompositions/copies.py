@@ -10,7 +10,7 @@ from typing import Final
 import torch
 from torch import fx
 
-from coordatt_deploy.graph.call_arguments import argument, integers, source
+from coordatt_deploy.graph.call_arguments import argument, integers, same_size, source
 from coordatt_deploy.graph.graph import aten, op_name, static_shape
 from coordatt_deploy.graph.rewriter import Rewriter
 
@@ -18,16 +18,26 @@ from coordatt_deploy.graph.rewriter import Rewriter
 BROADCASTING: Final = frozenset({"mul", "add", "sub", "div", "maximum", "minimum"})
 
 
-def copies(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
-    """Write ``expand``, ``expand_as``, ``repeat`` or ``tile``."""
+def needless(_: Rewriter, node: fx.Node) -> fx.Node | None:
+    """Leave a copy out where whoever reads it broadcasts by itself, at every size, or where nothing is copied."""
     value = source(node)
+    before, after = value.meta["val"].shape, node.meta["val"].shape
+    if len(before) == len(after) and all(map(same_size, before, after)):
+        return value
+    stretched = all(
+        old == 1 or same_size(old, new) for old, new in zip(reversed(before), reversed(after), strict=False)
+    )
+    return value if stretched and all(_broadcasts(user, node, value) for user in node.users) else None
+
+
+def copies(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
+    """Write ``expand``, ``expand_as``, ``repeat`` or ``tile`` as a product with ones, or as a concatenation."""
+    value = source(node)
+    left_out = needless(rewriter, node)
+    if left_out is not None:
+        return left_out
     before, after = static_shape(value.meta["val"]), static_shape(node.meta["val"])
     padded = (1,) * (len(after) - len(before)) + before
-    if before == after:
-        return value
-    stretched = all(old in (1, new) for old, new in zip(padded, after, strict=True))
-    if stretched and node.users and all(_broadcasts(user, node, value) for user in node.users):
-        return value
     if None in after or None in before or not value.meta["val"].is_floating_point():
         return None
     if len(before) < len(after):

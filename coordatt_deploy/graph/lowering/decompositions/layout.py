@@ -20,30 +20,20 @@ def channel_shuffle(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     return rewriter.call(aten.reshape.default, moved, [batch, channels, height, width])
 
 
-def edges(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
-    """Write a reflecting, replicating or circular pad as the feature map between slices of itself."""
-    value, mode = source(node), argument(node, 2, "mode", "constant")
-    shape = static_shape(value.meta["val"])
-    if mode == "constant" or None in shape:
+def circular(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
+    """Write a circular pad as the end of each axis, the axis, and its beginning."""
+    value, shape = source(node), static_shape(source(node).meta["val"])
+    if argument(node, 2, "mode", "constant") != "circular" or None in shape:
         return None
     pads = integers(argument(node, 1, "pad"))
     for position in range(len(pads) // 2):
         axis = len(shape) - 1 - position
         before, after = pads[2 * position : 2 * position + 2]
         size = shape[axis] or 0
-        chosen = [_chosen(at, size, mode) for at in (*range(-before, 0), *range(size, size + after))]
-        ends = [rewriter.call(aten.slice.Tensor, value, axis, at, at + 1) for at in chosen]
-        value = rewriter.call(aten.cat.default, [*ends[:before], value, *ends[before:]], axis) if ends else value
+        first = [rewriter.call(aten.slice.Tensor, value, axis, size - before, size)] if before else []
+        last = [rewriter.call(aten.slice.Tensor, value, axis, 0, after)] if after else []
+        value = rewriter.call(aten.cat.default, [*first, value, *last], axis) if first or last else value
     return value
-
-
-def _chosen(at: int, size: int, mode: object) -> int:
-    """Which position of the axis stands at *at*, which is outside of it."""
-    if mode == "circular":
-        return at % size
-    if mode == "replicate":
-        return min(max(at, 0), size - 1)
-    return -at if at < 0 else 2 * (size - 1) - at
 
 
 def crop(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:

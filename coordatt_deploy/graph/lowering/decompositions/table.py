@@ -30,6 +30,7 @@ Write = Callable[[Rewriter, fx.Node], fx.Node | None]
 class Decomposition(enum.StrEnum):
     """An operator, or a family of them, in terms of others."""
 
+    NEEDLESS_COPY = "needless_copy"
     COPY = "copy"
     REPEAT_INTERLEAVE = "repeat_interleave"
     NEAREST_RESIZE = "nearest_resize"
@@ -54,7 +55,7 @@ class Decomposition(enum.StrEnum):
     RMS_NORM = "rms_norm"
     PRODUCT = "product"
     CHANNEL_SHUFFLE = "channel_shuffle"
-    EDGES = "edges"
+    CIRCULAR_PAD = "circular_pad"
     CROP = "crop"
     QUARTER_TURNS = "quarter_turns"
     ASSIGNED = "assigned"
@@ -85,6 +86,7 @@ def _rule(names: str, write: Write) -> Rule:
 
 
 DECOMPOSITIONS: Final[Mapping[Decomposition, Rule]] = {
+    Decomposition.NEEDLESS_COPY: _rule("expand expand_as repeat tile", copies.needless),
     Decomposition.COPY: _rule("expand expand_as repeat tile", copies.copies),
     Decomposition.REPEAT_INTERLEAVE: _rule("repeat_interleave", copies.interleaved),
     Decomposition.NEAREST_RESIZE: _rule("upsample_nearest2d _upsample_nearest_exact2d", axes.fractional_choices),
@@ -97,7 +99,7 @@ DECOMPOSITIONS: Final[Mapping[Decomposition, Rule]] = {
     Decomposition.TRANSPOSED_CONVOLUTION: _rule("conv_transpose2d", convolutions.uncommon_phases),
     Decomposition.GELU_TANH: _rule("gelu", activations.gelu_tanh),
     Decomposition.CELU: _rule("celu", activations.celu),
-    Decomposition.SOFTPLUS: _rule("softplus", activations.softplus),
+    Decomposition.SOFTPLUS: _rule("softplus", activations.scaled_softplus),
     Decomposition.LOG_SIGMOID: _rule("log_sigmoid", activations.log_sigmoid),
     Decomposition.FLOAT_NUMBERS: _rule("hardtanh elu leaky_relu threshold", activations.float_numbers),
     Decomposition.HARD_SHRINK: _rule("hardshrink", activations.hard_shrink),
@@ -109,7 +111,7 @@ DECOMPOSITIONS: Final[Mapping[Decomposition, Rule]] = {
     Decomposition.RMS_NORM: _rule("rms_norm", arithmetic.rms_norm),
     Decomposition.PRODUCT: _rule("prod", arithmetic.product_of_slices),
     Decomposition.CHANNEL_SHUFFLE: _rule("channel_shuffle", layout.channel_shuffle),
-    Decomposition.EDGES: _rule("pad", layout.edges),
+    Decomposition.CIRCULAR_PAD: _rule("pad", layout.circular),
     Decomposition.FRACTIONAL_RESIZE: _rule("upsample_bilinear2d", axes.fractional_products),
     Decomposition.CUMULATIVE_SUM: _rule("cumsum", axes.running_sum),
     Decomposition.ONE_HOT: _rule("one_hot", layout.one_hot),
