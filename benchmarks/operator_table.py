@@ -137,6 +137,8 @@ def _cell(index: int, error: float, report: LoweringReport) -> Cell:
 
 
 _SAYINGS: Final = (
+    r"No ONNX function found for [^\n]*?(?=\. Failure|$)",
+    r"No decompositions registered for [^\n]*",
     r"Lowering not found: [\w.]+",
     r"failed to legalize operation '[\w.]+'",
     r"'[\w.]+' op [^:\n]*",
@@ -157,9 +159,10 @@ def reason(error: BaseException) -> str:
         if found:
             break
     said = found.group() if found else next((line.strip() for line in text.splitlines() if line.strip()), "")
+    said = re.sub(r"\x1b\[\d*m", "", said)
     said = re.sub(r"\s*(/[\w.+-]+)+(:\d+)*:?", " ", said)[:160].strip()
-    who = str(error).partition(" cannot convert the graph")[0] if isinstance(error, DeployError) else ""
-    return f"{who} cannot convert it: {said}" if who and len(who) < 20 else said
+    found = re.search(r"([\w.-]+) cannot convert", str(error)) if isinstance(error, DeployError) else None
+    return f"{found[1]} cannot convert it: {said}" if found else said
 
 
 def traits(row: Row) -> tuple[str, ...]:

@@ -89,26 +89,38 @@ def table() -> OperatorTable:
     return load(OperatorTable, PATH.read_text(encoding="utf-8"))
 
 
-def cell_of(node: fx.Node, file_format: Format) -> Cell | None:
-    """Return the cell that says what becomes of a call: refused where a row with some of its traits is.
+def cells_of(node: fx.Node, file_format: Format) -> tuple[Cell, ...]:
+    """Return the cells that say what becomes of a call: those of the rows that share most traits with it.
 
     Args:
         node: A call of a captured or lowered graph.
         file_format: The format to be written.
 
     Returns:
-        None for an operator that the table does not have.
+        Several where rows tell more apart than traits do; none for an operator that the table does not have.
     """
     traits = variant(node)
-    fitting = [
-        row for row in _rows().get(op_name(node), ()) if traits.issuperset(row.traits) and file_format in row.cells
-    ]
-    if not fitting:
-        return None
-    # the row that is nearest to the call: of two with the same traits, the one that is worse
-    order = list(Verdict)
-    row = max(fitting, key=lambda row: (len(row.traits), order.index(row.cells[file_format].verdict)))
-    return row.cells[file_format]
+    rows = [row for row in _rows().get(op_name(node), ()) if traits.issuperset(row.traits) and file_format in row.cells]
+    most = max((len(row.traits) for row in rows), default=0)
+    return tuple(row.cells[file_format] for row in rows if len(row.traits) == most)
+
+
+def reason_against(node: fx.Node, file_format: Format, *, dynamic: bool) -> str | None:
+    """Return why a file of *file_format* cannot have a call; None if it can, or if nothing is known of the operator.
+
+    Args:
+        node: A call of a graph after the format's decompositions.
+        file_format: The format.
+        dynamic: Whether the size is dynamic: many decompositions need one that is known.
+    """
+    cells = cells_of(node, file_format)
+    refusing = [cell for cell in cells if cell.verdict is Verdict.REFUSED]
+    if refusing:
+        return refusing[0].detail
+    needed = [cell for cell in cells if cell.verdict is Verdict.DECOMPOSED and cell.otherwise != Verdict.RIGHT]
+    if dynamic and needed and len(needed) == len(cells):
+        return f"with a dynamic size it cannot be written in other terms, and as it is: {needed[0].otherwise}"
+    return None
 
 
 @cache
@@ -120,11 +132,11 @@ def _rows() -> Mapping[str, tuple[OperatorRow, ...]]:
 def refused(graph: Graph, file_format: Format) -> Iterator[tuple[fx.Node, RefusedOperator]]:
     """Yield every call that a file of *file_format* cannot have, with where it is and what to do."""
     for node in graph.module.graph.nodes:
-        cell = cell_of(node, file_format) if is_call(node) else None
-        if cell is not None and cell.verdict is Verdict.REFUSED:
+        reason = reason_against(node, file_format, dynamic=graph.dynamic is not None) if is_call(node) else None
+        if reason is not None:
             operator = op_name(node)
             layer = graph.layer_of(node.name) or module_path(node) or node.name
-            yield node, RefusedOperator(layer, operator, cell.detail, REMEDIES.get(operator, REMEDY), line_of(node))
+            yield node, RefusedOperator(layer, operator, reason, REMEDIES.get(operator, REMEDY), line_of(node))
 
 
 def check_supported(graph: Graph, file_format: Format) -> None:

@@ -20,9 +20,9 @@ from torch import fx
 
 from coordatt_deploy import __version__
 from coordatt_deploy.artifact_specs import ModelSpec, TensorSpec, metadata
-from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.exporters import Exported, ExportRequest
-from coordatt_deploy.formats import Precision
+from coordatt_deploy.exporters.converter_errors import refusal
+from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.graph.call_arguments import outputs as returned_nodes
 from coordatt_deploy.graph.exported_program import origin_key, program, provenance
 from coordatt_deploy.graph.graph import Graph, is_tensor, layout
@@ -59,7 +59,7 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
             skip_model_load=True,
         )
     except Exception as error:
-        raise ConversionError(f"coremltools cannot convert the graph: {error}") from error
+        raise refusal(graph, Format.COREML, "coremltools", error) from error
     function = converted._mil_program.functions["main"]
     layers = _layer_map(graph, function, provenance(exported))
     model = converted.get_spec()

@@ -30,7 +30,7 @@ DECOMPOSITIONS: Final = (
     Decomposition.RMS_NORM,
     Decomposition.PRODUCT,
     Decomposition.CHANNEL_SHUFFLE,
-    Decomposition.ANY_NEAREST_RESIZE,
+    Decomposition.NEAREST_EXACT_RESIZE,
     Decomposition.SOFTPLUS,
     Decomposition.HARD_SHRINK,
     Decomposition.CIRCULAR_PAD,

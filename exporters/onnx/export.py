@@ -18,6 +18,8 @@ from coordatt_deploy import __version__
 from coordatt_deploy.artifact_specs import TensorSpec, metadata
 from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.exporters import Exported, ExportRequest
+from coordatt_deploy.exporters.converter_errors import refusal
+from coordatt_deploy.formats import Format
 from coordatt_deploy.graph.exported_program import origin_key, program, provenance
 from coordatt_deploy.graph.graph import Graph, op_name
 from coordatt_deploy.layer_map import LayerMap, Part
@@ -44,7 +46,7 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
         assert converted is not None  # noqa: S101 - None only with a file argument
         model, same = onnxsim.simplify(converted.model_proto)
     except Exception as error:
-        raise ConversionError(f"torch.onnx cannot convert the graph: {error}") from error
+        raise refusal(graph, Format.ONNX, "torch.onnx", error) from error
     if not same:
         raise ConversionError("onnxsim changed the function of the graph; report the model to the project")
     decomposed = converted.exported_program

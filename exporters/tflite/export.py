@@ -29,9 +29,10 @@ from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import TensorSpec, metadata
 from coordatt_deploy.errors import ConversionError, UsageError
 from coordatt_deploy.exporters import Exported, ExportRequest
+from coordatt_deploy.exporters.converter_errors import refusal
 from coordatt_deploy.exporters.tflite.layers import MARK, NODE_NAMES, PREFIX, Found, feeds_for, find
 from coordatt_deploy.exporters.tflite.uint8_input import add_uint8_input
-from coordatt_deploy.formats import Precision
+from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.graph.graph import Graph, is_call, layout
 from coordatt_deploy.runtimes.tflite.metadata import IDENTIFIER, METADATA_NAME
 from coordatt_deploy.tensors import axes_to
@@ -158,7 +159,7 @@ def _convert(graph: Graph) -> bytes:
             converted = litert_torch.convert(_Network(graph).eval(), sample_kwargs=samples)
             return bytes(converted.model_content())
     except Exception as error:
-        raise ConversionError(f"litert-torch cannot convert the graph: {error}") from error
+        raise refusal(graph, Format.TFLITE, "litert-torch", error) from error
 
 
 def _interface(model: schema.ModelT, graph: Graph) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

@@ -26,6 +26,7 @@ DECOMPOSITIONS: Final = (
     Decomposition.POWER,
     Decomposition.SCALED_SUM,
     Decomposition.ASSIGNED,
+    Decomposition.ONE_HOT,
 )
 
 FLOAT: Final = LoweringTarget("tflite", global_pool=GlobalPool.DEEP, decompositions=DECOMPOSITIONS)

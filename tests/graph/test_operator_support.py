@@ -11,10 +11,10 @@ from torch import nn
 from coordatt_deploy.errors import RefusedOperator, UnsupportedOperatorsError
 from coordatt_deploy.formats import FORMATS, Format
 from coordatt_deploy.graph.capture import capture
-from coordatt_deploy.graph.graph import is_call, op_name
+from coordatt_deploy.graph.graph import DynamicSize, is_call, op_name
 from coordatt_deploy.graph.lowering.lower import lower
 from coordatt_deploy.graph.lowering.target import target_of
-from coordatt_deploy.graph.operator_support import REMEDIES, Verdict, cell_of, check_supported, line_of, table
+from coordatt_deploy.graph.operator_support import REMEDIES, Verdict, check_supported, line_of, reason_against, table
 from coordatt_deploy.graph.operator_variants import variant
 from coordatt_deploy.graph.saved_graph import load_graph, save_graph
 
@@ -102,8 +102,7 @@ def test_the_message_names_layer_line_operator_format_and_remedy(tmp_path):
     """
     graph = captured(Sorted())
     save_graph(graph, tmp_path, lines=True)
-    refusing = next(item for item in Format for cell in [cell_of(_call(graph, "sort"), item)]
-                    if cell is not None and cell.verdict is Verdict.REFUSED)  # fmt: skip
+    refusing = next(item for item in Format if reason_against(_call(graph, "sort"), item, dynamic=False))
 
     with pytest.raises(UnsupportedOperatorsError) as caught:
         check_supported(load_graph(tmp_path), refusing)
@@ -135,8 +134,23 @@ def test_a_variant_with_more_traits_is_refused_like_one_with_fewer():
 
     assert {"dilated", "ceil_mode"} == variant(pool)
     for file_format in Format:
-        refused = cell_of(dilated, file_format).verdict is Verdict.REFUSED
-        assert refused == (cell_of(pool, file_format).verdict is Verdict.REFUSED)
+        reason = reason_against(dilated, file_format, dynamic=False)
+        assert reason == reason_against(pool, file_format, dynamic=False)
+
+
+def test_what_is_rewritten_for_known_sizes_alone_is_refused_with_dynamic_ones():
+    """
+    A bicubic resize becomes matrices of a known size; with another one Core ML cannot have it, and says so beforehand.
+    """
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1), nn.Upsample(scale_factor=2, mode="bicubic"))
+    torch.manual_seed(0)
+    example = (torch.randn(1, 3, 8, 12),)
+    target = target_of(Format.COREML)
+    dynamic, _ = lower(capture(net.eval(), example, dynamic=DynamicSize(8, 64)), target)
+
+    check_supported(lower(capture(net.eval(), example), target)[0], Format.COREML)
+    with pytest.raises(UnsupportedOperatorsError, match="upsample_bicubic2d in 1: with a dynamic size"):
+        check_supported(dynamic, Format.COREML)
 
 
 def _call(graph, name):

@@ -140,7 +140,10 @@ def test_resizes_follow_every_way_to_say_the_size(mode, options):
     Sizes and factors, whole or not, give torch's own choice of rows and weights.
     """
     graph = graph_of(Net(lambda x: F.interpolate(x, mode=mode, **options)))
-    rules = [Decomposition.NEAREST_RESIZE, Decomposition.BICUBIC_RESIZE, Decomposition.FRACTIONAL_RESIZE]
+    rules = [
+        Decomposition.NEAREST_RESIZE, Decomposition.NEAREST_EXACT_RESIZE,
+        Decomposition.BICUBIC_RESIZE, Decomposition.FRACTIONAL_RESIZE,
+    ]  # fmt: skip
 
     rewritten, done = decompose(graph, rules)
 

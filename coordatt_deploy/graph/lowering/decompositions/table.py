@@ -34,7 +34,7 @@ class Decomposition(enum.StrEnum):
     COPY = "copy"
     REPEAT_INTERLEAVE = "repeat_interleave"
     NEAREST_RESIZE = "nearest_resize"
-    ANY_NEAREST_RESIZE = "any_nearest_resize"
+    NEAREST_EXACT_RESIZE = "nearest_exact_resize"
     BICUBIC_RESIZE = "bicubic_resize"
     ANTIALIASED_RESIZE = "antialiased_resize"
     ADAPTIVE_MAX = "adaptive_max"
@@ -89,8 +89,8 @@ DECOMPOSITIONS: Final[Mapping[Decomposition, Rule]] = {
     Decomposition.NEEDLESS_COPY: _rule("expand expand_as repeat tile", copies.needless),
     Decomposition.COPY: _rule("expand expand_as repeat tile", copies.copies),
     Decomposition.REPEAT_INTERLEAVE: _rule("repeat_interleave", copies.interleaved),
-    Decomposition.NEAREST_RESIZE: _rule("upsample_nearest2d _upsample_nearest_exact2d", axes.fractional_choices),
-    Decomposition.ANY_NEAREST_RESIZE: _rule("_upsample_nearest_exact2d", axes.choices),
+    Decomposition.NEAREST_RESIZE: _rule("upsample_nearest2d", axes.fractional_choices),
+    Decomposition.NEAREST_EXACT_RESIZE: _rule("_upsample_nearest_exact2d", axes.choices),
     Decomposition.BICUBIC_RESIZE: _rule("upsample_bicubic2d", axes.products),
     Decomposition.ANTIALIASED_RESIZE: _rule("_upsample_bilinear2d_aa _upsample_bicubic2d_aa", axes.products),
     Decomposition.ADAPTIVE_MAX: _rule("adaptive_max_pool2d", pools.greatest_of_stretches),
