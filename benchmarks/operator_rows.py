@@ -194,7 +194,7 @@ NORMALISATION: Final = (
     Row("linalg_vector_norm", "normalize", plain(lambda x: F.normalize(x, dim=1))),
     Row("avg_pool3d", "local response normalisation", lambda: nn.LocalResponseNorm(3)),
     Row("div", "by one less than a count, as SimAM does", plain(
-        lambda x: (x - x.mean((2, 3), keepdim=True)).pow(2).sum((2, 3), keepdim=True) / (24 * 32 - 1)), (24, 32)),
+        lambda x: (x - x.mean((2, 3), keepdim=True)).pow(2).sum((2, 3), keepdim=True) / (40 * 32 - 1)), (40, 32)),
     Row("var", "unbiased", plain(lambda x: x.var((2, 3), keepdim=True))),
     Row("var", "of channels", plain(lambda x: x.var(1, keepdim=True, unbiased=False))),
     Row("std", "", plain(lambda x: x.std(1, keepdim=True))),
