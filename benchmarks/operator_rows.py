@@ -251,6 +251,7 @@ REDUCTIONS: Final = (
 )  # fmt: skip
 
 ARITHMETIC: Final = (
+    Row("add", "", plain(lambda x: x + _gate(x))),
     Row("add", "alpha", plain(lambda x: torch.add(x, _gate(x), alpha=0.3))),
     Row("sub", "a gate", plain(lambda x: x - _gate(x))),
     Row("rsub", "", plain(lambda x: 1 - x)),

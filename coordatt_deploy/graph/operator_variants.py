@@ -41,6 +41,11 @@ def _is(index: int, name: str, wanted: object) -> Callable[[fx.Node], bool]:
     return lambda node: argument(node, index, name) == wanted
 
 
+def _scaled(node: fx.Node) -> bool:
+    """Whether a sum multiplies its second term."""
+    return argument(node, 2, "alpha", 1) != 1
+
+
 def _fractional(node: fx.Node) -> bool:
     """Whether a resize is to a size that is no multiple of the old one."""
     value = node.args[0]
@@ -55,6 +60,8 @@ _POOL: Final[Mapping[str, Callable[[fx.Node], bool]]] = {
     "ceil_mode": _is(5, "ceil_mode", True),
 }
 _OF_OPERATOR: Final[Mapping[str, Mapping[str, Callable[[fx.Node], bool]]]] = {
+    "add": {"alpha": _scaled},
+    "sub": {"alpha": _scaled},
     "max_pool1d": _POOL,
     "max_pool2d": _POOL,
     "max_pool3d": _POOL,

@@ -158,7 +158,8 @@ def _delegate_rejects(subject: Subject) -> Iterator[Hit]:
 
 def _unconvertible(subject: Subject) -> Iterator[Hit]:
     """What an export refuses, format by format: the table of operators has what was measured."""
-    for file_format in Format:
+    dynamic = subject.graph.dynamic is not None
+    for file_format in (item for item in Format if not (dynamic and FORMATS[item].fixed_size_because)):
         graph, _ = decompose(subject.graph, target_of(file_format).decompositions)
         for node, operator in refused(graph, file_format):
             what = f"{FORMATS[file_format].title} cannot have {operator.operator}: {operator.reason}"

@@ -28,6 +28,9 @@ from coordatt_deploy.layer_map import LayerMap, Part
 # (measured in ONNX Runtime 1.31: opsets 14 to 22 alike).
 OPSET: Final = 18
 
+# With statistics that are known beforehand: scale and shift, which the simplifier fuses into a convolution.
+NORMALISATIONS: Final = frozenset({"instance_norm", "batch_norm"})
+
 
 def export(graph: Graph, request: ExportRequest) -> Exported:
     """Write *graph* as an ONNX file; see ``Exporter.export``."""
@@ -78,7 +81,27 @@ def _layer_map(graph: Graph, model: onnx.ModelProto, renamed: dict[str, str]) ->
 
     for node in graph.module.graph.nodes:
         places[node.name] = place(node)
-    return graph.layers.carried(places)
+    return graph.layers.carried(places, _fused(graph, places))
+
+
+def _fused(graph: Graph, places: dict[str, Part | None]) -> dict[str, str]:
+    """Move the places of normalisations that the simplifier fused into the convolution before them.
+
+    The tensor keeps the convolution's name and holds the normalisation's value.
+
+    Returns:
+        For each such convolution, the layer that it is seen through.
+    """
+    reasons = {}
+    for node in graph.module.graph.nodes:
+        before = node.args[0] if node.args else None
+        if op_name(node) not in NORMALISATIONS or places[node.name] is not None or not isinstance(before, fx.Node):
+            continue
+        layer = graph.layer_of(node.name)
+        if op_name(before) == "conv2d" and len(before.users) == 1 and layer is not None:
+            places[node.name], places[before.name] = places[before.name], None
+            reasons[before.name] = f"->{layer}"
+    return reasons
 
 
 def _before_ones(node: fx.Node) -> fx.Node | None:

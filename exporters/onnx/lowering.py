@@ -13,8 +13,6 @@ DECOMPOSITIONS: Final = (
     Decomposition.ADAPTIVE_MAX,
     Decomposition.EXTREMUM,
     Decomposition.UNEVEN_AVERAGE,
-    # onnxsim would fuse it with the convolution before it, whose value is then nowhere
-    Decomposition.STORED_STATISTICS,
 )
 
 ARM64: Final = LoweringTarget("onnx-arm64", (Form.CHANNELS_LAST, Form.MEANS), decompositions=DECOMPOSITIONS)

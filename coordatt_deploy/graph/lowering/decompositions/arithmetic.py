@@ -42,8 +42,8 @@ def power_of_many_axes(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
 def quotient_of_sum(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     """Write a sum that is divided by a number as a mean times a number.
 
-    coremltools takes ``sum(x) * k`` for a mean if k is within 1e-6 of one over the count, as it is where a sum over more
-    than a thousand values is divided by one less (its pass ``fuse_reduce_mean``).
+    coremltools takes ``sum(x) * k`` for a mean if k is within 1e-6 of one over the count, as it is where a sum over
+    more than a thousand values is divided by one less (its pass ``fuse_reduce_mean``).
     """
     total = source(node)
     by = argument(node, 1, "other")

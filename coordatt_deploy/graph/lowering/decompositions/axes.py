@@ -55,7 +55,7 @@ def fractional_choices(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     before, after = static_shape(source(node).meta["val"]), static_shape(node.meta["val"])
     if None in before or None in after:
         return None
-    whole = all(new % old == 0 for old, new in zip(before[2:], after[2:], strict=True))
+    whole = all((new or 0) % (old or 1) == 0 for old, new in zip(before[2:], after[2:], strict=True))
     return None if whole else choices(rewriter, node)
 
 
@@ -71,9 +71,8 @@ def _matrix(node: fx.Node, axis: int) -> torch.Tensor:
     basis = torch.eye(have, dtype=torch.float64)[:, :, None].expand(have, have, across)
     basis = basis if axis == _HEIGHT else basis.transpose(1, 2)
     assert callable(node.target)  # noqa: S101 - it is a call
-    parts = [
-        node.target(part[None].contiguous(), *node.args[1:], **node.kwargs)[0] for part in basis.split(_step(shape))
-    ]
+    pieces = torch.split(basis, _step(shape))
+    parts = [node.target(piece[None].contiguous(), *node.args[1:], **node.kwargs)[0] for piece in pieces]
     answer = torch.cat(parts)
     return answer[:, :, 0].t() if axis == _HEIGHT else answer[:, 0, :].t()
 

@@ -71,7 +71,11 @@ def _broadcasts(user: fx.Node, node: fx.Node, value: fx.Node) -> bool:
     shapes = [
         (value if item is node else item).meta["val"].shape for item in user.args[:2] if isinstance(item, fx.Node)
     ]
-    return str(tuple(torch.broadcast_shapes(*shapes))) == str(tuple(user.meta["val"].shape))
+    whole = user.meta["val"].shape
+    return all(
+        any(len(shape) >= back and same_size(shape[-back], whole[-back]) for shape in shapes)
+        for back in range(1, len(whole) + 1)
+    )
 
 
 def interleaved(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
