@@ -66,14 +66,13 @@ class UnsupportedOperatorsError(ConversionError):
 
     Attributes:
         file_format: Value of the format.
+        title: The format as its makers spell it.
         refused: The operators, in execution order.
     """
 
     def __init__(self, file_format: str, title: str, refused: tuple[RefusedOperator, ...]) -> None:
         self.file_format, self.title, self.refused = file_format, title, refused
-        super().__init__(
-            f"{title} cannot have {len(refused)} of the model's operators:\n  " + "\n  ".join(map(str, refused))
-        )
+        super().__init__(f"{title} cannot have {'. Nor can it have '.join(map(str, refused))}")
 
     def __reduce__(self) -> tuple[type[Self], tuple[str, str, tuple[RefusedOperator, ...]]]:
         return type(self), (self.file_format, self.title, self.refused)
@@ -86,9 +85,13 @@ class InferenceError(DeployError):
 
 
 def error_named(name: str, default: type[DeployError]) -> type[DeployError]:
-    """Return the class of error called *name*, which another process wrote down; *default* where there is none."""
+    """Return the class of error called *name*, which another process wrote down; *default* where there is none.
+
+    A class that is made of more than a text is none of them.
+    """
     found = globals().get(name)
-    return found if isinstance(found, type) and issubclass(found, DeployError) else default
+    known = isinstance(found, type) and issubclass(found, DeployError) and "__init__" not in vars(found)
+    return found if known else default
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:

@@ -20,6 +20,7 @@ from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.exporters import Exported, ExportRequest
 from coordatt_deploy.exporters.converter_errors import refusal
 from coordatt_deploy.formats import Format
+from coordatt_deploy.graph.call_arguments import argument
 from coordatt_deploy.graph.exported_program import origin_key, program, provenance
 from coordatt_deploy.graph.graph import Graph, op_name
 from coordatt_deploy.layer_map import LayerMap, Part
@@ -98,7 +99,8 @@ def _fused(graph: Graph, places: dict[str, Part | None]) -> dict[str, str]:
         if op_name(node) not in NORMALISATIONS or places[node.name] is not None or not isinstance(before, fx.Node):
             continue
         layer = graph.layer_of(node.name)
-        if op_name(before) == "conv2d" and len(before.users) == 1 and layer is not None:
+        stored = argument(node, 5, "use_input_stats") is False  # of batch_norm: whether it trains
+        if stored and op_name(before) == "conv2d" and len(before.users) == 1 and layer is not None:
             places[node.name], places[before.name] = places[before.name], None
             reasons[before.name] = f"->{layer}"
     return reasons
