@@ -129,8 +129,8 @@ def _difference(value: NumberArray, wanted: NumberArray) -> float:
 def _cell(index: int, error: float, report: LoweringReport) -> Cell:
     if not error <= TOLERANCE:
         return Cell(Verdict.REFUSED, f"the file computes something else, off by {error:.0e} of the greatest value")
-    inside = (f"networks.{index}.", f"networks.{index}:")
-    names = [item.decomposition for item in report.decomposed if item.layer.startswith(inside)]
+    inside = re.compile(rf"networks\.{index}($|[.:])")
+    names = [item.decomposition for item in report.decomposed if inside.match(item.layer)]
     if names:
         return Cell(Verdict.DECOMPOSED, ", ".join(dict.fromkeys(names)))
     return Cell(Verdict.RIGHT)

@@ -90,8 +90,9 @@ def error_named(name: str, default: type[DeployError]) -> type[DeployError]:
     A class that is made of more than a text is none of them.
     """
     found = globals().get(name)
-    known = isinstance(found, type) and issubclass(found, DeployError) and "__init__" not in vars(found)
-    return found if known else default
+    if isinstance(found, type) and issubclass(found, DeployError) and "__init__" not in vars(found):
+        return found
+    return default
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:

@@ -43,7 +43,7 @@ def _is(index: int, name: str, wanted: object) -> Callable[[fx.Node], bool]:
 
 def _scaled(node: fx.Node) -> bool:
     """Whether a sum multiplies its second term."""
-    return argument(node, 2, "alpha", 1) != 1
+    return bool(argument(node, 2, "alpha", 1) != 1)
 
 
 def _fractional(node: fx.Node) -> bool:
