@@ -5,7 +5,9 @@ what was received, what was expected and what to do next. Anything else that is 
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Self
 
 
 class DeployError(Exception):
@@ -36,6 +38,46 @@ class ConversionError(DeployError):
     exit_code = 1
 
 
+@dataclass(frozen=True, slots=True)
+class RefusedOperator:
+    """An operator that a format cannot have.
+
+    Attributes:
+        layer: Id of the layer that it computes.
+        operator: Its name in ATen.
+        reason: What the converter or the runtime makes of it.
+        remedy: What to do.
+        line: Of the user's code, as ``file:line (the line)``; None where it is not known.
+    """
+
+    layer: str
+    operator: str
+    reason: str
+    remedy: str
+    line: str | None = None
+
+    def __str__(self) -> str:
+        at = f" at {self.line}" if self.line else ""
+        return f"{self.operator} in {self.layer}{at}: {self.reason}; {self.remedy}"
+
+
+class UnsupportedOperatorsError(ConversionError):
+    """One format cannot have some operators of the model; found before its converter runs.
+
+    Attributes:
+        file_format: Value of the format.
+        title: The format as its makers spell it.
+        refused: The operators, in execution order.
+    """
+
+    def __init__(self, file_format: str, title: str, refused: tuple[RefusedOperator, ...]) -> None:
+        self.file_format, self.title, self.refused = file_format, title, refused
+        super().__init__(f"{title} cannot have {'. Nor can it have '.join(map(str, refused))}")
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str, tuple[RefusedOperator, ...]]]:
+        return type(self), (self.file_format, self.title, self.refused)
+
+
 class InferenceError(DeployError):
     """A runtime opened an artifact and could not run it on an input that it should take."""
 
@@ -43,9 +85,14 @@ class InferenceError(DeployError):
 
 
 def error_named(name: str, default: type[DeployError]) -> type[DeployError]:
-    """Return the class of error called *name*, which another process wrote down; *default* where there is none."""
+    """Return the class of error called *name*, which another process wrote down; *default* where there is none.
+
+    A class that is made of more than a text is none of them.
+    """
     found = globals().get(name)
-    return found if isinstance(found, type) and issubclass(found, DeployError) else default
+    if isinstance(found, type) and issubclass(found, DeployError) and "__init__" not in vars(found):
+        return found
+    return default
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:

@@ -164,6 +164,21 @@ class NearMiss:
 
 
 @dataclass(frozen=True, slots=True)
+class DecomposedOperator:
+    """An operator that was written in the terms of others for one converter.
+
+    Attributes:
+        layer: Id of the layer that it computes.
+        operator: Of the captured graph.
+        decomposition: How it is written now; ``docs/operators.md`` lists them.
+    """
+
+    layer: str
+    operator: str
+    decomposition: str
+
+
+@dataclass(frozen=True, slots=True)
 class LoweringReport:
     """What lowering did.
 
@@ -175,6 +190,7 @@ class LoweringReport:
         max_relative_error: Greatest difference of any layer to the folded graph, both run in float64, over the layer's
             greatest value.
         remark: One sentence for the user.
+        decomposed: Operators written in the terms of others, because the converter does not write them, or wrongly.
     """
 
     target: str
@@ -183,6 +199,7 @@ class LoweringReport:
     activations: Mapping[str, int]
     max_relative_error: float
     remark: str
+    decomposed: tuple[DecomposedOperator, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

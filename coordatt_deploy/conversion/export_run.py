@@ -88,7 +88,7 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
         if plan.bake:
             folded, baked = fold_normalisation(folded)
     with writing(target, source.spec.source_sha256) as staging, tempfile.TemporaryDirectory() as scratch:
-        save_graph(folded, Path(scratch))
+        save_graph(folded, Path(scratch), lines=True)
         (staging / "reference").mkdir(exist_ok=True)
         save_graph(graph, staging / "reference", None if merged else state)
         golden = golden_inputs(graph.inputs, source.spec.preprocessing, source.images, source.unseen_sizes())

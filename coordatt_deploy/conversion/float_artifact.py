@@ -69,10 +69,12 @@ def convert(job: FloatJob) -> FloatArtifact:
         from coordatt_deploy.graph.float16_range import beyond_float16
         from coordatt_deploy.graph.lowering.lower import lower
         from coordatt_deploy.graph.lowering.target import target_of
+        from coordatt_deploy.graph.operator_support import check_supported
         from coordatt_deploy.graph.saved_graph import load_graph
 
         torch.set_num_threads(1)
         graph, report = lower(load_graph(job.graph_folder), target_of(job.kind, job.target_cpu))
+        check_supported(graph, job.kind)
         cases = [dict(zip(job.feeds, values, strict=True)) for values in zip(*job.feeds.values(), strict=True)]
         beyond = frozenset(beyond_float16(graph, cases)) if cases else frozenset()
         request = ExportRequest(job.spec, job.precision, job.path, job.target_cpu, beyond)

@@ -22,6 +22,7 @@ from coordatt_deploy.formats import FORMATS, Format, TargetCpu
 from coordatt_deploy.graph.graph import Graph
 from coordatt_deploy.graph.lowering.lower import lower
 from coordatt_deploy.graph.lowering.target import target_of
+from coordatt_deploy.graph.operator_support import check_supported
 from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
 from coordatt_deploy.graph.passes.input_normalisation import fold_normalisation, is_baked
 from coordatt_deploy.manifest import EqualiseReport, LoweringReport, RoundingReport
@@ -97,6 +98,7 @@ def prepare(
             levels=quantizer(kind).weight_levels(target_cpu),
             float_layers=frozenset(recipe.float_layers),
         )
+    check_supported(lowered, kind)
     request = ExportRequest(spec, FORMATS[kind].quantized_from, folder / f"float{FORMATS[kind].suffix}", target_cpu)
     exported = exporter(kind).export(lowered, request)
     return Prepared(request.path, exported.described(request, folder), exported, lowering, equalised, rounding)

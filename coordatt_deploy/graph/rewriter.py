@@ -4,6 +4,7 @@ import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import Final
 
 import torch
 from torch import fx
@@ -12,6 +13,8 @@ from torch.fx.node import Argument, Target
 from coordatt_deploy.graph.editor import fake_mode
 from coordatt_deploy.graph.graph import Graph, attach, drop_unused_weights, weight
 from coordatt_deploy.layer_map import Layer, LayerMap, Part
+
+LETTERS: Final = "NCHWDEFG"  # of the axes of a value that did not move, as many as it has
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +77,9 @@ class Rewriter:
         with self.mode:
             values = torch.fx.node.map_arg((args, kwargs), self._value)
             node.meta["val"] = target(*values[0], **values[1])
-        if self._like is not None and "nn_module_stack" in self._like.meta:
-            node.meta["nn_module_stack"] = self._like.meta["nn_module_stack"]
+        for key in ("nn_module_stack", "stack_trace", "source_line"):
+            if self._like is not None and key in self._like.meta:
+                node.meta[key] = self._like.meta[key]
         return node
 
     def constant(self, name: str, tensor: torch.Tensor) -> fx.Node:

@@ -15,7 +15,7 @@ import math
 import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, TypedDict, cast
+from typing import Final, NotRequired, TypedDict, cast
 
 import torch
 from safetensors import SafetensorError
@@ -32,6 +32,7 @@ from coordatt_deploy.graph.exported_program import set_shapes, symbolic_inputs
 from coordatt_deploy.graph.graph import RESERVED, RESERVED_AT_ROOT, DynamicSize, Graph, attach, weight, weight_name
 from coordatt_deploy.graph.interpreted_graph import InterpretedGraph
 from coordatt_deploy.layer_map import Layer, LayerMap
+from coordatt_deploy.user_code import source_line
 
 # Python's own functions that torch.export leaves in a graph: picking from a tuple, and arithmetic on sizes.
 PLAIN: Final[Mapping[str, Target]] = {
@@ -52,6 +53,7 @@ class _Node(TypedDict):
     target: str
     args: Json
     kwargs: Json
+    line: NotRequired[str]
 
 
 class _Document(TypedDict):
@@ -65,7 +67,9 @@ class _Document(TypedDict):
     dynamic: dict[str, int] | None
 
 
-def save_graph(graph: Graph, folder: Path, state: Mapping[str, torch.Tensor] | None = None) -> None:
+def save_graph(
+    graph: Graph, folder: Path, state: Mapping[str, torch.Tensor] | None = None, *, lines: bool = False
+) -> None:
     """Write *graph* into *folder*, which exists.
 
     Args:
@@ -73,6 +77,7 @@ def save_graph(graph: Graph, folder: Path, state: Mapping[str, torch.Tensor] | N
         folder: For ``graph.json`` and ``weights.safetensors``.
         state: The model's state, of which all is kept, read by the graph or not, so that ``source_weights`` can hash it
             anew; None for a graph that no hash speaks of.
+        lines: Keep the lines of the user's code, for messages; a bundle that travels must not hold them.
     """
     weights: dict[str, torch.Tensor] = {}
     nodes = []
@@ -81,15 +86,15 @@ def save_graph(graph: Graph, folder: Path, state: Mapping[str, torch.Tensor] | N
             tensor = weight(graph.module, node)
             assert tensor is not None  # noqa: S101 - a captured graph reads tensors only
             weights[str(node.target)] = tensor.detach().contiguous()
-        nodes.append(
-            {
-                "name": node.name,
-                "op": node.op,
-                "target": _target_name(node),
-                "args": _encode(node.args),
-                "kwargs": _encode(node.kwargs),
-            }
-        )
+        entry = {
+            "name": node.name,
+            "op": node.op,
+            "target": _target_name(node),
+            "args": _encode(node.args),
+            "kwargs": _encode(node.kwargs),
+        }
+        line = source_line(node.meta.get("stack_trace") or "") if lines else None
+        nodes.append(entry if line is None else entry | {"line": line})
     kept = {} if state is None else {name: value.detach() for name, value in state.items() if _hashed(name)}
     stored = {name: weight_name(name) for name in sorted(kept)}
     document = {
@@ -146,6 +151,8 @@ def _build(document: _Document, weights: Mapping[str, torch.Tensor]) -> Graph:
         node = _add_node(graph, item, nodes, weights)
         if node.name != item["name"]:
             raise BundleError(f"graph.json: {item['name']!r} cannot be the name of a node, or stands there twice")
+        if "line" in item:
+            node.meta["source_line"] = str(item["line"])
         nodes[node.name] = node
     *others, last = (node.op for node in graph.nodes) if nodes else ("nothing",)
     if last != "output" or "output" in others:

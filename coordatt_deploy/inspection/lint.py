@@ -1,8 +1,8 @@
 """Say before an export what will fail or cost on a phone, where in the user's code, and what to do.
 
 Every rule looks at the captured graph and gives one finding per place. ``applied`` means that this tool applies the
-remedy itself when it exports; the others are for the user to decide. What converters make of an operator was tried with
-torch.onnx (torch 2.13), litert-torch 0.10 and coremltools 9.0; what accelerators refuse is in ``delegates``.
+remedy itself when it exports; the others are for the user to decide. What formats make of an operator is measured
+(``graph.operator_support``); what accelerators refuse is in ``delegates``.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -12,9 +12,13 @@ from typing import Final
 import torch
 from torch import fx
 
+from coordatt_deploy.formats import FORMATS, Format
 from coordatt_deploy.graph.call_arguments import argument, pair, same_size, sizes, source
 from coordatt_deploy.graph.graph import Graph, is_tensor, module_path, op_name
+from coordatt_deploy.graph.lowering.decompose import decompose
 from coordatt_deploy.graph.lowering.recognise import Recognition, find_attention
+from coordatt_deploy.graph.lowering.target import target_of
+from coordatt_deploy.graph.operator_support import refused
 from coordatt_deploy.graph.operators import Trait, having
 from coordatt_deploy.graph.passes.batchnorm import BATCH_NORM, form_of
 from coordatt_deploy.inspection.result import Finding
@@ -154,9 +158,28 @@ def _delegate_rejects(subject: Subject) -> Iterator[Hit]:
 
 
 def _unconvertible(subject: Subject) -> Iterator[Hit]:
-    for node in subject.calls(*UNCONVERTIBLE):
-        who, remedy = UNCONVERTIBLE[op_name(node)]
-        yield Hit(node, f"{who} cannot convert {op_name(node)}", remedy)
+    """What an export refuses, format by format: the table of operators has what was measured."""
+    dynamic = subject.graph.dynamic is not None
+    for file_format in (item for item in Format if not (dynamic and FORMATS[item].fixed_size_because)):
+        graph, _ = decompose(subject.graph, target_of(file_format).decompositions)
+        for node, operator in refused(graph, file_format):
+            what = f"{FORMATS[file_format].title} cannot have {operator.operator}: {operator.reason}"
+            yield Hit(node, what, operator.remedy)
+
+
+def _rewritten(subject: Subject) -> Iterator[Hit]:
+    """What is written in the terms of other operators, and the formats whose converters need that."""
+    titles: dict[str, dict[str, str]] = {}
+    for file_format in Format:
+        for item in decompose(subject.graph, target_of(file_format).decompositions)[1]:
+            titles.setdefault(item.layer, {})[FORMATS[file_format].title] = item.operator
+    for node in subject.graph.module.graph.nodes:
+        found = titles.get(subject.graph.layer_of(node.name) or "")
+        if found and node.name not in subject.rewritten:
+            name = next(iter(found.values()))
+            yield Hit(
+                node, f"{name} in this form is refused or written wrongly by the converter for {' and '.join(found)}"
+            )
 
 
 def _unfoldable(subject: Subject) -> Iterator[Hit]:
@@ -230,16 +253,6 @@ REFUSED: Final[Mapping[str, tuple[str, str]]] = {
     "unfold": ("gathers and tensors of six axes", "write it as a convolution with fixed weights"),
     "im2col": ("gathers and tensors of six axes", "write it as a convolution with fixed weights"),
 }  # fmt: skip
-UNCONVERTIBLE: Final[Mapping[str, tuple[str, str]]] = {
-    "adaptive_max_pool2d": ("litert-torch", "use max_pool2d with a kernel and stride, or amax over the axes"),
-    "upsample_bicubic2d": ("coremltools", "resize with mode='bilinear'"),
-    "channel_shuffle": ("coremltools", "write it as reshape, transpose, reshape"),
-    "prod": ("coremltools", "write it as products of slices"),
-    "gather": ("coremltools (int64 indices)", "pick by slices, or outside of the network"),
-    "scatter": ("coremltools (int64 indices)", "assign by torch.cat, or outside of the network"),
-    **dict.fromkeys(("fft_rfft", "fft_rfft2", "fft_fft2", "fft_fft"),
-                    ("litert-torch", "leave the transform to the app, or write it as a matrix product")),
-}  # fmt: skip
 
 RULES: Final = (
     Rule("attention-form", "coordinate attention as its authors write it",
@@ -265,7 +278,9 @@ RULES: Final = (
     Rule("many-axes", "a tensor has more axes than accelerators take", "keep to four: merge axes before permuting",
          False, _many_axes),
     Rule("delegate-rejects", "an operator that an accelerator leaves to the CPU", _OUTSIDE, False, _delegate_rejects),
-    Rule("unconvertible", "an operator that a converter does not have", "replace it", False, _unconvertible),
+    Rule("unconvertible", "an operator that a format cannot have", "replace it", False, _unconvertible),
+    Rule("rewritten-operator", "an operator that a converter refuses or writes wrongly",
+         "written in the terms of other operators, which compute the same", True, _rewritten),
     Rule("unfoldable-batch-norm", "a BatchNorm that cannot be folded into a convolution",
          "put it directly behind a convolution whose result nothing else uses", False, _unfoldable),
     Rule("training-leftover", "random numbers at inference: noise or drops that training needs",

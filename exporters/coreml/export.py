@@ -22,12 +22,13 @@ from torch import fx
 
 from coordatt_deploy import __version__
 from coordatt_deploy.artifact_specs import ModelSpec, TensorSpec, metadata
-from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.exporters import Exported, ExportRequest
-from coordatt_deploy.formats import Precision
+from coordatt_deploy.exporters.converter_errors import refusal
+from coordatt_deploy.formats import Format, Precision
+from coordatt_deploy.graph.call_arguments import outputs as returned_nodes
 from coordatt_deploy.graph.exported_program import origin_key, program, provenance
 from coordatt_deploy.graph.float16_range import lost_in_float16
-from coordatt_deploy.graph.graph import Graph, aten, is_tensor
+from coordatt_deploy.graph.graph import Graph, aten, is_tensor, layout
 from coordatt_deploy.layer_map import LayerMap, Part
 from coordatt_deploy.runtimes.coreml.coremltools_import import coremltools as ct
 from coordatt_deploy.runtimes.coreml.coremltools_import import mil, mil_types, proto
@@ -59,13 +60,13 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
             else ct.transform.FP16ComputePrecision(op_selector=lambda operation: not _in_float32(operation, kept)),
             minimum_deployment_target=TARGET,
             inputs=[_input(graph, request.spec, index) for index in range(len(graph.inputs))],
-            outputs=[ct.TensorType(name, dtype=np.float32) for name in graph.outputs],
+            outputs=[ct.TensorType(name, dtype=kind) for name, kind in _output_types(graph).items()],
             classifier_config=_classes(graph, request.spec),
             skip_model_load=True,
             pass_pipeline=_passes(graph),
         )
     except Exception as error:
-        raise ConversionError(f"coremltools cannot convert the graph: {error}") from error
+        raise refusal(graph, Format.COREML, "coremltools", error) from error
     function = converted._mil_program.functions["main"]
     layers = _layer_map(graph, function, renamed)
     model = converted.get_spec()
@@ -108,6 +109,12 @@ def _notes(graph: Graph, in_float32: frozenset[str]) -> tuple[str, ...]:
         f"coreml fp16 computes {', '.join(layers) or ', '.join(nodes)} in float32: float16 holds magnitudes from 6e-8"
         " to 65504, and a constant or value there is beyond",
     )
+
+
+def _output_types(graph: Graph) -> dict[str, type[np.float32] | type[np.int32]]:
+    """The type of each output: Core ML has float32 for numbers, and int32 for positions and classes."""
+    nodes = zip(graph.outputs, returned_nodes(graph.module.graph), strict=True)
+    return {name: np.float32 if node.meta["val"].is_floating_point() else np.int32 for name, node in nodes}
 
 
 def _input(graph: Graph, model: ModelSpec, index: int) -> ct.TensorType | ct.ImageType:
@@ -173,7 +180,7 @@ def _shape(graph: Graph, spec: TensorSpec) -> tuple[int, ...] | ct.Shape:
 
 def _output_spec(var: mil.Var) -> TensorSpec:
     shape = _sizes(var)
-    return TensorSpec(var.name, shape, np.dtype(mil_types.nptype_from_builtin(var.dtype)).name, "NCHW"[: len(shape)])
+    return TensorSpec(var.name, shape, np.dtype(mil_types.nptype_from_builtin(var.dtype)).name, layout(len(shape)))
 
 
 def _sizes(var: mil.Var) -> tuple[int | None, ...]:

@@ -6,11 +6,49 @@ coremltools needs an operator more to flatten a pool, hence the flat one; and ha
 from typing import Final
 
 from coordatt_deploy.formats import TargetCpu
+from coordatt_deploy.graph.lowering.decompositions.table import Decomposition
 from coordatt_deploy.graph.lowering.forms import Form
 from coordatt_deploy.graph.lowering.pointwise import HardSwishForm
 from coordatt_deploy.graph.lowering.target import GlobalPool, LoweringTarget
 
-PROGRAM: Final = LoweringTarget("coreml", (Form.PAIRED, Form.MEANS), HardSwishForm.PRODUCT, GlobalPool.FLAT)
+# What coremltools 9.0 refuses or writes wrongly; ``docs/operators.md`` has what it says of each.
+DECOMPOSITIONS: Final = (
+    Decomposition.NEEDLESS_COPY,
+    Decomposition.BICUBIC_RESIZE,
+    Decomposition.ANTIALIASED_RESIZE,
+    Decomposition.ADAPTIVE_MAX,
+    Decomposition.EXTREMUM,
+    Decomposition.UNEVEN_AVERAGE,
+    Decomposition.GELU_TANH,
+    Decomposition.CELU,
+    Decomposition.LOG_SIGMOID,
+    Decomposition.FLOAT_NUMBERS,
+    Decomposition.SCALED_SUM,
+    Decomposition.RECIPROCAL,
+    Decomposition.QUOTIENT_OF_SUM,
+    Decomposition.STORED_STATISTICS,
+    Decomposition.RMS_NORM,
+    Decomposition.PRODUCT,
+    Decomposition.CHANNEL_SHUFFLE,
+    Decomposition.NEAREST_EXACT_RESIZE,
+    Decomposition.SOFTPLUS,
+    Decomposition.HARD_SHRINK,
+    Decomposition.CIRCULAR_PAD,
+    Decomposition.CROP,
+    Decomposition.QUARTER_TURNS,
+    Decomposition.ASSIGNED,
+    Decomposition.TRIANGLE,
+    Decomposition.LERP,
+    Decomposition.ADDCMUL,
+    Decomposition.LOGICAL,
+    Decomposition.FRACTIONAL_RESIZE,
+    Decomposition.CUMULATIVE_SUM,
+    Decomposition.ONE_HOT,
+)
+
+PROGRAM: Final = LoweringTarget(
+    "coreml", (Form.PAIRED, Form.MEANS), HardSwishForm.PRODUCT, GlobalPool.FLAT, DECOMPOSITIONS
+)
 
 
 def targets() -> tuple[LoweringTarget, ...]:

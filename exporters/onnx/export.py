@@ -18,7 +18,10 @@ from coordatt_deploy import __version__
 from coordatt_deploy.artifact_specs import TensorSpec, metadata
 from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.exporters import Exported, ExportRequest
+from coordatt_deploy.exporters.converter_errors import refusal
 from coordatt_deploy.exporters.onnx.optimise import optimise
+from coordatt_deploy.formats import Format
+from coordatt_deploy.graph.call_arguments import argument
 from coordatt_deploy.graph.exported_program import origin_key, program, provenance
 from coordatt_deploy.graph.graph import Graph, op_name
 from coordatt_deploy.layer_map import LayerMap, Part
@@ -26,6 +29,9 @@ from coordatt_deploy.layer_map import LayerMap, Part
 # The lowest opset that torch's exporter writes natively: the most runtimes open it. Speed does not depend on it
 # (measured in ONNX Runtime 1.31: opsets 14 to 22 alike).
 OPSET: Final = 18
+
+# With statistics that are known beforehand: scale and shift, which the simplifier fuses into a convolution.
+NORMALISATIONS: Final = frozenset({"instance_norm", "batch_norm"})
 
 
 def export(graph: Graph, request: ExportRequest) -> Exported:
@@ -47,7 +53,7 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
         optimise(converted)
         model, same = onnxsim.simplify(converted.model_proto)
     except Exception as error:
-        raise ConversionError(f"torch.onnx cannot convert the graph: {error}") from error
+        raise refusal(graph, Format.ONNX, "torch.onnx", error) from error
     if not same:
         raise ConversionError("onnxsim changed the function of the graph; report the model to the project")
     decomposed = converted.exported_program
@@ -79,7 +85,28 @@ def _layer_map(graph: Graph, model: onnx.ModelProto, renamed: dict[str, str]) ->
 
     for node in graph.module.graph.nodes:
         places[node.name] = place(node)
-    return graph.layers.carried(places)
+    return graph.layers.carried(places, _fused(graph, places))
+
+
+def _fused(graph: Graph, places: dict[str, Part | None]) -> dict[str, str]:
+    """Move the places of normalisations that the simplifier fused into the convolution before them.
+
+    The tensor keeps the convolution's name and holds the normalisation's value.
+
+    Returns:
+        For each such convolution, the layer that it is seen through.
+    """
+    reasons = {}
+    for node in graph.module.graph.nodes:
+        before = node.args[0] if node.args else None
+        if op_name(node) not in NORMALISATIONS or places[node.name] is not None or not isinstance(before, fx.Node):
+            continue
+        layer = graph.layer_of(node.name)
+        stored = argument(node, 5, "use_input_stats") is False  # of batch_norm: whether it trains
+        if stored and op_name(before) == "conv2d" and len(before.users) == 1 and layer is not None:
+            places[node.name], places[before.name] = places[before.name], None
+            reasons[before.name] = f"->{layer}"
+    return reasons
 
 
 def _before_ones(node: fx.Node) -> fx.Node | None:

@@ -3,11 +3,20 @@
 from typing import Final
 
 from coordatt_deploy.formats import TargetCpu
+from coordatt_deploy.graph.lowering.decompositions.table import Decomposition
 from coordatt_deploy.graph.lowering.forms import Form
 from coordatt_deploy.graph.lowering.target import LoweringTarget
 
-ARM64: Final = LoweringTarget("onnx-arm64", (Form.CHANNELS_LAST, Form.MEANS))
-X86_64: Final = LoweringTarget("onnx-x86_64", (Form.BLOCKED, Form.MEANS))
+# What torch.onnx or ONNX Runtime refuse or compute differently; ``docs/operators.md`` has what they say of each.
+DECOMPOSITIONS: Final = (
+    Decomposition.NEEDLESS_COPY,
+    Decomposition.ADAPTIVE_MAX,
+    Decomposition.EXTREMUM,
+    Decomposition.UNEVEN_AVERAGE,
+)
+
+ARM64: Final = LoweringTarget("onnx-arm64", (Form.CHANNELS_LAST, Form.MEANS), decompositions=DECOMPOSITIONS)
+X86_64: Final = LoweringTarget("onnx-x86_64", (Form.BLOCKED, Form.MEANS), decompositions=DECOMPOSITIONS)
 
 
 def targets() -> tuple[LoweringTarget, ...]:

@@ -29,10 +29,11 @@ from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import TensorSpec, metadata
 from coordatt_deploy.errors import ConversionError, UsageError
 from coordatt_deploy.exporters import Exported, ExportRequest
+from coordatt_deploy.exporters.converter_errors import refusal
 from coordatt_deploy.exporters.tflite.layers import MARK, NODE_NAMES, PREFIX, Found, feeds_for, find
 from coordatt_deploy.exporters.tflite.uint8_input import add_uint8_input
-from coordatt_deploy.formats import Precision
-from coordatt_deploy.graph.graph import Graph, is_call
+from coordatt_deploy.formats import Format, Precision
+from coordatt_deploy.graph.graph import Graph, is_call, layout
 from coordatt_deploy.runtimes.tflite.metadata import IDENTIFIER, METADATA_NAME
 from coordatt_deploy.tensors import axes_to
 
@@ -43,6 +44,10 @@ ALIGNMENT: Final = 16  # bytes; schema.fbs asks for it, the converter and the Py
 OPERATOR_NAMES: Final = {
     value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")
 }
+TYPES: Final = {
+    schema.TensorType.FLOAT32: "float32", schema.TensorType.INT32: "int32", schema.TensorType.INT64: "int64",
+    schema.TensorType.BOOL: "bool", schema.TensorType.UINT8: "uint8", schema.TensorType.INT8: "int8",
+}  # fmt: skip
 ROLES: Final = {  # of the constant inputs, by position
     "CONV_2D": {1: "weight", 2: "bias"},
     "DEPTHWISE_CONV_2D": {1: "weight", 2: "bias"},
@@ -154,22 +159,26 @@ def _convert(graph: Graph) -> bytes:
             converted = litert_torch.convert(_Network(graph).eval(), sample_kwargs=samples)
             return bytes(converted.model_content())
     except Exception as error:
-        raise ConversionError(f"litert-torch cannot convert the graph: {error}") from error
+        raise refusal(graph, Format.TFLITE, "litert-torch", error) from error
 
 
 def _interface(model: schema.ModelT, graph: Graph) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Describe the inputs in the order of the graph's, and the outputs likewise."""
     (signature,) = model.signatureDefs
-    shapes = {
-        entry.name.decode(): tuple(int(size) for size in model.subgraphs[0].tensors[entry.tensorIndex].shape)
+    tensors = {
+        entry.name.decode(): model.subgraphs[0].tensors[entry.tensorIndex]
         for entry in [*signature.inputs, *signature.outputs]
     }
+    shapes = {name: tuple(int(size) for size in tensor.shape) for name, tensor in tensors.items()}
     named = [*((spec.name, spec.layout) for spec in graph.inputs), *((name, "") for name in graph.outputs)]
     specs = [
         TensorSpec(
-            name, shapes[name], "float32", "NHWC" if len(shapes[name]) == 4 else layout or "NCHW"[: len(shapes[name])]
+            name,
+            shapes[name],
+            TYPES[tensors[name].type],
+            "NHWC" if len(shapes[name]) == 4 else given or layout(len(shapes[name])),
         )
-        for name, layout in named
+        for name, given in named
     ]
     return tuple(specs[: len(graph.inputs)]), tuple(specs[len(graph.inputs) :])
 

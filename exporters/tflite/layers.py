@@ -115,12 +115,25 @@ def axes_between(tensors: Sequence[NumberArray], values: Sequence[NDArray[np.flo
     tensor, value = tensors[0], values[0]
     if tensor.size != value.size:
         return None
-    for axes in _orders(value.ndim):
-        sizes = tuple(value.shape[axis] for axis in axes)
-        same = sizes == tensor.shape if tensor.ndim == value.ndim else _longer(sizes) == _longer(tensor.shape)
-        if same and all(_equal(one, other, axes) for one, other in zip(tensors, values, strict=True)):
+    fitting = [axes for axes in _orders(value.ndim) if _fits(tensor.shape, [value.shape[axis] for axis in axes])]
+    shape = _without_spare_ones(tensor.shape, value.ndim)
+    exact = [axes for axes in fitting if shape == tuple(value.shape[axis] for axis in axes)]
+    for axes in dict.fromkeys([*exact, *fitting]):
+        if all(_equal(one, other, axes) for one, other in zip(tensors, values, strict=True)):
             return axes
     return None
+
+
+def _fits(shape: tuple[int, ...], sizes: Sequence[int]) -> bool:
+    """Whether a tensor of *shape* can be a value whose axes, in its order, have *sizes*."""
+    return tuple(sizes) == shape if len(sizes) == len(shape) else _longer(sizes) == _longer(shape)
+
+
+def _without_spare_ones(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
+    """The shape as ``layer_map.restore`` reads it: of axes of size 1 beyond *rank*, the last ones are left out."""
+    ones = [axis for axis in range(1, len(shape)) if shape[axis] == 1]
+    spare = ones[len(ones) - max(0, len(shape) - rank) :]
+    return tuple(size for axis, size in enumerate(shape) if axis not in spare)
 
 
 def _orders(rank: int) -> Iterable[tuple[int, ...]]:
@@ -136,6 +149,8 @@ def _longer(sizes: Sequence[int]) -> tuple[int, ...]:
 
 def _equal(tensor: NumberArray, value: NDArray[np.float64], axes: tuple[int, ...]) -> bool:
     moved = np.transpose(value, axes).reshape(tensor.shape)
+    if np.issubdtype(tensor.dtype, np.bool_) or not np.issubdtype(value.dtype, np.floating):  # truth values, positions
+        return bool(np.array_equal(tensor, moved))
     allowed = TOLERANCE * np.std(value) + 1e-6 * np.max(np.abs(value), initial=0.0)
     return bool(np.max(np.abs(tensor - moved), initial=0.0) <= allowed)
 

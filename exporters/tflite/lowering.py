@@ -7,11 +7,32 @@ deep pool. XNNPACK takes no HARD_SWISH of integers, hence the spelt-out one.
 from typing import Final
 
 from coordatt_deploy.formats import TargetCpu
+from coordatt_deploy.graph.lowering.decompositions.table import Decomposition
 from coordatt_deploy.graph.lowering.pointwise import HardSwishForm
 from coordatt_deploy.graph.lowering.target import GlobalPool, LoweringTarget
 
-FLOAT: Final = LoweringTarget("tflite", global_pool=GlobalPool.DEEP)
-INT8: Final = LoweringTarget("tflite-int8", hard_swish=HardSwishForm.SCALED, global_pool=GlobalPool.DEEP)
+# What litert-torch 0.10 refuses or writes wrongly; ``docs/operators.md`` has what it says of each.
+DECOMPOSITIONS: Final = (
+    Decomposition.COPY,
+    Decomposition.REPEAT_INTERLEAVE,
+    Decomposition.NEAREST_RESIZE,
+    Decomposition.FRACTIONAL_RESIZE,
+    Decomposition.BICUBIC_RESIZE,
+    Decomposition.ANTIALIASED_RESIZE,
+    Decomposition.ADAPTIVE_MAX,
+    Decomposition.EXTREMUM,
+    Decomposition.UNEVEN_AVERAGE,
+    Decomposition.TRANSPOSED_CONVOLUTION,
+    Decomposition.POWER,
+    Decomposition.SCALED_SUM,
+    Decomposition.ASSIGNED,
+    Decomposition.ONE_HOT,
+)
+
+FLOAT: Final = LoweringTarget("tflite", global_pool=GlobalPool.DEEP, decompositions=DECOMPOSITIONS)
+INT8: Final = LoweringTarget(
+    "tflite-int8", hard_swish=HardSwishForm.SCALED, global_pool=GlobalPool.DEEP, decompositions=DECOMPOSITIONS
+)
 
 
 def targets() -> tuple[LoweringTarget, ...]:

@@ -17,6 +17,7 @@ from coordatt_deploy.graph.call_arguments import argument, input_node, same_size
 from coordatt_deploy.graph.execution import run
 from coordatt_deploy.graph.graph import Feeds, Graph, aten, op_name
 from coordatt_deploy.graph.lowering.activations import HardActivation
+from coordatt_deploy.graph.lowering.decompose import decompose
 from coordatt_deploy.graph.lowering.forms import FORMS
 from coordatt_deploy.graph.lowering.pointwise import HardSwishForm, write_hard
 from coordatt_deploy.graph.lowering.recognise import AttentionBlock, Recognition, find_attention
@@ -67,9 +68,10 @@ def lower(graph: Graph, target: LoweringTarget) -> tuple[Graph, LoweringReport]:
         outside = [node for node in rewriter.module.graph.nodes if node.name not in inside]
         rewritten += [POOLS[target.global_pool](rewriter, node) for node in outside]
     counts = {name: sum(item.op_name == name for item in loose) for name in ("hardswish", "hardsigmoid")}
-    if not any(rewritten) and not blocks:
+    lowered = rewriter.finish() if any(rewritten) or blocks else graph
+    lowered, decomposed = decompose(lowered, target.decompositions)
+    if lowered is graph:
         return graph, LoweringReport(target.name, blocks, found.near_misses, counts, 0.0, _remark(found))
-    lowered = rewriter.finish()
     errors = lowering_error(graph, lowered)
     worst = max(errors, key=lambda error: error.relative_error)
     if not worst.relative_error <= TOLERANCE:
@@ -77,7 +79,9 @@ def lower(graph: Graph, target: LoweringTarget) -> tuple[Graph, LoweringReport]:
             f"the form for {target} computes {worst.layer} differently: relative error {worst.relative_error:.1e},"
             f" {TOLERANCE:.0e} allowed; report the model to the project"
         )
-    report = LoweringReport(target.name, blocks, found.near_misses, counts, worst.relative_error, _remark(found))
+    report = LoweringReport(
+        target.name, blocks, found.near_misses, counts, worst.relative_error, _remark(found), decomposed
+    )
     return lowered, report
 
 

@@ -6,6 +6,7 @@ from typing import Protocol, cast
 
 from coordatt_deploy.format_modules import Role, load
 from coordatt_deploy.formats import Format, TargetCpu
+from coordatt_deploy.graph.lowering.decompositions.table import Decomposition
 from coordatt_deploy.graph.lowering.forms import Form
 from coordatt_deploy.graph.lowering.pointwise import HardSwishForm
 
@@ -27,12 +28,15 @@ class LoweringTarget:
         forms: Of an attention block, in order of preference; the last serves every block and every size.
         hard_swish: How a hard-swish is written.
         global_pool: How a global pool is written.
+        decompositions: Operators that the converter does not write, or writes wrongly, and that are put in the terms of
+            others for it.
     """
 
     name: str
     forms: tuple[Form, ...] = (Form.MEANS,)
     hard_swish: HardSwishForm = HardSwishForm.OPERATOR
     global_pool: GlobalPool = GlobalPool.AS_IT_IS
+    decompositions: tuple[Decomposition, ...] = ()
 
     def __str__(self) -> str:
         return self.name

@@ -1,0 +1,93 @@
+"""Copies of a tensor to a greater shape: left out where broadcasting does the same, and spelled out elsewhere.
+
+x * gate.expand_as(x)      =  x * gate
+gate.expand(N, C, H, W)    =  gate * ones(1, 1, H, W)
+x.repeat(1, 2, 1, 1)       =  concat(x, x)
+"""
+
+from typing import Final
+
+import torch
+from torch import fx
+
+from coordatt_deploy.graph.call_arguments import argument, integers, same_size, source
+from coordatt_deploy.graph.graph import aten, op_name, static_shape
+from coordatt_deploy.graph.rewriter import Rewriter
+
+# They broadcast their tensors by themselves, in every runtime.
+BROADCASTING: Final = frozenset({"mul", "add", "sub", "div", "maximum", "minimum"})
+
+
+def needless(_: Rewriter, node: fx.Node) -> fx.Node | None:
+    """Leave a copy out where whoever reads it broadcasts by itself, at every size, or where nothing is copied."""
+    value = source(node)
+    before, after = value.meta["val"].shape, node.meta["val"].shape
+    if len(before) == len(after) and all(map(same_size, before, after)):
+        return value
+    stretched = all(
+        old == 1 or same_size(old, new) for old, new in zip(reversed(before), reversed(after), strict=False)
+    )
+    return value if stretched and all(_broadcasts(user, node, value) for user in node.users) else None
+
+
+def copies(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
+    """Write ``expand``, ``expand_as``, ``repeat`` or ``tile`` as a product with ones, or as a concatenation."""
+    value = source(node)
+    left_out = needless(rewriter, node)
+    if left_out is not None:
+        return left_out
+    before, after = static_shape(value.meta["val"]), static_shape(node.meta["val"])
+    padded = (1,) * (len(after) - len(before)) + before
+    if None in after or None in before or not value.meta["val"].is_floating_point():
+        return None
+    if len(before) < len(after):
+        value = rewriter.call(aten.reshape.default, value, list(padded))
+    if op_name(node) in {"repeat", "tile"}:
+        return _joined(rewriter, value, padded, after)
+    ones = [new if old != new else 1 for old, new in zip(padded, after, strict=True)]
+    constant = rewriter.constant(f"ones_{'x'.join(map(str, ones))}", torch.ones([size or 1 for size in ones]))
+    return rewriter.call(aten.mul.Tensor, value, constant)
+
+
+def _joined(
+    rewriter: Rewriter, value: fx.Node, before: tuple[int | None, ...], after: tuple[int | None, ...]
+) -> fx.Node:
+    for axis, (old, new) in enumerate(zip(before, after, strict=True)):
+        if old != new and old == 1:
+            shape = [new if at == axis else 1 for at in range(len(after))]
+            ones = rewriter.constant(f"ones_{'x'.join(map(str, shape))}", torch.ones([size or 1 for size in shape]))
+            value = rewriter.call(aten.mul.Tensor, value, ones)
+        elif old != new:
+            assert old is not None  # noqa: S101 - the caller has static sizes
+            assert new is not None  # noqa: S101
+            value = rewriter.call(aten.cat.default, [value] * (new // old), axis)
+    return value
+
+
+def _broadcasts(user: fx.Node, node: fx.Node, value: fx.Node) -> bool:
+    """Whether *user* gives a result of the same shape from *value* as it does from the copy *node*."""
+    if op_name(user) not in BROADCASTING:
+        return False
+    shapes = [
+        (value if item is node else item).meta["val"].shape for item in user.args[:2] if isinstance(item, fx.Node)
+    ]
+    whole = user.meta["val"].shape
+    return all(
+        any(len(shape) >= back and same_size(shape[-back], whole[-back]) for shape in shapes)
+        for back in range(1, len(whole) + 1)
+    )
+
+
+def interleaved(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
+    """Write ``repeat_interleave`` by a number: every element stands that many times in a row."""
+    value, times = source(node), argument(node, 1, "repeats")
+    axis = argument(node, 2, "dim")
+    shape = static_shape(value.meta["val"])
+    if not isinstance(times, int) or not isinstance(axis, int) or None in shape:
+        return None
+    (at,) = integers(axis % len(shape))
+    rows = [value] * times
+    stacked = rewriter.call(
+        aten.cat.default, [rewriter.call(aten.unsqueeze.default, row, at + 1) for row in rows], at + 1
+    )
+    return rewriter.call(aten.reshape.default, stacked, [*shape[:at], (shape[at] or 0) * times, *shape[at + 1 :]])

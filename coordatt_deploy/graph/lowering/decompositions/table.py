@@ -1,0 +1,130 @@
+"""Which operators can be written in the terms of others; each format's ``lowering`` says which it needs.
+
+``docs/operators.md`` has what every converter makes of every operator, with and without.
+"""
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from operator import getitem
+from typing import Final
+
+from torch import fx
+
+from coordatt_deploy.graph.graph import op_name
+from coordatt_deploy.graph.lowering.decompositions import (
+    activations,
+    arithmetic,
+    axes,
+    convolutions,
+    copies,
+    layout,
+    pools,
+)
+from coordatt_deploy.graph.rewriter import Rewriter
+
+Write = Callable[[Rewriter, fx.Node], fx.Node | None]
+"""Writes a call anew before it and returns what holds its value; None where this variant is left as it is."""
+
+
+class Decomposition(enum.StrEnum):
+    """An operator, or a family of them, in terms of others."""
+
+    NEEDLESS_COPY = "needless_copy"
+    COPY = "copy"
+    REPEAT_INTERLEAVE = "repeat_interleave"
+    NEAREST_RESIZE = "nearest_resize"
+    NEAREST_EXACT_RESIZE = "nearest_exact_resize"
+    BICUBIC_RESIZE = "bicubic_resize"
+    ANTIALIASED_RESIZE = "antialiased_resize"
+    ADAPTIVE_MAX = "adaptive_max"
+    EXTREMUM = "extremum"
+    UNEVEN_AVERAGE = "uneven_average"
+    TRANSPOSED_CONVOLUTION = "transposed_convolution"
+    GELU_TANH = "gelu_tanh"
+    CELU = "celu"
+    SOFTPLUS = "softplus"
+    LOG_SIGMOID = "log_sigmoid"
+    FLOAT_NUMBERS = "float_numbers"
+    HARD_SHRINK = "hard_shrink"
+    SCALED_SUM = "scaled_sum"
+    RECIPROCAL = "reciprocal"
+    POWER = "power"
+    QUOTIENT_OF_SUM = "quotient_of_sum"
+    STORED_STATISTICS = "stored_statistics"
+    RMS_NORM = "rms_norm"
+    PRODUCT = "product"
+    CHANNEL_SHUFFLE = "channel_shuffle"
+    CIRCULAR_PAD = "circular_pad"
+    CROP = "crop"
+    QUARTER_TURNS = "quarter_turns"
+    ASSIGNED = "assigned"
+    TRIANGLE = "triangle"
+    LERP = "lerp"
+    ADDCMUL = "addcmul"
+    LOGICAL = "logical"
+    FRACTIONAL_RESIZE = "fractional_resize"
+    CUMULATIVE_SUM = "cumulative_sum"
+    ONE_HOT = "one_hot"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One decomposition.
+
+    Attributes:
+        operators: Names of the operators that it is for; those with several results stand for each of them.
+        write: How.
+    """
+
+    operators: frozenset[str]
+    write: Write
+
+
+def _rule(names: str, write: Write) -> Rule:
+    return Rule(frozenset(names.split()), write)
+
+
+DECOMPOSITIONS: Final[Mapping[Decomposition, Rule]] = {
+    Decomposition.NEEDLESS_COPY: _rule("expand expand_as repeat tile", copies.needless),
+    Decomposition.COPY: _rule("expand expand_as repeat tile", copies.copies),
+    Decomposition.REPEAT_INTERLEAVE: _rule("repeat_interleave", copies.interleaved),
+    Decomposition.NEAREST_RESIZE: _rule("upsample_nearest2d", axes.fractional_choices),
+    Decomposition.NEAREST_EXACT_RESIZE: _rule("_upsample_nearest_exact2d", axes.choices),
+    Decomposition.BICUBIC_RESIZE: _rule("upsample_bicubic2d", axes.products),
+    Decomposition.ANTIALIASED_RESIZE: _rule("_upsample_bilinear2d_aa _upsample_bicubic2d_aa", axes.products),
+    Decomposition.ADAPTIVE_MAX: _rule("adaptive_max_pool2d", pools.greatest_of_stretches),
+    Decomposition.EXTREMUM: _rule("max min", pools.extremum),
+    Decomposition.UNEVEN_AVERAGE: _rule("avg_pool2d", pools.average),
+    Decomposition.TRANSPOSED_CONVOLUTION: _rule("conv_transpose2d", convolutions.uncommon_phases),
+    Decomposition.GELU_TANH: _rule("gelu", activations.gelu_tanh),
+    Decomposition.CELU: _rule("celu", activations.celu),
+    Decomposition.SOFTPLUS: _rule("softplus", activations.scaled_softplus),
+    Decomposition.LOG_SIGMOID: _rule("log_sigmoid", activations.log_sigmoid),
+    Decomposition.FLOAT_NUMBERS: _rule("hardtanh elu leaky_relu threshold", activations.float_numbers),
+    Decomposition.HARD_SHRINK: _rule("hardshrink", activations.hard_shrink),
+    Decomposition.SCALED_SUM: _rule("add sub", arithmetic.scaled_sum),
+    Decomposition.RECIPROCAL: _rule("reciprocal", arithmetic.reciprocal),
+    Decomposition.POWER: _rule("pow", arithmetic.power_of_many_axes),
+    Decomposition.QUOTIENT_OF_SUM: _rule("div", arithmetic.quotient_of_sum),
+    Decomposition.STORED_STATISTICS: _rule("instance_norm", arithmetic.stored_statistics),
+    Decomposition.RMS_NORM: _rule("rms_norm", arithmetic.rms_norm),
+    Decomposition.PRODUCT: _rule("prod", arithmetic.product_of_slices),
+    Decomposition.CHANNEL_SHUFFLE: _rule("channel_shuffle", layout.channel_shuffle),
+    Decomposition.CIRCULAR_PAD: _rule("pad", layout.circular),
+    Decomposition.FRACTIONAL_RESIZE: _rule("upsample_bilinear2d", axes.fractional_products),
+    Decomposition.CUMULATIVE_SUM: _rule("cumsum", axes.running_sum),
+    Decomposition.ONE_HOT: _rule("one_hot", layout.one_hot),
+    Decomposition.CROP: _rule("pad", layout.crop),
+    Decomposition.QUARTER_TURNS: _rule("rot90", layout.quarter_turns),
+    Decomposition.ASSIGNED: _rule("select_scatter", layout.assigned),
+    Decomposition.TRIANGLE: _rule("tril triu", layout.triangle),
+    Decomposition.LERP: _rule("lerp", arithmetic.interpolation),
+    Decomposition.ADDCMUL: _rule("addcmul", arithmetic.sum_and_product),
+    Decomposition.LOGICAL: _rule("__and__ __or__ bitwise_and bitwise_or", arithmetic.logical),
+}
+
+
+def operator_of(node: fx.Node) -> str:
+    """Return the operator that makes a node's value: for one result of several, the operator that gives them."""
+    return op_name(node.args[0]) if node.target is getitem else op_name(node)

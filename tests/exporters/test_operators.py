@@ -1,0 +1,173 @@
+"""Strangers' modules whose operators a converter writes wrongly: the file computes what torch computes, layer by layer.
+
+The files are opened by the runtimes themselves (onnxruntime, ai_edge_litert); Core ML by the evaluator.
+"""
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F
+from ai_edge_litert.interpreter import Interpreter
+from torch import nn
+
+from coordatt_deploy.artifact_specs import Artifact, ModelSpec, Preprocessing
+from coordatt_deploy.exporters import ExportRequest, exporter
+from coordatt_deploy.formats import FORMATS, Format, Precision
+from coordatt_deploy.graph.capture import capture
+from coordatt_deploy.graph.execution import run
+from coordatt_deploy.graph.graph import is_tensor
+from coordatt_deploy.graph.lowering.lower import lower
+from coordatt_deploy.graph.lowering.target import target_of
+from coordatt_deploy.layer_map import restore
+from coordatt_deploy.runtimes import runtime
+from coordatt_deploy.tensors import encode
+
+SIZE = (16, 24)
+SIZES = {"simam": (80, 64)}  # coremltools takes n - 1 for n from a thousand positions on
+
+
+class Net(nn.Module):
+    """A strided stem of 8 channels on 8 by 12, a function, a head where a feature map comes out."""
+
+    def __init__(self, function, channels=8):
+        super().__init__()
+        torch.manual_seed(2)
+        self.stem, self.function = nn.Conv2d(3, 8, 3, 2, 1), function
+        self.head = nn.Conv2d(channels, 4, 1) if channels else nn.Identity()
+
+    def forward(self, image):
+        return self.head(self.function(self.stem(image)))
+
+
+class Eca(nn.Module):
+    """Efficient channel attention as everybody writes it: 8 channels on 8 rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(1, 1, 3, padding=1, bias=False)
+
+    def forward(self, x):
+        y = F.adaptive_avg_pool2d(x, 1)
+        y = self.conv(y.squeeze(-1).transpose(-1, -2)).transpose(-1, -2).unsqueeze(-1)
+        return x * y.sigmoid().expand_as(x)
+
+
+class SimAM(nn.Module):
+    """SimAM: a sum divided by one less than the number of positions."""
+
+    def forward(self, x):
+        n = x.shape[2] * x.shape[3] - 1
+        d = (x - x.mean(dim=[2, 3], keepdim=True)).pow(2)
+        y = d / (4 * (d.sum(dim=[2, 3], keepdim=True) / n + 1e-4)) + 0.5
+        return x * torch.sigmoid(y)
+
+
+def _gate(x):
+    return torch.sigmoid(F.adaptive_avg_pool2d(x, 1))
+
+
+def _image_pooling(x):
+    return torch.cat([x, _gate(x).expand(-1, -1, x.shape[2], x.shape[3])], 1)
+
+
+def _yolo(x):
+    n, c, h, w = x.shape
+    y = x.view(n, 2, c // 2, h, w).permute(0, 1, 3, 4, 2).contiguous().sigmoid()
+    return (y[..., 2:4] * 2) ** 2
+
+
+def _instance_norm():
+    norm = nn.InstanceNorm2d(8, affine=True, track_running_stats=True)
+    norm.running_mean.uniform_(-1, 1)
+    norm.running_var.uniform_(0.5, 2)
+    return norm
+
+
+NETS = {
+    "eca": lambda: Net(Eca()),
+    "simam": lambda: Net(SimAM()),
+    "image pooling": lambda: Net(_image_pooling, 16),
+    "repeat": lambda: Net(lambda x: x * _gate(x).repeat(1, 1, x.shape[2], x.shape[3])),
+    "yolo boxes": lambda: Net(_yolo, 0),
+    "nearest": lambda: Net(lambda x: F.interpolate(x, size=(13, 19))),
+    "instance norm": lambda: Net(_instance_norm()),
+    "gelu": lambda: Net(nn.GELU("tanh")),
+    "antialias": lambda: Net(lambda x: F.interpolate(x, size=(5, 7), mode="bilinear", antialias=True)),
+    "grouped decoder": lambda: Net(nn.ConvTranspose2d(8, 8, 2, 2, groups=4)),
+    "dilated decoder": lambda: Net(nn.ConvTranspose2d(8, 8, 3, 2, 2, dilation=2, output_padding=1)),
+    "divisor": lambda: Net(nn.AvgPool2d(2, 2, divisor_override=3)),
+    "uneven average": lambda: Net(nn.AvgPool2d(2, 3, ceil_mode=True)),
+    "circular": lambda: Net(nn.CircularPad2d((1, 2, 0, 3))),
+    "softplus": lambda: Net(nn.Softplus(2, 5)),
+    "class map": lambda: Net(lambda x: x.argmax(1), 0),
+    "where": lambda: Net(lambda x: torch.where(x > 0, x, 0.1 * x), 0),
+}  # fmt: skip
+FAST = {(Format.COREML, name) for name in ("simam", "instance norm", "gelu", "antialias", "uneven average", "circular")}
+CASES = [
+    pytest.param(item, name, marks=[] if (item, name) in FAST else pytest.mark.slow, id=f"{item} {name}")
+    for item in Format for name in NETS
+]  # fmt: skip
+
+
+def by_onnxruntime(path, exported, image):
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(None, {exported.inputs[0].name: image})[0]
+
+
+def by_litert(path, exported, image):
+    interpreter = Interpreter(str(path))
+    result = interpreter.get_signature_runner()(**{exported.inputs[0].name: image.transpose(0, 2, 3, 1)})
+    value = result[exported.outputs[0].name]
+    return value.transpose(0, 3, 1, 2) if value.ndim == 4 else value
+
+
+def by_evaluator(path, exported, image):
+    artifact = Artifact("", Format.COREML, Precision.FP32, None, None, 0, "", exported.inputs, exported.outputs, "")
+    with runtime(Format.COREML).open_artifact(path, artifact) as runner:
+        return runner.infer({exported.inputs[0].name: image})[exported.outputs[0].name]
+
+
+DIRECTLY = {Format.ONNX: by_onnxruntime, Format.TFLITE: by_litert, Format.COREML: by_evaluator}
+
+
+@pytest.mark.parametrize(("file_format", "name"), CASES)
+def test_the_file_computes_what_torch_computes(file_format, name, tmp_path):
+    """
+    The output to within float32 rounding, and every layer that the map places, decomposed ones among them.
+    """
+    net, size = NETS[name]().eval(), SIZES.get(name, SIZE)
+    graph = capture(net, (torch.randn(1, 3, *size),))
+    lowered, _ = lower(graph, target_of(file_format))
+    request = ExportRequest(
+        ModelSpec("net", Preprocessing(size)), Precision.FP32, tmp_path / f"net{FORMATS[file_format].suffix}"
+    )
+    image = np.random.default_rng(8).normal(0.2, 1.5, (1, 3, *size)).astype(np.float32)
+
+    exported = exporter(file_format).export(lowered, request)
+
+    with torch.no_grad():
+        wanted = net(torch.from_numpy(image)).numpy()
+    value = DIRECTLY[file_format](request.path, exported, image)
+    assert wanted.shape == value.shape
+    np.testing.assert_allclose(value, wanted, rtol=0, atol=2e-5 * np.abs(wanted).max())
+    _compare_layers(graph, exported, file_format, request.path, image)
+
+
+def _compare_layers(graph, exported, file_format, path, image):
+    where = {layer.layer_id: layer.parts[0].tensor for layer in graph.layers.layers}
+    floats = {
+        node.name for node in graph.module.graph.nodes if is_tensor(node) and node.meta["val"].is_floating_point()
+    }
+    layers = [layer for layer in exported.layers.layers if layer.parts and where[layer.layer_id] in floats]
+    names = tuple(dict.fromkeys(part.tensor for layer in layers for part in layer.parts))
+    artifact = Artifact("", file_format, Precision.FP32, None, None, 0, "", exported.inputs, exported.outputs, "")
+    with runtime(file_format).open_artifact(path, artifact, tensors=names) as runner:
+        tensors = runner.infer({spec.name: encode(image, spec) for spec in runner.inputs})
+    values = run(graph, {"image": image}, nodes=frozenset(where.values()))
+    assert exported.layers.coverage >= 0.9
+    for layer in layers:
+        reference = values[where[layer.layer_id]].astype(np.float64)
+        np.testing.assert_allclose(
+            restore(layer, tensors), reference, rtol=0, atol=2e-5 * np.abs(reference).max(), err_msg=layer.layer_id
+        )

@@ -1,0 +1,190 @@
+"""Operators in the terms of others compute the same, in float64, and their layers stay mapped."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from operator_benchmark import ROWS, network
+from torch import nn
+
+from coordatt_deploy.errors import ConversionError
+from coordatt_deploy.graph.capture import capture
+from coordatt_deploy.graph.graph import DynamicSize, aten, op_name
+from coordatt_deploy.graph.lowering.decompose import decompose
+from coordatt_deploy.graph.lowering.decompositions.table import DECOMPOSITIONS, Decomposition
+from coordatt_deploy.graph.lowering.lower import lower, lowering_error
+from coordatt_deploy.graph.lowering.target import LoweringTarget, all_targets
+
+CASES = [
+    (rule, row) for rule, item in DECOMPOSITIONS.items() for row in ROWS if row.operator in item.operators
+]  # fmt: skip
+
+
+def graph_of(module, size=(8, 12), batch=1, dynamic=None):
+    torch.manual_seed(0)
+    return capture(module.eval(), (torch.randn(batch, 3, *size),), dynamic=dynamic)
+
+
+class Net(nn.Module):
+    """A convolution with eight channels, then a function."""
+
+    def __init__(self, function):
+        super().__init__()
+        torch.manual_seed(1)
+        self.stem, self.function = nn.Conv2d(3, 8, 3, 1, 1), function
+
+    def forward(self, image):
+        return self.function(self.stem(image))
+
+
+def operators(graph):
+    return [op_name(node) for node in graph.module.graph.nodes if node.op == "call_function"]
+
+
+@pytest.mark.parametrize(("rule", "row"), CASES, ids=[f"{rule}: {row.name}" for rule, row in CASES])
+def test_each_decomposition_is_the_same_function(rule, row):
+    """
+    Every layer and the output agree with the captured graph's to the last digits of float64, or of the float32 that a
+    matrix of weights is stored in; what is left as it is comes back untouched; no layer is lost.
+    """
+    graph = graph_of(network(row), row.size)
+
+    rewritten, done = decompose(graph, [rule])
+
+    if not done:
+        assert rewritten is graph
+        return
+    assert {rule.value} == {item.decomposition for item in done}
+    assert row.operator in {item.operator for item in done}
+    assert max(error.relative_error for error in lowering_error(graph, rewritten)) <= 1e-6
+    layers = {layer.layer_id: layer for layer in rewritten.layers.layers}
+    assert [] == [layer.layer_id for layer in layers.values() if layer.absent]
+    assert all(item.layer in layers for item in done)
+
+
+@pytest.mark.parametrize("rule", Decomposition)
+def test_each_decomposition_has_a_row_that_it_rewrites(rule):
+    """
+    A decomposition that no row of the table needs would be untested.
+    """
+    rows = [row for row in ROWS if row.operator in DECOMPOSITIONS[rule].operators]
+
+    assert any(decompose(graph_of(network(row), row.size), [rule])[1] for row in rows)
+
+
+def test_a_copy_that_broadcasting_makes_is_left_out_and_judged_at_its_user():
+    """
+    x * gate.expand_as(x) is x * gate: no operator stands for the copy, and its layer is seen through the product.
+    """
+    graph = graph_of(Net(lambda x: x * torch.sigmoid(x.mean((2, 3), keepdim=True)).expand_as(x)))
+
+    rewritten, (done,) = decompose(graph, [Decomposition.COPY])
+
+    assert "expand_as" == done.operator
+    assert ["conv2d", "mean", "sigmoid", "mul"] == operators(rewritten)
+    (copy,) = [layer for layer in rewritten.layers.layers if layer.operator == "expand_as"]
+    assert "mul" == next(layer.operator for layer in rewritten.layers.layers if layer.layer_id == copy.seen_through)
+
+
+def test_a_copy_that_widens_a_product_is_kept():
+    """
+    The negative twin: without the copies, gate * gate would be of the gate's own size.
+    """
+
+    def widened(x):
+        gate = x.mean((2, 3), keepdim=True)
+        return gate.expand_as(x) * gate.expand_as(x)
+
+    graph = graph_of(Net(widened))
+    rewritten, _ = decompose(graph, [Decomposition.COPY])
+
+    assert max(error.relative_error for error in lowering_error(graph, rewritten)) <= 1e-6
+    assert (1, 8, 8, 12) == tuple(list(rewritten.module.graph.nodes)[-1].args[0][0].meta["val"].shape)
+
+
+def test_copies_go_with_a_dynamic_size_too():
+    """
+    Where the size is a symbol, a copy that broadcasting makes is left out all the same, and any other one stays.
+    """
+    sizes = DynamicSize(8, 64)
+    gated = Net(lambda x: x * torch.sigmoid(x.mean((2, 3), keepdim=True)).expand_as(x))
+    joined = Net(lambda x: torch.cat([x, x.mean((2, 3), keepdim=True).expand_as(x)], 1))
+
+    assert "expand_as" not in operators(decompose(graph_of(gated, dynamic=sizes), [Decomposition.COPY])[0])
+    assert "expand_as" in operators(decompose(graph_of(joined, dynamic=sizes), [Decomposition.COPY])[0])
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, (2, 3)])
+@pytest.mark.parametrize("kernel", [2, 3, (4, 5)])
+@pytest.mark.parametrize(("groups", "dilation"), [(2, 1), (1, 2), (4, 2)])
+def test_phases_of_a_transposed_convolution(stride, kernel, groups, dilation):
+    """
+    For every stride, kernel, number of groups and dilation, the phases put together are the transposed convolution.
+    """
+    layer = nn.ConvTranspose2d(8, 8, kernel, stride, 1, groups=groups, dilation=dilation)
+    graph = graph_of(Net(layer), batch=2)
+
+    rewritten, done = decompose(graph, [Decomposition.TRANSPOSED_CONVOLUTION])
+
+    assert ["transposed_convolution"] == [item.decomposition for item in done]
+    assert "conv_transpose2d" not in operators(rewritten)
+    assert max(error.relative_error for error in lowering_error(graph, rewritten)) <= 1e-9
+
+
+@pytest.mark.parametrize("options", [
+    {"size": (13, 19)}, {"size": (5, 7)}, {"scale_factor": 1.3}, {"scale_factor": (0.5, 2.5)},
+    {"scale_factor": 1.3, "recompute_scale_factor": True},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact", "bicubic", "bilinear"])
+def test_resizes_follow_every_way_to_say_the_size(mode, options):
+    """
+    Sizes and factors, whole or not, give torch's own choice of rows and weights.
+    """
+    graph = graph_of(Net(lambda x: F.interpolate(x, mode=mode, **options)))
+    rules = [
+        Decomposition.NEAREST_RESIZE, Decomposition.NEAREST_EXACT_RESIZE,
+        Decomposition.BICUBIC_RESIZE, Decomposition.FRACTIONAL_RESIZE,
+    ]  # fmt: skip
+
+    rewritten, done = decompose(graph, rules)
+
+    inexact = options == {"scale_factor": 1.3}  # 8 * 1.3 is no size: the factor and the ratio of the sizes differ
+    assert bool(done) == (mode != "bilinear" or inexact)
+    assert max(error.relative_error for error in lowering_error(graph, rewritten)) <= 1e-6
+
+
+@pytest.mark.parametrize("beta", [1, 0.5, 2])
+@pytest.mark.parametrize("threshold", [1, 5, 20])
+def test_softplus_keeps_its_threshold(beta, threshold):
+    """
+    Where a low threshold makes it jump, it jumps; far out nothing overflows.
+    """
+    graph = graph_of(Net(lambda x: F.softplus(x * 60, beta, threshold)))
+
+    rewritten, _ = decompose(graph, [Decomposition.SOFTPLUS])
+
+    assert max(error.relative_error for error in lowering_error(graph, rewritten)) <= 1e-7
+
+
+def test_a_decomposition_that_computes_something_else_is_refused(monkeypatch):
+    """
+    The negative twin: lowering holds every layer against the graph before, whichever decomposition was used.
+    """
+    rule = DECOMPOSITIONS[Decomposition.CELU]
+
+    def bent(rewriter, node):
+        return rewriter.call(aten.mul.Tensor, rule.write(rewriter, node), 1.001)
+
+    target = LoweringTarget("bent", decompositions=(Decomposition.CELU,))
+    graph = graph_of(Net(nn.CELU(0.5)))
+    assert 1 == len(lower(graph, target)[1].decomposed)
+    monkeypatch.setitem(DECOMPOSITIONS, Decomposition.CELU, type(rule)(rule.operators, bent))
+
+    with pytest.raises(ConversionError, match=r"computes .* differently"):
+        lower(graph, target)
+
+
+def test_every_decomposition_is_used_by_a_format():
+    """
+    One that no format needs would be dead code.
+    """
+    assert set(Decomposition) == {rule for target in all_targets() for rule in target.decompositions}
