@@ -22,7 +22,16 @@ _NAMES: Final = (
     "mixed_precision.result", "graph.operators", "profile", "evaluation.result", "evaluation.reports",
     "evaluation.paired", "runtimes.argument_checks", "runtimes.submodels", "runtimes.file_graph", "runtimes.delegate",
     "runtimes.vocabulary", "runtimes.reader",
-    *(Role.RUNNER.format(file_format) for file_format, row in FORMATS.items() if row.runs_only_on is None),
+    "runtimes.first_run",
+    *(
+        module
+        for file_format, row in FORMATS.items()
+        if row.runs_only_on is None
+        for module in (
+            Role.RUNNER.format(file_format),
+            *(f"runtimes.{file_format}.{name}" for name in row.runner_modules),
+        )
+    ),
     "targets.session_messages", "targets.session_server",
 )  # fmt: skip
 

@@ -27,18 +27,12 @@ def metadata(path: Path) -> dict[str, object]:
     # ONNX Runtime is an extra: the words of the format are there without
     import onnxruntime
 
-    from coordatt_deploy.runtimes.argument_checks import first_line
-    from coordatt_deploy.runtimes.onnx.runner import LOG_ERRORS, PROVIDERS
+    from coordatt_deploy.runtimes.onnx.runner import LOG_ERRORS, start_session
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = LOG_ERRORS
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=list(PROVIDERS))
-    except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
-        raise BundleError(
-            f"ONNX Runtime cannot open {path.name}: {first_line(error)}; build the bundle again"
-        ) from error
+    session = start_session(path, options)
     return dict(session.get_modelmeta().custom_metadata_map)
 
 
