@@ -1,0 +1,99 @@
+"""Read ``.npz`` archives that may come from anybody.
+
+NumPy's own reader raises whatever zlib, the zip format and Python's parser raise, makes room for what a header says and
+not for what is there, and gives other arrays than numbers. Here each array is held to the bytes of its entry first.
+"""
+
+import math
+import struct
+import tokenize
+import zipfile
+import zlib
+from typing import BinaryIO, Final
+
+import numpy as np
+
+from coordatt_deploy.array_types import NumberArray
+
+MOST_BYTES: Final = 3 << 30  # of all arrays together: thousands of images of a phone's input size
+MAGIC: Final = b"\x93NUMPY"
+COMPRESSIONS: Final = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+ENCRYPTED: Final = 1  # of an entry's flags
+_RAISED: Final = (
+    OSError, ValueError, EOFError, LookupError, RuntimeError, TypeError, SyntaxError, MemoryError, struct.error,
+    tokenize.TokenError, zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error,
+)  # fmt: skip
+
+
+class ArchiveError(ValueError):
+    """Why an archive cannot be read, in one line."""
+
+
+def read_npz(stream: BinaryIO) -> dict[str, NumberArray]:
+    """Return the arrays of an archive by their names, in its order.
+
+    Args:
+        stream: Of the archive; it can seek.
+
+    Raises:
+        ArchiveError: It is no archive of arrays of numbers, is damaged or encrypted, or holds too much.
+    """
+    try:
+        with zipfile.ZipFile(stream) as archive:
+            entries = archive.infolist()
+            total = sum(entry.file_size for entry in entries)
+            if total > MOST_BYTES:
+                raise ArchiveError(f"it holds {total:,} bytes, {MOST_BYTES:,} at most are read")
+            arrays: dict[str, NumberArray] = {}
+            for entry in entries:
+                name = entry.filename.removesuffix(".npy")
+                if name in arrays:
+                    raise ArchiveError(f"{name!r} stands there twice")
+                arrays[name] = _array(archive, entry)
+            return arrays
+    except ArchiveError:
+        raise
+    except _RAISED as error:
+        raise ArchiveError(_line(error)) from error
+
+
+def holds_one_array(stream: BinaryIO) -> bool:
+    """Whether a file is an ``.npy`` under another name; the stream is back at its beginning then."""
+    start = stream.read(len(MAGIC))
+    stream.seek(0)
+    return start == MAGIC
+
+
+def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NumberArray:
+    if entry.flag_bits & ENCRYPTED:
+        raise ArchiveError(f"{entry.filename!r} is encrypted")
+    if entry.compress_type not in COMPRESSIONS:
+        raise ArchiveError(f"{entry.filename!r} is compressed in a way that NumPy does not write")
+    with archive.open(entry) as stream:
+        version = np.lib.format.read_magic(stream)
+        if version == (1, 0):
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+        else:
+            shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
+        if dtype.kind not in "biuf" or dtype.itemsize > 8:
+            raise ArchiveError(f"{entry.filename!r} is of the type {dtype}, not an array of plain numbers")
+        if any(isinstance(size, bool) or size < 0 for size in shape):
+            raise ArchiveError(f"{entry.filename!r} has the shape {shape}")
+        held, needed = entry.file_size - stream.tell(), math.prod(shape) * dtype.itemsize
+        if held != needed:
+            raise ArchiveError(f"{entry.filename!r} of shape {shape} needs {needed:,} bytes and has {held:,}")
+        values = bytearray(needed)
+        filled, view = 0, memoryview(values)
+        while filled < needed:
+            count = stream.readinto(view[filled:])
+            if not count:
+                raise ArchiveError(f"{entry.filename!r} ends after {filled:,} of {needed:,} bytes")
+            filled += count
+        stream.read(1)  # the end, where the checksum is compared
+    array = np.frombuffer(values, dtype).reshape(shape, order="F" if fortran else "C")
+    return array.astype(dtype.newbyteorder("="), copy=False)
+
+
+def _line(error: BaseException) -> str:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f"{type(error).__name__}: {first}"
