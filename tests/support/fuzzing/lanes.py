@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from fuzzing import cases, outcome
@@ -96,10 +97,8 @@ def _run_forked(case: Case, place: Path) -> Ended:
             break
         else:
             time.sleep(0.01)
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)  # what it started
-    except ProcessLookupError:
-        pass
     code = None if status is None else os.waitstatus_to_exitcode(status)
     text = log.read_bytes().decode(errors="backslashreplace") if log.exists() else ""
     return Ended(code, code == TRACEBACK, usage.ru_maxrss * 1024, time.monotonic() - begun, text)

@@ -47,7 +47,8 @@ class Outcome:
 
     def __str__(self) -> str:
         tail = "\n    ".join(self.ended.text.strip().splitlines()[-6:])
-        return f"seed {self.case.seed}: {self.case.file}: {' '.join(self.case.command)}: {'; '.join(self.problems)}\n    {tail}"
+        case = f"seed {self.case.seed}: {self.case.file}: {' '.join(self.case.command)}"
+        return f"{case}: {'; '.join(self.problems)}\n    {tail}"
 
 
 def state(place: Path) -> dict[str, bytes]:
@@ -98,8 +99,8 @@ def changed(path: str, base: Path, mutated: Path, known: Answers) -> str | None:
     opened = open_bundle(base)
     artifact = next(item for item in opened.manifest.artifacts if item.path == path)
     tolerance = tolerance_of(artifact, TOLERANCES)
-    reference, rounding = opened.golden("outputs"), opened.golden(f"rounding_{tolerance.basis.value}"
-                                                                  if tolerance.weight_bits is None else "rounding_fp32")  # fmt: skip
+    basis = tolerance.basis.value if tolerance.weight_bits is None else "fp32"
+    reference, rounding = opened.golden("outputs"), opened.golden(f"rounding_{basis}")
     now = _answers(mutated / path, artifact, opened.golden("inputs"))
     for name, before in known[path].items():
         errors = [np.abs(a - b) for a, b in zip(before, now[name], strict=True)]
