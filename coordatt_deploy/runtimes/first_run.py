@@ -23,13 +23,12 @@ from coordatt_deploy.errors import BundleError, DeployError, UsageError
 from coordatt_deploy.format_modules import Role, load
 from coordatt_deploy.formats import FORMATS, Format
 from coordatt_deploy.runtimes.argument_checks import first_line
+from coordatt_deploy.runtimes.bounded_memory import MEMORY_GB, bound_memory
 
 if sys.platform != "win32":
     import resource
 
-# What a file may take, beside so much for each byte of it: an image of a megapixel through a large backbone takes a
-# tenth. Who has larger ones says so in the environment.
-MEMORY_GB: Final = 3.0
+# What a file may take, beside so much for each byte of it. Who has larger ones says so in the environment.
 MEMORY_PER_BYTE: Final = 8.0
 SECONDS: Final = 15.0
 SECONDS_PER_BYTE: Final = 1e-6
@@ -216,12 +215,7 @@ def _tried(file_format: Format, content: bytes, memory: int, seconds: int) -> st
 
 def _bound(memory: int, seconds: int) -> None:
     """Bound what this process may take from now on, where the system can; a parent that dies leaves none running."""
-    if sys.platform == "linux":
-        with open("/proc/self/statm", encoding="ascii") as stream:  # noqa: PTH123 - no file of ours
-            held = int(stream.read().split()[0]) * resource.getpagesize()
-        _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        wanted = held + memory
-        resource.setrlimit(resource.RLIMIT_AS, (wanted if hard < 0 else min(wanted, hard), hard))
+    bound_memory(memory)
     if sys.platform != "win32":
         usage = resource.getrusage(resource.RUSAGE_SELF)
         _, hard = resource.getrlimit(resource.RLIMIT_CPU)

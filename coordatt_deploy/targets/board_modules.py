@@ -18,11 +18,13 @@ _NAMES: Final = (
     "errors", "plain_text", "array_types", "formats", "format_modules", "artifact_specs", "documents", "manifest",
     "run_records", "files", "metrics", "progress", "layer_map", "tensors", "bundle", "host", "logs", "data.images",
     "data.labelled", "data.archives", "data.digits", "parity.outputs", "parity.layers", "parity.result",
-    "parity.reports", "parity.tolerances", "parity.error_statistics", "parity.executors", "parity.candidate", "parity.cases",
+    "parity.reports", "parity.tolerances", "parity.error_statistics", "parity.executors", "parity.candidate",
+    "parity.cases",
     "mixed_precision.result", "graph.operators", "profile", "evaluation.result", "evaluation.reports",
     "evaluation.paired", "runtimes.argument_checks", "runtimes.submodels", "runtimes.file_graph", "runtimes.delegate",
     "runtimes.vocabulary", "runtimes.reader",
     "runtimes.first_run",
+    "runtimes.bounded_memory",
     *(
         module
         for file_format, row in FORMATS.items()

@@ -12,6 +12,7 @@ import numpy as np
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.formats import Format
 from coordatt_deploy.host import Host
+from coordatt_deploy.runtimes.argument_checks import first_line
 from coordatt_deploy.runtimes.delegate import Delegate
 from coordatt_deploy.runtimes.file_graph import FileGraph, Node, OperatorCount, Tensor, most_frequent_first, spec_of
 from coordatt_deploy.runtimes.onnx.saturation import saturation_warning
@@ -45,9 +46,19 @@ def graph(path: Path) -> FileGraph:
         model = onnx.load(path, load_external_data=False)
         model = onnx.shape_inference.infer_shapes(model, strict_mode=False)
     except (OSError, ValueError, DecodeError, RuntimeError) as error:
-        raise BundleError(f"{path.name} cannot be read as ONNX: {error}") from error
+        raise BundleError(f"{path.name} cannot be read as ONNX: {first_line(error)}") from error
     if not model.graph.node:
         raise BundleError(f"{path.name} holds no ONNX graph")
+    try:
+        return _graph(model)
+    except (LookupError, ValueError, TypeError) as error:  # a message may lack whatever a graph needs
+        what = f"{type(error).__name__}: {first_line(error)}"
+        raise BundleError(f"{path.name} cannot be read as ONNX: {what}") from error
+
+
+def _graph(model: "onnx.ModelProto") -> FileGraph:
+    import onnx
+
     tensors: dict[str, Tensor] = {}
 
     def name_of(data_type: int) -> str:

@@ -89,7 +89,8 @@ def toml_text(content: bytes, rng: random.Random) -> bytes:
     key = lines[at].partition("=")[0]
     lines[at] = rng.choice((
         f"{key} = {rng.choice(NUMBERS)}", f"{key} = {json.dumps(rng.choice(WORDS))}", f"{key} = nan",
-        f"{key} = [1, {{}}]", "[onnx.fp32]", "[[onnx.fp32]]", "[tflite]", "min_sqnr_db = 1e400", f"{key} = 1979-05-27", "",
+        f"{key} = [1, {{}}]", "[onnx.fp32]", "[[onnx.fp32]]", "[tflite]", "min_sqnr_db = 1e400",
+        f"{key} = 1979-05-27", "",
     ))  # fmt: skip
     return "\n".join(lines).encode("utf-8", "surrogatepass")
 
