@@ -177,8 +177,11 @@ def _load(path: Path) -> object:
 
 
 def _check_zip(path: Path) -> None:
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise UsageError(_damaged(path, error)) from error
     inner = [name.partition("/")[2] for name in names]
     if "models/model.json" in inner or "serialized_exported_program.json" in names:
         raise UsageError(f"{path.name} is a saved program, not a checkpoint; give it as --model {path}")

@@ -40,12 +40,11 @@ def metadata(path: Path) -> dict[str, object]:
 def graph(path: Path) -> FileGraph:
     """See ``Reader.graph``."""
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
         model = onnx.load(path, load_external_data=False)
         model = onnx.shape_inference.infer_shapes(model, strict_mode=False)
-    except (OSError, ValueError, DecodeError, RuntimeError) as error:
+    except Exception as error:  # onnx's exceptions share no base but Exception
         raise BundleError(f"{path.name} cannot be read as ONNX: {first_line(error)}") from error
     if not model.graph.node:
         raise BundleError(f"{path.name} holds no ONNX graph")
@@ -104,7 +103,7 @@ def _graph(model: "onnx.ModelProto") -> FileGraph:
 def operators(path: Path) -> OperatorCount:
     """See ``Reader.operators``."""
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
         model = onnx.load(path, load_external_data=False)
