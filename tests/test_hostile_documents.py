@@ -220,7 +220,7 @@ def test_an_operator_without_its_tensors_is_named(operator):
     """
     Where nothing else has read the graph before.
     """
-    node = Node(operator, (), ("logits",))
+    node = Node(operator, (), ())
     graph = FileGraph(Format.ONNX, (node,), {}, (), ())
 
     with pytest.raises(BundleError, match=f"{operator} lacks inputs, outputs or axes"):

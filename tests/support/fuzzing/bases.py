@@ -105,6 +105,18 @@ def user_files(folder: Path, size: tuple[int, int]) -> Path:
     return folder
 
 
+def rehash(bundle: Path, name: str) -> None:
+    """Make the hash of a file or artifact true again in the manifest, where it stands there."""
+    manifest = bundle / "manifest.json"
+    document = json.loads(manifest.read_text())
+    for entry in document["artifacts"]:
+        if entry["path"] == name:
+            entry["sha256"] = sha256(bundle / name)
+    if name in document["files"]:
+        document["files"][name] = sha256(bundle / name)
+    manifest.write_text(json.dumps(document))
+
+
 def _images(folder: Path, count: int, size: tuple[int, int] = (24, 32), *, folders: bool = True) -> Path:
     for index in range(count):
         pixels = np.random.default_rng(index).integers(0, 256, (*size, 3), np.uint8)

@@ -1,6 +1,5 @@
 """What a case is: the file that is changed, and what is run on it."""
 
-import json
 import random
 import sys
 from collections.abc import Callable, Sequence
@@ -11,13 +10,13 @@ from pathlib import Path
 from coordatt_deploy.cli import main
 from coordatt_deploy.data.calibration import load_calibration
 from coordatt_deploy.errors import DeployError
-from coordatt_deploy.files import sha256
 from coordatt_deploy.loading.load import resolve
 from coordatt_deploy.loading.model_request import ModelRequest
 from coordatt_deploy.loading.preprocessing import read_labels, read_preprocessing
 from coordatt_deploy.manifest import Manifest
 from coordatt_deploy.quantization.recipes import load_recipe
 from fuzzing.bases import __file__ as factory
+from fuzzing.bases import rehash
 from fuzzing.mutations import mutate
 
 EVALUATE = "evaluate bundle --dataset user/labelled --labels-by index --workers 1"
@@ -106,16 +105,8 @@ def apply(case: Case, root: Path) -> None:
     path = root / case.file
     path.write_bytes(mutate(path.read_bytes(), path.suffix.removeprefix("."), rng))
     inside = case.file.removeprefix("bundle/")
-    if inside == case.file or inside == "manifest.json":
-        return
-    manifest = root / "bundle/manifest.json"
-    document = json.loads(manifest.read_text())
-    if case.artifact is not None:
-        entry = next(item for item in document["artifacts"] if item["path"] == case.artifact)
-        entry["sha256"] = sha256(root / "bundle" / case.artifact)
-    elif inside in document["files"]:
-        document["files"][inside] = sha256(path)
-    manifest.write_text(json.dumps(document))
+    if inside not in (case.file, "manifest.json"):
+        rehash(root / "bundle", case.artifact or inside)
 
 
 def run(case: Case) -> int:
