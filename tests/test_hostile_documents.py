@@ -158,6 +158,9 @@ GRAPHS = {
     "shape below zero": lambda d: d.update(example_shapes=[[-1, 3, 8, 8]]),
     "huge input": lambda d: d.update(example_shapes=[[1, 3, 1 << 20, 1 << 20]]),
     "two dictionaries in one": lambda d: d["nodes"][-1].update(args=[{"a": 1, "b": 2}]),
+    "fewer names than outputs": lambda d: d.update(outputs=[]),
+    "more names than outputs": lambda d: d.update(outputs=["a", "b"]),
+    "an output that is a number": lambda d: d["nodes"][-1].update(args=[[3]]),
     "layers of another kind": lambda d: d.update(layers=[[]]),
     "dynamic of another kind": lambda d: d.update(dynamic={"a": 1}),
 }

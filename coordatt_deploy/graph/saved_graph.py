@@ -28,6 +28,7 @@ from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from coordatt_deploy.artifact_specs import TensorSpec
 from coordatt_deploy.documents import SCHEMA_VERSION, from_json, parse, to_json
 from coordatt_deploy.errors import BundleError
+from coordatt_deploy.graph.call_arguments import outputs
 from coordatt_deploy.graph.graph import DynamicSize, Graph, attach, is_call, static_shape, weight
 from coordatt_deploy.graph.interpreted_graph import InterpretedGraph
 from coordatt_deploy.layer_map import Layer, LayerMap
@@ -160,7 +161,12 @@ def _build(document: _Document, weights: Mapping[str, torch.Tensor]) -> Graph:
             f"graph.json: {len(placeholders)} placeholders, {len(read.inputs)} inputs and {len(example)} example"
             " shapes; a captured graph has as many of each"
         )
+    given = outputs(graph)
+    if len(given) != len(read.outputs) or not given:
+        raise BundleError(f"graph.json: the graph returns {len(given)} values, and {len(read.outputs)} have a name")
     annotate(read)
+    if not all(isinstance(node.meta.get("val"), torch.Tensor) for node in given):
+        raise BundleError("graph.json: the graph returns what is no tensor")
     for node in read.module.graph.nodes:
         value = node.meta.get("val")
         if isinstance(value, torch.Tensor):
