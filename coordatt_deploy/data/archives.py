@@ -16,6 +16,7 @@ import numpy as np
 from coordatt_deploy.array_types import NumberArray
 
 MOST_BYTES: Final = 3 << 30  # of all arrays together: thousands of images of a phone's input size
+BLOCK_BYTES: Final = 1 << 20
 MAGIC: Final = b"\x93NUMPY"
 COMPRESSIONS: Final = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 ENCRYPTED: Final = 1  # of an entry's flags
@@ -70,11 +71,12 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NumberArray:
     if entry.compress_type not in COMPRESSIONS:
         raise ArchiveError(f"{entry.filename!r} is compressed in a way that NumPy does not write")
     with archive.open(entry) as stream:
-        version = np.lib.format.read_magic(stream)
+        # NumPy gives these functions no types.
+        version = np.lib.format.read_magic(stream)  # type: ignore[no-untyped-call]
         if version == (1, 0):
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)  # type: ignore[no-untyped-call]
         else:
-            shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
+            shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)  # type: ignore[no-untyped-call]
         if dtype.kind not in "biuf" or dtype.itemsize > 8:
             raise ArchiveError(f"{entry.filename!r} is of the type {dtype}, not an array of plain numbers")
         if any(isinstance(size, bool) or size < 0 for size in shape):
@@ -82,13 +84,13 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NumberArray:
         held, needed = entry.file_size - stream.tell(), math.prod(shape) * dtype.itemsize
         if held != needed:
             raise ArchiveError(f"{entry.filename!r} of shape {shape} needs {needed:,} bytes and has {held:,}")
-        values = bytearray(needed)
-        filled, view = 0, memoryview(values)
+        values, filled = bytearray(needed), 0
         while filled < needed:
-            count = stream.readinto(view[filled:])
-            if not count:
+            block = stream.read(min(needed - filled, BLOCK_BYTES))
+            if not block:
                 raise ArchiveError(f"{entry.filename!r} ends after {filled:,} of {needed:,} bytes")
-            filled += count
+            values[filled : filled + len(block)] = block
+            filled += len(block)
         stream.read(1)  # the end, where the checksum is compared
     array = np.frombuffer(values, dtype).reshape(shape, order="F" if fortran else "C")
     return array.astype(dtype.newbyteorder("="), copy=False)

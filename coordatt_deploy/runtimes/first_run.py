@@ -88,6 +88,11 @@ class _Child:
                 process.stdin.write(f"{file_format} {len(content)} {memory} {seconds:.0f}\n".encode() + content)
                 process.stdin.flush()
             answer = process.stdout.readline().decode(errors="replace").strip()
+        except BaseException:  # interrupted: its answer would be taken for the next file's
+            process.kill()
+            process.wait()
+            self.process = None
+            raise
         finally:
             timer.cancel()
         if answer:

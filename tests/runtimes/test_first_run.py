@@ -129,6 +129,28 @@ def test_the_end_of_the_process_is_told_and_another_started(child, monkeypatch):
     first_run.survives(Format.ONNX, expanded([2]), "b.onnx")
 
 
+def test_an_interruption_ends_the_process(child, monkeypatch):
+    """
+    An answer that comes too late is not taken for the next file's.
+    """
+    first_run.survives(Format.ONNX, SMALL, "a.onnx")
+    process = child.process
+
+    class Interrupted:
+        def readline(self):
+            raise KeyboardInterrupt
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(process, "stdout", Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        first_run.survives(Format.ONNX, endless(), "b.onnx")
+
+    assert process.poll() is not None
+    first_run.survives(Format.ONNX, expanded([2]), "c.onnx")
+
+
 @pytest.mark.usefixtures("child")
 def test_an_error_of_the_runtime_is_no_death(tmp_path):
     """
