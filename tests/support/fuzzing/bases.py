@@ -10,12 +10,13 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import save_file
-from small_network import ONNX, Small, image_of, onnx_model, reference
+from small_network import ONNX, Small, image_of, onnx_model
 from torch import nn
 
 from coordatt_deploy.artifact_specs import ModelSpec, Preprocessing
-from coordatt_deploy.bundle import finish, save_golden, writing
+from coordatt_deploy.bundle import finish, writing
 from coordatt_deploy.cli import main
+from coordatt_deploy.conversion.golden import GoldenInputs, write_golden
 from coordatt_deploy.files import sha256
 from coordatt_deploy.graph.capture import capture
 from coordatt_deploy.graph.saved_graph import save_graph
@@ -51,10 +52,9 @@ def small_bundle(folder: Path) -> Path:
     spec = ModelSpec("small", Preprocessing((6, 8)), source_sha256="0" * 64)
     graph = capture(Small().eval(), (torch.from_numpy(image_of(0)),), output_names=["logits"])
     images = [image_of(seed) for seed in range(3)]
-    exact = [reference(image)[1] for image in images]
-    rounded = [value.astype(np.float32).astype(np.float64) + 1e-6 for value in exact]
+    cases = tuple(GoldenCase(f"noise_{index}") for index in range(len(images)))
     with writing(folder / "small", spec.source_sha256) as staging:
-        for name in ("onnx", "golden", "reference"):
+        for name in ("onnx", "reference"):
             (staging / name).mkdir()
         path = staging / "onnx/small_fp32.onnx"
         model = onnx_model()
@@ -63,13 +63,10 @@ def small_bundle(folder: Path) -> Path:
         layers = [replace(layer, parts=(Part(PLACES[layer.operator]),), absent=None) for layer in graph.layers.layers]
         path.with_suffix(".layers.json").write_text(LayerMap(tuple(layers)).dump())
         save_graph(graph, staging / "reference")
-        save_golden(staging / "golden/inputs.npz", {"image": images})
-        for name, values in {"outputs": exact, "rounding_fp32": rounded, "rounding_fp16": rounded}.items():
-            save_golden(staging / f"golden/{name}.npz", {"logits": values})
+        write_golden(staging, GoldenInputs(cases, {"image": images}, ()), graph, Small().double().eval())
         artifact = replace(ONNX, path="onnx/small_fp32.onnx", sha256=sha256(path), bytes=path.stat().st_size,
                            layers="onnx/small_fp32.layers.json")  # fmt: skip
-        golden = tuple(GoldenCase(f"noise_{index}") for index in range(len(images)))
-        finish(staging, Manifest(spec, graph.inputs, ONNX.outputs, (artifact,), golden=golden))
+        finish(staging, Manifest(spec, graph.inputs, ONNX.outputs, (artifact,), golden=cases))
     _run("parity", folder / "small", "--outputs-only")
     return folder / "small"
 
