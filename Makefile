@@ -10,7 +10,7 @@ SLOW_TESTS := -n 2 --dist loadfile --durations=20
 # docs/on-device.md, chromium and its driver show the HTML report to the tests.
 SYSTEM_PACKAGES := gcc g++ libc6-dev chromium chromium-driver
 
-.PHONY: help demo test test-slow lint bench operators schemas lock system-packages clean
+.PHONY: help demo test test-slow fuzz lint bench operators schemas lock system-packages clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -30,6 +30,9 @@ test: $(INSTALLED)  ## the tests that need seconds
 
 test-slow: $(INSTALLED)  ## the tests that convert and run whole networks
 	$(BIN)/python -Im pytest $(SLOW_TESTS) -m slow
+
+fuzz: $(INSTALLED)  ## change files at random, 2,000 times: no traceback, no signal, nothing wrong is passed
+	FUZZ_CASES=2000 $(BIN)/python -Im pytest -m slow tests/fuzz
 
 lint: $(INSTALLED)  ## ruff on the sources; types and layers on the wheel, as it is installed
 	$(BIN)/ruff check .

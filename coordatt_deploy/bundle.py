@@ -22,6 +22,7 @@ import numpy as np
 
 from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec, TensorSpec
+from coordatt_deploy.data.archives import ArchiveError, read_npz
 from coordatt_deploy.documents import object_of
 from coordatt_deploy.errors import BundleError, UsageError
 from coordatt_deploy.files import files_below, inside, make_folder, open_regular, read_text, sha256, write_whole
@@ -60,11 +61,12 @@ class Bundle:
         path = self.path(f"golden/{file}.npz")
         values: dict[str, list[NumberArray]] = {}
         try:
-            with open_regular(path) as stream, np.load(stream, allow_pickle=False) as archive:
-                for key in sorted(archive.files):
-                    values.setdefault(key.partition("/")[2], []).append(archive[key])
-        except (OSError, ValueError, KeyError, EOFError) as error:
+            with open_regular(path) as stream:
+                arrays = read_npz(stream)
+        except (OSError, ArchiveError) as error:
             raise BundleError(f"golden/{file}.npz cannot be read: {error}") from None
+        for key in sorted(arrays):
+            values.setdefault(key.partition("/")[2], []).append(arrays[key])
         return values
 
     def write_report(self, name: str, text: str) -> Path:

@@ -139,9 +139,27 @@ def parse(text: str) -> JsonValue:
         value: JsonValue = json.loads(text, object_pairs_hook=_without_twins, parse_constant=_refuse)
     except RecursionError:
         raise DocumentError("nested too deeply") from None
-    except json.JSONDecodeError as error:
+    except DocumentError:
+        raise
+    except ValueError as error:  # also of a number with thousands of digits
         raise DocumentError(str(error)) from None
+    if "\\ud" in text.casefold() and (half := _half_pair(value)) is not None:
+        raise DocumentError(f"{half!r} holds half of a surrogate pair, which is no character")
     return value
+
+
+def _half_pair(value: JsonValue) -> str | None:
+    """A text or key in *value* that no encoding can write; None where there is none."""
+    waiting: list[JsonValue] = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str) and any("\ud800" <= letter <= "\udfff" for letter in item):
+            return item
+        if isinstance(item, dict):
+            waiting += [*item, *item.values()]
+        elif isinstance(item, list):
+            waiting += item
+    return None
 
 
 def parse_object(text: str) -> JsonObject:

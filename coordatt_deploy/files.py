@@ -36,7 +36,11 @@ def inside(root: Path, relative: str) -> Path:
     pure = PurePosixPath(relative)
     path = root / pure
     climbs = pure.is_absolute() or ".." in pure.parts or "\\" in relative or ":" in relative or not pure.parts
-    if climbs or not path.resolve().is_relative_to(root.resolve()):
+    try:
+        stays = not climbs and path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, no name for a file at all
+        raise BundleError(f"manifest.json names {relative!r}, which is no path: {error}; it is refused") from None
+    if not stays:
         raise BundleError(f"manifest.json names {relative!r}, which lies outside the bundle; the bundle is refused")
     return path
 
@@ -159,7 +163,8 @@ def write_whole(path: Path, text: str) -> Path:
     """Write a text file so that a reader sees the old one or the new one, never a half."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        # a name may hold half of a surrogate pair, which no file does
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as stream:
             stream.write(text)
         Path(name).chmod(0o644)
         Path(name).replace(path)

@@ -95,6 +95,7 @@ class FormatFacts:
         quantized_from: Precision of the float artifact that recipes start from.
         per_cpu: Whether there is a file for each CPU family.
         conversion_seconds: Of a MobileNetV2, roughly: the slowest is started first, so that it does not run alone.
+        runner_modules: Modules beside its runner in ``runtimes/`` that the runner imports, and that go where it goes.
         runs_only_on: The systems that alone have its runtime, in words; None where Linux has it, on ARM boards as well.
         fixed_size_because: Why height and width cannot be dynamic; None where they can.
         native_systems: How the names of the systems begin that have its real runtime, in lower case; empty for all.
@@ -117,6 +118,7 @@ class FormatFacts:
     fixed_size_because: str | None = None
     native_systems: tuple[str, ...] = ()
     elsewhere: str = ""
+    runner_modules: tuple[str, ...] = ()
     runs_only_on: str | None = None
 
 
@@ -143,6 +145,7 @@ FORMATS: Final[Mapping[Format, FormatFacts]] = {
         per_cpu=False,
         conversion_seconds=20,
         fixed_size_because="the memory of every tensor is planned when the file is written",
+        runner_modules=("file_check", "flatbuffer"),
     ),
     Format.ONNX: FormatFacts(
         title="ONNX",

@@ -1,6 +1,5 @@
 """Inputs of the user's own for ``parity``: an .npz, or a folder of images."""
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,12 @@ import numpy as np
 
 from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Preprocessing, TensorSpec
+from coordatt_deploy.data.archives import ArchiveError, holds_one_array, read_npy, read_npz
 from coordatt_deploy.data.images import find_images, load_image, preprocess
 from coordatt_deploy.errors import UsageError, nearest
+from coordatt_deploy.files import open_regular
 
-UNREADABLE: Final = (OSError, ValueError, EOFError, zipfile.BadZipFile)
+UNREADABLE: Final = (OSError, ArchiveError)
 SLACK: Final = 0.01  # of the range: resampling in other tools overshoots a little
 
 
@@ -68,15 +69,15 @@ def read_archive(path: Path, wanted: Sequence[str]) -> dict[str, NumberArray]:
     Raises:
         UsageError: It holds one array without a name for a model of several inputs, one that the model does not take,
             or lacks one that it takes.
-        OSError, ValueError, EOFError, zipfile.BadZipFile: It cannot be read (``UNREADABLE``).
+        OSError, ArchiveError: It cannot be read (``UNREADABLE``).
     """
-    opened = np.load(path, allow_pickle=False)
-    if isinstance(opened, np.ndarray) and len(wanted) == 1:
-        return {wanted[0]: opened}
-    if isinstance(opened, np.ndarray):
-        raise UsageError(f"{path} holds one array without a name; save it with np.savez(…, {wanted[0]}=array)")
-    with opened as archive:
-        arrays = {name: archive[name] for name in archive.files}
+    with open_regular(path, follow_link=True) as stream:
+        if not holds_one_array(stream):
+            arrays = read_npz(stream)
+        elif len(wanted) == 1:
+            return {wanted[0]: read_npy(stream)}
+        else:
+            raise UsageError(f"{path} holds one array without a name; save it with np.savez(…, {wanted[0]}=array)")
     for name in arrays:
         if name not in wanted:
             raise UsageError(

@@ -13,7 +13,7 @@ from coordatt_deploy import targets
 from coordatt_deploy.artifact_specs import Artifact, TensorSpec
 from coordatt_deploy.bundle import REPORTS, Bundle
 from coordatt_deploy.data.labelled import Dataset, LabelsBy, open_dataset
-from coordatt_deploy.documents import DocumentError, dump
+from coordatt_deploy.documents import dump
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.evaluation.judge import judge
 from coordatt_deploy.evaluation.predict import Predictions, Trial, run
@@ -125,7 +125,7 @@ def _keep(bundle: Bundle, name: str, result: EvaluationResult) -> None:
     """Add the runs of this call to the bundle's report."""
     try:
         earlier = read_reports((bundle.root / REPORTS / name).read_text(encoding="utf-8"))
-    except (OSError, DocumentError):  # not there, or nothing that could be gone on with
+    except (OSError, ValueError):  # not there, or nothing that could be gone on with
         earlier = EvaluationReports()
     session = begin_session(result.target)
     runs = accumulated(earlier.runs, runs_of(result, session.tool_versions, session.time))

@@ -10,8 +10,11 @@ from numpy.typing import NDArray
 from torch import fx
 
 from coordatt_deploy.array_types import FloatArray, NumberArray
+from coordatt_deploy.errors import BundleError
 from coordatt_deploy.graph.graph import Feeds, Graph, is_tensor
+from coordatt_deploy.graph.interpreted_graph import InterpretedGraph
 from coordatt_deploy.graph.summation_order import in_sequence
+from coordatt_deploy.user_code import first_line
 
 
 def input_values(module: fx.GraphModule) -> list[torch.Tensor]:
@@ -104,14 +107,21 @@ def prepare(
 
     Returns:
         A function of the feeds (one array per input, in the reference's layout) that gives the outputs by name, and the
-        nodes by theirs; floating values have the computing type.
+        nodes by theirs; floating values have the computing type. It raises BundleError where a graph that was read from
+        a bundle cannot be run.
     """
     module = copy.deepcopy(graph.module).to(dtype)
 
     def call(feeds: Feeds) -> Values:
         recorder = _Recorder(module, dtype, nodes, after, spared)
-        with torch.no_grad():
-            values = recorder.run(*(_as_tensor(feeds[spec.name], dtype) for spec in graph.inputs))
+        try:
+            with torch.no_grad():
+                values = recorder.run(*(_as_tensor(feeds[spec.name], dtype) for spec in graph.inputs))
+        except (RuntimeError, LookupError, TypeError, ValueError) as error:
+            if not isinstance(module, InterpretedGraph):  # one that was captured here: a bug
+                raise
+            what = f"{type(error).__name__}: {first_line(error)}"
+            raise BundleError(f"the bundle's captured graph cannot be run: {what}; build the bundle again") from error
         results = {name: value.numpy() for name, value in recorder.kept.items()}
         return results | {name: value.numpy() for name, value in zip(graph.outputs, values, strict=True)}
 

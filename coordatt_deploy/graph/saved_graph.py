@@ -28,11 +28,21 @@ from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from coordatt_deploy.artifact_specs import TensorSpec
 from coordatt_deploy.documents import SCHEMA_VERSION, from_json, parse, to_json
 from coordatt_deploy.errors import BundleError
+from coordatt_deploy.graph.call_arguments import outputs
 from coordatt_deploy.graph.exported_program import set_shapes, symbolic_inputs
-from coordatt_deploy.graph.graph import RESERVED, RESERVED_AT_ROOT, DynamicSize, Graph, attach, weight, weight_name
+from coordatt_deploy.graph.graph import (
+    RESERVED,
+    RESERVED_AT_ROOT,
+    DynamicSize,
+    Graph,
+    attach,
+    static_shape,
+    weight,
+    weight_name,
+)
 from coordatt_deploy.graph.interpreted_graph import InterpretedGraph
 from coordatt_deploy.layer_map import Layer, LayerMap
-from coordatt_deploy.user_code import source_line
+from coordatt_deploy.user_code import first_line, source_line
 
 # Python's own functions that torch.export leaves in a graph: picking from a tuple, and arithmetic on sizes.
 PLAIN: Final[Mapping[str, Target]] = {
@@ -40,6 +50,7 @@ PLAIN: Final[Mapping[str, Target]] = {
     for function in (operator.getitem, operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod,
                      operator.neg)
 }  # fmt: skip
+LARGEST_VALUE: Final = 1 << 27  # numbers: 1 GiB in float64; an image of a megapixel with 64 channels has half of it
 REFUSED: Final = frozenset({"from_file", "save", "load"})
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
@@ -137,8 +148,11 @@ def load_graph(folder: Path) -> Graph:
         raise BundleError(f"graph.json: schema_version is {document.get('schema_version')}, expected {SCHEMA_VERSION}")
     try:
         return _build(cast("_Document", document), weights)
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise BundleError(f"graph.json describes no graph: {type(error).__name__}: {error}") from error
+    except BundleError:
+        raise
+    except Exception as error:  # torch raises whatever the calls of the file lead it to
+        what = f"{type(error).__name__}: {first_line(error)}"
+        raise BundleError(f"graph.json describes no graph: {what}") from error
 
 
 def _build(document: _Document, weights: Mapping[str, torch.Tensor]) -> Graph:
@@ -159,6 +173,8 @@ def _build(document: _Document, weights: Mapping[str, torch.Tensor]) -> Graph:
         raise BundleError("graph.json: a captured graph ends with its output, and has one")
     module = InterpretedGraph(root, graph)
     generator = torch.Generator().manual_seed(0)
+    for shape in document["example_shapes"]:
+        _check_size(shape, "an input")
     example = tuple(torch.randn(shape, generator=generator) for shape in document["example_shapes"])
     dynamic = document["dynamic"]
     read = Graph(
@@ -175,8 +191,23 @@ def _build(document: _Document, weights: Mapping[str, torch.Tensor]) -> Graph:
             f"graph.json: {len(placeholders)} placeholders, {len(read.inputs)} inputs and {len(example)} example"
             " shapes; a captured graph has as many of each"
         )
+    given = outputs(graph)
+    if len(given) != len(read.outputs) or not given:
+        raise BundleError(f"graph.json: the graph returns {len(given)} values, and {len(read.outputs)} have a name")
     annotate(read)
+    if not all(isinstance(node.meta.get("val"), torch.Tensor) for node in given):
+        raise BundleError("graph.json: the graph returns what is no tensor")
+    for node in read.module.graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, torch.Tensor):
+            _check_size(static_shape(value), node.name)
     return read
+
+
+def _check_size(shape: Sequence[int | None], what: str) -> None:
+    """Refuse a value that no network of images has, before anybody makes room for it; a dynamic size counts as 1."""
+    if math.prod(size or 1 for size in shape) > LARGEST_VALUE:
+        raise BundleError(f"graph.json: {what} has the shape {tuple(shape)}, more than {LARGEST_VALUE:,} numbers")
 
 
 def _add_node(

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from coordatt_deploy.errors import BundleError
 from coordatt_deploy.runtimes.file_graph import FileGraph, Node
 from coordatt_deploy.runtimes.reader import reader
 from coordatt_deploy.runtimes.vocabulary import Work, elements
@@ -13,15 +14,24 @@ def macs(graph: FileGraph) -> dict[str, int]:
     spent: Counter[Work] = Counter()
     for node in graph.nodes:
         if node.operator in table:
-            work, rule = table[node.operator]
-            spent[work] += rule(graph, node)
+            spent[table[node.operator][0]] += node_macs(graph, node)
     return {work.value: spent[work] for work in Work}
 
 
 def node_macs(graph: FileGraph, node: Node) -> int:
-    """Multiply-accumulates of one operator; 0 for those that do none."""
+    """Multiply-accumulates of one operator; 0 for those that do none.
+
+    Raises:
+        BundleError: It lacks inputs, outputs or axes that such an operator has.
+    """
     entry = reader(graph.format).vocabulary().work.get(node.operator)
-    return 0 if entry is None else entry[1](graph, node)
+    try:
+        return 0 if entry is None else entry[1](graph, node)
+    except (LookupError, ValueError, ZeroDivisionError) as error:
+        raise BundleError(
+            f"the file is damaged: {node.operator} lacks inputs, outputs or axes that it needs"
+            f" ({type(error).__name__}: {error})"
+        ) from None
 
 
 def parameters(graph: FileGraph) -> int:

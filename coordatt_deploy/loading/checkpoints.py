@@ -49,6 +49,8 @@ _HARMLESS: Final[list[type | tuple[type, str]]] = [
     *((_NUMPY._reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
 ]
 
+DEEPEST: Final = 16  # entries in one another before the state dict; training scripts have three
+
 _GLOBAL: Final = re.compile(r"GLOBAL ([\w.<>]+)")  # how torch names what it refused to look up
 
 _MAGIC: Final = (
@@ -95,7 +97,7 @@ def read_checkpoint(path: Path, *, key: str | None = None) -> Checkpoint:
     loaded = _out_of_list(path, loaded, notes)
     wrappers: list[str] = []
     others: list[str] = []
-    while isinstance(loaded, Mapping) and (wrapper := _wrapper(loaded)) is not None:
+    while isinstance(loaded, Mapping) and len(wrappers) < DEEPEST and (wrapper := _wrapper(loaded)) is not None:
         others += [name for name in WRAPPERS if name != wrapper and _holds_tensors(loaded.get(name))]
         wrappers.append(wrapper)
         loaded = loaded[wrapper]
@@ -237,8 +239,11 @@ def check_members(path: Path, what: str) -> None:
 
 
 def _check_zip(path: Path) -> None:
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise UsageError(_damaged(path, error)) from error
     inner = [name.partition("/")[2] for name in names]
     if "models/model.json" in inner or "serialized_exported_program.json" in names:
         raise UsageError(f"{path.name} is a saved program, not a checkpoint; give it as --model {path}")
@@ -316,9 +321,16 @@ def _wrapper(loaded: Mapping[object, object]) -> str | None:
 
 
 def _holds_tensors(value: object) -> bool:
-    if not isinstance(value, Mapping):
-        return False
-    return any(isinstance(item, torch.Tensor) or _holds_tensors(item) for item in value.values())
+    """Whether tensors lie in a mapping or below it; a pickle may put a mapping into itself, or one into many."""
+    waiting, seen = [value], set[int]()
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, torch.Tensor):
+            return item is not value
+        if isinstance(item, Mapping) and id(item) not in seen:
+            seen.add(id(item))
+            waiting += item.values()
+    return False
 
 
 def _describe(value: object) -> str:

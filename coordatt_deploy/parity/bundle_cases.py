@@ -52,7 +52,7 @@ def candidate_of(
         try:
             found = bundle.golden(f"{held_out.folder}/ranges")
             ranges = {layer: (float(low), float(high)) for layer, ((low, high),) in found.items()}
-        except BundleError as error:  # outputs can be judged all the same
+        except (BundleError, ValueError, TypeError) as error:  # outputs can be judged all the same
             damage = str(error)
     return Candidate(
         artifact=artifact,

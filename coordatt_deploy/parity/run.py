@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from coordatt_deploy import host
 from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.bundle import REPORTS, Bundle
-from coordatt_deploy.documents import DocumentError, dump
+from coordatt_deploy.documents import dump
 from coordatt_deploy.errors import BundleError, DeployError, InferenceError, MissingDependencyError, UsageError
 from coordatt_deploy.format_modules import not_installed
 from coordatt_deploy.formats import TORCH_EXTRA, Format, Precision
@@ -307,7 +307,7 @@ def _keep(bundle: Bundle, report: ParityReport, candidates: Sequence[Candidate],
     name = "parity.json" if report.target is None else f"parity-{report.target.replace(':', '-')}.json"
     try:
         earlier = read_reports((bundle.root / REPORTS / name).read_text(encoding="utf-8"))
-    except (OSError, DocumentError):  # not there, or nothing that could be gone on with
+    except (OSError, ValueError):  # not there, or nothing that could be gone on with
         earlier = ParityReports()
     session, result = begin_session(report.target), report.record()
     settings = ParitySettings(plan.threads, own_tolerances=plan.tolerances is not BUILT_IN)

@@ -208,6 +208,7 @@ def tolerance_of(artifact: Artifact, table: Mapping[tuple[Format, str], Toleranc
     return table[artifact.format, label]
 
 
+LARGEST: Final = 1e9  # NaN is not below it either
 KEYS: Final = ("multiple", "min_sqnr_db", "min_top1_agreement")
 Tolerances = Mapping[tuple[Format, str], Tolerance]
 BUILT_IN: Final[Tolerances] = TOLERANCES
@@ -250,7 +251,7 @@ def _read(path: Path) -> dict[str, object]:
         document: object = parse(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
     except FileNotFoundError:
         raise UsageError(f"there is no tolerance file {path}") from None
-    except (OSError, ValueError) as error:  # both parsers raise kinds of ValueError
+    except (OSError, ValueError, RecursionError) as error:  # both parsers raise kinds of ValueError
         raise UsageError(f"{path} cannot be read as {'JSON' if path.suffix == '.json' else 'TOML'}: {error}") from None
     if not isinstance(document, dict):
         raise UsageError(f"{path.name} must hold a table for each format, such as [onnx.fp32]")
@@ -263,7 +264,7 @@ def _changed(tolerance: Tolerance, values: object, where: str, reason: str) -> T
     for key, value in values.items():
         if key not in KEYS:
             raise UsageError(f"{where}: unknown key {key!r}; {nearest(key, KEYS)}")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not -LARGEST < value < LARGEST:
             raise UsageError(f"{where}: {key} is {value!r}, expected a number")
     if "multiple" in values and "min_sqnr_db" in values and tolerance.weight_bits is None:
         raise UsageError(f"{where}: give multiple or min_sqnr_db; one takes the place of the other")

@@ -22,6 +22,7 @@ from coordatt_deploy.errors import BundleError, DeployError, error_named
 from coordatt_deploy.files import inside
 from coordatt_deploy.profile.latency import ColdStart
 from coordatt_deploy.runtimes import runtime
+from coordatt_deploy.runtimes.first_run import trust_files
 
 if sys.platform != "win32":
     import resource
@@ -130,6 +131,7 @@ def _status(key: str) -> int | None:
 
 def main() -> None:
     """Read an order from standard input, write the answer to the file named as the only argument."""
+    trust_files()  # whatever happens, it happens to this process
     order = json.load(sys.stdin)
     answer = Path(sys.argv[1])
     try:

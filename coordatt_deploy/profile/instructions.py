@@ -9,7 +9,7 @@ from typing import ClassVar
 from coordatt_deploy import targets
 from coordatt_deploy.artifact_specs import Artifact, Origin
 from coordatt_deploy.bundle import REPORTS, Bundle
-from coordatt_deploy.documents import DocumentError, check_version, dump, from_json, parse_object
+from coordatt_deploy.documents import check_version, dump, from_json, parse_object
 from coordatt_deploy.formats import Format, Precision, TargetCpu
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.run_records import GOLDEN, Covered, NotRun, RunInputs, RunRecord, accumulated, begin_session
@@ -142,7 +142,7 @@ def _keep(bundle: Bundle, profile: InstructionProfile) -> None:
     file = f"profile-{profile.target.replace(':', '-')}.json"
     try:
         earlier = read_reports((bundle.root / REPORTS / file).read_text(encoding="utf-8"))
-    except (OSError, DocumentError):  # not there, or nothing that could be gone on with
+    except (OSError, ValueError):  # not there, or nothing that could be gone on with
         earlier = InstructionReports()
     session = begin_session(profile.target)
     hashes = {artifact.path: artifact.sha256 for artifact in bundle.manifest.artifacts}

@@ -12,7 +12,7 @@ from coordatt_deploy import host
 from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact, Origin
 from coordatt_deploy.bundle import REPORTS, Bundle
-from coordatt_deploy.documents import DocumentError, dump
+from coordatt_deploy.documents import dump
 from coordatt_deploy.errors import MissingDependencyError, UsageError
 from coordatt_deploy.formats import Format
 from coordatt_deploy.logs import logged, set_environment
@@ -260,7 +260,7 @@ def measure_latency(
     result = profile_result(profile)
     try:
         earlier = read_reports((bundle.root / REPORTS / "profile.json").read_text(encoding="utf-8"))
-    except (OSError, DocumentError):  # not there, or nothing that could be gone on with
+    except (OSError, ValueError):  # not there, or nothing that could be gone on with
         earlier = ProfileReports()
     session = begin_session(None)
     hashes = {artifact.path: artifact.sha256 for artifact in bundle.manifest.artifacts}

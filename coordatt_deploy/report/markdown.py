@@ -1,9 +1,15 @@
 """A summary in Markdown, for the page of a CI run."""
 
 import math
+import re
+from typing import Final
 
 from coordatt_deploy.parity.result import ParityResult
 from coordatt_deploy.report.junit import printable
+
+# What Markdown or HTML obeys in a text; all of it in one pass, or an escape would be escaped again.
+OBEYED: Final = re.compile(r"[\\`*_{}\[\]<>()#+!|~@&]")
+ENTITIES: Final = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 
 def markdown(parity: ParityResult, model: str) -> str:
@@ -32,11 +38,7 @@ def markdown(parity: ParityResult, model: str) -> str:
 def cell(value: object) -> str:
     """Return a text from outside as inert Markdown on one line."""
     text = " ".join(printable(value).split())
-    for letter in "\\`*_{}[]<>()#+!|~@&":
-        text = text.replace(
-            letter, f"\\{letter}" if letter not in "<>&" else {"<": "&lt;", ">": "&gt;", "&": "&amp;"}[letter]
-        )
-    return text
+    return OBEYED.sub(lambda found: ENTITIES.get(found.group(), f"\\{found.group()}"), text)
 
 
 def _figure(value: float | None, form: str = ".3g", unit: str = "") -> str:

@@ -3,11 +3,12 @@
 Each reader needs its own format's package and no other, and each of its functions no more than it uses itself.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, cast
 
-from coordatt_deploy.errors import UsageError
+from coordatt_deploy.errors import BundleError, UsageError
 from coordatt_deploy.format_modules import Role, load, needing
 from coordatt_deploy.formats import Format, format_of, suffixes
 from coordatt_deploy.host import Host
@@ -73,7 +74,23 @@ def read_artifact(path: Path) -> FileGraph:
     if not path.exists():
         raise UsageError(f"{path} does not exist")
     with needing(f"reading {file_format} files", file_format):
-        return reader(file_format).graph(path)
+        graph = reader(file_format).graph(path)
+    _check_order(graph, path.name)
+    return graph
+
+
+def _check_order(graph: FileGraph, name: str) -> None:
+    """Refuse a graph that runs in a circle: whoever follows it upwards would never end.
+
+    Raises:
+        BundleError: An operator reads what no operator before it gives, but a later one.
+    """
+    waiting = Counter(output for node in graph.nodes for output in node.outputs)
+    for node in graph.nodes:
+        later = next((source for source in node.inputs if source and waiting[source] > 0), None)
+        if later is not None:
+            raise BundleError(f"{name} is damaged: {node.operator} reads {later!r}, which a later operator gives")
+        waiting.subtract(node.outputs)
 
 
 def count_operators(path: Path, file_format: Format) -> OperatorCount:

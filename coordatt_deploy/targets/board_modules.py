@@ -17,14 +17,24 @@ PACKAGE: Final = Path(__file__).parents[1]
 _NAMES: Final = (
     "errors", "plain_text", "array_types", "formats", "format_modules", "artifact_specs", "documents", "manifest",
     "run_records", "files", "metrics", "progress", "layer_map", "output_grids", "tensors", "bundle", "cpu", "host",
-    "logs", "data.images", "data.labelled", "data.digits", "parity.outputs", "parity.layers", "parity.result",
-    "parity.reports",
+    "logs", "data.images", "data.labelled", "data.archives", "data.digits", "parity.outputs", "parity.layers",
+    "parity.result", "parity.reports",
     "parity.tolerances", "parity.error_statistics", "parity.executors", "parity.candidate", "parity.cases",
     "parity.conditioning",
     "mixed_precision.result", "graph.operators", "profile", "evaluation.result", "evaluation.reports",
     "evaluation.paired", "runtimes.argument_checks", "runtimes.submodels", "runtimes.file_graph", "runtimes.delegate",
     "runtimes.vocabulary", "runtimes.reader",
-    *(Role.RUNNER.format(file_format) for file_format, row in FORMATS.items() if row.runs_only_on is None),
+    "runtimes.first_run",
+    "runtimes.bounded_memory",
+    *(
+        module
+        for file_format, row in FORMATS.items()
+        if row.runs_only_on is None
+        for module in (
+            Role.RUNNER.format(file_format),
+            *(f"runtimes.{file_format}.{name}" for name in row.runner_modules),
+        )
+    ),
     "targets.session_messages", "targets.session_server",
 )  # fmt: skip
 

@@ -21,6 +21,7 @@ from coordatt_deploy.documents import from_json, to_json
 from coordatt_deploy.errors import ConversionError, DeployError
 from coordatt_deploy.formats import Format
 from coordatt_deploy.runtimes import Runner, runtime
+from coordatt_deploy.runtimes.first_run import trust_files
 from coordatt_deploy.targets.session_messages import (
     Answer,
     CloseAnswer,
@@ -107,6 +108,7 @@ def main() -> None:
     # Runtimes print from C++ as well: the answers get a descriptor of their own, and stdout becomes stderr.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    trust_files()  # whatever happens, it happens to this process
     gc.disable()  # collections would fall into one inference and not into the next
     server = Server()
     while line := sys.stdin.readline():

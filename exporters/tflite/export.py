@@ -34,7 +34,8 @@ from coordatt_deploy.exporters.tflite.layers import MARK, NODE_NAMES, PREFIX, Fo
 from coordatt_deploy.exporters.tflite.uint8_input import add_uint8_input
 from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.graph.graph import Graph, is_call, layout
-from coordatt_deploy.runtimes.tflite.metadata import IDENTIFIER, METADATA_NAME
+from coordatt_deploy.runtimes.tflite.flatbuffer import IDENTIFIER
+from coordatt_deploy.runtimes.tflite.metadata import METADATA_NAME
 from coordatt_deploy.tensors import axes_to
 
 P = ParamSpec("P")

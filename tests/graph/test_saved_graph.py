@@ -91,3 +91,26 @@ def test_damage_is_one_line(tiny_graph, tmp_path, damage):
         load_graph(tmp_path)
 
     assert "\n" not in str(caught.value)
+
+
+def test_a_graph_of_a_bundle_that_cannot_be_run_is_one_line(shared_graph, tmp_path):
+    """
+    Shapes alone do not tell: an index beyond its tensor is seen when it is run.
+    """
+    save_graph(shared_graph, tmp_path)
+    document = json.loads((tmp_path / "graph.json").read_text())
+    name = next(node["name"] for node in document["nodes"] if node["op"] == "placeholder")
+    odd = {"name": "odd", "op": "call_function", "target": "aten.index_select.default", "kwargs": {"dict": {}}}
+    index = {"name": "index", "op": "call_function", "target": "aten.full.default", "kwargs": {"dict": {}}}
+    index["args"] = [[2], 99]
+    index["kwargs"] = {"dict": {"dtype": {"torch": "int64"}}}
+    odd["args"] = [{"node": name}, 1, {"node": "index"}]
+    document["nodes"][-1:-1] = [index, odd]
+    document["nodes"][-1]["args"] = [[{"node": "odd"}]]
+    (tmp_path / "graph.json").write_text(json.dumps(document))
+    graph = load_graph(tmp_path)
+
+    with pytest.raises(BundleError, match="captured graph cannot be run") as caught:
+        run(graph, {graph.inputs[0].name: graph.example[0].numpy()})
+
+    assert "\n" not in str(caught.value)

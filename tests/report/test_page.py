@@ -351,6 +351,7 @@ def test_markdown_cells_stay_cells() -> None:
     assert 8 == len(re.findall(r"(?<!\\)\|", line))
     assert "<img" not in text
     assert r"a\_b" == cell("a_b")
+    assert r"&lt;b&gt; &amp; \\\[x\]" == cell(r"<b> & \[x]")  # each letter once: an escape is not escaped again
 
 
 class Browser:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from coordatt_deploy.errors import BundleError
 from coordatt_deploy.formats import Format
 from coordatt_deploy.host import Host
+from coordatt_deploy.runtimes.argument_checks import first_line
 from coordatt_deploy.runtimes.coreml.delegates import neural_engine
 from coordatt_deploy.runtimes.coreml.vocabulary import VOCABULARY
 from coordatt_deploy.runtimes.delegate import Delegate
@@ -39,9 +41,19 @@ def metadata(path: Path) -> dict[str, object]:
 
 def graph(path: Path) -> FileGraph:
     """See ``Reader.graph``."""
-    from coordatt_deploy.runtimes.coreml.evaluator.package import block_of, input_ports, output_names, read_model
+    from coordatt_deploy.runtimes.coreml.evaluator.package import read_model
 
     model, _ = read_model(path)
+    try:
+        return _graph(model)
+    except Exception as error:  # a message may lack whatever a graph needs
+        what = f"{type(error).__name__}: {first_line(error)}"
+        raise BundleError(f"{path.name} cannot be read as an ML Program: {what}") from error
+
+
+def _graph(model: "proto.Model_pb2.Model") -> FileGraph:
+    from coordatt_deploy.runtimes.coreml.evaluator.package import block_of, input_ports, output_names
+
     block = block_of(model)
     tensors: dict[str, Tensor] = {}
     nodes = []

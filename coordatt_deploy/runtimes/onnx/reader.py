@@ -12,6 +12,7 @@ import numpy as np
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.formats import Format
 from coordatt_deploy.host import Host
+from coordatt_deploy.runtimes.argument_checks import first_line
 from coordatt_deploy.runtimes.delegate import Delegate
 from coordatt_deploy.runtimes.file_graph import FileGraph, Node, OperatorCount, Tensor, most_frequent_first, spec_of
 from coordatt_deploy.runtimes.onnx.saturation import saturation_warning
@@ -27,33 +28,36 @@ def metadata(path: Path) -> dict[str, object]:
     # ONNX Runtime is an extra: the words of the format are there without
     import onnxruntime
 
-    from coordatt_deploy.runtimes.argument_checks import first_line
-    from coordatt_deploy.runtimes.onnx.runner import LOG_ERRORS, PROVIDERS
+    from coordatt_deploy.runtimes.onnx.runner import LOG_ERRORS, start_session
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = LOG_ERRORS
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=list(PROVIDERS))
-    except Exception as error:  # ONNX Runtime's exceptions share no base but Exception
-        raise BundleError(
-            f"ONNX Runtime cannot open {path.name}: {first_line(error)}; build the bundle again"
-        ) from error
+    session = start_session(path, options)
     return dict(session.get_modelmeta().custom_metadata_map)
 
 
 def graph(path: Path) -> FileGraph:
     """See ``Reader.graph``."""
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
         model = onnx.load(path, load_external_data=False)
         model = onnx.shape_inference.infer_shapes(model, strict_mode=False)
-    except (OSError, ValueError, DecodeError, RuntimeError) as error:
-        raise BundleError(f"{path.name} cannot be read as ONNX: {error}") from error
+    except Exception as error:  # onnx's exceptions share no base but Exception
+        raise BundleError(f"{path.name} cannot be read as ONNX: {first_line(error)}") from error
     if not model.graph.node:
         raise BundleError(f"{path.name} holds no ONNX graph")
+    try:
+        return _graph(model)
+    except (LookupError, ValueError, TypeError) as error:  # a message may lack whatever a graph needs
+        what = f"{type(error).__name__}: {first_line(error)}"
+        raise BundleError(f"{path.name} cannot be read as ONNX: {what}") from error
+
+
+def _graph(model: "onnx.ModelProto") -> FileGraph:
+    import onnx
+
     tensors: dict[str, Tensor] = {}
 
     def name_of(data_type: int) -> str:
@@ -99,7 +103,7 @@ def graph(path: Path) -> FileGraph:
 def operators(path: Path) -> OperatorCount:
     """See ``Reader.operators``."""
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
         model = onnx.load(path, load_external_data=False)

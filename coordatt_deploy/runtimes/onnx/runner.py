@@ -16,6 +16,8 @@ import onnxruntime as ort
 from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact, Origin, TensorSpec
 from coordatt_deploy.errors import BundleError, InferenceError
+from coordatt_deploy.formats import Format
+from coordatt_deploy.runtimes import first_run
 from coordatt_deploy.runtimes.argument_checks import check_described, check_threads, checked, first_line, shapes_of
 
 ort.disable_telemetry_events()
@@ -23,6 +25,7 @@ ort.disable_telemetry_events()
 PROVIDERS: Final = ("CPUExecutionProvider",)
 LOG_ERRORS: Final = 3  # ONNX Runtime's severity
 LOG_FATAL: Final = 4
+OPEN_SIZE: Final = 64  # stands for sizes that a file leaves open, where any will do
 
 DTYPES: Final = {
     "tensor(float)": "float32",
@@ -46,21 +49,9 @@ def open_artifact(
         BundleError: The file is damaged, is not what *artifact* describes, or lacks one of *tensors*.
     """
     check_threads(threads)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.use_deterministic_compute = True
-    options.log_severity_level = LOG_ERRORS
     names = [spec.name for spec in artifact.outputs]
     inner = tuple(name for name in dict.fromkeys(tensors) if name not in names)
-    try:
-        content = path.read_bytes()
-        session = ort.InferenceSession(with_outputs(content, inner), options, providers=list(PROVIDERS))
-    except Exception as error:  # its exceptions share no base but Exception
-        raise BundleError(
-            f"ONNX Runtime cannot open {path.name}: {first_line(error)}; build the bundle again"
-        ) from error
+    session = start_session(path, _options(threads), inner)
     check_described("input", artifact.inputs, _described(session.get_inputs()))
     check_described("output", artifact.outputs, _described(session.get_outputs(), without=inner))
     for value in session.get_outputs():
@@ -70,6 +61,49 @@ def open_artifact(
                 " DequantizeLinear instead"
             )
     return OnnxRuntimeRunner(session, artifact, (*names, *inner))
+
+
+def start_session(path: Path, options: ort.SessionOptions, inner: Sequence[str] = ()) -> ort.InferenceSession:
+    """Return a session of the file at *path*, which was run once in another process before.
+
+    Args:
+        path: Of the file.
+        options: Of the session.
+        inner: Inner values that are outputs as well.
+
+    Raises:
+        BundleError: It cannot be opened, or a process died of it; see ``first_run``.
+    """
+    try:
+        content = path.read_bytes()
+        first_run.survives(Format.ONNX, content, path.name)
+        return ort.InferenceSession(with_outputs(content, inner), options, providers=list(PROVIDERS))
+    except BundleError:
+        raise
+    except Exception as error:  # its exceptions share no base but Exception
+        raise BundleError(
+            f"ONNX Runtime cannot open {path.name}: {first_line(error)}; build the bundle again"
+        ) from error
+
+
+def run_once(content: bytes) -> None:
+    """See ``first_run.NativeRunner``."""
+    session = ort.InferenceSession(content, _options(1), providers=list(PROVIDERS))
+    feeds = {
+        value.name: np.ones([size if isinstance(size, int) else OPEN_SIZE for size in value.shape], DTYPES[value.type])
+        for value in session.get_inputs()
+    }
+    session.run(None, feeds)
+
+
+def _options(threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.use_deterministic_compute = True
+    options.log_severity_level = LOG_ERRORS
+    return options
 
 
 class OnnxRuntimeRunner:

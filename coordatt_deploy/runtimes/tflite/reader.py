@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.formats import Format
 from coordatt_deploy.host import Host
+from coordatt_deploy.runtimes.argument_checks import first_line
 from coordatt_deploy.runtimes.delegate import Delegate
 from coordatt_deploy.runtimes.file_graph import FileGraph, Node, OperatorCount, Tensor, most_frequent_first, spec_of
 from coordatt_deploy.runtimes.tflite.delegates import gpu, xnnpack
-from coordatt_deploy.runtimes.tflite.metadata import IDENTIFIER, read_metadata
+from coordatt_deploy.runtimes.tflite.file_check import check_file
+from coordatt_deploy.runtimes.tflite.flatbuffer import IDENTIFIER
+from coordatt_deploy.runtimes.tflite.metadata import read_metadata
 from coordatt_deploy.runtimes.tflite.vocabulary import VOCABULARY
 from coordatt_deploy.runtimes.vocabulary import Vocabulary
 
@@ -34,13 +37,19 @@ def graph(path: Path) -> FileGraph:
     content = path.read_bytes()
     if content[4:8] != IDENTIFIER:
         raise BundleError(f"{path.name} is no TFLite file: it has no TFL3 mark")
+    check_file(content, path.name)
     try:
-        model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
-        graph = model.subgraphs[0]
-        operator_names = _names(schema.BuiltinOperator)
-        codes = [_operator_name(code, operator_names) for code in model.operatorCodes]
+        return _graph(schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0)))
     except Exception as error:  # a damaged FlatBuffer makes the generated reader raise many kinds
-        raise BundleError(f"{path.name} cannot be read as TFLite: {error}") from error
+        raise BundleError(f"{path.name} cannot be read as TFLite: {first_line(error)}") from error
+
+
+def _graph(model: "schema.ModelT") -> FileGraph:
+    from ai_edge_litert import schema_py_generated as schema
+
+    graph = model.subgraphs[0]
+    operator_names = _names(schema.BuiltinOperator)
+    codes = [_operator_name(code, operator_names) for code in model.operatorCodes]
     dtypes = _names(schema.TensorType)
     names = [tensor.name.decode() for tensor in graph.tensors]
     tensors = {}

@@ -31,7 +31,10 @@ except ModuleNotFoundError as missing:
 from coordatt_deploy.array_types import Number, NumberArray
 from coordatt_deploy.artifact_specs import Artifact, Origin, TensorSpec
 from coordatt_deploy.errors import BundleError, InferenceError
+from coordatt_deploy.formats import Format
+from coordatt_deploy.runtimes import first_run
 from coordatt_deploy.runtimes.argument_checks import check_described, check_threads, checked, first_line
+from coordatt_deploy.runtimes.tflite.file_check import check_file
 
 DELEGATE: Final = "DELEGATE"  # the interpreter's name for the node that stands for a partition
 SIGNATURE: Final = "serving_default"
@@ -204,17 +207,43 @@ def operators(path: Path) -> Delegation:
 
 
 def _open(path: Path, threads: int, *, keep_all: bool) -> Interpreter:
-    resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES if keep_all else OpResolverType.AUTO
     try:
-        interpreter = Interpreter(
-            model_path=str(path),
-            num_threads=threads,
-            experimental_op_resolver_type=resolver,
-            experimental_preserve_all_tensors=keep_all,
-        )
-        interpreter.allocate_tensors()
-    except (ValueError, RuntimeError) as error:
+        check(path.read_bytes(), path.name)
+        return _allocated(str(path), None, threads, keep_all=keep_all)
+    except (OSError, ValueError, RuntimeError) as error:
         raise BundleError(f"LiteRT cannot open {path.name}: {first_line(error)}; build the bundle again") from error
+
+
+def check(content: bytes, name: str) -> None:
+    """Refuse a file that LiteRT would die of. Every file is held to this before an interpreter opens it here.
+
+    Raises:
+        BundleError: See ``file_check`` and ``first_run``.
+    """
+    check_file(content, name)
+    first_run.survives(Format.TFLITE, content, name)
+
+
+def run_once(content: bytes) -> None:
+    """See ``first_run.NativeRunner``: with XNNPACK, and with the built-in kernels alone."""
+    for keep_all in (False, True):
+        interpreter = _allocated(None, content, 1, keep_all=keep_all)
+        for detail in interpreter.get_input_details():
+            interpreter.set_tensor(detail["index"], np.ones(detail["shape"], detail["dtype"]))
+        interpreter.invoke()
+
+
+def _allocated(path: str | None, content: bytes | None, threads: int, *, keep_all: bool) -> Interpreter:
+    interpreter = Interpreter(
+        model_path=path,
+        model_content=content,
+        num_threads=threads,
+        experimental_op_resolver_type=(
+            OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES if keep_all else OpResolverType.AUTO
+        ),
+        experimental_preserve_all_tensors=keep_all,
+    )
+    interpreter.allocate_tensors()
     return interpreter
 
 

@@ -17,19 +17,24 @@ from coordatt_deploy.artifact_specs import Artifact, TensorSpec
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.runtimes.argument_checks import checked, first_line
 from coordatt_deploy.runtimes.submodels import GIVEN
-from coordatt_deploy.runtimes.tflite.metadata import IDENTIFIER
-from coordatt_deploy.runtimes.tflite.runner import TensorDetail, dequantized
+from coordatt_deploy.runtimes.tflite.file_check import check_file
+from coordatt_deploy.runtimes.tflite.flatbuffer import IDENTIFIER
+from coordatt_deploy.runtimes.tflite.runner import TensorDetail, check, dequantized
 
 
 def open_pieces(path: Path, artifact: Artifact, tensors: tuple[str, ...]) -> "LitertSubmodels":
     """Cut the file at *path* apart at *tensors*; see ``SubmodelExtractor.open_pieces``."""
     try:
-        model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
+        content = path.read_bytes()
+        check_file(content, path.name)
+        model = schema.ModelT.InitFromPackedBuf(content, 0)
         signature = {item.name.decode(): item.tensorIndex for item in model.signatureDefs[0].inputs}
         given, made = cut(model, tensors)
         builder = flatbuffers.Builder(1 << 20)
         builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
-        interpreter = Interpreter(model_content=bytes(builder.Output()), num_threads=1)
+        pieces = bytes(builder.Output())
+        check(pieces, path.name)
+        interpreter = Interpreter(model_content=pieces, num_threads=1)
         interpreter.allocate_tensors()
     except BundleError:
         raise
@@ -42,7 +47,9 @@ def write_pieces(
     path: Path, artifact: Artifact, tensors: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]], target: Path
 ) -> Artifact:
     """Write the file at *path* cut apart; see ``SubmodelExtractor.write_pieces``."""
-    model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
+    content = path.read_bytes()
+    check_file(content, path.name)
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
     (signature,) = model.signatureDefs
     given, made = cut(model, tensors)
     graph = model.subgraphs[0]

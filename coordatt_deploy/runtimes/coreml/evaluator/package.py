@@ -5,6 +5,7 @@ result); the arithmetic is this project's own. The package is never written to: 
 the manifest of whatever it opens, so it is not used here.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -16,11 +17,14 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.documents import from_json, parse
 from coordatt_deploy.errors import BundleError, DeployError
+from coordatt_deploy.runtimes.argument_checks import first_line
+from coordatt_deploy.runtimes.bounded_memory import bounded_memory
 from coordatt_deploy.runtimes.coreml.coremltools_import import load_mil, mil, mil_types, proto
 from coordatt_deploy.runtimes.coreml.evaluator.float16 import widened
 from coordatt_deploy.runtimes.coreml.evaluator.operators import OPERATORS
 from coordatt_deploy.runtimes.coreml.evaluator.program import Port, Program, Step
 
+LARGEST_VALUE: Final = 1 << 28  # numbers: 1 GiB in float32; an image of two megapixels with 64 channels has half of it
 CLASSIFY: Final = "classify"  # turns the values of a classifier's output into names
 
 
@@ -40,12 +44,14 @@ def load(path: Path) -> Program:
     model, folder = read_model(path)
     _check_operators(model, path)
     try:
-        parsed = load_mil(model, model.specificationVersion, str(folder / "weights"))
-    except (AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError,
-            ValueError) as error:  # fmt: skip
-        what = f"{type(error).__name__}: {error}"
+        with bounded_memory():
+            parsed = load_mil(model, model.specificationVersion, str(folder / "weights"))
+            return _program(parsed.functions[_main(model)], model)
+    except DeployError:
+        raise
+    except Exception as error:  # coremltools raises whatever the numbers of the file lead it to
+        what = f"{type(error).__name__}: {first_line(error)}"
         raise BundleError(f"{path.name}: coremltools cannot read the program ({what})") from error
-    return _program(parsed.functions[_main(model)], model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,4 +241,6 @@ def _grid(step: Step, constants: Mapping[str, object]) -> tuple[NumberArray, Num
 
 def _port(var: mil.Var) -> Port:
     shape = tuple(int(size) if isinstance(size, (int, np.integer)) else None for size in var.shape)
+    if math.prod(size or 1 for size in shape) > LARGEST_VALUE:
+        raise BundleError(f"the ML Program computes {var.name} of shape {shape}, more than {LARGEST_VALUE:,} numbers")
     return Port(var.name, _numpy_name(var.dtype), shape)

@@ -6,12 +6,13 @@ import sys
 
 import numpy as np
 import pytest
-from mil_programs import evaluate, mb, noise, save
+from mil_programs import evaluate, mb, noise, save, small
 
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.runtimes.coreml.coremltools_import import coremltools as ct
+from coordatt_deploy.runtimes.coreml.evaluator import package as reading
 from coordatt_deploy.runtimes.coreml.evaluator.operators import OPERATORS
-from coordatt_deploy.runtimes.coreml.evaluator.package import UnknownOperatorError, load
+from coordatt_deploy.runtimes.coreml.evaluator.package import UnknownOperatorError, block_of, load, read_model
 
 
 def test_unknown_operator_is_named():
@@ -96,3 +97,34 @@ def test_torch_is_not_needed(package):
     assert (0, "", "") == (done.returncode, done.stdout, done.stderr)
     expected = load(package).evaluate({"a": noise(1, 3, 6, 6)}, ["logits"])["logits"]
     np.testing.assert_array_equal(expected, np.load(package.parent / "y.npy"))
+
+
+def test_a_value_beyond_any_network_is_refused(tmp_path, monkeypatch):
+    """
+    By the shapes that the loader infers.
+    """
+    saved = save(tmp_path, small, [noise(1, 3, 8, 8)])
+    load(saved)
+    monkeypatch.setattr(reading, "LARGEST_VALUE", 100)
+
+    with pytest.raises(BundleError, match="more than 100 numbers"):
+        load(saved)
+
+
+def test_constants_that_take_all_memory_are_refused(tmp_path):
+    """
+    The loader computes what works on constants alone: a few bytes ask for 32 GiB.
+    """
+    saved = save(tmp_path, lambda a: mb.add(x=a, y=mb.fill(shape=[4], value=1.0)), [noise(4)])
+    model, folder = read_model(saved)
+    for operation in block_of(model).operations:
+        value = operation.attributes["val"].immediateValue.tensor if operation.type == "const" else None
+        if value is not None and list(value.ints.values) == [4]:
+            value.ints.values[0] = (1 << 31) - 1
+            value.ints.values.append(4)
+            operation.attributes["val"].type.tensorType.dimensions[0].constant.size = 2
+            operation.outputs[0].type.tensorType.dimensions[0].constant.size = 2
+    (folder / "model.mlmodel").write_bytes(model.SerializeToString())
+
+    with pytest.raises(BundleError, match="MemoryError"):
+        load(saved)
