@@ -39,8 +39,8 @@ from coordatt_deploy.graph.operators import Trait
 from coordatt_deploy.graph.passes.constants import compute_constants, read_sizes_late
 from coordatt_deploy.graph.passes.functionalise import DROPOUTS, functional, functionalise
 from coordatt_deploy.layer_map import Layer, LayerMap, Part
-from coordatt_deploy.logs import captured, log_folder
-from coordatt_deploy.user_code import first_line, place, source_line, write_log
+from coordatt_deploy.logs import captured, log_folder, write_traceback
+from coordatt_deploy.user_code import first_line, place, source_line
 
 IDENTITIES: Final = overloads(Trait.IDENTITY)
 
@@ -123,7 +123,7 @@ def _export(
         with captured(log):
             program = torch.export.export(module, example, dynamic_shapes=shapes, strict=False)
     except Exception as error:  # torch.export raises many kinds
-        write_log(error, "capture")
+        write_traceback(error, "capture")
         reason = _boiled_down(error)
         raise UsageError(f"torch.export cannot follow the model: {reason}; its own text is in {log}") from error
     log.unlink(missing_ok=True)
@@ -145,7 +145,7 @@ def trial(module: nn.Module, example: Sequence[torch.Tensor]) -> object:
         at = place(error)
         raise UsageError(
             f"the model rejects an input of shape {sizes}: {first_line(error)}{f' at {at}' if at else ''};"
-            f" everything it said is in {write_log(error, 'trial')}"
+            f" everything it said is in {write_traceback(error, 'trial')}"
         ) from error
     log.unlink(missing_ok=True)
     return returned
