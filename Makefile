@@ -10,7 +10,7 @@ SLOW_TESTS := -n 2 --dist loadfile --durations=20
 # docs/on-device.md, chromium and its driver show the HTML report to the tests.
 SYSTEM_PACKAGES := gcc g++ libc6-dev chromium chromium-driver
 
-.PHONY: help demo test test-slow lint bench schemas lock system-packages clean
+.PHONY: help demo test test-slow lint bench kills schemas lock system-packages clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -38,6 +38,9 @@ lint: $(INSTALLED)  ## ruff on the sources; types and layers on the wheel, as it
 
 bench: $(INSTALLED)  ## what attention costs: our artifacts, the official defaults, the plain backbone
 	$(BIN)/python benchmarks/attention_cost.py
+
+kills: $(INSTALLED)  ## kill commands at random moments: the old or the new bundle, and nothing left over
+	$(BIN)/python benchmarks/kills.py
 
 schemas: $(INSTALLED)  ## write the JSON Schema of every document into docs/schema
 	$(BIN)/python -c "from coordatt_deploy.commands.schema import DOCUMENTS; print(*DOCUMENTS)" | tr ' ' '\n' \

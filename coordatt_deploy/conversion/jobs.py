@@ -1,12 +1,12 @@
 """Quantization jobs: planned, run in processes, collected."""
 
 import shutil
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from coordatt_deploy import processes
 from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.bundle import artifact_name
 from coordatt_deploy.conversion.held_out_images import held_out_cases, write_held_out
@@ -19,9 +19,9 @@ from coordatt_deploy.layer_map import LayerMap
 from coordatt_deploy.logs import captured
 from coordatt_deploy.manifest import CalibrationRecord, LoweringReport, Manifest, QuantizationRecord
 from coordatt_deploy.models.registry import model_card, trained_models
-from coordatt_deploy.processes import job_log
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.recipes import Recipe, needs_preparing
+from coordatt_deploy.scratch import Scratch
 from coordatt_deploy.tensors import weights_sha256
 
 
@@ -100,7 +100,7 @@ def plan_jobs(
                     path=path,
                     source=found[0] if found and not needs_preparing(recipe) else None,
                     data=data if recipe.needs_calibration else None,
-                    log=job_log("quantize", Path(path)),
+                    log=processes.job_log("quantize", Path(path)),
                 )
             )
     return jobs
@@ -108,9 +108,12 @@ def plan_jobs(
 
 def submit(jobs: Sequence[Job], pool: ProcessPoolExecutor) -> list[Future[QuantizedArtifact | None]]:
     """Start the jobs, and the reference on the images that were set aside."""
-    futures: list[Future[QuantizedArtifact | None]] = [pool.submit(make, job) for job in jobs]
+    futures: list[Future[QuantizedArtifact | None]] = [
+        pool.submit(processes.Job(f"quantizing {job.path}", make), job) for job in jobs
+    ]
     asides = {job.data.fingerprint: job for job in jobs if job.data is not None and job.data.aside is not None}
-    return futures + [pool.submit(write_held_out, job) for job in asides.values()]
+    held_out = processes.Job("running the reference on the images set aside", write_held_out)
+    return futures + [pool.submit(held_out, job) for job in asides.values()]
 
 
 def collect(futures: Sequence[Future[QuantizedArtifact | None]], stages: Stages) -> list[QuantizedArtifact]:
@@ -135,8 +138,7 @@ def make(job: Job) -> QuantizedArtifact:
         from coordatt_deploy.graph.saved_graph import load_graph
 
         torch.set_num_threads(1)
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch)
+        with Scratch() as folder:
             if job.source is None:
                 graph = load_graph(job.root / "reference")
                 prepared = prepare(

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from coordatt_deploy.bundle import Bundle, finish, open_bundle, writing
+from coordatt_deploy.bundle import Bundle, open_bundle
+from coordatt_deploy.bundle_writing import finish, writing
 from coordatt_deploy.conversion.held_out_images import HELD_OUT_PREFIX
 from coordatt_deploy.conversion.jobs import QuantizedArtifact, calibration_of, collect, plan_jobs, submit
 from coordatt_deploy.conversion.plan import QuantizePlan
@@ -25,7 +26,7 @@ def quantize(bundle: Bundle, plan: QuantizePlan, stages: Stages) -> Bundle:
     """Quantize into the bundle: all artifacts of the plan or none.
 
     Raises:
-        UsageError: A format cannot express a recipe, or the calibration data will not do.
+        UsageError: A format cannot express a recipe, the calibration data will not do, or another process writes there.
         MissingDependencyError: A converter is not installed, or the bundle has no ``reference/``.
         ConversionError: A quantizer refused a file.
     """
@@ -36,9 +37,9 @@ def quantize(bundle: Bundle, plan: QuantizePlan, stages: Stages) -> Bundle:
     need_converters(kind for kind, _ in pairs)
     if not (bundle.root / "reference" / "graph.json").exists():
         raise MissingDependencyError(f"{bundle.root} has no reference/ to quantize from; build it again")
-    with stages.stage("calibration data"):
-        data = calibration_of(plan, manifest)
-    with writing(bundle.root, manifest.model.source_sha256) as staging:
+    with writing(bundle.root, manifest.model.source_sha256, manifest) as staging:
+        with stages.stage("calibration data"):
+            data = calibration_of(plan, manifest)
         jobs = plan_jobs(plan, pairs, manifest, staging, data)
         with workers(len(jobs)) as pool:
             made = collect(submit(jobs, pool), stages)

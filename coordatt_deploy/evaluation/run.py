@@ -81,7 +81,8 @@ def evaluate_bundle(bundle: Bundle, plan: EvaluationPlan, stages: Stages) -> Eva
         target=None if name is None else str(name), skipped=skipped,
     )  # fmt: skip
     suffix = "" if name is None else f"-{str(name).replace(':', '-')}"
-    _keep(bundle, f"evaluate{suffix}.json", evaluation.record())
+    with bundle.reporting():
+        _keep(bundle, f"evaluate{suffix}.json", evaluation.record())
     return evaluation
 
 

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordatt_deploy.artifact_specs import Artifact
-from coordatt_deploy.bundle import Bundle, artifact_name, finish, open_bundle, writing
+from coordatt_deploy.bundle import Bundle, artifact_name, open_bundle
+from coordatt_deploy.bundle_writing import finish, writing
 from coordatt_deploy.conversion.held_out_images import write_held_out
 from coordatt_deploy.conversion.jobs import QuantizedArtifact, make
 from coordatt_deploy.conversion.plan import Job
@@ -41,6 +42,7 @@ from coordatt_deploy.mixed_precision.search_plan import SearchPlan
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.recipes import Recipe, save_recipe
 from coordatt_deploy.quantization.sensitivity import LayerCost
+from coordatt_deploy.scratch import Scratch
 
 PRUNED: Final = 12  # most kept layers of which each is tried in int8 again
 WHOLE: Final = 3  # further layers that the recipe may get where the artifact made the whole way misses the limit
@@ -129,7 +131,7 @@ def search(
         with stages.stage(f"reference on {len(dataset):,} images", len(dataset)) as step:
             judge.ask_reference(step)
         graph = load_graph(bundle.root / "reference")
-        with writing(bundle.root, bundle.manifest.model.source_sha256) as staging:
+        with writing(bundle.root, bundle.manifest.model.source_sha256, bundle.manifest) as staging:
             found, made = [], []
             for job, costs in weighed:
                 one, artifact = _search_one(graph, job, costs, judge, plan.max_drop, staging, stages)
@@ -217,7 +219,7 @@ def _search_one(
     benches: list[Bench] = []
     with ExitStack() as stack:
         step = stack.enter_context(stages.stage(f"search, {job_name(job)}"))
-        scratch = stack.enter_context(tempfile.TemporaryDirectory())
+        scratch = stack.enter_context(Scratch())
 
         def judged(kept: Sequence[LayerCost], folder: Path, artifact: Artifact, *, whole: bool) -> bool:
             difference = judge.ask(folder, artifact)
