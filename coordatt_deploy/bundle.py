@@ -6,12 +6,11 @@
     onnx/ tflite/ coreml/
     reports/        results; not covered by the hashes
 
-A bundle is written into a temporary folder beside its place and renamed when whole, so an interruption leaves none or
-the old one. Opening one checks schema, paths and hashes.
+``bundle_writing`` changes one inside its folder; whoever opens it meanwhile sees the old or the new one. Opening one
+checks schema, paths and hashes.
 """
 
-import shutil
-import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,13 +20,22 @@ from typing import Final
 import numpy as np
 
 from coordatt_deploy.array_types import NumberArray
-from coordatt_deploy.artifact_specs import Artifact, ModelSpec, TensorSpec
+from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.data.archives import ArchiveError, read_npz
-from coordatt_deploy.documents import object_of
-from coordatt_deploy.errors import BundleError, UsageError
-from coordatt_deploy.files import files_below, inside, make_folder, open_regular, read_text, sha256, write_whole
+from coordatt_deploy.errors import BundleError
+from coordatt_deploy.files import (
+    inside,
+    make_folder,
+    open_regular,
+    read_text,
+    remove_stale_parts,
+    sha256,
+    write_whole,
+)
 from coordatt_deploy.formats import FORMATS, Format
+from coordatt_deploy.journal import WAIT_S, bundle_files, is_pending, settled, wait_for_lock
 from coordatt_deploy.layer_map import LayerMap
+from coordatt_deploy.locks import holder
 from coordatt_deploy.manifest import MANIFEST, Manifest
 
 REPORTS: Final = "reports"
@@ -35,10 +43,17 @@ REPORTS: Final = "reports"
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """An opened bundle."""
+    """An opened bundle.
+
+    Attributes:
+        root: Its folder.
+        manifest: What it held when it was opened.
+        read_only: Whether *root* is a copy of one that was left half written where this process cannot mend it.
+    """
 
     root: Path
     manifest: Manifest
+    read_only: bool = False
 
     def path(self, relative: str) -> Path:
         """Return the place of a file of the bundle.
@@ -73,13 +88,50 @@ class Bundle:
         """Write ``reports/<name>`` as a whole or not at all."""
         return write_whole(self.reports() / name, text)
 
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Keep other processes from ``reports/`` while a report is read, added to, and written again.
+
+        Raises:
+            BundleError: What was judged is no longer what the bundle holds; or another process does not let go of it.
+        """
+        folder = self.reports()
+        lock = wait_for_lock(folder, WAIT_S)
+        if lock is None:
+            raise BundleError(f"{folder} is being written by {holder(folder)}; wait for it, or end it")
+        with lock:
+            self.check_unchanged()
+            yield
+
+    def check_unchanged(self) -> None:
+        """Refuse to go on where another process has changed files of the bundle since it was opened.
+
+        Raises:
+            BundleError: It has; the text names them.
+        """
+        now = dict(_hashed(open_bundle(self.root, verify=False).manifest))
+        changed = [path for path, expected in _hashed(self.manifest) if now.get(path) != expected]
+        if changed:
+            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+            raise BundleError(
+                f"{self.root} was written by another command meanwhile: {', '.join(changed[:3])}{more} changed;"
+                " nothing was reported, run it again"
+            )
+
     def reports(self) -> Path:
         """Return the folder ``reports/``, made where it is not there yet.
 
         Raises:
-            BundleError: A link or a file has its name.
+            BundleError: A link or a file has its name; or the bundle can be read only.
         """
-        return make_folder(self.root / REPORTS)
+        if self.read_only:
+            raise BundleError(
+                f"{self.root.name} was left half written by a command that was ended, and cannot be mended where it can"
+                " only be read: no report is kept there; open it once where it can be written"
+            )
+        folder = make_folder(self.root / REPORTS)
+        remove_stale_parts(folder)
+        return folder
 
 
 def save_golden(path: Path, cases: Mapping[str, Sequence[NumberArray]]) -> None:
@@ -99,6 +151,32 @@ def open_bundle(root: Path, *, verify: bool = True) -> Bundle:
         BundleError: It is no bundle, of another schema, holds a link or a pipe, or something in it is missing, changed
             or outside the folder.
     """
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        place = settled(root)
+        before = _signature(place)
+        try:
+            bundle = _opened(place, verify=verify)
+        except (BundleError, FileNotFoundError):
+            if (is_pending(place) or _signature(place) != before) and time.monotonic() < deadline:
+                continue  # it was written meanwhile
+            raise
+        if not is_pending(place) and _signature(place) == before:
+            return replace(bundle, read_only=place != root)
+        if time.monotonic() > deadline:
+            raise BundleError(f"{root} is written again and again by {holder(root)}; open it when that has ended")
+
+
+def _signature(root: Path) -> tuple[int, int, int] | None:
+    """What changes whenever a bundle is written: its manifest is a new file then."""
+    try:
+        there = (root / MANIFEST).lstat()
+    except OSError:
+        return None
+    return there.st_ino, there.st_mtime_ns, there.st_size
+
+
+def _opened(root: Path, *, verify: bool) -> Bundle:
     manifest = root / MANIFEST
     if not manifest.exists() and not manifest.is_symlink():
         what = "is not a folder" if root.exists() and not root.is_dir() else (
@@ -109,7 +187,7 @@ def open_bundle(root: Path, *, verify: bool = True) -> Bundle:
     except (OSError, UnicodeDecodeError) as error:
         raise BundleError(f"manifest.json cannot be read: {error}") from None
     bundle = Bundle(root, Manifest.parse(text))
-    files_below(root)  # or it is refused
+    bundle_files(root)  # or it is refused
     for relative, _ in _hashed(bundle.manifest):
         inside(root, relative)
     if verify:
@@ -138,105 +216,6 @@ def _hashed(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield from manifest.files.items()
     for artifact in manifest.artifacts:
         yield artifact.path, artifact.sha256
-
-
-@contextmanager
-def writing(target: Path, source_sha256: str) -> Iterator[Path]:
-    """Give a folder to fill; it takes the place of *target* when the block ends well, and vanishes when it does not.
-
-    A bundle of the same weights that stands at *target* is copied in first, so that its other artifacts are kept.
-
-    Raises:
-        UsageError: *target* exists and is no bundle, or one of other weights.
-        BundleError: It holds a link or a pipe.
-    """
-    existing = check_target(target, source_sha256)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.partial-"))
-    try:
-        if existing is not None:
-            shutil.copytree(target, staging, dirs_exist_ok=True, symlinks=True)
-            files_below(staging)  # or it is refused: what is written next must not go through a link
-        staging.chmod(0o755)
-        yield staging
-        _take_place(staging, target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def check_target(target: Path, source_sha256: str) -> Bundle | None:
-    """Return the bundle of the same weights that stands at *target*; None where nothing does.
-
-    Raises:
-        UsageError: Something else stands there.
-    """
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return None
-    if not (target / MANIFEST).is_file():
-        raise UsageError(f"{target} exists and is no bundle; name another --output-dir or remove it")
-    existing = open_bundle(target, verify=False)
-    if existing.manifest.model.source_sha256 != source_sha256:
-        raise UsageError(
-            f"{target} is a bundle of other weights ({existing.manifest.model.name},"
-            f" {existing.manifest.model.source_sha256[:12]}… here {source_sha256[:12]}…); name another --output-dir"
-        )
-    return existing
-
-
-def check_same(existing: Bundle | None, model: ModelSpec, inputs: tuple[TensorSpec, ...]) -> None:
-    """Refuse to put artifacts beside others that take other inputs or describe them in another way.
-
-    Raises:
-        UsageError: Sizes, preprocessing or labels differ; the text says which.
-    """
-    if existing is None:
-        return
-    there = existing.manifest.model
-    differing = [key for key in ("preprocessing", "labels", "pixels") if getattr(there, key) != getattr(model, key)]
-    if "preprocessing" in differing:
-        old, new = object_of(there.preprocessing), object_of(model.preprocessing)
-        differing = [f"{key} {old[key]} there, {new[key]} here" for key in new if old[key] != new[key]]
-    if not differing and existing.manifest.inputs != inputs:
-        differing = ["the input is dynamic in one and fixed in the other"]
-    if differing:
-        raise UsageError(
-            f"{existing.root} holds artifacts of the same weights that differ in what an app gives them"
-            f" ({'; '.join(differing)}); name another --output-dir"
-        )
-
-
-def _take_place(staging: Path, target: Path) -> None:
-    aside = None
-    if target.exists():
-        aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old-"))
-        target.replace(aside / "bundle")
-    try:
-        staging.replace(target)
-    except BaseException:
-        if aside is not None:
-            (aside / "bundle").replace(target)
-        raise
-    finally:
-        if aside is not None:
-            shutil.rmtree(aside, ignore_errors=True)
-
-
-def finish(staging: Path, manifest: Manifest) -> Manifest:
-    """Hash everything in *staging*, write its manifest, and return it.
-
-    Raises:
-        BundleError: Something in it is neither a regular file nor a folder.
-    """
-    covered = {artifact.path for artifact in manifest.artifacts}
-    files = []
-    for file in files_below(staging):
-        relative = file.relative_to(staging).as_posix()
-        in_artifact = any(relative == path or relative.startswith(f"{path}/") for path in covered)
-        if not in_artifact and relative != MANIFEST and not relative.startswith(f"{REPORTS}/"):
-            files.append((relative, sha256(file)))
-    complete = replace(manifest, files=dict(files))
-    (staging / MANIFEST).write_text(complete.dump(), encoding="utf-8")
-    return complete
 
 
 def artifact_name(model: str, kind: Format, precision: str, target_cpu: str | None) -> str:

@@ -1,7 +1,9 @@
 """The command line: a table of commands, and errors turned into exit codes.
 
 Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 a check failed, 2 bad usage or bad input,
-3 something is not installed, 130 interrupted.
+3 something is not installed, 70 a fault of this package, 130 interrupted (SIGINT), 143 asked to end (SIGTERM). Whatever
+goes wrong is one line; of a fault the traceback is in a log file, and on the screen as well with
+``COORDATT_DEPLOY_TRACEBACK=1``.
 
 What is imported when, so that help and a mistyped option are answered at once:
 
@@ -15,16 +17,22 @@ The last two are imported in one block at the top of the function that uses them
 A new command is a file in ``commands/`` and a row here.
 """
 
+import os
+import signal
+import sys
+import traceback
 from importlib import import_module
 from typing import Final
 
 import click
 
-from coordatt_deploy import __version__
+from coordatt_deploy import __version__, interruption
 from coordatt_deploy.errors import DeployError
+from coordatt_deploy.interruption import Terminated
 from coordatt_deploy.plain_text import plain
 
-INTERRUPTED: Final = 130  # as shells say it: no check failed
+SIGNALLED: Final = 128  # and the number of the signal, as shells say it: 130 and 143
+TRACEBACK: Final = "COORDATT_DEPLOY_TRACEBACK"
 
 COMMANDS: Final = {
     "build": ("coordatt_deploy.commands.build:build", "Go the whole way: export, prove, measure."),
@@ -55,10 +63,7 @@ COMMANDS: Final = {
 
 
 class CommandLine(click.Group):
-    """Loads the command that is asked for; prints the errors of the core as one line and exits with their code.
-
-    A bug keeps its traceback.
-    """
+    """Loads the command that is asked for; prints whatever goes wrong as one line and exits with its code."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """Import the command; None where there is none of this name."""
@@ -76,18 +81,59 @@ class CommandLine(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command."""
-        try:
-            return super().invoke(ctx)
-        except DeployError as error:
-            click.secho(f"Error: {plain(str(error))}", fg="red", err=True)
-            ctx.exit(error.exit_code)
-        except KeyboardInterrupt:
-            click.secho("\nInterrupted; nothing was left half written", fg="red", err=True)
-            ctx.exit(INTERRUPTED)
-        except OSError as error:
-            said = f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else "")
-            click.secho(f"Error: {plain(said)}; nothing was left half written", fg="red", err=True)
-            ctx.exit(2)
+        with interruption.handled():
+            try:
+                result: object = super().invoke(ctx)
+            except (click.exceptions.Exit, click.ClickException, click.Abort):
+                raise
+            except (Exception, KeyboardInterrupt, Terminated) as error:  # noqa: BLE001 - the place for all of them
+                # A library may have made another error of the signal that arrived in the midst of it.
+                number = interruption.received()
+                text, code = _told(error) if number is None else _ended(number)
+                click.secho(text, fg="red", err=True)
+                if os.environ.get(TRACEBACK):
+                    click.echo("".join(traceback.format_exception(error)), err=True)
+            else:
+                return result
+            finally:
+                with interruption.undisturbed():
+                    _remove_stale()
+        raise click.exceptions.Exit(code)
+
+
+def _remove_stale() -> None:
+    """Remove what earlier commands left when they were killed, unless this one has begun nothing."""
+    if f"{__package__}.logs" in sys.modules:
+        # by now it is there
+        from coordatt_deploy.logs import remove_stale_logs
+        from coordatt_deploy.scratch import remove_stale_scratch
+
+        remove_stale_scratch()
+        remove_stale_logs()
+
+
+def _ended(number: int) -> tuple[str, int]:
+    """Return what is said of a signal, and the exit code."""
+    said = "Interrupted" if number == signal.SIGINT else f"Ended by {signal.Signals(number).name}"
+    return f"\n{said}; nothing was left half written", SIGNALLED + number
+
+
+def _told(error: BaseException) -> tuple[str, int]:
+    """Return what is said of an error, and the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        return _ended(signal.SIGINT)
+    if isinstance(error, Terminated):
+        return _ended(error.number)
+    if isinstance(error, DeployError):
+        return f"Error: {plain(str(error))}", error.exit_code
+    if isinstance(error, OSError):
+        said = f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else "")
+        return f"Error: {plain(said)}; nothing was left half written", 2
+    # A bug: what writes its log is not needed before.
+    from coordatt_deploy.processes import internal_error
+
+    fault = internal_error(error if isinstance(error, Exception) else RuntimeError(repr(error)), "this command")
+    return f"Error: {plain(str(fault))}", fault.exit_code
 
 
 @click.group(

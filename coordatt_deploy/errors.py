@@ -1,7 +1,8 @@
 """The errors a user can meet, each with its exit code.
 
 The core raises them, the command line prints their text as it stands and exits with ``exit_code``. Each text says
-what was received, what was expected and what to do next. Anything else that is raised is a bug and keeps its traceback.
+what was received, what was expected and what to do next. Anything else that is raised is a bug: it becomes an
+``InternalError``, whose text names the log file with the traceback.
 """
 
 from collections.abc import Iterable
@@ -82,6 +83,19 @@ class InferenceError(DeployError):
     """A runtime opened an artifact and could not run it on an input that it should take."""
 
     exit_code = 1
+
+
+class WorkerDiedError(UsageError):
+    """A process that worked for this one was ended: the text says what it was doing, and how it ended."""
+
+
+class InternalError(DeployError):
+    """A fault of this package; the text names the log file with the traceback.
+
+    Its exit code is the system's own for such, EX_SOFTWARE of <sysexits.h>: no check failed, and the input may be good.
+    """
+
+    exit_code = 70
 
 
 def error_named(name: str, default: type[DeployError]) -> type[DeployError]:

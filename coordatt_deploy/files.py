@@ -7,13 +7,16 @@ keeps its reader waiting.
 import errno
 import hashlib
 import os
+import re
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Final
 
 from coordatt_deploy.errors import BundleError
+from coordatt_deploy.locks import take_lock
 
 MOST_ENTRIES: Final = 100_000  # files and folders; ours have some dozens, and hundreds of images where a user adds some
 DEEPEST: Final = 32  # folders in one another; ours go to six, in a Core ML package
@@ -24,11 +27,12 @@ KINDS: Final = {
     stat.S_IFDIR: "a folder",
     stat.S_IFREG: "a file",
 }
+_PART: Final = ".partial-"  # between a file's name and eight letters, while it is written
 NOT_REGULAR: Final = {errno.ELOOP, errno.EMLINK, errno.ENXIO}  # what opening a link or a socket ends with
 
 
-def inside(root: Path, relative: str) -> Path:
-    """Return ``root / relative``.
+def inside(root: Path, relative: str, document: str = "manifest.json") -> Path:
+    """Return ``root / relative``, which *document* names.
 
     Raises:
         BundleError: The path is absolute, climbs out, or a link leads out of the folder.
@@ -39,26 +43,30 @@ def inside(root: Path, relative: str) -> Path:
     try:
         stays = not climbs and path.resolve().is_relative_to(root.resolve())
     except (OSError, RuntimeError, ValueError) as error:  # links in a circle, no name for a file at all
-        raise BundleError(f"manifest.json names {relative!r}, which is no path: {error}; it is refused") from None
+        raise BundleError(f"{document} names {relative!r}, which is no path: {error}; it is refused") from None
     if not stays:
-        raise BundleError(f"manifest.json names {relative!r}, which lies outside the bundle; the bundle is refused")
+        raise BundleError(f"{document} names {relative!r}, which lies outside the bundle; the bundle is refused")
     return path
 
 
-def files_below(root: Path) -> tuple[Path, ...]:
+def files_below(root: Path, leave_out: Callable[[str], bool] = lambda _: False) -> tuple[Path, ...]:
     """Return all files in *root* and below, sorted. *root* itself may be reached through a link.
+
+    Args:
+        root: The folder.
+        leave_out: Says of the name of a regular file or folder at the top whether it is passed over.
 
     Raises:
         BundleError: An entry is neither a regular file nor a folder, or there are more, or deeper, than in any bundle.
     """
-    return tuple(sorted(_files_below(root)))
+    return tuple(sorted(_files_below(root, leave_out)))
 
 
-def _files_below(root: Path) -> Iterator[Path]:
+def _files_below(root: Path, leave_out: Callable[[str], bool]) -> Iterator[Path]:
     waiting, count = [(root, 1)], 0
     while waiting:
         folder, depth = waiting.pop()
-        with os.scandir(folder) as entries:
+        with suppress(FileNotFoundError) if depth > 1 else nullcontext(), os.scandir(folder) as entries:
             for entry in entries:
                 path, count = folder / entry.name, count + 1
                 if count > MOST_ENTRIES:
@@ -66,6 +74,8 @@ def _files_below(root: Path) -> Iterator[Path]:
                 try:
                     mode = entry.stat(follow_symlinks=False).st_mode
                 except FileNotFoundError:  # a report that another command is just replacing
+                    continue
+                if depth == 1 and (stat.S_ISDIR(mode) or stat.S_ISREG(mode)) and leave_out(entry.name):
                     continue
                 if stat.S_ISDIR(mode):
                     if depth == DEEPEST:
@@ -144,7 +154,7 @@ def sha256(path: Path) -> str:
     digest = hashlib.sha256()
     if stat.S_ISDIR(path.lstat().st_mode):
         for file in files_below(path):
-            digest.update(f"{file.relative_to(path).as_posix()}\n{sha256(file)}\n".encode())
+            digest.update(os.fsencode(f"{file.relative_to(path).as_posix()}\n{sha256(file)}\n"))
         return digest.hexdigest()
     with open_regular(path) as stream:
         while block := stream.read(1 << 20):
@@ -159,16 +169,42 @@ def size_bytes(path: Path) -> int:
     )
 
 
-def write_whole(path: Path, text: str) -> Path:
-    """Write a text file so that a reader sees the old one or the new one, never a half."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+def write_whole(path: Path, text: str, *, synced: bool = False) -> Path:
+    r"""Write a text file so that a reader sees the old one or the new one, never a half.
+
+    Args:
+        path: Of the file.
+        text: What UTF-8 has no form for, halves of a pair in names from outside, is written as ``\udc80``.
+        synced: Whether it is on the disk itself before it takes its place.
+    """
+    data = text.encode("utf-8", errors="backslashreplace")
+    remove_stale_parts(path.parent, path.name)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}{_PART}")
+    part = Path(name)
     try:
-        # a name may hold half of a surrogate pair, which no file does
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as stream:
-            stream.write(text)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
+        with take_lock(part) or nullcontext():
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                if synced:
+                    os.fsync(descriptor)
+            part.chmod(0o644)
+            part.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
     return path
+
+
+def remove_stale_parts(folder: Path, name: str = "*") -> None:
+    """Remove what ``write_whole`` of processes that were killed left in *folder*, for the file *name* or any."""
+    pattern = re.compile(rf"\.{'.+' if name == '*' else re.escape(name)}{re.escape(_PART)}[a-z0-9_]{{8}}")
+    found: list[Path] = []
+    with suppress(OSError):  # a folder may be writable and not readable
+        found += [path for path in folder.iterdir() if pattern.fullmatch(path.name)]
+    for part in found:
+        with suppress(OSError):
+            lock = take_lock(part)
+            if lock is not None:
+                with lock:
+                    part.unlink()

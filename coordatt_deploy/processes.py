@@ -3,35 +3,80 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Generic, Protocol, TypeVar
 
-from coordatt_deploy.logs import log_folder, set_environment
+from coordatt_deploy.errors import DeployError, InternalError, UsageError, WorkerDiedError, error_named
+from coordatt_deploy.interruption import end_with_parent, undisturbed
+from coordatt_deploy.logs import keep_running_log, log_folder, remove_running_logs, set_environment, write_traceback
+from coordatt_deploy.scratch import Scratch
+
+_FAILED_TO_BEGIN: Final = 86  # any that nothing else ends with; what was wrong is in the process's note
+END_S: Final = 5.0  # how long a process may take to die of a signal before it is ended by force
+
+A = TypeVar("A")
+R = TypeVar("R")
 
 
 @contextmanager
 def workers(jobs: int, *, most: int | None = None, begin: "Begin | None" = None) -> Iterator[ProcessPoolExecutor]:
     """Give a pool of processes; an error in the block ends what still runs.
 
+    Their temporary files lie in a folder of this process's, which is removed at the end. A function that is submitted
+    is wrapped in ``Job``, so that what goes wrong in it is told.
+
     Args:
         jobs: How many there are to do: there are no more processes than that.
         most: Processes at most; None for one per core.
         begin: Called in each process before its first job; it is pickled.
+
+    Raises:
+        WorkerDiedError: A process was ended; the text says in what.
     """
-    with ProcessPoolExecutor(
-        max_workers=max(1, min(jobs, most or os.cpu_count() or 1)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_begin,
-        initargs=(begin,),
-    ) as pool:
+    _start_tracker()
+    with Scratch() as scratch:
+        pool = ProcessPoolExecutor(
+            max_workers=max(1, min(jobs, most or os.cpu_count() or 1)),
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_begin,
+            initargs=(os.getpid(), scratch, begin),
+        )
         try:
             yield pool
-        except BaseException:
+            pool.shutdown()
+        except BrokenProcessPool:
+            ended = list((pool._processes or {}).values())
             _end(pool)
+            raise _death(ended, scratch) from None
+        except BaseException:
+            with undisturbed():
+                _end(pool)
             raise
+
+
+def _start_tracker() -> None:
+    """Start the process in which Python keeps account of semaphores, without its warnings.
+
+    It removes what a worker that was ended has left, as is meant, and would print on the user's screen that it did.
+    """
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [before, "ignore:resource_tracker:UserWarning"]))
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = before
 
 
 class Begin(Protocol):
@@ -41,20 +86,119 @@ class Begin(Protocol):
         """Do it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Job(Generic[A, R]):
+    """A function for a worker, with words for what it does.
+
+    Attributes:
+        doing: E.g. ``exporting onnx/net_fp32.onnx``.
+        function: At the top of a module, so that it can be pickled.
+    """
+
+    doing: str
+    function: Callable[[A], R]
+
+    def __call__(self, argument: A) -> R:
+        """Run it.
+
+        Raises:
+            DeployError: As the function raises it.
+            InternalError: It raised something else; the traceback is in a log.
+        """
+        _note().write_text(self.doing, encoding="utf-8", errors="backslashreplace")
+        try:
+            return self.function(argument)
+        except DeployError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a bug: only its text reaches the parent whole
+            raise internal_error(error, self.doing) from None
+
+
+def internal_error(error: Exception, doing: str) -> DeployError:
+    """Write the traceback of *error* to a log and return what the user is told."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+    log = write_traceback(error, "fault")
+    if isinstance(error, MemoryError):
+        return UsageError(f"{doing} failed: memory ran out; where is in {log}")
+    return InternalError(
+        f"{doing} failed: {text}; this is a fault of coordatt-deploy, please report it with the log {log}"
+    )
+
+
 def job_log(stage: str, path: Path) -> Path:
     """Return the log file of the job that writes *path*."""
     return log_folder() / f"{stage}-{path.stem}-{os.getpid()}.log"
 
 
-def _begin(begin: Begin | None) -> None:
+def _note() -> Path:
+    """Where a worker writes down what it does, for the case that it dies of it."""
+    return Path(tempfile.gettempdir()) / f"{os.getpid()}.doing"
+
+
+def _begin(parent: int, scratch: Path, begin: Begin | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends its workers
+    end_with_parent(parent)
+    tempfile.tempdir = str(scratch)
+    os.environ["TMPDIR"] = str(scratch)  # for native libraries, and programs that converters start
     set_environment()
     if begin is not None:
-        begin()
+        try:
+            begin()
+        except Exception as error:  # noqa: BLE001 - the pool would only say that it is broken
+            told = error if isinstance(error, DeployError) else internal_error(error, "starting a worker process")
+            text = f"{type(told).__name__}\n{told}"
+            _note().write_text(text, encoding="utf-8", errors="backslashreplace")
+            sys.stderr.flush()
+            os._exit(_FAILED_TO_BEGIN)
+
+
+def _death(ended: Sequence[BaseProcess], scratch: Path) -> DeployError:
+    """Say which process died, of what, and in what.
+
+    The pool ends the others by SIGTERM when one has died, so the one is that which ended otherwise.
+    """
+    died = [process for process in ended if process.exitcode not in (None, 0)]
+    died.sort(key=lambda process: process.exitcode == -signal.SIGTERM)
+    if not died:
+        return WorkerDiedError("a worker process ended before its time, perhaps for want of memory")
+    process = died[0]
+    note = scratch / f"{process.pid}.doing"
+    doing = note.read_text(encoding="utf-8") if note.exists() else "starting"
+    if process.exitcode == _FAILED_TO_BEGIN:
+        name, _, text = doing.partition("\n")
+        return error_named(name, InternalError)(text)
+    log = keep_running_log(process.pid or 0)
+    for other in died[1:]:
+        remove_running_logs(other.pid or 0)
+    return WorkerDiedError(
+        f"the process that was {doing} {how_it_ended(process.exitcode or 0)}"
+        f"{f'; what it said before is in {log}' if log is not None and log.stat().st_size else ''}"
+    )
+
+
+def how_it_ended(code: int) -> str:
+    """Say what an exit status means: ``was ended by SIGKILL, perhaps because memory ran out``."""
+    if code >= 0:
+        return f"ended with exit status {code}"
+    name = signal.Signals(-code).name if -code in {*signal.Signals} else f"signal {-code}"
+    if name == "SIGKILL":
+        return "was ended by SIGKILL, perhaps because memory ran out"
+    crashes = {"SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL", "SIGFPE"}
+    return f"was ended by {name}" + (": a library in it crashed" if name in crashes else "")
 
 
 def _end(pool: ProcessPoolExecutor) -> None:
+    """End the processes now, and see to it that they are gone."""
     processes = list((pool._processes or {}).values())
+    alive = [process for process in processes if process.exitcode is None]
     pool.shutdown(wait=False, cancel_futures=True)
     for process in processes:
         process.terminate()
+    for process in processes:
+        process.join(END_S)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+        if (process in alive or process.exitcode == -signal.SIGTERM) and process.pid is not None:
+            remove_running_logs(process.pid)

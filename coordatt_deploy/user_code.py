@@ -1,14 +1,11 @@
 """Failures inside the user's own code: one line for the screen, everything else in a log file."""
 
 import linecache
-import os
 import re
 import sysconfig
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
-
-from coordatt_deploy.logs import log_folder
 
 _OWN = Path(__file__).resolve().parent
 _LIBRARIES = tuple(Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib"))
@@ -33,14 +30,6 @@ def source_line(stack_trace: str) -> str | None:
     """Return the innermost line of the user's code in a stack that torch recorded as text."""
     found = re.findall(r'^\s*File "(.+)", line (\d+)', stack_trace or "", flags=re.MULTILINE)
     return _innermost((file, int(line)) for file, line in found)
-
-
-def write_log(error: BaseException, stage: str) -> Path:
-    """Write the whole traceback to a file among the logs and return its path."""
-    path = log_folder() / f"{stage}-{os.getpid()}.log"
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write("".join(traceback.format_exception(error)))
-    return path
 
 
 def _innermost(frames: Iterable[tuple[str, int]]) -> str | None:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec, Preprocessing, TensorSpec
-from coordatt_deploy.bundle import finish, open_bundle, save_golden, writing
+from coordatt_deploy.bundle import open_bundle, save_golden
+from coordatt_deploy.bundle_writing import finish, writing
 from coordatt_deploy.errors import BundleError, UsageError
 from coordatt_deploy.files import inside
 from coordatt_deploy.formats import Format, Precision

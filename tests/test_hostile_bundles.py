@@ -12,7 +12,8 @@ from PIL import Image
 
 from coordatt_deploy import files
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec, Preprocessing, TensorSpec
-from coordatt_deploy.bundle import finish, open_bundle, save_golden, writing
+from coordatt_deploy.bundle import open_bundle, save_golden
+from coordatt_deploy.bundle_writing import finish, writing
 from coordatt_deploy.cli import main
 from coordatt_deploy.data.images import load_image
 from coordatt_deploy.errors import BundleError, UsageError
@@ -230,7 +231,7 @@ def test_nothing_is_staged_over_a_link(bundle, name):
 
 def test_a_link_made_while_a_bundle_is_filled_is_not_finished(bundle):
     """
-    The bundle that stood there stays.
+    The bundle that stood there stays; its folder has another time, since what is new is staged in it.
     """
     before = state(bundle)
 
@@ -238,7 +239,7 @@ def test_a_link_made_while_a_bundle_is_filled_is_not_finished(bundle):
         (staging / "late").symlink_to(bundle)
         finish(staging, open_bundle(bundle).manifest)
 
-    assert before == state(bundle)
+    assert before | {bundle: state(bundle)[bundle]} == state(bundle)
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("elsewhere"), lambda path: path.mkdir()])

@@ -1,10 +1,22 @@
 """Where logs and caches go."""
 
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from coordatt_deploy.logs import cache_folder, log_folder
+from coordatt_deploy.logs import (
+    KEPT_DAYS,
+    cache_folder,
+    captured,
+    keep_running_log,
+    log_folder,
+    logged,
+    remove_stale_logs,
+)
 
 
 @pytest.mark.parametrize(
@@ -50,3 +62,72 @@ def test_a_cache_that_cannot_be_made_is_no_reason_to_fail(monkeypatch, tmp_path)
 
     assert found.is_dir()
     assert found.name.startswith("coordatt-deploy-logs-")
+    assert found == log_folder(), "one for all calls"
+
+
+def test_somebody_elses_folder_of_that_name_is_not_written_to(monkeypatch, tmp_path):
+    """
+    The system's temporary folder is everybody's.
+    """
+    (tmp_path / "file").touch()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / f"coordatt-deploy-logs-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
+
+    assert "elsewhere" != log_folder().resolve().name
+
+
+@pytest.fixture
+def logs(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return log_folder()
+
+
+def test_a_log_is_kept_when_something_went_wrong(logs):
+    """
+    And only then; not where the user ended the command.
+    """
+    with logged("fine"):
+        os.write(1, b"chatter")
+    with pytest.raises(KeyboardInterrupt), logged("ended"):
+        raise KeyboardInterrupt
+    with pytest.raises(ValueError, match="no"), logged("failed"):
+        os.write(1, b"from C\n")
+        raise ValueError("no")
+
+    (kept,) = logs.iterdir()
+    assert f"failed-{os.getpid()}.log" == kept.name
+    assert "from C\n" == kept.read_text()
+
+
+def test_what_killed_processes_were_writing_is_removed_and_what_errors_named_stays(logs):
+    """
+    For a month.
+    """
+    script = "import os; from coordatt_deploy.logs import *\nwith logged('killed'): os._exit(9)"
+    subprocess.run([sys.executable, "-c", script], check=False)
+    named, ancient = logs / "named-1.log", logs / "ancient-1.log"
+    for log in (named, ancient):
+        log.write_text("why")
+    month = time.time() - (KEPT_DAYS + 1) * 86_400
+    os.utime(ancient, (month, month))
+    assert 3 == len(list(logs.iterdir()))
+    with captured(logs / "mine.log"):
+        remove_stale_logs()
+
+        assert {"named-1.log", f"mine.log.{os.getpid()}.running"} == {log.name for log in logs.iterdir()}
+
+
+def test_the_last_words_of_a_killed_process_can_be_kept(logs):
+    """
+    Before they are removed.
+    """
+    script = "import os; from coordatt_deploy.logs import *\nwith logged('killed'): os.write(1, b'ah'); os._exit(9)"
+    process = subprocess.Popen([sys.executable, "-c", script])
+    process.wait()
+    log = keep_running_log(process.pid)
+    remove_stale_logs()
+
+    assert "ah" == log.read_text()
+    assert [log] == list(logs.iterdir())

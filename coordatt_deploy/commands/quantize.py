@@ -168,6 +168,7 @@ def _rank(
     """Rank the layers, search for the fewest in float where a drop is given, print, and end the command."""
     # When the plan is right, what does the work (torch among it): see coordatt_deploy.cli.
     from coordatt_deploy.bundle import open_bundle
+    from coordatt_deploy.bundle_writing import check_free
     from coordatt_deploy.mixed_precision.ranking import rank_layers
     from coordatt_deploy.mixed_precision.search import search
     from coordatt_deploy.report.terminal import console
@@ -176,6 +177,8 @@ def _rank(
     found = None
     with console.bars() as stages:
         opened = open_bundle(bundle)
+        if searching is not None:
+            check_free(bundle)
         ranked, document = rank_layers(opened, plan, stages)
         if searching is not None:
             _, found = search(opened, searching, ranked, stages)

@@ -1,14 +1,14 @@
 """The order of the stages: the only module that knows all of them. It owns no numerics."""
 
 import hashlib
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from coordatt_deploy.artifact_specs import TensorSpec
-from coordatt_deploy.bundle import Bundle, check_same, check_target, finish, open_bundle, writing
+from coordatt_deploy.bundle import Bundle, open_bundle
+from coordatt_deploy.bundle_writing import check_free, check_same, check_target, check_texts, finish, writing
 from coordatt_deploy.conversion.float_artifact import FloatArtifact, collect_floats, convert, plan_float_jobs
 from coordatt_deploy.conversion.jobs import calibration_of, collect, plan_jobs, submit, tails_of
 from coordatt_deploy.conversion.plan import ExportPlan, QuantizePlan
@@ -19,9 +19,10 @@ from coordatt_deploy.host import tool_versions
 from coordatt_deploy.loading.sizes import formats_for_dynamic
 from coordatt_deploy.logs import set_environment
 from coordatt_deploy.manifest import FoldReport, Manifest, MergedBranches
-from coordatt_deploy.processes import workers
+from coordatt_deploy.processes import Job, workers
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.recipes import needs_preparing
+from coordatt_deploy.scratch import Scratch
 
 if TYPE_CHECKING:
     from torch import fx
@@ -43,6 +44,8 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
     """
     set_environment()
     plan.check()
+    if plan.output_dir is not None:
+        check_free(plan.output_dir)
     jobs, pairs = plan.jobs(), plan.recipes()
     # torch takes seconds to load: a mistake in what was asked for is told first
     import torch
@@ -74,7 +77,14 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
     check_same(check_target(target, source.spec.source_sha256), source.spec, graph.inputs)
     returned = zip(returned_nodes(graph.module.graph), graph.outputs, strict=True)
     outputs = tuple(_output_spec(node, name) for node, name in returned)
-    bare = Manifest(model=source.spec, inputs=graph.inputs, outputs=outputs, regions=output_regions(graph))
+    bare = Manifest(
+        model=source.spec,
+        inputs=graph.inputs,
+        outputs=outputs,
+        command=plan.command,
+        regions=output_regions(graph),
+    )
+    check_texts(bare)
     with stages.stage("calibration data"):
         quantize_plan = _quantize_plan(plan)
         data = calibration_of(quantize_plan, bare)
@@ -87,14 +97,16 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
         baked = None
         if plan.bake:
             folded, baked = fold_normalisation(folded)
-    with writing(target, source.spec.source_sha256) as staging, tempfile.TemporaryDirectory() as scratch:
-        save_graph(folded, Path(scratch), lines=True)
+    with writing(target, source.spec.source_sha256) as staging, Scratch() as scratch:
+        save_graph(folded, scratch, lines=True)
         (staging / "reference").mkdir(exist_ok=True)
         save_graph(graph, staging / "reference", None if merged else state)
         golden = golden_inputs(graph.inputs, source.spec.preprocessing, source.images, source.unseen_sizes())
         with workers(len(jobs) + len(pairs)) as pool:
-            float_jobs = plan_float_jobs(jobs, source.spec, Path(scratch), staging, golden.feeds)
-            futures = [pool.submit(convert, job) for job in float_jobs]
+            float_jobs = plan_float_jobs(jobs, source.spec, scratch, staging, golden.feeds)
+            futures = [
+                pool.submit(Job(f"exporting {job.path.relative_to(staging)}", convert), job) for job in float_jobs
+            ]
             # What prepares its own weights needs none of the float artifacts; the rest starts from them.
             prepared, others = (
                 [pair for pair in pairs if needs_preparing(pair[1]) is wanted] for wanted in (True, False)
@@ -114,7 +126,6 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
             reparameterized=merged,
             bake=None if baked is None else replace(baked, preprocessing=replaced),
             tool_versions=tool_versions(),
-            command=plan.command,
             notes=tuple(filter(None, [
                 *source.notes, remark, None if baked is None else baked.remark, _of_batch_norms(fold_report),
                 *_of_branches(merged), *_remarks(plan, converted),

@@ -24,7 +24,8 @@ def write_held_out(job: Job) -> None:
 
     Run in a process of its own.
     """
-    with captured(job.log):
+    log = job.log.with_stem(f"{job.log.stem}-set-aside")  # the artifact's own is written at the same time
+    with captured(log):
         # here, and not above: what torch and converters print as they load belongs in the log
         import torch
 
@@ -46,3 +47,4 @@ def write_held_out(job: Job) -> None:
         ranges = ReferenceLayers(graph).ranges(job.data.feeds(graph.example[0].shape[0]))
         save_golden(folder / "ranges.npz", {layer: [np.array(ends)] for layer, ends in ranges.items()})
         save_golden(folder / "inputs.npz", {name: [case[name] for case in cases] for name in job.data.aside.arrays})
+    log.unlink(missing_ok=True)

@@ -1,13 +1,13 @@
 """Quantization jobs: planned, run in processes, collected."""
 
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from coordatt_deploy import processes
 from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.bundle import artifact_name
 from coordatt_deploy.conversion.held_out_images import held_out_cases, write_held_out
@@ -20,9 +20,9 @@ from coordatt_deploy.layer_map import LayerMap
 from coordatt_deploy.logs import captured
 from coordatt_deploy.manifest import CalibrationRecord, LoweringReport, Manifest, QuantizationRecord
 from coordatt_deploy.models.registry import model_card, trained_models
-from coordatt_deploy.processes import job_log
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.recipes import Recipe, needs_preparing
+from coordatt_deploy.scratch import Scratch
 from coordatt_deploy.tensors import weights_sha256
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def plan_jobs(
                     path=path,
                     source=found[0] if found and not needs_preparing(recipe) else None,
                     data=data if recipe.needs_calibration else None,
-                    log=job_log("quantize", Path(path)),
+                    log=processes.job_log("quantize", Path(path)),
                     float_tail=_float_tail(recipe, tails or {}),
                 )
             )
@@ -145,9 +145,12 @@ def _float_tail(recipe: Recipe, tails: Mapping[int, tuple["FloatTail", ...]]) ->
 
 def submit(jobs: Sequence[Job], pool: ProcessPoolExecutor) -> list[Future[QuantizedArtifact | None]]:
     """Start the jobs, and the reference on the images that were set aside."""
-    futures: list[Future[QuantizedArtifact | None]] = [pool.submit(make, job) for job in jobs]
+    futures: list[Future[QuantizedArtifact | None]] = [
+        pool.submit(processes.Job(f"quantizing {job.path}", make), job) for job in jobs
+    ]
     asides = {job.data.fingerprint: job for job in jobs if job.data is not None and job.data.aside is not None}
-    return futures + [pool.submit(write_held_out, job) for job in asides.values()]
+    held_out = processes.Job("running the reference on the images set aside", write_held_out)
+    return futures + [pool.submit(held_out, job) for job in asides.values()]
 
 
 def collect(futures: Sequence[Future[QuantizedArtifact | None]], stages: Stages) -> list[QuantizedArtifact]:
@@ -173,8 +176,7 @@ def make(job: Job) -> QuantizedArtifact:
 
         torch.set_num_threads(1)
         recipe = job.final_recipe
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch)
+        with Scratch() as folder:
             if job.source is None:
                 graph = load_graph(job.root / "reference")
                 prepared = prepare(graph, recipe, job.kind, job.spec, folder, target_cpu=job.target_cpu, data=job.data)

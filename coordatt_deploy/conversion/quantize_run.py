@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from coordatt_deploy.bundle import Bundle, finish, open_bundle, writing
+from coordatt_deploy.bundle import Bundle, open_bundle
+from coordatt_deploy.bundle_writing import finish, writing
 from coordatt_deploy.conversion.held_out_images import HELD_OUT_PREFIX
 from coordatt_deploy.conversion.jobs import QuantizedArtifact, calibration_of, collect, plan_jobs, submit, tails_of
 from coordatt_deploy.conversion.plan import QuantizePlan
@@ -27,7 +28,7 @@ def quantize(bundle: Bundle, plan: QuantizePlan, stages: Stages) -> Bundle:
     """Quantize into the bundle: all artifacts of the plan or none.
 
     Raises:
-        UsageError: A format cannot express a recipe, or the calibration data will not do.
+        UsageError: A format cannot express a recipe, the calibration data will not do, or another process writes there.
         MissingDependencyError: A converter is not installed, or the bundle has no ``reference/``.
         ConversionError: A quantizer refused a file.
     """
@@ -38,18 +39,18 @@ def quantize(bundle: Bundle, plan: QuantizePlan, stages: Stages) -> Bundle:
     need_converters(kind for kind, _ in pairs)
     if not (bundle.root / "reference" / "graph.json").exists():
         raise MissingDependencyError(f"{bundle.root} has no reference/ to quantize from; build it again")
-    check_source_weights(bundle.root / "reference", manifest)
-    with stages.stage("calibration data"):
-        data = calibration_of(plan, manifest)
-    for note in () if data is None else data.notes:
-        stages.note(note)
-    with stages.stage("scales of the outputs"):
-        tails = tails_of([recipe for _, recipe in pairs], load_graph(bundle.root / "reference"), data)
-    told = tuple(dict.fromkeys(tail.reason for found in tails.values() for tail in found))
-    for note in told:
-        stages.note(note)
-    manifest = replace(manifest, notes=tuple(dict.fromkeys([*manifest.notes, *told])))
-    with writing(bundle.root, manifest.model.source_sha256) as staging:
+    with writing(bundle.root, manifest.model.source_sha256, manifest) as staging:
+        check_source_weights(bundle.root / "reference", manifest)
+        with stages.stage("calibration data"):
+            data = calibration_of(plan, manifest)
+        for note in () if data is None else data.notes:
+            stages.note(note)
+        with stages.stage("scales of the outputs"):
+            tails = tails_of([recipe for _, recipe in pairs], load_graph(bundle.root / "reference"), data)
+        told = tuple(dict.fromkeys(tail.reason for found in tails.values() for tail in found))
+        for note in told:
+            stages.note(note)
+        manifest = replace(manifest, notes=tuple(dict.fromkeys([*manifest.notes, *told])))
         jobs = plan_jobs(plan, pairs, manifest, staging, data, tails)
         with workers(len(jobs)) as pool:
             made = collect(submit(jobs, pool), stages)

@@ -7,7 +7,6 @@ of the right one, and the energy of its difference to the reference.
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +20,7 @@ from coordatt_deploy.artifact_specs import Artifact, Origin
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.data.images import preprocess
 from coordatt_deploy.data.labelled import LabelledImage
-from coordatt_deploy.errors import DeployError, MissingDependencyError, UsageError
+from coordatt_deploy.errors import DeployError, MissingDependencyError, UsageError, WorkerDiedError
 from coordatt_deploy.evaluation.paired import classes_and_places
 from coordatt_deploy.logs import logged, set_environment
 from coordatt_deploy.runtimes import Runner, runtime
@@ -245,10 +244,9 @@ def _in_processes(
 ) -> Iterator[Predictions]:
     try:
         with processes.workers(len(chunks), most=workers, begin=partial(_begin, trial, images)) as pool:
-            futures: list[Future[Predictions]] = [pool.submit(_answer, chunk) for chunk in chunks]
+            answer = processes.Job("running the artifacts on images", _answer)
+            futures: list[Future[Predictions]] = [pool.submit(answer, chunk) for chunk in chunks]
             for future in as_completed(futures):
                 yield future.result()
-    except BrokenProcessPool:
-        raise DeployError(
-            "a worker process ended before its time, perhaps for want of memory; run it again with --workers 1"
-        ) from None
+    except WorkerDiedError as error:
+        raise WorkerDiedError(f"{error}; run it again with --workers 1") from None

@@ -92,7 +92,8 @@ def evaluate_bundle(bundle: Bundle, plan: EvaluationPlan, stages: Stages) -> Eva
     notes += _doubts(judged[0], images, classes)
     evaluation = Evaluation(dataset, classes, images, unreadable, judged, skipped, plan.max_drop, place, tuple(notes))
     suffix = "" if place is None else f"-{place.replace(':', '-')}"
-    _keep(bundle, f"evaluate{suffix}.json", evaluation.record())
+    with bundle.reporting():
+        _keep(bundle, f"evaluate{suffix}.json", evaluation.record())
     return evaluation
 
 

@@ -42,8 +42,8 @@ from coordatt_deploy.graph.passes.identities import drop_identities
 from coordatt_deploy.graph.passes.regions import casts, without_regions
 from coordatt_deploy.graph.passes.simplify import simplify
 from coordatt_deploy.layer_map import Layer, LayerMap, Part
-from coordatt_deploy.logs import captured, log_folder
-from coordatt_deploy.user_code import first_line, place, source_line, write_log
+from coordatt_deploy.logs import captured, log_folder, write_traceback
+from coordatt_deploy.user_code import first_line, place, source_line
 
 _KEPT_META: Final = ("val", "nn_module_stack", "stack_trace")
 
@@ -130,7 +130,7 @@ def _export(
         with captured(log):
             program = torch.export.export(module, example, dynamic_shapes=shapes, strict=False)
     except Exception as error:  # torch.export raises many kinds
-        write_log(error, "capture")
+        write_traceback(error, "capture")
         reason = _boiled_down(error)
         raise UsageError(f"torch.export cannot follow the model: {reason}; its own text is in {log}") from error
     log.unlink(missing_ok=True)
@@ -152,7 +152,7 @@ def trial(module: nn.Module, example: Sequence[torch.Tensor]) -> object:
         at = place(error)
         raise UsageError(
             f"the model rejects an input of shape {sizes}: {first_line(error)}{f' at {at}' if at else ''};"
-            f" everything it said is in {write_log(error, 'trial')}"
+            f" everything it said is in {write_traceback(error, 'trial')}"
         ) from error
     log.unlink(missing_ok=True)
     return returned

@@ -26,7 +26,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from coordatt_deploy.errors import UsageError
-from coordatt_deploy.user_code import first_line, write_log
+from coordatt_deploy.logs import write_traceback
+from coordatt_deploy.user_code import first_line
 
 # Moving averages first: where a training script keeps one, it is what it evaluates.
 WRAPPERS: Final = (
@@ -308,7 +309,7 @@ def _damaged(path: Path, error: Exception) -> str:
         return _truncated(path)
     size = f"{path.stat().st_size:,} bytes"
     if isinstance(error, pickle.UnpicklingError | RuntimeError | SafetensorError | IndexError | KeyError):
-        log = write_log(error, "checkpoint")
+        log = write_traceback(error, "checkpoint")
         return (
             f"checkpoint {path.name} ({size}) is no file of torch or safetensors, or is damaged; details are in {log}"
         )

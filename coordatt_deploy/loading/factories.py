@@ -22,8 +22,8 @@ from coordatt_deploy.artifact_specs import Preprocessing
 from coordatt_deploy.errors import MissingDependencyError, UsageError, nearest
 from coordatt_deploy.loading.checkpoints import check_file
 from coordatt_deploy.loading.timm_preprocessing import check_size, read_config
-from coordatt_deploy.logs import captured, log_folder
-from coordatt_deploy.user_code import first_line, place, write_log
+from coordatt_deploy.logs import captured, log_folder, write_traceback
+from coordatt_deploy.user_code import first_line, place
 
 T = TypeVar("T")
 
@@ -135,9 +135,9 @@ def quietly(call: Callable[[], T], what: str) -> T:
         with captured(log):
             result = call()
     except (Exception, SystemExit) as error:  # a script may well call sys.exit when it is imported
-        at = place(error)
+        at, where = place(error), write_traceback(error, "intake")
         raise UsageError(
-            f"{what} {first_line(error)}{f' at {at}' if at else ''}; the traceback is in {write_log(error, 'intake')}"
+            f"{what} {first_line(error)}{f' at {at}' if at else ''}; the traceback is in {where}"
         ) from error
     log.unlink(missing_ok=True)
     return result
@@ -184,7 +184,7 @@ def _import_module(name: str) -> ModuleType:
     except (ImportError, ValueError, AttributeError):
         missing = True
     except Exception as error:  # the __init__.py of a package above
-        log = write_log(error, "intake")
+        log = write_traceback(error, "intake")
         raise UsageError(f"importing {name} raises {first_line(error)}; the traceback is in {log}") from error
     if missing:
         raise UsageError(

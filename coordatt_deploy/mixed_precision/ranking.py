@@ -39,6 +39,7 @@ from coordatt_deploy.quantization.ranges import Range
 from coordatt_deploy.quantization.recipes import Mode
 from coordatt_deploy.quantization.sensitivity import LayerCost, affordable, rank, units
 from coordatt_deploy.runtimes import runtime
+from coordatt_deploy.scratch import Scratch
 from coordatt_deploy.tensors import decode, encode
 
 VERIFIED: Final = 3  # costliest layers that are measured with a real artifact each
@@ -147,12 +148,12 @@ class Bench:
 
     def __init__(self, graph: Graph, job: Job, data: CalibrationSet) -> None:
         self.graph, self.job, self.data = graph, job, data
-        self._scratch = tempfile.TemporaryDirectory()
+        self._scratch = Scratch()
         self._prepared: Prepared | None = None
         self._ranges: dict[str, Range] | None = None
 
     def __enter__(self) -> Self:
-        folder = Path(self._scratch.name) / "float"
+        folder = self._scratch.folder / "float"
         folder.mkdir()
         job = self.job
         self._prepared = prepare_artifact(
@@ -162,7 +163,7 @@ class Bench:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._scratch.cleanup()
+        self._scratch.remove()
 
     @contextmanager
     def artifact(self, float_layers: Sequence[str]) -> Iterator[tuple[Path, Artifact]]:
@@ -170,7 +171,7 @@ class Bench:
         assert self._prepared is not None  # noqa: S101 - entered
         layers = tuple(dict.fromkeys([*self.job.final_recipe.float_layers, *float_layers]))
         recipe = replace(self.job.recipe, float_layers=layers)
-        with tempfile.TemporaryDirectory(dir=self._scratch.name) as name:
+        with tempfile.TemporaryDirectory(dir=self._scratch.folder) as name:
             path = Path(name) / Path(self.job.path).name
             exported, request = write(self._prepared, recipe, self._ranges, path, self.job.spec)
             yield Path(name), exported.described(request, Path(name), recipe.name)

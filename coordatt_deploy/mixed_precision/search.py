@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordatt_deploy.artifact_specs import Artifact
-from coordatt_deploy.bundle import Bundle, artifact_name, finish, open_bundle, writing
+from coordatt_deploy.bundle import Bundle, artifact_name, open_bundle
+from coordatt_deploy.bundle_writing import finish, writing
 from coordatt_deploy.conversion.held_out_images import write_held_out
 from coordatt_deploy.conversion.jobs import QuantizedArtifact, make
 from coordatt_deploy.conversion.plan import Job
@@ -42,6 +43,7 @@ from coordatt_deploy.mixed_precision.smallest_set import prune, smallest_passing
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.recipes import Recipe, save_recipe
 from coordatt_deploy.quantization.sensitivity import LayerCost
+from coordatt_deploy.scratch import Scratch
 
 MANY: Final = 1000  # images from which on several processes pay
 REPORTS: Final = "reports"
@@ -128,7 +130,7 @@ def search(
         with stages.stage(f"reference on {len(dataset):,} images", len(dataset)) as step:
             judge.ask_reference(step)
         graph = load_graph(bundle.root / "reference")
-        with writing(bundle.root, bundle.manifest.model.source_sha256) as staging:
+        with writing(bundle.root, bundle.manifest.model.source_sha256, bundle.manifest) as staging:
             outcomes, made = [], []
             for job, costs in ranked:
                 outcome, artifact = _search_one(graph, job, costs, judge, staging, stages)
@@ -217,7 +219,7 @@ def _search_one(
     benches: list[Bench] = []
     with ExitStack() as stack:
         step = stack.enter_context(stages.stage(f"search, {job_name(job)}"))
-        scratch = stack.enter_context(tempfile.TemporaryDirectory())
+        scratch = stack.enter_context(Scratch())
 
         def judged(kept: Sequence[LayerCost], folder: Path, artifact: Artifact, *, whole: bool) -> bool:
             difference = judge.ask(folder, artifact)

@@ -1,6 +1,5 @@
 """Where artifacts are run for parity: on this machine, or on another one that opens files as a runtime does."""
 
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.runtimes import Runner, runtime
 from coordatt_deploy.runtimes.submodels import GIVEN, Submodels, submodel_extractor
+from coordatt_deploy.scratch import Scratch
 from coordatt_deploy.tensors import dequantized, encode
 
 Arrays = Mapping[str, NumberArray]
@@ -83,7 +83,7 @@ class _SentSubmodels:
         return {spec.name: dequantized(made[spec.name], spec) for spec in runner.outputs if spec.name in self._tensors}
 
     def _start(self, given: Arrays) -> Runner:
-        folder = Path(self._open.enter_context(tempfile.TemporaryDirectory()))
+        folder = self._open.enter_context(Scratch())
         shapes = {name: value.shape for name, value in given.items()}
         artifact = submodel_extractor(self._artifact.format).write_pieces(
             self._path, self._artifact, self._tensors, shapes, folder / self._path.name

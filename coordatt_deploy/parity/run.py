@@ -142,7 +142,8 @@ def check_parity(
         verdicts = [layer_run.with_layers(candidate, verdict) for candidate, verdict in pairs]
     names = cases.names if target is None else cases.few(target.most_cases).names
     report = ParityReport(tuple(verdicts), skipped, None if target is None else target.name, graphs, names, believed)
-    _keep(bundle, report, candidates, plan)
+    with bundle.reporting():
+        _keep(bundle, report, candidates, plan)
     return report
 
 

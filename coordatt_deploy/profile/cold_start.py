@@ -9,7 +9,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -20,9 +19,11 @@ from coordatt_deploy.artifact_specs import Artifact, TensorSpec
 from coordatt_deploy.documents import from_json, to_json
 from coordatt_deploy.errors import BundleError, DeployError, error_named
 from coordatt_deploy.files import inside
+from coordatt_deploy.interruption import end_with_parent
 from coordatt_deploy.profile.latency import ColdStart
 from coordatt_deploy.runtimes import runtime
 from coordatt_deploy.runtimes.first_run import trust_files
+from coordatt_deploy.scratch import Scratch
 
 if sys.platform != "win32":
     import resource
@@ -45,10 +46,10 @@ def cold_start(
         BundleError: It died, or took too long.
     """
     order = {"root": str(root), "artifact": to_json(artifact), "threads": threads, "size": size}
-    with tempfile.TemporaryDirectory() as folder:
-        answer = Path(folder) / "answer.json"
+    with Scratch() as folder:
+        answer = folder / "answer.json"
         # -P: what lies in the folder that the user happens to be in is not imported.
-        command = [sys.executable, "-P", "-m", "coordatt_deploy.profile.cold_start", str(answer)]
+        command = [sys.executable, "-P", "-m", "coordatt_deploy.profile.cold_start", str(answer), str(os.getpid())]
         try:
             done = subprocess.run(  # noqa: S603  (this interpreter, this module)
                 command, input=json.dumps(order), capture_output=True, text=True, timeout=timeout_s, check=False
@@ -130,7 +131,8 @@ def _status(key: str) -> int | None:
 
 
 def main() -> None:
-    """Read an order from standard input, write the answer to the file named as the only argument."""
+    """Read an order from standard input, write the answer to the file named first; end with the second, a process."""
+    end_with_parent(int(sys.argv[2]), watch=False)
     trust_files()  # whatever happens, it happens to this process
     order = json.load(sys.stdin)
     answer = Path(sys.argv[1])

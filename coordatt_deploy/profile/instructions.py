@@ -133,7 +133,8 @@ def count_on(bundle: Bundle, target: str, stages: Stages, *, formats: Sequence[F
         ),
         skipped=tuple(NotRun(artifact.path, reason) for artifact, reason in unable),
     )
-    _keep(bundle, profile)
+    with bundle.reporting():
+        _keep(bundle, profile)
     return profile
 
 

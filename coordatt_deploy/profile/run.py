@@ -258,6 +258,13 @@ def measure_latency(
     with logged("profile"):
         profile = profile_bundle(bundle, settings or ProfileSettings(), stages, formats=formats)
     result = profile_result(profile)
+    with bundle.reporting():
+        _keep(bundle, result)
+    return result
+
+
+def _keep(bundle: Bundle, result: ProfileResult) -> None:
+    """Add the runs of this call to the bundle's report."""
     try:
         earlier = read_reports((bundle.root / REPORTS / "profile.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):  # not there, or nothing that could be gone on with
@@ -267,7 +274,6 @@ def measure_latency(
     runs = runs_of(result, hashes, session.tool_versions, session.time)
     kept = earlier.with_session(runs, session_of(result, session.time))
     bundle.write_report("profile.json", dump(kept, indent=None))
-    return result
 
 
 def _settings(settings: ProfileSettings) -> SettingsRecord:

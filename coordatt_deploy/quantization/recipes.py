@@ -21,6 +21,7 @@ from coordatt_deploy.artifact_specs import RangeMethod
 from coordatt_deploy.documents import SCHEMA_VERSION, member, object_of, write
 from coordatt_deploy.documents import parse as parse_document
 from coordatt_deploy.errors import UsageError, nearest
+from coordatt_deploy.files import write_whole
 from coordatt_deploy.formats import FORMATS, Format, IoType, Precision
 from coordatt_deploy.layer_map import LayerMap
 from coordatt_deploy.manifest import RecipeRecord
@@ -181,7 +182,7 @@ def load_recipe(text: str) -> Recipe:
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
     """Write a file that ``load_recipe`` reads."""
-    path.write_text(write(object_of(recipe.record()), indent=2), encoding="utf-8")
+    write_whole(path, write(object_of(recipe.record()), indent=2))
 
 
 def checked(recipe: Recipe, file_format: Format) -> Recipe:

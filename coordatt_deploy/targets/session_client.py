@@ -10,7 +10,6 @@ import select
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -26,6 +25,7 @@ from coordatt_deploy.artifact_specs import Artifact, Origin, TensorSpec
 from coordatt_deploy.documents import from_json, object_of
 from coordatt_deploy.errors import ConversionError, DeployError, error_named
 from coordatt_deploy.logs import log_folder
+from coordatt_deploy.scratch import Scratch
 from coordatt_deploy.targets import TargetName
 from coordatt_deploy.targets.session_messages import (
     Answer,
@@ -76,15 +76,16 @@ class Session:
         self._timeout_s = timeout_s
         self._unread = b""
         self._opened = 0
-        self.folder = Path(tempfile.mkdtemp(prefix=f"{name.name}-"))
+        self._scratch = Scratch()
+        self.folder = self._scratch.folder
         self._log = self.folder / "log"
         try:
             with self._log.open("wb") as log:
                 self._process = launch(self.folder, log)
         except BaseException:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self._scratch.remove()
             raise
-        self._cleanup = weakref.finalize(self, _end, self._process, self.folder)
+        self._cleanup = weakref.finalize(self, _end, self._process, self._scratch)
 
     def versions(self, packages: Iterable[str], formats: Iterable[str]) -> dict[str, str]:
         """Import the runtimes of *formats* and return the versions of *packages*, as the server sees them."""
@@ -193,7 +194,7 @@ class Session:
         self.close()
 
 
-def _end(process: "subprocess.Popen[bytes]", folder: Path) -> None:
+def _end(process: "subprocess.Popen[bytes]", scratch: Scratch) -> None:
     """End *process* and remove its files."""
     process.kill()
     for pipe in (process.stdin, process.stdout):
@@ -201,7 +202,7 @@ def _end(process: "subprocess.Popen[bytes]", folder: Path) -> None:
             with suppress(BrokenPipeError):  # closing flushes, and nobody reads any more
                 pipe.close()
     process.wait()
-    shutil.rmtree(folder, ignore_errors=True)
+    scratch.remove()
 
 
 class SessionRunner:

@@ -66,7 +66,8 @@ def test_the_group_itself_imports_no_command(arguments):
     _, modules = _imported(*arguments)
 
     assert "coordatt_deploy.cli" in modules
-    own = {"coordatt_deploy", "coordatt_deploy.cli", "coordatt_deploy.errors", "coordatt_deploy.plain_text"}
+    own = {"coordatt_deploy", "coordatt_deploy.cli", "coordatt_deploy.errors", "coordatt_deploy.plain_text",
+           "coordatt_deploy.interruption"}  # fmt: skip
     assert own == {name for name in modules if name.startswith("coordatt_deploy")}
 
 
@@ -188,14 +189,53 @@ def test_what_the_system_refuses_is_one_line(monkeypatch, error, code, said):
     assert "Traceback" not in result.output
 
 
-def test_a_bug_keeps_its_traceback(monkeypatch):
+def test_a_bug_is_one_line_with_a_log_that_holds_the_traceback(monkeypatch, tmp_path):
     """
-    The negative: only errors that a user can act on become a line.
+    It says whose fault it is, and its exit code is not that of a failed check or a bad input.
     """
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("coordatt_deploy.commands.models.model_card", lambda _: 1 / 0)
 
-    with pytest.raises(ZeroDivisionError):
-        CliRunner().invoke(main, ["models"], catch_exceptions=False)
+    result = CliRunner().invoke(main, ["models"])
+    (log,) = (tmp_path / "coordatt-deploy/logs").iterdir()
+
+    assert 70 == result.exit_code
+    assert 1 == len(result.output.splitlines())
+    assert "ZeroDivisionError: division by zero; this is a fault of coordatt-deploy" in result.output
+    assert str(log) in result.output
+    assert "Traceback" in log.read_text()
+
+
+def test_a_traceback_is_shown_to_whoever_asks_for_it(monkeypatch, tmp_path):
+    """
+    By an environment variable, below the line.
+    """
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("COORDATT_DEPLOY_TRACEBACK", "1")
+    monkeypatch.setattr("coordatt_deploy.commands.models.model_card", lambda _: 1 / 0)
+
+    result = CliRunner().invoke(main, ["models"])
+
+    assert 70 == result.exit_code
+    assert "Traceback (most recent call last)" in result.output
+
+
+def test_memory_that_runs_out_is_no_fault_of_ours(monkeypatch, tmp_path):
+    """
+    The input may be too large for this machine.
+    """
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def exhaust(_):
+        raise MemoryError
+
+    monkeypatch.setattr("coordatt_deploy.commands.models.model_card", exhaust)
+
+    result = CliRunner().invoke(main, ["models"])
+
+    assert 2 == result.exit_code
+    assert "memory ran out" in result.output
+    assert "this is a fault" not in result.output
 
 
 @pytest.mark.parametrize(

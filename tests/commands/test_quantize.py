@@ -8,7 +8,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from coordatt_deploy.artifact_specs import ModelSpec, Preprocessing, RangeMethod, TensorSpec
-from coordatt_deploy.bundle import finish, open_bundle, save_golden, writing
+from coordatt_deploy.bundle import open_bundle, save_golden
+from coordatt_deploy.bundle_writing import finish, writing
 from coordatt_deploy.cli import main
 from coordatt_deploy.conversion import jobs
 from coordatt_deploy.conversion.jobs import calibration_of

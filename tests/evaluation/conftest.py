@@ -5,7 +5,8 @@ import torch
 from colours import COLOURS, IMAGE, LOGITS, RIGHT, Colours, photo_writer, save_onnx
 
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec, Preprocessing
-from coordatt_deploy.bundle import finish, open_bundle, writing
+from coordatt_deploy.bundle import open_bundle
+from coordatt_deploy.bundle_writing import finish, writing
 from coordatt_deploy.files import sha256
 from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.graph.capture import capture

@@ -11,7 +11,8 @@ from rich.console import Console
 from torch import nn
 
 from coordatt_deploy.artifact_specs import Artifact
-from coordatt_deploy.bundle import finish, open_bundle, writing
+from coordatt_deploy.bundle import open_bundle
+from coordatt_deploy.bundle_writing import finish, writing
 from coordatt_deploy.documents import to_json
 from coordatt_deploy.errors import BundleError, UsageError
 from coordatt_deploy.exporters import ExportRequest, exporter

@@ -12,7 +12,8 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec, Preprocessing, TensorSpec
-from coordatt_deploy.bundle import finish, open_bundle, save_golden, writing
+from coordatt_deploy.bundle import open_bundle, save_golden
+from coordatt_deploy.bundle_writing import finish, writing
 from coordatt_deploy.cli import main
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.files import sha256

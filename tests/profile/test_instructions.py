@@ -1,6 +1,7 @@
 """Instructions of a bundle's artifacts, on a target that stands in for an emulated one."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,6 +42,9 @@ class FakeBundle:
 
     def path(self, name):
         return name
+
+    def reporting(self):
+        return nullcontext()
 
     def write_report(self, name, text):
         self.written[name] = text

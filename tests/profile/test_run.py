@@ -13,7 +13,8 @@ from rich.console import Console
 
 from coordatt_deploy import format_modules, host
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec, Origin, Preprocessing, TensorSpec
-from coordatt_deploy.bundle import finish, open_bundle, save_golden, writing
+from coordatt_deploy.bundle import open_bundle, save_golden
+from coordatt_deploy.bundle_writing import finish, writing
 from coordatt_deploy.cli import main
 from coordatt_deploy.documents import dump, load
 from coordatt_deploy.errors import MissingDependencyError, UsageError

@@ -8,7 +8,6 @@ import json
 import platform
 import shutil
 import sys
-import tempfile
 from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
@@ -35,6 +34,7 @@ from coordatt_deploy.runtimes.coreml.evaluator.package import (
     read_model,
 )
 from coordatt_deploy.runtimes.coreml.evaluator.program import Port, Program
+from coordatt_deploy.scratch import Scratch
 
 Arrays = dict[str, NumberArray]
 
@@ -125,15 +125,15 @@ class CoreMLRunner:
             json.loads(described.metadata.userDefined["labels"]) if described.predictedFeatureName else None
         )
         self._tensors = wanted[len(artifact.outputs) :]
-        self._folder = tempfile.TemporaryDirectory(prefix="coordatt-deploy-")
-        copy = Path(self._folder.name) / path.name
+        self._folder = Scratch()
+        copy = self._folder.folder / path.name
         shutil.copytree(path, copy)
         if self._tensors:
             mark_outputs(copy, self._tensors)
         try:
             self._model = ct.models.MLModel(str(copy), compute_units=ct.ComputeUnit.CPU_ONLY)
         except Exception as error:  # Core ML raises whatever its compiler says
-            self._folder.cleanup()
+            self._folder.remove()
             raise BundleError(f"Core ML cannot open {path.name}: {error}") from error
 
     def infer(self, feeds: Mapping[str, NumberArray]) -> Arrays:
@@ -161,7 +161,7 @@ class CoreMLRunner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._folder.cleanup()
+        self._folder.remove()
 
 
 def _as_image(pixels: NumberArray) -> Image.Image:

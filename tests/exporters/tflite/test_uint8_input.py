@@ -13,7 +13,8 @@ from ai_edge_litert import schema_py_generated as schema
 from torch import nn
 
 from coordatt_deploy.artifact_specs import ModelSpec, Preprocessing
-from coordatt_deploy.bundle import finish, open_bundle
+from coordatt_deploy.bundle import open_bundle
+from coordatt_deploy.bundle_writing import finish
 from coordatt_deploy.conversion import export_run
 from coordatt_deploy.conversion.plan import ExportPlan
 from coordatt_deploy.data.images import load_image, preprocess

@@ -13,7 +13,8 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from coordatt_deploy import host
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec, Preprocessing, TensorSpec
-from coordatt_deploy.bundle import finish, open_bundle, save_golden, writing
+from coordatt_deploy.bundle import open_bundle, save_golden
+from coordatt_deploy.bundle_writing import finish, writing
 from coordatt_deploy.cli import main
 from coordatt_deploy.documents import dump
 from coordatt_deploy.errors import BundleError
