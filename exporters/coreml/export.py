@@ -22,6 +22,8 @@ from coordatt_deploy import __version__
 from coordatt_deploy.artifact_specs import ModelSpec, TensorSpec, metadata
 from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.exporters import Exported, ExportRequest
+from coordatt_deploy.exporters.coreml.resizing import resizings
+from coordatt_deploy.exporters.coreml.torch_operators import corrected
 from coordatt_deploy.formats import Precision
 from coordatt_deploy.graph.exported_program import origin_key, program, provenance
 from coordatt_deploy.graph.graph import Graph, is_tensor
@@ -47,16 +49,17 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
     # coremltools numbers the operators that it names itself through the life of the process: begin anew
     ct.converters.mil.mil.Builder.name_count.clear()
     try:
-        converted = ct.convert(
-            exported,
-            convert_to="mlprogram",
-            compute_precision=COMPUTE[request.precision],
-            minimum_deployment_target=TARGET,
-            inputs=[_input(graph, request.spec, index) for index in range(len(graph.inputs))],
-            outputs=[ct.TensorType(name, dtype=np.float32) for name in graph.outputs],
-            classifier_config=_classes(graph, request.spec),
-            skip_model_load=True,
-        )
+        with corrected(resizings(exported)):
+            converted = ct.convert(
+                exported,
+                convert_to="mlprogram",
+                compute_precision=COMPUTE[request.precision],
+                minimum_deployment_target=TARGET,
+                inputs=[_input(graph, request.spec, index) for index in range(len(graph.inputs))],
+                outputs=[ct.TensorType(name, dtype=np.float32) for name in graph.outputs],
+                classifier_config=_classes(graph, request.spec),
+                skip_model_load=True,
+            )
     except Exception as error:
         raise ConversionError(f"coremltools cannot convert the graph: {error}") from error
     function = converted._mil_program.functions["main"]
