@@ -1,4 +1,4 @@
-"""What is known of a graph's resizing operators before coremltools sees them: torch has their sizes, coremltools not."""
+"""What torch knows of a graph's resizing operators and coremltools does not: their sizes, and where they look."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

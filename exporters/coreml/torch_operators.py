@@ -1,7 +1,7 @@
 """Torch operators that coremltools 9.0 converts into something else, or not at all, written anew.
 
-    average pool:  Core ML divides by the whole window where ``ceil_mode`` lets it hang over the edge; torch by what lies
-                   inside, padding included or not. Padding of more than one element has been seen to go wrong.
+    average pool:  Core ML divides by the whole window where ``ceil_mode`` lets it hang over the edge; torch by what
+                   lies inside, padding included or not. Padding of more than one element has been seen to go wrong.
     power:         Core ML squares the exponent where the base is the constant 2.
     PReLU:         Core ML takes one slope per channel for images alone.
     resize:        coremltools needs a factor that it can read off the graph; to another tensor's size there is none.
@@ -70,7 +70,9 @@ def _average_pool(context: TranscriptionContext, node: InternalTorchIRNode) -> N
     windows = [_Windows(*sizes) for sizes in zip(x.shape[2:], kernel, steps, pads, strict=True)]
     ceil = bool(ceil_mode) and any(window.overhangs is not False for window in windows)
     if ceil and any(window.dropped for window in windows):
-        raise ValueError(f"{node.name}: Core ML cannot leave out the last window of one axis alone; set ceil_mode=False")
+        raise ValueError(
+            f"{node.name}: Core ML cannot leave out the last window of one axis alone; set ceil_mode=False"
+        )
     pool = partial(mb.avg_pool, kernel_sizes=kernel, strides=steps, pad_type="custom")
     around = [n for pad in pads for n in (pad, pad)]
     if divisor is not None:  # padding and overhang are zeros: times the window's size, the mean is the sum
@@ -166,9 +168,7 @@ def _nearest(
         return convert(context, node)
     if plan.factors is not None:
         height, width = plan.factors
-        made = mb.upsample_nearest_neighbor(
-            x=x, scale_factor_height=height, scale_factor_width=width, name=node.name
-        )
+        made = mb.upsample_nearest_neighbor(x=x, scale_factor_height=height, scale_factor_width=width, name=node.name)
         return context.add(made)
     if plan.places is not None:
         rows, columns = (np.asarray(places, np.int32) for places in plan.places)

@@ -6,7 +6,7 @@
 
 ``g`` is the place in the input that output ``o`` looks at; the sampling modes differ in it alone. The operator set does
 not say how its nearest neighbours round. The formulas are those that fit what coremltools' tests expect on macOS, where
-``resize_nearest_neighbor`` stands for TensorFlow's with half-pixel centres and ``upsample_nearest_neighbor`` for the one
+``resize_nearest_neighbor`` stands for TensorFlow's with half-pixel centres, ``upsample_nearest_neighbor`` for the one
 without. Arrays are float32; arguments have the names of the MIL operator set.
 """
 

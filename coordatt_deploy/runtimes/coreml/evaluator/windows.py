@@ -209,6 +209,11 @@ def avg_pool(
     What only ``ceil_mode`` adds behind the input counts as padding does, where torch leaves it out: apple/coremltools
     #2844 prints 4.75 for a window that holds 9 and 10 alone, where torch has 9.5.
     """
+    if pad_type == "custom" and not exclude_padding_from_average and max(pad, default=0) > 1:
+        raise UnsupportedFormError(
+            "Core ML is reported to compute a mean that counts more than one element of padding wrong"
+            " (apple/coremltools#1901)"
+        )
     windows = _windows(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
     elements = np.ones((), np.intp)
     for window, size in zip(windows, x.shape[2:], strict=True):
