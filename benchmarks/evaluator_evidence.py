@@ -1,6 +1,6 @@
-"""Write the table of ``docs/coreml-evaluator.md`` from the table of evidence: ``python -m benchmarks.evaluator_evidence``.
+"""Write the table of ``docs/coreml-evaluator.md`` from the table of evidence.
 
-A test holds the page to what this writes.
+Run ``python -m benchmarks.evaluator_evidence`` after a change of the table. A test holds the page to what this writes.
 """
 
 from pathlib import Path

@@ -13,12 +13,13 @@ Everything else stays with coremltools' own functions, whose names and output ar
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, reduce
 from itertools import accumulate
 from typing import Final, TypeAlias
 
 import numpy as np
 
+from coordatt_deploy.array_types import IntegerArray, NumberArray
 from coordatt_deploy.exporters.coreml.resizing import Resizing
 from coordatt_deploy.runtimes.coreml.coremltools_import import mil
 
@@ -69,15 +70,19 @@ def _average_pool(context: TranscriptionContext, node: InternalTorchIRNode) -> N
     pads = _per_axis(padding, axes)
     windows = [_Windows(*sizes) for sizes in zip(x.shape[2:], kernel, steps, pads, strict=True)]
     ceil = bool(ceil_mode) and any(window.overhangs is not False for window in windows)
-    if ceil and any(window.dropped for window in windows):
+    dropped = [(window, pad) for window, pad in zip(windows, pads, strict=True) if ceil and window.dropped]
+    fixed = [window.counts for window in windows if window.counts is not None]
+    weighed = bool(dropped) and count_padding and divisor is None and len(fixed) == axes and max(pads) <= SEEN_RIGHT
+    if any(not pad for _, pad in dropped) or (dropped and count_padding and divisor is None and not weighed):
         raise ValueError(
             f"{node.name}: Core ML cannot leave out the last window of one axis alone; set ceil_mode=False"
         )
     pool = partial(mb.avg_pool, kernel_sizes=kernel, strides=steps, pad_type="custom")
     around = [n for pad in pads for n in (pad, pad)]
-    if divisor is not None:  # padding and overhang are zeros: times the window's size, the mean is the sum
+    if divisor is not None or weighed:  # padding and overhang are zeros: times the window's size, the mean is the sum
         mean = pool(x=x, pad=around, ceil_mode=ceil, exclude_padding_from_average=False)
-        result = mb.mul(x=mean, y=_as(x, np.prod(kernel) / divisor), name=node.name)
+        elements = reduce(np.multiply.outer, fixed)[None, None] if divisor is None else divisor
+        result = mb.mul(x=mean, y=_as(x, np.prod(kernel) / elements), name=node.name)
     elif not count_padding or (ceil and not any(pads)):
         result = pool(x=x, pad=around, ceil_mode=ceil, exclude_padding_from_average=True, name=node.name)
     elif ceil or max(pads) > SEEN_RIGHT:  # padding that is part of the input counts, and what hangs over does not
@@ -94,21 +99,24 @@ class _Windows:
 
     Attributes:
         overhangs: Whether torch lets the last window hang over the padded edge; None where that depends on the size.
-        dropped: Whether torch leaves out a window that Core ML, which rounds the same way, would keep.
+        dropped: Whether torch may leave out a window that begins behind the input and the padding before it; Core ML
+            does so where there is padding.
+        counts: What torch divides each window's sum by, padding counted; None where that depends on the size.
     """
 
     def __init__(self, size: object, kernel: int, stride: int, pad: int) -> None:
-        # torch drops a window that begins behind the input and the padding before it; Core ML too, if there is any
-        latest = stride - 1 - kernel + pad  # how far behind that a window can begin at most
         if not isinstance(size, (int, np.integer)):
             self.overhangs: bool | None = None
-            self.dropped = latest >= 0
+            self.dropped = stride - 1 - kernel + pad >= 0  # as far behind that as a window can begin
+            self.counts: IntegerArray | None = None
             return
-        spare = (int(size) + 2 * pad - kernel) % stride
-        begin = int(size) + 2 * pad - kernel - spare + stride
-        behind = begin >= int(size) + pad
+        whole = int(size) + 2 * pad
+        spare = (whole - kernel) % stride
+        behind = whole - kernel - spare + stride >= int(size) + pad
         self.overhangs = spare != 0 and not behind
         self.dropped = spare != 0 and behind
+        starts = np.arange((whole - kernel) // stride + 1 + self.overhangs) * stride
+        self.counts = np.minimum(starts + kernel, whole) - starts
 
 
 def _per_axis(value: object, axes: int) -> list[int]:
@@ -116,9 +124,8 @@ def _per_axis(value: object, axes: int) -> list[int]:
     return numbers * axes if len(numbers) == 1 else numbers
 
 
-def _as(x: mil.Var, value: float) -> np.generic:
-    kind: np.generic = mil.types.nptype_from_builtin(x.dtype)(value)
-    return kind
+def _as(x: mil.Var, value: float | NumberArray) -> NumberArray:
+    return np.asarray(value, mil.types.nptype_from_builtin(x.dtype))[()]
 
 
 def _power(convert: Conversion, context: TranscriptionContext, node: InternalTorchIRNode) -> None:

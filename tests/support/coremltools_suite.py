@@ -84,7 +84,7 @@ def unoptimised(program, *, convert_to, minimum_deployment_target, inputs=None, 
     if inputs is None and convert_to[0] == "mlprogram":
         try:
             return Unoptimised(program, minimum_deployment_target)
-        except Exception:
+        except (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError):
             compared["unoptimised"] = False  # it needs the passes
     target = {"convert_to": convert_to, "minimum_deployment_target": minimum_deployment_target, "inputs": inputs}
     return convert(program, **target, **options)
@@ -119,5 +119,5 @@ def pytest_runtest_call(item):
         "text": "" if failed is None else str(failed[1])[:300],
         "operators": compared.get("operators", []),
     }
-    with open(os.environ["EVALUATED"], "a", encoding="utf-8") as log:
+    with Path(os.environ["EVALUATED"]).open("a", encoding="utf-8") as log:
         log.write(json.dumps(line) + "\n")

@@ -1,4 +1,4 @@
-"""What coremltools writes wrong, or not at all: held against torch through the evaluator, which has Core ML's meaning."""
+"""What coremltools writes wrong, or not at all: held against torch through the evaluator, which means Core ML."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,8 @@ POOLS = {
     "ceil": (nn.AvgPool2d(2, 2, ceil_mode=True), 9),
     "ceil, padding counted": (nn.AvgPool2d(3, 2, 1, ceil_mode=True), 9),
     "ceil, padding not counted": (nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False), 8),
-    "the last window left out": (nn.AvgPool2d(3, 3, 1, ceil_mode=True), 8),
+    "the last window left out of one axis": (nn.AvgPool2d(3, 3, 1, ceil_mode=True), 8),
+    "the last window left out of both": (nn.AvgPool2d(3, 3, 1, ceil_mode=True), 11),
     "a window smaller than its stride": (nn.AvgPool2d(1, 3, ceil_mode=True), 9),
     "much padding": (nn.AvgPool2d(7, 4, 3), 12),
     "divisor": (nn.AvgPool2d(3, 2, 1, ceil_mode=True, divisor_override=5), 8),
@@ -73,7 +74,9 @@ def test_pools(name, precision, tmp_path):
     program, exported = packaged(tmp_path, module, (size, size + 1), precision=precision)
 
     check(program, module, [(size, size + 1)], precision)
-    assert all(layer.parts for layer in exported.layers.layers if "pool" in layer.layer_id or "function" in layer.layer_id)
+    assert all(
+        layer.parts for layer in exported.layers.layers if "pool" in layer.layer_id or "function" in layer.layer_id
+    )
 
 
 def test_without_the_correction_the_file_is_wrong(tmp_path, monkeypatch):
@@ -137,7 +140,8 @@ RESIZED = {
         y[:, :, 1:-1, 2:], size=y.shape[2:], mode="bilinear", align_corners=True),
     "nearest, four times as large": lambda y: F.interpolate(y[:, :, ::4, ::4], size=y.shape[2:]),
     "nearest, no factor": lambda y: F.interpolate(y[:, :, 1:-1, 2:], size=y.shape[2:]),
-    "unequal parts": lambda y: torch.cat([y.mean(3), y.mean(2)], 2).split([y.shape[2], y.shape[3]], 2)[1],
+    "unequal parts": lambda y: torch.cat(
+        torch.cat([y.mean(3), y.mean(2)], 2).split([y.shape[2], y.shape[3]], 2)[::-1], 2),
 }  # fmt: skip
 
 

@@ -55,6 +55,8 @@ def slice_by_index(
             continue
         first = None if at(begin_mask, axis, False) else int(begin[axis])
         last = None if at(end_mask, axis, False) else int(end[axis])
+        if x.shape[axis] == 1 and at(stride, axis, 1) < 0:  # coremltools' own test expects it to fail: rdar://99664032
+            raise UnsupportedFormError("Core ML is known to slice an axis of one element backwards wrong")
         places.append(slice(first, last, int(at(stride, axis, 1))))
     return x[tuple(places)]
 

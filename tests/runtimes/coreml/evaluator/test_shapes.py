@@ -11,6 +11,7 @@ from coordatt_deploy.runtimes.coreml.coremltools_import import coremltools as ct
 from coordatt_deploy.runtimes.coreml.evaluator import shapes
 from coordatt_deploy.runtimes.coreml.evaluator.operators import OPERATORS
 from coordatt_deploy.runtimes.coreml.evaluator.package import load
+from coordatt_deploy.runtimes.coreml.evaluator.windows import UnsupportedFormError
 
 IMAGE = noise(2, 8, 4, 6)
 TENSOR = torch.from_numpy(IMAGE)
@@ -128,6 +129,16 @@ def test_scalars_are_joined_to_a_list():
 
     assert [8, 6] == np.asarray(sizes).tolist()
     assert [3, 5] == shapes.concat([np.int32(3), np.int32(5)], axis=0, interleave=False).tolist()
+
+
+def test_one_element_is_not_sliced_backwards():
+    """
+    coremltools' own test of it is expected to fail on macOS, so nothing is computed in Core ML's place.
+    """
+    attributes = {"begin": [-1, 0], "end": [-2, 0], "stride": [-1, 1], "begin_mask": [False, True]}
+
+    with pytest.raises(UnsupportedFormError, match="one element backwards"):
+        evaluate(lambda a: mb.slice_by_index(x=a, end_mask=[False, True], **attributes), noise(1, 3))
 
 
 def test_zeros_of_a_shape_keep_the_axes_from_the_end():
