@@ -44,7 +44,8 @@ def corrected(resizings: Mapping[str, Resizing]) -> Iterator[None]:
     """
     table: dict[str, Conversion] = _TORCH_OPS_REGISTRY.name_to_func_mapping
     before = dict(table)
-    table.update(dict.fromkeys(("avg_pool1d", "avg_pool2d"), _average_pool))
+    for name in ("avg_pool1d", "avg_pool2d"):
+        table[name] = partial(_average_pool, before[name])
     table["prelu"] = partial(_prelu, before["prelu"])
     for name in ("pow", "pow.tensor_tensor"):
         table[name] = partial(_power, before[name])
@@ -60,14 +61,27 @@ def corrected(resizings: Mapping[str, Resizing]) -> Iterator[None]:
         table.update(before)
 
 
-def _average_pool(context: TranscriptionContext, node: InternalTorchIRNode) -> None:
-    x, kernel_sizes, *rest = _get_inputs(context, node)
-    given = [None if var is None else var.val for var in rest]
-    stride, padding, ceil_mode, count_padding, divisor = [*given, *(None, 0, False, True, None)[len(given) :]]
+def _values(context: TranscriptionContext, node: InternalTorchIRNode) -> list[object]:
+    """Return what is known of the node's arguments; None for what only the run knows.
+
+    ``_get_inputs`` makes a constant of every number, which renames those of the whole program: it is for nodes that are
+    written anew alone.
+    """
+    given = [context[item] if isinstance(item, str) and item in context else item for item in node.inputs]
+    return [item.val if isinstance(item, mil.Var) else item for item in given]
+
+
+def _average_pool(convert: Conversion, context: TranscriptionContext, node: InternalTorchIRNode) -> None:
+    x, given = context[node.inputs[0]], _values(context, node)
+    defaults: tuple[object, ...] = (None, None, None, 0, False, True, None)  # of the arguments, from the input on
+    _, kernel_sizes, stride, padding, ceil_mode, count_padding, divisor = (*given, *defaults[len(given) :])
     axes = x.rank - 2
-    kernel = _per_axis(kernel_sizes.val, axes)
+    kernel = _per_axis(kernel_sizes, axes)
     steps = kernel if stride is None or not np.size(stride) else _per_axis(stride, axes)
     pads = _per_axis(padding, axes)
+    if not ceil_mode and divisor is None and (not count_padding or max(pads) <= SEEN_RIGHT):
+        convert(context, node)
+        return
     windows = [_Windows(*sizes) for sizes in zip(x.shape[2:], kernel, steps, pads, strict=True)]
     ceil = bool(ceil_mode) and any(window.overhangs is not False for window in windows)
     dropped = [(window, pad) for window, pad in zip(windows, pads, strict=True) if ceil and window.dropped]
@@ -129,26 +143,34 @@ def _as(x: mil.Var, value: float | NumberArray) -> NumberArray:
 
 
 def _power(convert: Conversion, context: TranscriptionContext, node: InternalTorchIRNode) -> None:
-    base, exponent = promote_input_dtypes(_get_inputs(context, node, expected=2))
-    if base.val is None or not (np.asarray(base.val) == 2).all() or not mil.types.is_float(exponent.dtype):
-        return convert(context, node)
-    return context.add(mb.exp2(x=exponent, name=node.name))
+    base = _values(context, node)[0]
+    if base is None or not (np.asarray(base) == 2).all():
+        convert(context, node)
+        return
+    _, exponent = promote_input_dtypes(_get_inputs(context, node, expected=2))
+    if not mil.types.is_float(exponent.dtype):
+        convert(context, node)
+        return
+    context.add(mb.exp2(x=exponent, name=node.name))
 
 
 def _prelu(convert: Conversion, context: TranscriptionContext, node: InternalTorchIRNode) -> None:
-    x, slope = _get_inputs(context, node, expected=2)
-    if x.rank in (1, 4) or slope.val is None or np.unique(slope.val).size == 1:
-        return convert(context, node)
-    slopes = np.asarray(slope.val).reshape(-1, *[1] * (x.rank - 2))
+    x, slope = context[node.inputs[0]], _values(context, node)[1]
+    if x.rank in (1, 4) or slope is None or np.unique(np.asarray(slope)).size == 1:
+        convert(context, node)
+        return
+    slopes = np.asarray(slope).reshape(-1, *[1] * (x.rank - 2))
     below = mb.mul(x=mb.minimum(x=x, y=_as(x, 0.0)), y=slopes)
-    return context.add(mb.add(x=mb.relu(x=x), y=below, name=node.name))
+    context.add(mb.add(x=mb.relu(x=x), y=below, name=node.name))
 
 
 def _split(convert: Conversion, context: TranscriptionContext, node: InternalTorchIRNode) -> None:
     """Cut parts out whose sizes are known only when the program runs."""
+    given = node.inputs[1]
+    if not isinstance(given, (list, tuple)) or not any(isinstance(size, str) for size in given):
+        convert(context, node)
+        return
     x, sizes, *rest = _get_inputs(context, node)
-    if not isinstance(sizes, (list, tuple)) or all(size.val is not None for size in sizes):
-        return convert(context, node)
     axis = (int(rest[0].val) if rest else 0) % x.rank
     ends = list(accumulate(sizes, lambda total, size: mb.add(x=total, y=size)))
     open_ends = [place != axis for place in range(x.rank)]
@@ -164,19 +186,22 @@ def _split(convert: Conversion, context: TranscriptionContext, node: InternalTor
         )
         for number, (begin, end) in enumerate(zip([zero, *ends[:-1]], ends, strict=True))
     ]
-    return context.add(parts, torch_name=node.name)
+    context.add(parts, torch_name=node.name)
 
 
 def _nearest(
     convert: Conversion, known: Mapping[str, Resizing], context: TranscriptionContext, node: InternalTorchIRNode
 ) -> None:
-    x, plan = _get_inputs(context, node)[0], known.get(node.name)
+    plan = known.get(node.name)
     if plan is None:
-        return convert(context, node)
+        convert(context, node)
+        return
+    x = context[node.inputs[0]]
     if plan.factors is not None:
         height, width = plan.factors
         made = mb.upsample_nearest_neighbor(x=x, scale_factor_height=height, scale_factor_width=width, name=node.name)
-        return context.add(made)
+        context.add(made)
+        return
     if plan.places is not None:
         rows, columns = (np.asarray(places, np.int32) for places in plan.places)
     else:
@@ -184,25 +209,27 @@ def _nearest(
             mb.floor_div(x=mb.mul(x=_counted(out), y=size), y=out)
             for size, out in zip(_sizes(x), _wanted(context, node), strict=True)
         )
-    return context.add(mb.gather(x=mb.gather(x=x, indices=rows, axis=2), indices=columns, axis=3, name=node.name))
+    context.add(mb.gather(x=mb.gather(x=x, indices=rows, axis=2), indices=columns, axis=3, name=node.name))
 
 
 def _bilinear(
     convert: Conversion, known: Mapping[str, Resizing], context: TranscriptionContext, node: InternalTorchIRNode
 ) -> None:
-    inputs = _get_inputs(context, node)
-    x, align_corners, plan = inputs[0], bool(inputs[2].val), known.get(node.name)
+    plan = known.get(node.name)
     if plan is None:
-        return convert(context, node)
+        convert(context, node)
+        return
+    x, align_corners = context[node.inputs[0]], bool(_values(context, node)[2])
     if plan.factors is not None:
         height, width = plan.factors
         made = mb.upsample_bilinear(
             x=x, scale_factor_height=height, scale_factor_width=width, align_corners=align_corners, name=node.name
         )
-        return context.add(made)
+        context.add(made)
+        return
     (height, out_height), (width, out_width) = zip(_sizes(x), _wanted(context, node), strict=True)
     rows = _between(x, 2, height, out_height, align_corners, None)
-    return context.add(_between(rows, 3, width, out_width, align_corners, node.name))
+    context.add(_between(rows, 3, width, out_width, align_corners, node.name))
 
 
 def _between(x: mil.Var, axis: int, size: mil.Var, out: mil.Var, align_corners: bool, name: str | None) -> mil.Var:
