@@ -77,7 +77,7 @@ def _average_pool(convert: Conversion, context: TranscriptionContext, node: Inte
     _, kernel_sizes, stride, padding, ceil_mode, count_padding, divisor = (*given, *defaults[len(given) :])
     axes = x.rank - 2
     kernel = _per_axis(kernel_sizes, axes)
-    steps = kernel if stride is None or not np.size(stride) else _per_axis(stride, axes)
+    steps = (None if stride is None else _per_axis(stride, axes)) or kernel
     pads = _per_axis(padding, axes)
     if not ceil_mode and divisor is None and (not count_padding or max(pads) <= SEEN_RIGHT):
         convert(context, node)
@@ -95,7 +95,7 @@ def _average_pool(convert: Conversion, context: TranscriptionContext, node: Inte
     around = [n for pad in pads for n in (pad, pad)]
     if divisor is not None or weighed:  # padding and overhang are zeros: times the window's size, the mean is the sum
         mean = pool(x=x, pad=around, ceil_mode=ceil, exclude_padding_from_average=False)
-        elements = reduce(np.multiply.outer, fixed)[None, None] if divisor is None else divisor
+        elements = reduce(np.multiply.outer, fixed)[None, None] if divisor is None else np.asarray(divisor)
         result = mb.mul(x=mean, y=_as(x, np.prod(kernel) / elements), name=node.name)
     elif not count_padding or (ceil and not any(pads)):
         result = pool(x=x, pad=around, ceil_mode=ceil, exclude_padding_from_average=True, name=node.name)

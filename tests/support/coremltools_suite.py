@@ -96,6 +96,7 @@ testing_utils._IS_MACOS = True
 ct.models.utils._macos_version = ct.utils._macos_version = lambda: (26, 0)
 
 
+@pytest.hookimpl(trylast=True)  # of what -k has chosen
 def pytest_collection_modifyitems(items):
     """Keep LIMIT cases of each function, as far apart as there are."""
     functions = defaultdict(list)
