@@ -32,13 +32,7 @@ def leaky_relu(x: NumberArray, *, alpha: float) -> NumberArray:
 
 
 def prelu(x: NumberArray, *, alpha: NumberArray) -> NumberArray:
-    """Return x, with alpha * x below 0; ``alpha`` is per channel.
-
-    Raises:
-        UnsupportedFormError: Several slopes and no image, which coremltools' own tests expect to fail: rdar://91442339.
-    """
-    if x.ndim != 4 and np.unique(alpha).size > 1:
-        raise UnsupportedFormError(f"Core ML is known to compute {x.ndim} axes with several slopes wrong")
+    """Return x, with alpha * x below 0; ``alpha`` is per channel."""
     return np.where(x > 0, x, alpha.reshape(-1, *[1] * (x.ndim - 2)) * x)
 
 

@@ -138,7 +138,8 @@ _DEPARTURES: Final[dict[str, tuple[str, ...]]] = {
     ),
     "matmul": (f"a vector on one side: {REPOSITORY}/issues/2263. Refused",),
     "prelu": (
-        "several slopes on 3 or 5 axes: expected to fail on macOS (rdar://91442339). Refused; exported as a sum",
+        "several slopes on 3 or 5 axes: expected to fail on macOS (rdar://91442339). Refused by coremltools;"
+        " exported as a sum",
         "in float16: expected to fail on macOS (rdar://92175249), nobody says how",
     ),
     "conv": (

@@ -12,7 +12,6 @@ from mil_programs import BOTH, FEW, IOS16, IOS17, check, check_sum, double, eval
 
 from coordatt_deploy.errors import InferenceError
 from coordatt_deploy.runtimes.coreml.evaluator.operators import OPERATORS
-from coordatt_deploy.runtimes.coreml.evaluator.windows import UnsupportedFormError
 
 # Activations with attributes.
 ACTIVATIONS = {
@@ -102,19 +101,6 @@ def test_nan_passes_through_every_activation():
     x = np.full((1, 2, 1, 1), np.nan, dtype=np.float32)
     for operator, (attributes, _) in ACTIVATIONS.items():
         assert np.isnan(evaluate(lambda a, f=operator, k=attributes: getattr(mb, f)(x=a, **k), x)).all(), operator
-
-
-def test_several_slopes_are_for_images_alone():
-    """
-    coremltools' own tests expect Core ML to fail on other ranks with slopes that differ; one slope it gets right.
-    """
-    line = noise(1, 2, 5)
-
-    one = evaluate(lambda a: mb.prelu(x=a, alpha=np.array([0.5, 0.5], np.float32)), line, operator="prelu")
-
-    np.testing.assert_allclose(np.where(line > 0, line, 0.5 * line), one, rtol=1e-6)
-    with pytest.raises(UnsupportedFormError, match="3 axes with several slopes"):
-        evaluate(lambda a: mb.prelu(x=a, alpha=np.array([0.1, 0.6], np.float32)), line)
 
 
 # Faults as somebody might write them: the operator, what is made of it, and the test that must notice.
