@@ -7,7 +7,8 @@ from coordatt_deploy.errors import ConversionError, RefusedOperator, Unsupported
 from coordatt_deploy.formats import FORMATS, Format
 from coordatt_deploy.graph.graph import Graph, is_call, module_path, op_name
 from coordatt_deploy.graph.operator_support import REMEDIES, REMEDY, line_of
-from coordatt_deploy.user_code import first_line, write_log
+from coordatt_deploy.logs import write_traceback
+from coordatt_deploy.user_code import first_line
 
 # Where the converters' texts have the name of an operator of ATen.
 _OPERATORS: Final = tuple(map(re.compile, (
@@ -32,7 +33,7 @@ def refusal(graph: Graph, file_format: Format, converter: str, error: Exception)
     Returns:
         ``UnsupportedOperatorsError`` with the layers of the operator that the text names, where the graph has some.
     """
-    log = write_log(error, f"convert-{file_format}")
+    log = write_traceback(error, f"convert-{file_format}")
     text = f"{converter} cannot convert it: {first_line(error)}; its own text is in {log}"
     names = {name for pattern in _OPERATORS for name in pattern.findall(str(error))}
     nodes = [node for node in graph.module.graph.nodes if is_call(node) and op_name(node) in names]

@@ -24,6 +24,8 @@ from coordatt_deploy import __version__
 from coordatt_deploy.artifact_specs import ModelSpec, TensorSpec, metadata
 from coordatt_deploy.exporters import Exported, ExportRequest
 from coordatt_deploy.exporters.converter_errors import refusal
+from coordatt_deploy.exporters.coreml.resizing import resizings
+from coordatt_deploy.exporters.coreml.torch_operators import corrected
 from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.graph.call_arguments import outputs as returned_nodes
 from coordatt_deploy.graph.exported_program import origin_key, program, provenance
@@ -52,19 +54,20 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
     # coremltools numbers the operators that it names itself through the life of the process: begin anew
     ct.converters.mil.mil.Builder.name_count.clear()
     try:
-        converted = ct.convert(
-            exported,
-            convert_to="mlprogram",
-            compute_precision=ct.precision.FLOAT32
-            if request.precision is Precision.FP32
-            else ct.transform.FP16ComputePrecision(op_selector=lambda operation: not _in_float32(operation, kept)),
-            minimum_deployment_target=TARGET,
-            inputs=[_input(graph, request.spec, index) for index in range(len(graph.inputs))],
-            outputs=[ct.TensorType(name, dtype=kind) for name, kind in _output_types(graph).items()],
-            classifier_config=_classes(graph, request.spec),
-            skip_model_load=True,
-            pass_pipeline=_passes(graph),
-        )
+        with corrected(resizings(exported)):
+            converted = ct.convert(
+                exported,
+                convert_to="mlprogram",
+                compute_precision=ct.precision.FLOAT32
+                if request.precision is Precision.FP32
+                else ct.transform.FP16ComputePrecision(op_selector=lambda operation: not _in_float32(operation, kept)),
+                minimum_deployment_target=TARGET,
+                inputs=[_input(graph, request.spec, index) for index in range(len(graph.inputs))],
+                outputs=[ct.TensorType(name, dtype=kind) for name, kind in _output_types(graph).items()],
+                classifier_config=_classes(graph, request.spec),
+                skip_model_load=True,
+                pass_pipeline=_passes(graph),
+            )
     except Exception as error:
         raise refusal(graph, Format.COREML, "coremltools", error) from error
     function = converted._mil_program.functions["main"]

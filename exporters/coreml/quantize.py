@@ -26,7 +26,7 @@ from coordatt_deploy.quantization.ranges import Range, needed
 from coordatt_deploy.quantization.recipes import Mode, Recipe, checked, kept_in_float
 from coordatt_deploy.runtimes.coreml.coremltools_import import coremltools as ct
 from coordatt_deploy.runtimes.coreml.coremltools_import import proto
-from coordatt_deploy.runtimes.coreml.evaluator.package import block_of
+from coordatt_deploy.runtimes.coreml.evaluator.package import CLASSIFY, block_of
 
 # Weights up to this size stay as they are: coremltools' own threshold; small ones save nothing and cost most accuracy.
 FEW_WEIGHTS: Final = 2048
@@ -50,7 +50,8 @@ def activations(source: Path, exported: Exported) -> tuple[str, ...]:
     """Return the names of the tensors whose ranges ``quantize`` needs."""
     with _opened(source) as model:
         block = block_of(model.get_spec())
-        made = {output.name for operation in block.operations for output in operation.outputs}
+        made = {output.name for operation in block.operations if operation.type != CLASSIFY
+                for output in operation.outputs}  # fmt: skip
         constants = {output.name for operation in block.operations if _is_constant(operation)
                      for output in operation.outputs}  # fmt: skip
         outputs = {spec.name for spec in exported.outputs}

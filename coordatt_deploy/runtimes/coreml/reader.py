@@ -4,6 +4,7 @@ The evaluator, and coremltools with it, is imported by the functions that need i
 """
 
 import math
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -147,6 +148,25 @@ def delegates(path: Path, graph: FileGraph) -> tuple[Delegate, ...]:  # noqa: AR
     return (neural_engine(graph),)
 
 
-def host_warning(path: Path, machine: Host) -> str | None:  # noqa: ARG001 - results say where they are from
-    """See ``Reader.host_warning``."""
-    return None
+def host_warning(path: Path, machine: Host) -> str | None:  # noqa: ARG001 - which machine it is, the runner knows
+    """See ``Reader.host_warning``; what Core ML itself runs is what a device runs."""
+    if find_spec("coremltools") is None:  # it is not run here either
+        return None
+    from coordatt_deploy.runtimes.coreml.evaluator.evidence import without
+    from coordatt_deploy.runtimes.coreml.evaluator.operators import OPERATORS
+    from coordatt_deploy.runtimes.coreml.evaluator.package import block_of, read_model
+    from coordatt_deploy.runtimes.coreml.runner import core_ml_works
+
+    if core_ml_works():
+        return None
+    try:
+        model, _ = read_model(path)
+    except BundleError:  # whoever opens it says so
+        return None
+    unproven = without(operation.type for operation in block_of(model).operations if operation.type in OPERATORS)
+    if not unproven:
+        return None
+    return (
+        f"evaluated by rules of which no independent evidence is known for {', '.join(unproven)}"
+        " (docs/coreml-evaluator.md); a Mac would tell"
+    )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from coordatt_deploy.array_types import NumberArray
+from coordatt_deploy.runtimes.coreml.evaluator.windows import UnsupportedFormError
 
 
 def linear(x: NumberArray, *, weight: NumberArray, bias: NumberArray | None = None) -> NumberArray:
@@ -14,9 +15,15 @@ def linear(x: NumberArray, *, weight: NumberArray, bias: NumberArray | None = No
 
 
 def matmul(x: NumberArray, y: NumberArray, *, transpose_x: bool, transpose_y: bool) -> NumberArray:
-    """Return x @ y, each with its last two axes swapped where asked."""
-    left = x.swapaxes(-1, -2) if transpose_x and x.ndim > 1 else x
-    right = y.swapaxes(-1, -2) if transpose_y and y.ndim > 1 else y
+    """Return x @ y, each with its last two axes swapped where asked.
+
+    Raises:
+        UnsupportedFormError: One of them is a vector, which Core ML is known to get wrong: apple/coremltools#2263.
+    """
+    if min(x.ndim, y.ndim) < 2:
+        raise UnsupportedFormError("Core ML is known to compute a product with a vector wrong")
+    left = x.swapaxes(-1, -2) if transpose_x else x
+    right = y.swapaxes(-1, -2) if transpose_y else y
     result: NumberArray = left @ right
     return result
 

@@ -215,7 +215,18 @@ def _step(operation: mil.Operation, constants: dict[str, object]) -> Step:
             )
         else:
             arguments[name] = _source(source, f"{operation.name}/{name}", constants)
+    if operation.op_type == "pow" and _is_two(operation.x):
+        arguments = {"x": arguments["y"], "y": arguments["x"]}
     return Step(operation.op_type, arguments, tuple(_port(var) for var in operation.outputs))
+
+
+def _is_two(base: mil.Var) -> bool:
+    """Whether Core ML takes ``pow(2, y)`` for ``pow(y, 2)``: it does where the base is a constant of floats, all 2.
+
+    apple/coremltools#2628 prints 0 for 2 to the power of 0; #2742 found the square behind it.
+    """
+    value = None if base.op is None or base.op.op_type != "const" else np.asarray(base.val)
+    return value is not None and np.issubdtype(value.dtype, np.floating) and bool((value == 2).all())
 
 
 def _source(var: mil.Var, place: str, constants: dict[str, object]) -> str:

@@ -1,10 +1,13 @@
 """Operators that resize the last two axes.
 
-    linear:   y[o] = (1 - f) * x[floor(g)] + f * x[floor(g) + 1],   f = g - floor(g)
-    nearest:  y[o] = x[floor(g)]
+    linear:             y[o] = (1 - f) * x[floor(g)] + f * x[floor(g) + 1],   f = g - floor(g)
+    resize, nearest:    y[o] = x[floor((o + 1/2) * size / out)]
+    upsample, nearest:  y[o] = x[floor(o * size / out)]
 
-``g`` is the place in the input that output ``o`` looks at; the sampling modes differ in it alone. Arrays are float32;
-arguments have the names of the MIL operator set.
+``g`` is the place in the input that output ``o`` looks at; the sampling modes differ in it alone. The operator set does
+not say how its nearest neighbours round. The formulas are those that fit what coremltools' tests expect on macOS, where
+``resize_nearest_neighbor`` stands for TensorFlow's with half-pixel centres, ``upsample_nearest_neighbor`` for the one
+without. Arrays are float32; arguments have the names of the MIL operator set.
 """
 
 import numpy as np
@@ -52,11 +55,13 @@ def _resize_linear(x: Array, height: int, width: int, mode: str) -> Array:
     return x
 
 
-def _nearest(x: Array, axis: int, out: int) -> Array:
+def _nearest(x: Array, axis: int, out: int, *, centres: bool) -> Array:
+    """Look at the element that the centre of each output falls into, or its first corner."""
     size = x.shape[axis]
-    if out % size == 0:
+    if out % size == 0:  # the same by both
         return np.repeat(x, out // size, axis)
-    nearest: Array = np.take(x, np.arange(out) * size // out, axis)
+    places = (2 * np.arange(out) + 1) * size // (2 * out) if centres else np.arange(out) * size // out
+    nearest: Array = np.take(x, places, axis)
     return nearest
 
 
@@ -84,17 +89,14 @@ def upsample_bilinear(
 
 def resize_nearest_neighbor(x: Array, *, target_size_height: int, target_size_width: int) -> Array:
     """Resize (…, H, W) to the target size."""
-    return _nearest(_nearest(x, x.ndim - 2, int(target_size_height)), x.ndim - 1, int(target_size_width))
+    rows = _nearest(x, x.ndim - 2, int(target_size_height), centres=True)
+    return _nearest(rows, x.ndim - 1, int(target_size_width), centres=True)
 
 
 def upsample_nearest_neighbor(x: Array, *, scale_factor_height: float, scale_factor_width: float) -> Array:
-    """Resize (…, H, W) by the scale factors; output ``o`` looks at floor(o / factor)."""
+    """Resize (…, H, W) by the scale factors; the exact scale then follows from the two sizes."""
     for axis, factor in ((x.ndim - 2, float(scale_factor_height)), (x.ndim - 1, float(scale_factor_width))):
-        if factor.is_integer():
-            x = np.repeat(x, int(factor), axis)
-        else:
-            places = np.floor(np.arange(int(x.shape[axis] * factor)) / factor).astype(np.intp)
-            x = np.take(x, np.minimum(places, x.shape[axis] - 1), axis)
+        x = _nearest(x, axis, int(x.shape[axis] * factor), centres=False)
     return x
 
 
@@ -107,7 +109,7 @@ def resize(x: Array, *, shape: Array, resized_dims: int, interpolation_mode: str
             if out != x.shape[axis] or sampling_mode == "OFFSET_CORNERS":
                 x = _linear(x, axis, grid(x.shape[axis], out, sampling_mode))
         elif sampling_mode == "DEFAULT":
-            x = _nearest(x, axis, out)
+            x = _nearest(x, axis, out, centres=True)
         else:  # the operator set does not say how these round
             raise UnsupportedFormError(f"nearest-neighbour resize with sampling mode {sampling_mode!r}")
     return x

@@ -15,7 +15,8 @@ def chosen_axes(axes: NumberArray | None, rank: int) -> tuple[int, ...]:
 
 
 def concat(values: Sequence[NumberArray], *, axis: int, interleave: bool) -> NumberArray:
-    """Join arrays along ``axis``, one after the other or element by element in turn."""
+    """Join arrays along ``axis``, one after the other or element by element in turn; scalars to a list of them."""
+    values = [np.atleast_1d(value) for value in values]
     if not interleave:
         return np.concatenate(values, axis=int(axis))
     place = int(axis) % values[0].ndim
@@ -54,6 +55,8 @@ def slice_by_index(
             continue
         first = None if at(begin_mask, axis, False) else int(begin[axis])
         last = None if at(end_mask, axis, False) else int(end[axis])
+        if x.shape[axis] == 1 and at(stride, axis, 1) < 0:  # coremltools' own test expects it to fail: rdar://99664032
+            raise UnsupportedFormError("Core ML is known to slice an axis of one element backwards wrong")
         places.append(slice(first, last, int(at(stride, axis, 1))))
     return x[tuple(places)]
 
@@ -68,11 +71,10 @@ def slice_by_size(x: NumberArray, *, begin: NumberArray, size: NumberArray) -> N
 
 
 def reshape(x: NumberArray, *, shape: NumberArray) -> NumberArray:
-    """Return x in ``shape``, where -1 follows from the others and 0 keeps an axis."""
-    wanted = [int(n) for n in shape]
-    if len(wanted) == x.ndim:  # 0 keeps the axis
-        wanted = [n or have for n, have in zip(wanted, x.shape, strict=True)]
-    return x.reshape(wanted)
+    """Return x in ``shape``, where -1 follows from the others and 0 keeps the axis that lies there from the end."""
+    lengths = (1,) * max(0, len(shape) - x.ndim) + x.shape
+    kept = lengths[len(lengths) - len(shape) :]
+    return x.reshape([int(n) or have for n, have in zip(shape, kept, strict=True)])
 
 
 def squeeze(x: NumberArray, *, axes: NumberArray | None = None) -> NumberArray:

@@ -204,7 +204,16 @@ def avg_pool(
     ceil_mode: bool,
     exclude_padding_from_average: bool,
 ) -> Array:
-    """Mean over each window; padding counts as zeros, or not at all."""
+    """Mean over each window; padding counts as zeros, or not at all.
+
+    What only ``ceil_mode`` adds behind the input counts as padding does, where torch leaves it out: apple/coremltools
+    #2844 prints 4.75 for a window that holds 9 and 10 alone, where torch has 9.5.
+    """
+    if pad_type == "custom" and not exclude_padding_from_average and max(pad, default=0) > 1:
+        raise UnsupportedFormError(
+            "Core ML is reported to compute a mean that counts more than one element of padding wrong"
+            " (apple/coremltools#1901)"
+        )
     windows = _windows(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
     elements = np.ones((), np.intp)
     for window, size in zip(windows, x.shape[2:], strict=True):
@@ -239,9 +248,9 @@ class _Window:
         return self.before, max(0, (self.out - 1) * self.stride + self.kernel - size - self.before)
 
     def counts(self, size: int, exclude_padding: bool) -> NDArray[np.intp]:
-        """Elements that each window's mean divides by; what only ceil_mode adds never counts."""
+        """Elements that each window's mean divides by."""
         start = np.arange(self.out) * self.stride
-        stop = np.minimum(start + self.kernel, size + self.before + self.after)
+        stop = start + self.kernel
         if exclude_padding:
             start, stop = np.maximum(start, self.before), np.minimum(stop, size + self.before)
         counts: NDArray[np.intp] = stop - start
@@ -252,6 +261,8 @@ def _windows(
     x: Array, kernel_sizes: Array, strides: Array, pad_type: str, pad: Array, ceil_mode: bool
 ) -> list[_Window]:
     kernel, step, size = [int(k) for k in kernel_sizes], [int(s) for s in strides], x.shape[2:]
+    if pad_type == "same_lower" and len(size) == 1:  # coremltools' own tests expect it to fail: rdar://98852008
+        raise UnsupportedFormError("Core ML is known to compute a pool over one axis with pad_type 'same_lower' wrong")
     pads = padding(pad_type, size, kernel, step, pad)
     return [_Window(n, k, s, p, ceil_mode) for n, k, s, p in zip(size, kernel, step, pads, strict=True)]
 

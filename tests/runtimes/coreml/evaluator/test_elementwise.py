@@ -147,6 +147,25 @@ def test_logical(operator):
     np.testing.assert_array_equal(evaluate(build, x, y, operator=operator), expected.numpy())
 
 
+def test_a_constant_base_of_two_squares_the_exponent():
+    """
+    Real Core ML gives 0 for 2 to the power of 0 (apple/coremltools#2628): pow(2, y) is y squared, pow(3, y) is not.
+    """
+    y = np.array([0.0, 1.0, 3.0, -0.5], np.float32)
+
+    two, three, square = evaluate(
+        lambda a: (
+            mb.pow(x=np.float32(2), y=a),
+            mb.pow(x=np.float32(3), y=a),
+            mb.pow(x=a, y=np.float32(2)),
+        ),
+        y,
+    )
+
+    assert [0.0, 1.0, 9.0, 0.25] == two.tolist() == square.tolist()
+    np.testing.assert_allclose(three, np.power(3.0, y), rtol=1e-6)
+
+
 def test_cast_truncates():
     """
     Floats become integers as in C, and any number but 0 is true.

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from mil_programs import BOTH, FEW, check_sum, double, evaluate, inner, mb, noise
 
 from coordatt_deploy.errors import InferenceError
+from coordatt_deploy.runtimes.coreml.evaluator import linear_algebra
 from coordatt_deploy.runtimes.coreml.evaluator.operators import OPERATORS
+from coordatt_deploy.runtimes.coreml.evaluator.windows import UnsupportedFormError
 
 
 @BOTH
@@ -53,6 +55,14 @@ def test_einsum():
     actual = evaluate(lambda a, b: mb.einsum(values=(a, b), equation="nchw,nwhu->nchu"), x, y, operator="einsum")
 
     check_sum(torch.einsum("nchw,nwhu->nchu", double(x), double(y)), actual)
+
+
+def test_a_product_with_a_vector_is_refused():
+    """
+    Core ML crashes or gives another shape (apple/coremltools#2263), so nothing is computed in its place.
+    """
+    with pytest.raises(UnsupportedFormError, match="product with a vector"):
+        linear_algebra.matmul(noise(4), noise(2, 4, 3), transpose_x=False, transpose_y=False)
 
 
 # Faults as somebody might write them: the operator, what is made of it, and the test that must notice.

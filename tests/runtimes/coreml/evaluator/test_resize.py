@@ -92,11 +92,38 @@ def test_upsampling(dtype):
     wide = double(x)
 
     np.testing.assert_array_equal(nearest, F.interpolate(wide, scale_factor=(2, 3)).numpy())
-    np.testing.assert_array_equal(partial_nearest, F.interpolate(wide, scale_factor=(1.5, 2.5)).numpy())
+    np.testing.assert_array_equal(partial_nearest, F.interpolate(wide, (6, 15)).numpy())
     check_sum(F.interpolate(wide, scale_factor=(2, 3), mode="bilinear", align_corners=False), unaligned)
     check_sum(F.interpolate(wide, (6, 15), mode="bilinear", align_corners=True), aligned)
     np.testing.assert_array_equal(doubled, F.interpolate(wide, (8, 6)).numpy())
-    np.testing.assert_array_equal(odd, F.interpolate(wide, (3, 9)).numpy())
+    np.testing.assert_array_equal(odd, F.interpolate(wide, (3, 9), mode="nearest-exact").numpy())
+
+
+def test_nearest_neighbours_of_core_ml():
+    """
+    What coremltools' own tests expect of Core ML on macOS: upsampling goes by the ratio of the sizes, not by the factor
+    that is given; resizing looks at where the centre of each element falls.
+    """
+    x = np.array([1.5, -2.5, 3.5], np.float32).reshape(1, 1, 1, 3)
+    y = np.array([-6.174, 9.371], np.float32).reshape(1, 1, 2, 1)
+
+    less, same = evaluate(
+        lambda a: (
+            mb.upsample_nearest_neighbor(x=a, scale_factor_height=3.17, scale_factor_width=0.67),
+            mb.upsample_nearest_neighbor(x=a, scale_factor_height=2.0, scale_factor_width=1.12),
+        ),
+        x,
+    )
+    resized = evaluate(
+        lambda a: mb.resize(
+            x=a, shape=[1, 1, 3, 2], resized_dims=np.uint32(2), interpolation_mode="NEAREST_NEIGHBOR",
+            sampling_mode="DEFAULT"),
+        y, opset=IOS17, operator="resize",
+    )  # fmt: skip
+
+    assert [[1.5, -2.5]] * 3 == less[0, 0].tolist()
+    assert [[1.5, -2.5, 3.5]] * 2 == same[0, 0].tolist()
+    np.testing.assert_array_equal(y[0, 0][[0, 1, 1]].repeat(2, 1), resized[0, 0])
 
 
 def test_resizing_that_is_not_documented_is_refused():

@@ -8,8 +8,10 @@ from mil_programs import IOS16, IOS17, evaluate, mb, noise, save
 
 from coordatt_deploy.errors import InferenceError
 from coordatt_deploy.runtimes.coreml.coremltools_import import coremltools as ct
+from coordatt_deploy.runtimes.coreml.evaluator import shapes
 from coordatt_deploy.runtimes.coreml.evaluator.operators import OPERATORS
 from coordatt_deploy.runtimes.coreml.evaluator.package import load
+from coordatt_deploy.runtimes.coreml.evaluator.windows import UnsupportedFormError
 
 IMAGE = noise(2, 8, 4, 6)
 TENSOR = torch.from_numpy(IMAGE)
@@ -113,6 +115,41 @@ def test_shape_of_a_flexible_input(tmp_path):
         x = noise(1, 3, size, 4)
         (actual,) = program.evaluate({"a": x}, [program.outputs[0].name]).values()
         np.testing.assert_array_equal(x.reshape(-1, size), actual)
+
+
+def test_scalars_are_joined_to_a_list():
+    """
+    coremltools joins single sizes to a shape: the size of two axes of an input, as a list of two.
+    """
+    sizes = evaluate(
+        lambda a: mb.concat(
+            values=[mb.gather(x=mb.shape(x=a), indices=axis, axis=0) for axis in (1, 3)], axis=0),
+        IMAGE,
+    )  # fmt: skip
+
+    assert [8, 6] == np.asarray(sizes).tolist()
+    assert [3, 5] == shapes.concat([np.int32(3), np.int32(5)], axis=0, interleave=False).tolist()
+
+
+def test_one_element_is_not_sliced_backwards():
+    """
+    coremltools' own test of it is expected to fail on macOS, so nothing is computed in Core ML's place.
+    """
+    attributes = {"begin": [-1, 0], "end": [-2, 0], "stride": [-1, 1], "begin_mask": [False, True]}
+
+    with pytest.raises(UnsupportedFormError, match="one element backwards"):
+        evaluate(lambda a: mb.slice_by_index(x=a, end_mask=[False, True], **attributes), noise(1, 3))
+
+
+def test_zeros_of_a_shape_keep_the_axes_from_the_end():
+    """
+    Since iOS 17 a shape may be longer than the input's; a 0 that no axis stands at is 1.
+    """
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+    longer = evaluate(lambda a: mb.reshape(x=a, shape=[1, 0, -1, 0]), x, opset=IOS17, operator="reshape")
+
+    np.testing.assert_array_equal(x[None, None], longer)
 
 
 # Faults as somebody might write them: the operator, what is made of it, and the test that must notice.
