@@ -22,6 +22,7 @@ from typing import Final, Protocol, cast
 from coordatt_deploy.errors import BundleError, DeployError, UsageError
 from coordatt_deploy.format_modules import Role, load
 from coordatt_deploy.formats import FORMATS, Format
+from coordatt_deploy.interruption import end_with_parent
 from coordatt_deploy.runtimes.argument_checks import first_line
 from coordatt_deploy.runtimes.bounded_memory import MEMORY_GB, bound_memory
 
@@ -111,7 +112,7 @@ class _Child:
         """
         if self.process is None or self.process.poll() is not None:
             # -P: what lies in the folder that the user happens to be in is not imported.
-            command = [sys.executable, "-P", "-m", "coordatt_deploy.runtimes.first_run"]
+            command = [sys.executable, "-P", "-m", "coordatt_deploy.runtimes.first_run", str(os.getpid())]
             self.process = subprocess.Popen(  # noqa: S603 - this interpreter, this module
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
             )
@@ -189,7 +190,8 @@ def _limit(variable: str, default: float) -> float:
 
 
 def main() -> None:
-    """Read files from stdin and run them, until it ends."""
+    """Read files from stdin and run them, until it ends, or the process named as the only argument does."""
+    end_with_parent(int(sys.argv[1]))
     # Runtimes print from C++ as well: the answers get a descriptor of their own, and stdout becomes stderr.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
