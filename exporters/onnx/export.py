@@ -32,6 +32,9 @@ OPSET: Final = 18
 
 # With statistics that are known beforehand: scale and shift, which the simplifier fuses into a convolution.
 NORMALISATIONS: Final = frozenset({"instance_norm", "batch_norm"})
+# With a constant of each channel, or one for all: the optimizer and the simplifier fuse them as well.
+SCALES: Final = frozenset({"mul", "div", "add", "sub"})
+CONVOLUTIONS: Final = frozenset({"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d"})
 
 
 def export(graph: Graph, request: ExportRequest) -> Exported:
@@ -89,24 +92,35 @@ def _layer_map(graph: Graph, model: onnx.ModelProto, renamed: dict[str, str]) ->
 
 
 def _fused(graph: Graph, places: dict[str, Part | None]) -> dict[str, str]:
-    """Move the places of normalisations that the simplifier fused into the convolution before them.
+    """Move the places of scales and normalisations that were fused into the convolution before them.
 
-    The tensor keeps the convolution's name and holds the normalisation's value.
+    The tensor keeps the convolution's name and holds the value of the last of them.
 
     Returns:
-        For each such convolution, the layer that it is seen through.
+        For each layer that is gone so, the layer that it is seen through.
     """
-    reasons = {}
+    reasons: dict[str, str] = {}
+    fused: set[str] = set()
     for node in graph.module.graph.nodes:
-        before = node.args[0] if node.args else None
-        if op_name(node) not in NORMALISATIONS or places[node.name] is not None or not isinstance(before, fx.Node):
+        before = _scaled(node)
+        if before is None or places[node.name] is not None or places[before.name] is None or len(before.users) != 1:
             continue
         layer = graph.layer_of(node.name)
-        stored = argument(node, 5, "use_input_stats") is False  # of batch_norm: whether it trains
-        if stored and op_name(before) == "conv2d" and len(before.users) == 1 and layer is not None:
+        if layer is not None and (op_name(before) in CONVOLUTIONS or before.name in fused):
             places[node.name], places[before.name] = places[before.name], None
             reasons[before.name] = f"->{layer}"
+            fused.add(node.name)
     return reasons
+
+
+def _scaled(node: fx.Node) -> fx.Node | None:
+    """Return what a call scales or shifts by constants; None for every other call."""
+    varying = [source for source in node.all_input_nodes if source.op != "get_attr"]
+    if len(varying) != 1 or (op_name(node) not in SCALES and op_name(node) not in NORMALISATIONS):
+        return None
+    if op_name(node) in NORMALISATIONS and argument(node, 5, "use_input_stats") is not False:  # of its own statistics
+        return None
+    return varying[0]
 
 
 def _before_ones(node: fx.Node) -> fx.Node | None:
