@@ -6,6 +6,7 @@ from typing import Final
 
 import torch
 from torch import fx
+from torch.fx.node import Target
 
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.graph.call_arguments import argument, integers, pair, same_size, sizes, source
@@ -13,7 +14,7 @@ from coordatt_deploy.graph.editor import Editor
 from coordatt_deploy.graph.graph import aten
 from coordatt_deploy.user_code import source_line
 
-_CONVOLUTIONS: Final[Mapping[object, torch._ops.OpOverload]] = {
+_CONVOLUTIONS: Final[Mapping[object, Target]] = {
     aten.conv1d.padding: aten.conv1d.default,
     aten.conv2d.padding: aten.conv2d.default,
     aten.conv3d.padding: aten.conv3d.default,
