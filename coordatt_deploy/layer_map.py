@@ -218,9 +218,10 @@ def _unsqueeze(
         sizes[axes.index(layer.axis)] = None  # it holds a stretch of this axis only
     if channels is not None:
         sizes[axes.index(1)] = None
-    # A batch that the tensor has too is one; only a batch of another size, or of one image, may have been dropped.
-    of_batch = axes[0] == 0 and (tensor.ndim == 0 or sizes[0] != tensor.shape[0])
-    if of_batch and (None in sizes or math.prod(size or 1 for size in sizes) != tensor.size):
+    known = math.prod(size or 1 for size in sizes)
+    # Several images stay apart; one, or a number that the map does not know, may have been dropped with its axis.
+    several = (sizes[0] or 1) > 1 and tensor.size % known == 0
+    if axes[0] == 0 and not several and (None in sizes or known != tensor.size):
         sizes[0] = tensor.shape[0] if tensor.ndim >= len(sizes) else 1
     if sizes.count(None) > 1:
         raise ValueError(f"{layer.layer_id}: a tensor of shape {tensor.shape} cannot stand for {layer.shape}")

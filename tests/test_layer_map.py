@@ -44,8 +44,11 @@ def test_strips_of_several_images_lose_an_axis_and_no_image(batch):
     value = np.random.default_rng(1).standard_normal((batch, 6, 7, 1))
     tensors = {"h": value[:, :, :4, 0], "w": value[:, :, 4:, 0]}
     layer = _layer(Part("h"), Part("w"), shape=value.shape, axis=2)
+    flat = {"h": value[:, :, :4].transpose(0, 2, 3, 1).reshape(-1, 6), "w": tensors["w"]}
+    joined = _layer(Part("h", (0, 2, 3, 1)), Part("w"), shape=value.shape, axis=2)
 
     assert np.array_equal(value, restore(layer, tensors))
+    assert np.array_equal(value, restore(joined, flat))
 
 
 def test_a_factor_per_channel():

@@ -16,6 +16,7 @@ from typing import Final
 
 import torch
 from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, free_unbacked_symbols
 
 from coordatt_deploy.artifact_specs import TensorSpec
@@ -80,7 +81,7 @@ def capture(
     _check_calls(flat)
     drop_identities(flat)
     if casts(program.graph_module):
-        values = input_values(flat)
+        values = [value for value in input_values(flat) if isinstance(value, FakeTensor)]
         set_shapes(flat, values, values[0].fake_mode)  # what autocast cast is float32 again
     compute_constants(flat)
     _check_norms(flat)
@@ -237,7 +238,7 @@ def _refuse_control_flow(node: fx.Node) -> None:
     if isinstance(node.target, torch._ops.HigherOrderOperator):
         at = source_line(node.meta.get("stack_trace") or "")
         raise UsageError(
-            f"the model calls {node.target.name()}{f' at {at}' if at else ''}, an operator that runs parts of the"
+            f"the model calls {node.target}{f' at {at}' if at else ''}, an operator that runs parts of the"
             " network by itself; a file for a phone computes the same operators for every input: write them out"
         )
 

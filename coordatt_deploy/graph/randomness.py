@@ -41,5 +41,5 @@ def _draws(node: fx.Node) -> bool:
         return False
     if op_name(node) in _QUIET:
         position, name, quiet = _QUIET[op_name(node)]
-        return argument(node, position, name, quiet) != quiet
+        return bool(argument(node, position, name, quiet) != quiet)
     return torch.Tag.nondeterministic_seeded in target.tags or op_name(node) in RANDOM

@@ -31,10 +31,8 @@ def drop_identities(module: fx.GraphModule) -> None:
 def _moves_memory(node: fx.Node) -> bool:
     """Whether a copy lies in memory otherwise than what it copies, which is what a view asks for."""
     values = [item.meta.get("val") for item in (node, node.args[0]) if isinstance(item, fx.Node)]
-    if not all(isinstance(value, torch.Tensor) for value in values):
-        return False
-    strides = [tuple(map(str, value.stride())) for value in values]
-    return len(strides) < 2 or strides[0] != strides[1]
+    strides = [tuple(map(str, value.stride())) for value in values if isinstance(value, torch.Tensor)]
+    return len(strides) == 2 and strides[0] != strides[1]
 
 
 def _reshape_behind(node: fx.Node) -> None:

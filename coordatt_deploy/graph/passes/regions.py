@@ -61,7 +61,7 @@ def _copy(module: fx.GraphModule, node: fx.Node, graph: fx.Graph, copies: dict[f
         assert isinstance(index, int)  # noqa: S101
         copies[node] = results[index]
     elif node.op != "get_attr" or not isinstance(getattr(module, str(node.target), None), fx.GraphModule):
-        copies[node] = graph.node_copy(node, copies.__getitem__)  # type: ignore[arg-type, return-value]
+        copies[node] = graph.node_copy(node, copies.__getitem__)
 
 
 def _inner(module: fx.GraphModule, node: fx.Node, at: int) -> fx.GraphModule:

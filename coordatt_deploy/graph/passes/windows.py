@@ -1,10 +1,12 @@
 """Convolutions and pools with their windows in plain numbers: padding in words, ``ceil_mode``, adaptive sizes."""
 
 import operator
+from collections.abc import Mapping
 from typing import Final
 
 import torch
 from torch import fx
+from torch.fx.node import Target
 
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.graph.call_arguments import argument, integers, pair, same_size, sizes, source
@@ -12,7 +14,7 @@ from coordatt_deploy.graph.editor import Editor
 from coordatt_deploy.graph.graph import aten
 from coordatt_deploy.user_code import source_line
 
-_CONVOLUTIONS: Final = {
+_CONVOLUTIONS: Final[Mapping[object, Target]] = {
     aten.conv1d.padding: aten.conv1d.default,
     aten.conv2d.padding: aten.conv2d.default,
     aten.conv3d.padding: aten.conv3d.default,
@@ -66,7 +68,7 @@ def _ceil(editor: Editor, node: fx.Node) -> None:
         return
     added = []
     for index in range(2):
-        size, step, first, pad, apart = (int(item[index]) for item in (have[-2:], stride, window, padding, dilation))  # type: ignore[arg-type, call-overload]
+        size, step, first, pad, apart = (int(item[index]) for item in (have[-2:], stride, window, padding, dilation))  # type: ignore[arg-type]
         added.append(result[-2:][index] != (size + 2 * pad - apart * (first - 1) - 1) // step + 1)
     if all(added) or (at == 4 and argument(node, 6, "divisor_override") is not None and any(added)):
         return
@@ -111,9 +113,9 @@ def _equal_parts(editor: Editor, node: fx.Node, value: fx.Node, axis: int, count
             f" from size to size; let the size be a multiple: --dynamic-size MIN:MAX:STEP with a STEP that leaves"
             f" multiples of {count} there, or leave --dynamic-size out"
         )
-    at = len(sizes(value)) + axis
-    length = editor.call(node, operator.floordiv, editor.call(node, aten.sym_size.int, value, at), count)
+    place = len(sizes(value)) + axis
+    length = editor.call(node, operator.floordiv, editor.call(node, aten.sym_size.int, value, place), count)
     shape = [editor.call(node, aten.sym_size.int, value, index) if isinstance(size, torch.SymInt) else size
              for index, size in enumerate(sizes(value))]  # fmt: skip
-    parts = editor.call(node, aten.reshape.default, value, [*shape[:at], count, length, *shape[at + 1 :]])
-    return editor.call(node, aten.mean.dim, parts, [at + 1])
+    parts = editor.call(node, aten.reshape.default, value, [*shape[:place], count, length, *shape[place + 1 :]])
+    return editor.call(node, aten.mean.dim, parts, [place + 1])
