@@ -105,7 +105,22 @@ def dump(document: Document, *, indent: int | None = 1) -> str:
 
 def write(document: Mapping[str, JsonValue], *, indent: int | None = 1) -> str:
     """Return JSON data as a text that ends with a line break."""
+    if _half_pair(dict(document)) is not None:
+        document = {_shown(key): _writable(value) for key, value in document.items()}
     return json.dumps(document, indent=indent, allow_nan=False) + "\n"
+
+
+def _writable(value: JsonValue) -> JsonValue:
+    """Put what Python shows in the place of bytes that are no UTF-8, of a command line or of a file's name."""
+    if isinstance(value, str):
+        return _shown(value)
+    if isinstance(value, list):
+        return [_writable(item) for item in value]
+    return {_shown(key): _writable(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _shown(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _not_finite(path: str, value: object) -> dict[str, JsonValue]:

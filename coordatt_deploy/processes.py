@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -21,6 +22,7 @@ from coordatt_deploy.logs import keep_running_log, log_folder, remove_running_lo
 from coordatt_deploy.scratch import Scratch
 
 _FAILED_TO_BEGIN: Final = 86  # any that nothing else ends with; what was wrong is in the process's note
+POLL_S: Final = 0.01
 END_S: Final = 5.0  # how long a process may take to die of a signal before it is ended by force
 
 A = TypeVar("A")
@@ -191,14 +193,27 @@ def how_it_ended(code: int) -> str:
 def _end(pool: ProcessPoolExecutor) -> None:
     """End the processes now, and see to it that they are gone."""
     processes = list((pool._processes or {}).values())
-    alive = [process for process in processes if process.exitcode is None]
     pool.shutdown(wait=False, cancel_futures=True)
     for process in processes:
         process.terminate()
     for process in processes:
-        process.join(END_S)
-        if process.exitcode is None:
+        ours = not _ended(process, END_S)
+        if ours:
             process.kill()
             process.join()
-        if (process in alive or process.exitcode == -signal.SIGTERM) and process.pid is not None:
+        # the log of one that died before stays: it is what is told
+        if (ours or process.exitcode in (0, -signal.SIGTERM)) and process.pid is not None:
             remove_running_logs(process.pid)
+
+
+def _ended(process: BaseProcess, seconds: float) -> bool:
+    """Wait for a process to end, and for its exit status to be known.
+
+    The pool's own thread waits for it as well. Whoever of both comes second is told at once that there is no such
+    process, while the first has not yet written down how it ended.
+    """
+    deadline = time.monotonic() + seconds
+    while process.exitcode is None and time.monotonic() < deadline:
+        process.join(POLL_S)
+        time.sleep(POLL_S if process.exitcode is None else 0.0)
+    return process.exitcode is not None

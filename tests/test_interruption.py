@@ -12,6 +12,16 @@ from coordatt_deploy import interruption
 from coordatt_deploy.interruption import Terminated, handled, undisturbed
 
 
+@pytest.fixture(autouse=True)
+def nothing_ignored():
+    """As in a terminal: what runs in the background, or under nohup, ignores some of them, and its children do."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def send(number):
     os.kill(os.getpid(), number)
 

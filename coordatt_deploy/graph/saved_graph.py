@@ -108,7 +108,7 @@ def save_graph(
         nodes.append(entry if line is None else entry | {"line": line})
     kept = {} if state is None else {name: value.detach() for name, value in state.items() if _hashed(name)}
     stored = {name: weight_name(name) for name in sorted(kept)}
-    document = {
+    document: dict[str, object] = {
         "schema_version": SCHEMA_VERSION,
         "inputs": to_json(graph.inputs),
         "outputs": list(graph.outputs),

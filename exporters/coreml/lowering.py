@@ -26,7 +26,6 @@ DECOMPOSITIONS: Final = (
     Decomposition.SCALED_SUM,
     Decomposition.RECIPROCAL,
     Decomposition.QUOTIENT_OF_SUM,
-    Decomposition.STORED_STATISTICS,
     Decomposition.RMS_NORM,
     Decomposition.PRODUCT,
     Decomposition.CHANNEL_SHUFFLE,

@@ -201,7 +201,7 @@ def test_options_become_the_plan(tmp_path):
 
     plan = plan_export(ExportOptions(model, preprocessing, calibration, formats=(Format.ONNX,), bake=True))
 
-    changes = PreprocessingChanges(mean=(0.5,) * 3, colour="BGR", crop="center")
+    changes = PreprocessingChanges(mean=(0.5,), colour="BGR", crop="center")
     assert plan.model == ModelRequest(
         "net.py:net",
         model_args={"width": 2},

@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-from coordatt_deploy.bundle import finish, open_bundle, save_golden
+from coordatt_deploy.bundle import open_bundle, save_golden
+from coordatt_deploy.bundle_writing import finish
 from coordatt_deploy.cli import main
 
 pytestmark = pytest.mark.slow

@@ -214,14 +214,24 @@ def test_archives_that_do_not_fit(tmp_path, arrays, answer):
 
 def test_archives_that_cannot_be_read(tmp_path):
     """
-    A missing file, text, a plain .npy and a pickle are refused; the pickle is not loaded.
+    A missing file, text and a pickle are refused; the pickle is not loaded.
     """
-    np.save(tmp_path / "plain.npy", GOOD)
     np.savez(tmp_path / "pickle.npz", image=np.array([{"a": 1}], dtype=object))
     (tmp_path / "text.npz").write_text("not an archive", encoding="utf-8")
-    for name in ("none.npz", "plain.npy", "pickle.npz", "text.npz"):
+    for name in ("none.npz", "pickle.npz", "text.npz"):
         with pytest.raises(UsageError, match=name):
             read_inputs(tmp_path / name, MANIFEST.inputs, MANIFEST.model.preprocessing)
+
+
+def test_an_array_without_a_name_is_the_only_input(tmp_path):
+    """
+    A plain .npy is read for a model of one input.
+    """
+    np.save(tmp_path / "plain.npy", GOOD)
+    cases = read_inputs(tmp_path / "plain.npy", MANIFEST.inputs, MANIFEST.model.preprocessing)
+
+    assert len(GOOD) == len(cases.names)
+    np.testing.assert_array_equal(GOOD, np.concatenate(cases.feeds["image"]))
 
 
 def test_folder_for_a_model_with_two_inputs(tmp_path):

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from coordatt_deploy.artifact_specs import ModelSpec, Preprocessing
-from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.exporters import ExportRequest
 from coordatt_deploy.exporters.coreml import export as coreml
 from coordatt_deploy.formats import Precision
@@ -161,11 +160,12 @@ def test_sizes_that_only_the_run_knows(name, precision, tmp_path):
         assert "gather" not in {step.operator for step in program.steps}
 
 
-def test_what_core_ml_cannot_say_is_refused_by_name(tmp_path):
+def test_windows_left_out_on_one_axis_alone_are_right(tmp_path):
     """
-    Of windows that torch leaves out on one axis and keeps on the other, the pool is named.
+    Windows that torch leaves out on one axis and keeps on the other, which Core ML has no word for.
     """
     module = Function(nn.AvgPool2d((1, 2), (3, 3), ceil_mode=True))
 
-    with pytest.raises(ConversionError, match="cannot leave out the last window of one axis alone"):
-        packaged(tmp_path, module, (9, 10))
+    program, _ = packaged(tmp_path, module, (9, 10))
+
+    check(program, module, [(9, 10)], Precision.FP32)

@@ -11,6 +11,7 @@ from coordatt_deploy.errors import UsageError
 from coordatt_deploy.graph.capture import capture
 from coordatt_deploy.graph.execution import run
 from coordatt_deploy.graph.graph import op_name
+from coordatt_deploy.graph.passes import channel_affine
 from coordatt_deploy.graph.passes.batchnorm import BATCH_NORM, fold_batchnorms, form_of
 from coordatt_deploy.manifest import FoldForm
 
@@ -76,9 +77,7 @@ def test_folding_with_the_wrong_epsilon_shows(tiny_graph, monkeypatch):
     """
     The report's error is measured: a wrong formula makes it large.
     """
-    import coordatt_deploy.graph.passes.batchnorm as fold
-
-    monkeypatch.setattr(fold.torch, "rsqrt", lambda value: (value + 1e-2).rsqrt())
+    monkeypatch.setattr(channel_affine.torch, "rsqrt", lambda value: (value + 1e-2).rsqrt())
     _, report = fold_batchnorms(tiny_graph)
 
     assert report.max_relative_error > 1e-4

@@ -14,7 +14,7 @@ from small_network import ONNX, Small, image_of, onnx_model
 from torch import nn
 
 from coordatt_deploy.artifact_specs import ModelSpec, Preprocessing
-from coordatt_deploy.bundle import finish, writing
+from coordatt_deploy.bundle_writing import finish, writing
 from coordatt_deploy.cli import main
 from coordatt_deploy.conversion.golden import GoldenInputs, write_golden
 from coordatt_deploy.files import sha256

@@ -62,28 +62,6 @@ def quotient_of_sum(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     return rewriter.call(aten.mul.Tensor, mean, count / by)
 
 
-def stored_statistics(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
-    """Write an InstanceNorm with running statistics as scale and shift.
-
-    y = (x - mean) / sqrt(var + eps) * gamma + beta,   all of them per channel and known beforehand
-    """
-    if argument(node, 5, "use_input_stats") is not False:
-        return None
-    gamma, beta, mean, var = (rewriter.weight(input_node(node, at, name)) for at, name in enumerate(
-        ("weight", "bias", "running_mean", "running_var"), start=1))  # fmt: skip
-    eps = argument(node, 7, "eps")
-    if mean is None or var is None or not is_number(eps):
-        return None
-    scale = (1.0 if gamma is None else gamma.double()) / torch.sqrt(var.double() + eps)
-    shift = (0.0 if beta is None else beta.double()) - mean.double() * scale
-    shape = (1, -1, *[1] * (source(node).meta["val"].ndim - 2))
-    factor, offset = (
-        rewriter.constant(f"{node.name}_{name}", tensor.reshape(shape).float())
-        for name, tensor in (("scale", scale), ("shift", shift))
-    )
-    return rewriter.call(aten.add.Tensor, rewriter.call(aten.mul.Tensor, source(node), factor), offset)
-
-
 def rms_norm(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     """Write y = x / sqrt(mean(x^2) + eps) * gamma over the last axes."""
     value, shape = source(node), argument(node, 1, "normalized_shape")

@@ -51,7 +51,6 @@ class Decomposition(enum.StrEnum):
     RECIPROCAL = "reciprocal"
     POWER = "power"
     QUOTIENT_OF_SUM = "quotient_of_sum"
-    STORED_STATISTICS = "stored_statistics"
     RMS_NORM = "rms_norm"
     PRODUCT = "product"
     CHANNEL_SHUFFLE = "channel_shuffle"
@@ -107,7 +106,6 @@ DECOMPOSITIONS: Final[Mapping[Decomposition, Rule]] = {
     Decomposition.RECIPROCAL: _rule("reciprocal", arithmetic.reciprocal),
     Decomposition.POWER: _rule("pow", arithmetic.power_of_many_axes),
     Decomposition.QUOTIENT_OF_SUM: _rule("div", arithmetic.quotient_of_sum),
-    Decomposition.STORED_STATISTICS: _rule("instance_norm", arithmetic.stored_statistics),
     Decomposition.RMS_NORM: _rule("rms_norm", arithmetic.rms_norm),
     Decomposition.PRODUCT: _rule("prod", arithmetic.product_of_slices),
     Decomposition.CHANNEL_SHUFFLE: _rule("channel_shuffle", layout.channel_shuffle),
