@@ -14,7 +14,7 @@ CELLS = {(row.operator, row.what): row.cells for row in table().rows}
 FEW = {
     Format.ONNX: ("avg_pool2d (divisor_override)", "conv_transpose2d (grouped)"),
     Format.COREML: (
-        "instance_norm (running statistics)", "gelu (tanh)", "_upsample_bilinear2d_aa (antialias)", "add (alpha)",
+        "gelu (tanh)", "_upsample_bilinear2d_aa (antialias)", "add (alpha)",
         "reciprocal", "div (by one less than a count, as SimAM does)", "softplus (beta and threshold)",
         "pad (circular)", "upsample_bicubic2d (twice)",
     ),
