@@ -19,9 +19,10 @@ FEW = {
         "pad (circular)", "upsample_bicubic2d (twice)",
     ),
 }  # fmt: skip
+# A dozen of every five dozens; `make operators` measures all of them.
 SLOW = [
     pytest.param(item, index, marks=pytest.mark.slow)
-    for item in Format for index in range(0, len(ROWS), 12)
+    for item in Format for index in range(0, len(ROWS), 60)
 ]  # fmt: skip
 
 
@@ -64,9 +65,9 @@ def test_a_few_cells_of_the_slowest_converter(names):
 
 
 @pytest.mark.parametrize(("file_format", "start"), SLOW)
-def test_every_cell_is_what_the_table_says(file_format, start):
+def test_dozens_of_cells_are_what_the_table_says(file_format, start):
     """
-    The whole table, a dozen rows at a time: a converter of another version shows here.
+    A dozen rows at a time: a converter of another version shows here.
     """
     dozen = ROWS[start : start + 12]
     for size in {row.size for row in dozen}:
