@@ -194,7 +194,8 @@ def _finish(root: Path, journal: Journal) -> None:
         elif not target.exists():
             raise BundleError(f"{root} is damaged: {JOURNAL} names {path!r}, which is nowhere; build it again")
     for folder in touched:
-        _sync(folder)
+        if folder.exists():  # or a later file was the last in it
+            _sync(folder)
     (root / JOURNAL).unlink()
     _sync(root)
     shutil.rmtree(root / journal.staging, ignore_errors=True)

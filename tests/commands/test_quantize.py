@@ -272,7 +272,8 @@ def test_again_replaces_and_forgets_what_was_set_aside(quantized, tmp_path):
 
     assert 0 == run(*arguments, "--seed", 3).exit_code
     assert before == open_bundle(folder).manifest.artifacts[0].sha256
-    assert 0 == run(*arguments, "--seed", 4).exit_code
+    other = run(*arguments, "--seed", 4)
+    assert 0 == other.exit_code, other.output
 
     bundle = open_bundle(folder)
     (artifact,) = bundle.manifest.artifacts

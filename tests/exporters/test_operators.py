@@ -19,6 +19,7 @@ from coordatt_deploy.graph.execution import run
 from coordatt_deploy.graph.graph import is_tensor
 from coordatt_deploy.graph.lowering.lower import lower
 from coordatt_deploy.graph.lowering.target import target_of
+from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
 from coordatt_deploy.layer_map import restore
 from coordatt_deploy.runtimes import runtime
 from coordatt_deploy.tensors import encode
@@ -138,7 +139,7 @@ def test_the_file_computes_what_torch_computes(file_format, name, tmp_path):
     """
     net, size = NETS[name]().eval(), SIZES.get(name, SIZE)
     graph = capture(net, (torch.randn(1, 3, *size),))
-    lowered, _ = lower(graph, target_of(file_format))
+    lowered, _ = lower(fold_batchnorms(graph)[0], target_of(file_format))
     request = ExportRequest(
         ModelSpec("net", Preprocessing(size)), Precision.FP32, tmp_path / f"net{FORMATS[file_format].suffix}"
     )
