@@ -610,3 +610,22 @@ def test_a_thread_of_this_process_is_no_second_writer(old):
         fill(staging, "new")
 
     assert 1 == len(refused)
+
+
+def test_a_folder_of_several_files_can_go(old):
+    """
+    The first that goes leaves the folder, the last takes it along.
+    """
+    with writing(old, SPEC.source_sha256) as staging:
+        (staging / "golden" / "more").mkdir(parents=True)
+        for name in "abc":
+            (staging / "golden" / "more" / name).write_text(name)
+        fill(staging, "new")
+    assert "golden/more/b" in names(old)
+
+    with writing(old, SPEC.source_sha256) as staging:
+        shutil.rmtree(staging / "golden" / "more")
+        fill(staging, "new")
+
+    assert "new" == content(old)
+    assert "golden/more" not in names(old)
