@@ -23,6 +23,7 @@ from torch import fx
 from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.graph.execution import run
 from coordatt_deploy.graph.graph import Graph, is_tensor, op_name
+from coordatt_deploy.graph.operators import Trait, having
 from coordatt_deploy.layer_map import Part
 
 # Both sides compute in float32 or better; rounding stays a thousand times below this, another layer's value far above.
@@ -30,6 +31,8 @@ TOLERANCE: Final = 1e-3
 WIDTHS: Final = (1.0, 4.0)  # standard deviations of the feeds
 SEED: Final = 20210305
 
+FUSES: Final = having(Trait.FUSES)
+FUSED_BEHIND: Final = having(Trait.FUSED_BEHIND)
 # Operators whose result has the same elements, so that one tensor can stand for what is before and behind them.
 MOVES: Final = frozenset({
     "view", "reshape", "permute", "transpose", "flatten", "unflatten", "squeeze", "unsqueeze", "movedim", "swapaxes",
@@ -188,6 +191,11 @@ def _reason(graph: Graph, node: fx.Node, sources: Mapping[str, str], owners: Map
             layer = graph.layer_of(owner)
             if layer is not None:
                 return f"->{layer}"
+    activation = next(iter(node.users)) if len(node.users) == 1 else None
+    if activation is not None and op_name(node) in FUSES and op_name(activation) in FUSED_BEHIND:
+        layer = graph.layer_of(activation.name)  # an output's tensor has the output's name, which mentions no node
+        if activation.name in owners.values() and layer is not None:
+            return f"->{layer}"
     return "the converter made other operators of it; no tensor of the file holds its value"
 
 
