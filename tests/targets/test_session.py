@@ -168,6 +168,7 @@ def test_the_server_imports_little(code, tmp_path):
         "errors",
         "format_modules",
         "formats",
+        "interruption",
         "progress",
         "runtimes",
         "targets",
