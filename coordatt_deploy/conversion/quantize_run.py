@@ -16,7 +16,6 @@ from coordatt_deploy.conversion.plan import QuantizePlan
 from coordatt_deploy.errors import MissingDependencyError
 from coordatt_deploy.format_modules import need_converters
 from coordatt_deploy.formats import Format
-from coordatt_deploy.graph.saved_graph import load_graph
 from coordatt_deploy.graph.source_weights import check_source_weights
 from coordatt_deploy.logs import set_environment
 from coordatt_deploy.manifest import Manifest
@@ -32,6 +31,9 @@ def quantize(bundle: Bundle, plan: QuantizePlan, stages: Stages) -> Bundle:
         MissingDependencyError: A converter is not installed, or the bundle has no ``reference/``.
         ConversionError: A quantizer refused a file.
     """
+    # it loads torch, which takes seconds: a bundle that is not there is told first
+    from coordatt_deploy.graph.saved_graph import load_graph
+
     set_environment()
     manifest = bundle.manifest
     present = [kind for kind in Format if any(item.format is kind for item in manifest.artifacts)]
