@@ -143,13 +143,12 @@ class OutputRegion:
     Attributes:
         layer: Id of the layer that makes it.
         axes: Its places on each axis of the output; None for all of an axis.
-        bounded: Whether its values are within 0 and 1 by construction (a sigmoid, a softmax), so that an absolute error
-            says more of them than a relative one.
+        operator: That makes it (``sigmoid``); None where its values were scaled or shifted afterwards.
     """
 
     layer: str
     axes: tuple[tuple[int, ...] | None, ...]
-    bounded: bool = False
+    operator: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import OutputRegion
 
+BOUNDED: Final = frozenset({"sigmoid", "softmax", "_softmax", "hardsigmoid"})
 BOUNDED_STEPS: Final = 64.0
 CHANNEL_STEPS: Final = 2.0
 WIDE_STEPS: Final = 64.0
@@ -72,6 +73,11 @@ def part_of(value: NumberArray, region: OutputRegion) -> NumberArray:
     return value
 
 
+def is_bounded(region: OutputRegion) -> bool:
+    """Whether the values of a part lie within 0 and 1 by construction, so that a relative error says little of them."""
+    return region.operator in BOUNDED
+
+
 def channel_axis(region: OutputRegion) -> int:
     """Return the axis that tells the parts of the output apart; 1, where channels are, for an output of one part."""
     return next((axis for axis, places in enumerate(region.axes) if axis and places is not None), 1)
@@ -102,9 +108,9 @@ def _coarse(
     extremes = {region: _extremes(reference, region) for region in regions}
     widest = max((float((high - low).max()) for low, high in extremes.values() if low.size), default=0.0)
     for region, (low, high) in extremes.items():
-        if region.bounded and 1.0 / step < BOUNDED_STEPS * margin:
+        if is_bounded(region) and 1.0 / step < BOUNDED_STEPS * margin:
             yield CoarsePart(region, (), 1.0 / step, BOUNDED_STEPS * margin)
-        if region.bounded or widest < WIDE_STEPS * step:
+        if is_bounded(region) or widest < WIDE_STEPS * step:
             continue
         changing = high - low > CONSTANT * np.maximum(np.abs(low), np.abs(high))
         steps = (high - low) / step

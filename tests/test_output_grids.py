@@ -12,7 +12,7 @@ from coordatt_deploy.parity.outputs import judge
 from coordatt_deploy.parity.tolerances import TOLERANCES, for_untrained
 
 BOXES = OutputRegion("boxes", (None, (0, 1, 2, 3), None))
-SCORES = OutputRegion("scores", (None, (4, 5), None), bounded=True)
+SCORES = OutputRegion("scores", (None, (4, 5), None), "sigmoid")
 INT8 = TOLERANCES[Format.TFLITE, "static_wi8_ai8"]
 
 

@@ -23,7 +23,7 @@ from coordatt_deploy.bundle import save_golden
 from coordatt_deploy.data.images import as_grey, as_png, normalise, preprocess
 from coordatt_deploy.documents import SCHEMA_VERSION, JsonObject, JsonValue
 from coordatt_deploy.graph.execution import prepare
-from coordatt_deploy.graph.float16_range import lost_in_float16, rounded_to_float16
+from coordatt_deploy.graph.float16_range import prepare_in_float16
 from coordatt_deploy.graph.graph import Graph, tensor_outputs
 from coordatt_deploy.manifest import GoldenCase
 
@@ -159,8 +159,7 @@ def write_golden(
         as_png(image).save(folder / path)
     save_golden(folder / "golden" / "inputs.npz", golden.feeds)
     in_fp32 = prepare(graph, dtype=torch.float32)
-    lost = lost_in_float16(graph.module)
-    in_fp16 = prepare(graph, dtype=torch.float32, after=rounded_to_float16, spared=lost)
+    in_fp16 = prepare_in_float16(graph)
     results: dict[str, dict[str, list[NDArray[np.float64]]]] = {"outputs": {}, "rounding_fp32": {}, "rounding_fp16": {}}
     for index in range(len(golden.cases)):
         feeds = {name: values[index] for name, values in golden.feeds.items()}

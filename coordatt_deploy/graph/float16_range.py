@@ -14,14 +14,14 @@ brings it back to ordinary numbers, and so is what reduces a feature map to the 
 on the way to an ordinary result.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import numpy as np
 import torch
 from torch import fx
 
-from coordatt_deploy.graph.execution import prepare
+from coordatt_deploy.graph.execution import Values, prepare
 from coordatt_deploy.graph.graph import Feeds, Graph, is_tensor, op_name, weight
 from coordatt_deploy.graph.operators import weight_positions
 
@@ -49,6 +49,15 @@ SQUARES: Final = frozenset({
 def rounded_to_float16(value: torch.Tensor) -> torch.Tensor:
     """Round to the nearest float16, but leave what is beyond it: whoever computes there keeps to float32."""
     return torch.where(value.abs() > GREATEST, value, value.half().to(value.dtype))
+
+
+def prepare_in_float16(graph: Graph) -> Callable[[Feeds], Values]:
+    """Make a captured graph ready to run as float16 storage makes it: float32, every value rounded that float16 holds.
+
+    What ``lost_in_float16`` names stays in float32, as it does in the files.
+    """
+    spared = lost_in_float16(graph.module)
+    return prepare(graph, dtype=torch.float32, after=rounded_to_float16, spared=spared)
 
 
 def beyond_float16(graph: Graph, cases: Iterable[Feeds]) -> dict[str, float]:

@@ -17,12 +17,12 @@ from coordatt_deploy.artifact_specs import OutputRegion
 from coordatt_deploy.graph.call_arguments import outputs as returned_nodes
 from coordatt_deploy.graph.graph import Graph, is_tensor, op_name
 from coordatt_deploy.graph.operators import Trait, having
+from coordatt_deploy.output_grids import is_bounded
 
 JOINS: Final = frozenset({"cat", "stack", "slice_scatter", "select_scatter"})
 CARRIES: Final = JOINS | having(Trait.LAYOUT) | having(Trait.IDENTITY) | {"slice", "select", "_unsafe_view"}
 SCALES: Final = frozenset({"mul", "add", "sub", "div"})
 SPLITS: Final = having(Trait.SPLIT) | {"chunk", "unbind"}
-BOUNDED: Final = frozenset({"sigmoid", "softmax", "_softmax", "hardsigmoid"})
 MOST_REGIONS: Final = 64
 MOST_INDICES: Final = 4096  # on one axis; more are no channels
 
@@ -61,7 +61,7 @@ def output_parts(graph: Graph) -> Mapping[str, OutputParts]:
 def output_regions(graph: Graph) -> Mapping[str, tuple[OutputRegion, ...]]:
     """Return the parts of the outputs that have more than one, or values within 0 and 1."""
     found = {name: parts.regions for name, parts in output_parts(graph).items()}
-    return {name: parts for name, parts in found.items() if len(parts) > 1 or parts[0].bounded}
+    return {name: parts for name, parts in found.items() if len(parts) > 1 or is_bounded(parts[0])}
 
 
 def _parts(node: fx.Node, layer_of: Mapping[str, str], *, dynamic: bool) -> OutputParts:
@@ -87,7 +87,7 @@ def _parts(node: fx.Node, layer_of: Mapping[str, str], *, dynamic: bool) -> Outp
 def _region(
     maker: fx.Node, layer_of: Mapping[str, str], axes: tuple[tuple[int, ...] | None, ...], *, scaled: bool
 ) -> OutputRegion:
-    return OutputRegion(layer_of.get(maker.name, maker.name), axes, op_name(maker) in BOUNDED and not scaled)
+    return OutputRegion(layer_of.get(maker.name, maker.name), axes, None if scaled else op_name(maker))
 
 
 def _axes(mask: NDArray[np.bool_]) -> tuple[tuple[int, ...] | None, ...] | None:

@@ -5,9 +5,8 @@ Float, with u the unit roundoff of the storage type, is judged by the greatest e
     allowed(case) = multiple * max(rounding(case), median of rounding over the cases, u * max |reference|)
 
 where rounding is torch's own error in the artifact's precision at that layer. The last term is a floor for layers that
-torch happens to round exactly (a ReLU, a concatenation). Of a function that lies within 0 and 1 it is u, however small
-its values are here: runtimes approximate such functions to an absolute error. ONNX Runtime's sigmoid was measured to be
-off by up to 1.7e-7 anywhere, also where it is 1e-12, its tanh by 3.3e-7; torch's is exact to the last digits there.
+torch happens to round exactly (a ReLU, a concatenation). For a sigmoid it is the tolerance's ``sigmoid_error`` at
+least, however small the values are here.
 
 Where weights are integers each error is a matter of luck, and the sum of them is not. So the root of the mean square
 error is judged, channel by channel, since a wrong weight is wrong in one of them:
@@ -66,7 +65,7 @@ class CaseError:
     Attributes:
         error: Greatest.
         rounding: Torch's own, greatest.
-        floor: u * max |reference|, or of what it can come to.
+        floor: u * max |reference|, or what is allowed in any case.
         scale: max |reference|.
         signal: Mean square of the reference.
         noise: Mean square of torch's own rounding.
@@ -101,7 +100,7 @@ class LayerErrorStats:
     Attributes:
         multiple: Of the tolerance.
         unit_roundoff: Of the storage type; 0 for integers.
-        bound: Greatest value that the layer can have, where its operator is bounded; else 0.
+        least: What the layer may be off by before the multiple in any case.
         on_grid: Judge the noise of each channel, not the greatest error.
         upstream: What the layer was off by in the whole artifact, where its weights may make up for the layers before.
         nonfinite: Values that are NaN or infinite.
@@ -122,7 +121,7 @@ class LayerErrorStats:
     cases: list[CaseError] = field(default_factory=list)
     channels: list[_Channels] = field(default_factory=list)
     cut_off: int = 0
-    bound: float = 0.0
+    least: float = 0.0
 
     def add(
         self,
@@ -153,7 +152,7 @@ class LayerErrorStats:
         power = float(np.mean(np.square(reference))) if reference.size else 0.0
         own = float(np.mean(rounding.noise)) if rounding.noise.size else 0.0
         self.cases.append(
-            CaseError(worst, rounding.greatest, self.unit_roundoff * max(scale, self.bound), scale, power, own)
+            CaseError(worst, rounding.greatest, max(self.unit_roundoff * scale, self.least), scale, power, own)
         )
         self.elements += reference.size
         if self.on_grid and not bad:

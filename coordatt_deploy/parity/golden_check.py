@@ -18,6 +18,7 @@ from coordatt_deploy.artifact_specs import OutputRegion
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.formats import Precision
 from coordatt_deploy.graph.execution import prepare
+from coordatt_deploy.graph.float16_range import prepare_in_float16
 from coordatt_deploy.graph.graph import Graph
 from coordatt_deploy.graph.output_regions import output_regions
 from coordatt_deploy.graph.saved_graph import load_graph
@@ -86,7 +87,7 @@ def check_golden(cases: ParityCases, graph: Graph, where: str, step: Callable[[]
     torch.set_num_threads(1)
     runs = {Precision.FP32: prepare(graph, dtype=torch.float32)}
     if Precision.FP16 in cases.rounding:
-        runs[Precision.FP16] = prepare(graph, dtype=torch.float32, after=lambda value: value.half().float())
+        runs[Precision.FP16] = prepare_in_float16(graph)
     exact = prepare(graph)
     found: dict[str, list[NumberArray]] = {}
     rounded: dict[Precision, dict[str, list[NumberArray]]] = {kind: {} for kind in runs}

@@ -13,7 +13,7 @@ from coordatt_deploy.data.arrays import read_inputs
 from coordatt_deploy.errors import BundleError, DeployError, MissingDependencyError
 from coordatt_deploy.formats import Precision
 from coordatt_deploy.graph.execution import prepare
-from coordatt_deploy.graph.float16_range import lost_in_float16, rounded_to_float16
+from coordatt_deploy.graph.float16_range import prepare_in_float16
 from coordatt_deploy.graph.graph import is_tensor
 from coordatt_deploy.graph.lowering.lower import lower
 from coordatt_deploy.graph.lowering.target import target_of
@@ -194,9 +194,7 @@ def cases_on(
     runs = {
         None: prepare(graph),
         Precision.FP32: prepare(graph, dtype=torch.float32),
-        Precision.FP16: prepare(
-            graph, dtype=torch.float32, after=rounded_to_float16, spared=lost_in_float16(graph.module)
-        ),
+        Precision.FP16: prepare_in_float16(graph),
     }
     found: dict[Precision | None, dict[str, list[NumberArray]]] = {kind: {} for kind in runs}
     with stages.stage("reference in float64", len(cases.names)) as step:

@@ -27,7 +27,6 @@ from coordatt_deploy.parity.tolerances import UNIT_ROUNDOFF, Tolerance
 # Times the multiple: what layers that are all within it may add up to in the whole of an integer artifact.
 ADDED_UP: Final = 1.5
 WEIGHTED: Final = frozenset(weight_positions())
-BOUNDED: Final = frozenset({"sigmoid", "softmax", "tanh"})  # approximated by runtimes to an absolute error
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,13 +357,13 @@ class LayerJudge:
             roundoff = UNIT_ROUNDOFF.get(storage.values, 0.0)
             on_grid = storage.weight_bits is not None
             multiple = self.tolerance.multiple * (ADDED_UP if on_grid and tallies is self.whole else 1.0)
-            tallies[layer_id] = LayerErrorStats(multiple, roundoff, on_grid, bound=self._bound(layer_id))
+            tallies[layer_id] = LayerErrorStats(multiple, roundoff, on_grid, least=self._least(layer_id))
         tallies[layer_id].add(value, reference, rounding, cut_off, inherited)
 
-    def _bound(self, layer_id: str) -> float:
-        """Return 1 for a bounded function, and for what such a one is seen through; else 0."""
+    def _least(self, layer_id: str) -> float:
+        """What a sigmoid, and what one is seen through, may be off by before the multiple; 0 for every other layer."""
         seen_here = (item for item in self.layers.layers if item.layer_id == layer_id or item.seen_through == layer_id)
-        return 1.0 if any(item.operator in BOUNDED for item in seen_here) else 0.0
+        return self.tolerance.sigmoid_error if any(item.operator == "sigmoid" for item in seen_here) else 0.0
 
     def rows(self) -> tuple[LayerRow, ...]:
         """Return one row per layer of the captured graph."""

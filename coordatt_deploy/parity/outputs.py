@@ -7,7 +7,7 @@ and how much rounding costs depends on the network and the input. So nobody choo
     rounding      = max |torch in the artifact's own precision - reference|
     allowed(case) = multiple * max(rounding(case), median of rounding over the cases)
 
-(and of a sigmoid or softmax at least the unit roundoff: runtimes approximate such functions to an absolute error),
+(and of a sigmoid at least multiple * ``sigmoid_error``),
 
 with the multiple, and its reason, in ``TOLERANCES``. Cases that torch's own rounding does not reproduce prove nothing
 (``conditioning``); over the others a floor in decibels stands beside the multiple. NaN and infinity never pass. Where
@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 
 from coordatt_deploy.artifact_specs import OutputRegion
 from coordatt_deploy.metrics import Arrays, cosine, sqnr_db, sqnr_db_of_energies, top1_agreement
-from coordatt_deploy.output_grids import coarse_parts, grid_step, part_of, whole
+from coordatt_deploy.output_grids import coarse_parts, grid_step, is_bounded, part_of, whole
 from coordatt_deploy.parity.conditioning import conditioning
-from coordatt_deploy.parity.tolerances import UNIT_ROUNDOFF, Tolerance
+from coordatt_deploy.parity.tolerances import Tolerance
 
 BOUNDED_SIGNAL: Final = 0.25  # mean square of the values 0 and 1, half of each: what a score can come to
 
@@ -143,8 +143,8 @@ def judge(
     _check_shapes(name, candidate, reference, rounding)
     condition = conditioning(reference, rounding, tolerance, images)
     kept = [index for index in range(len(reference)) if index not in condition.set_aside]
-    bounded = bool(regions) and all(region.bounded for region in regions)
-    floor = UNIT_ROUNDOFF.get(tolerance.basis, 0.0) if bounded else 0.0
+    sigmoids = tolerance.sigmoid_error > 0 and bool(regions) and all(item.operator == "sigmoid" for item in regions)
+    floor = tolerance.sigmoid_error if sigmoids else 0.0
     limits = allowance([reference[i] for i in kept], [rounding[i] for i in kept], tolerance.multiple, floor)
     allowed = dict(zip(kept, limits, strict=True))
     errors = [np.abs(np.asarray(c, np.float64) - r) for c, r in zip(candidate, reference, strict=True)]
@@ -156,7 +156,7 @@ def judge(
     agreement = top1_agreement(candidate, reference)
     by_element = tolerance.min_sqnr_db is None
     if tolerance.min_sqnr_db is None:
-        over_kept = _region_db([candidate[i] for i in kept], [reference[i] for i in kept], bounded=bounded)
+        over_kept = _region_db([candidate[i] for i in kept], [reference[i] for i in kept], bounded=sigmoids)
         within = not beyond and (tolerance.least_db is None or over_kept >= tolerance.least_db)
     else:
         within = sqnr_db(candidate, reference) >= tolerance.min_sqnr_db
@@ -203,7 +203,7 @@ def judge_regions(
     found = []
     for region in regions or (whole(reference[0].ndim),):
         decibels = _region_db(
-            [part_of(v, region) for v in candidate], [part_of(v, region) for v in reference], bounded=region.bounded
+            [part_of(v, region) for v in candidate], [part_of(v, region) for v in reference], bounded=is_bounded(region)
         )
         problem = None
         if region in coarse:

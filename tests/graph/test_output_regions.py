@@ -45,7 +45,7 @@ def test_boxes_and_scores_are_told_apart(join, boxes, scores):
     """On the channels, on the last axis, behind reshapes, in another order, stacked."""
     found, _ = regions(join)
 
-    assert {(boxes, False), (scores, True)} == {(region.axes, region.bounded) for region in found}
+    assert {(boxes, None), (scores, "sigmoid")} == {(region.axes, region.operator) for region in found}
 
 
 def test_levels_of_a_pyramid_are_parts_of_their_own():
@@ -66,7 +66,7 @@ def test_a_score_that_is_scaled_is_no_longer_bounded():
     """A sigmoid times 100 is judged as any other value, and the product belongs to the tail."""
     found, graph = regions(lambda b, s: torch.cat([b, s.sigmoid() * 100.0], 1))
 
-    assert [False, False] == [region.bounded for region in found]
+    assert [None, None] == [region.operator for region in found]
     assert {"mul", "mul_1", "cat"} == set(output_parts(graph)["output"].tail)
 
 
@@ -74,7 +74,7 @@ def test_an_output_of_one_maker_has_no_parts():
     """A sum of both heads is one value everywhere; a lone sigmoid is one part, and bounded."""
     assert () == regions(lambda b, s: b[:, :2] + s)[0]
     (region,) = regions(lambda _, s: s.sigmoid())[0]
-    assert region.bounded
+    assert "sigmoid" == region.operator
 
 
 def test_parts_that_are_no_rows_of_any_axis_are_one():

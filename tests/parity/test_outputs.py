@@ -176,14 +176,15 @@ def test_outputs_are_counted_against_the_manifest():
     assert "not judged: the manifest names no output of the model" == unjudged((), ())
 
 
-SCORES = OutputRegion("scores", (None, None), bounded=True)
+SCORES = OutputRegion("scores", (None, None), "sigmoid")
 
 
 @pytest.mark.parametrize(("error", "passes"), [(1.7e-7, True), (2e-6, False)])
 def test_scores_of_nothing_are_judged_by_an_absolute_error(error, passes):
     """
     Sigmoids of 1e-5, which torch knows to the last digit and ONNX Runtime to 1.7e-7; twelve times that is a fault, as
-    are zeros. Without a sigmoid behind it the same value is held to torch's own rounding.
+    are zeros. Behind a softmax, in other formats, and without either the same value is held to torch's own
+    rounding.
     """
     tolerance = TOLERANCES[Format.ONNX, "fp32"]
     reference = [np.full((1, 4), 1e-5) * (1 + 0.1 * case) for case in range(4)]
@@ -192,5 +193,13 @@ def test_scores_of_nothing_are_judged_by_an_absolute_error(error, passes):
 
     assert passes is judge("scores", candidate, reference, rounding, tolerance, (), (SCORES,)).passed
     assert not judge("scores", candidate, reference, rounding, tolerance).passed
+    softmax = replace(SCORES, operator="softmax")
+    assert not judge("scores", candidate, reference, rounding, tolerance, (), (softmax,)).passed
+    for other in (
+        TOLERANCES[Format.TFLITE, "fp32"],
+        TOLERANCES[Format.COREML, "fp32"],
+        TOLERANCES[Format.COREML, "fp16"],
+    ):
+        assert not judge("scores", candidate, reference, rounding, other, (), (SCORES,)).passed
     zeros = [np.zeros_like(value) for value in reference]
     assert not judge("scores", zeros, reference, rounding, tolerance, (), (SCORES,)).passed
