@@ -1,13 +1,11 @@
-"""What torch knows of a graph's resizing operators and coremltools does not: their sizes, and where they look."""
+"""What torch knows of resizing operators of sizes that only the run knows, and coremltools does not: their factors."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
 import sympy  # type: ignore[import-untyped]
 import torch
-from torch import fx
 
 NEAREST: Final = ("aten.upsample_nearest2d.default", "aten.upsample_nearest2d.vec")
 BILINEAR: Final = ("aten.upsample_bilinear2d.default", "aten.upsample_bilinear2d.vec")
@@ -22,11 +20,9 @@ class Resizing:
 
     Attributes:
         factors: Whole factors of height and width that hold at every size that the graph takes; None if there are none.
-        places: Rows and columns that torch looks at, where the size is fixed and Core ML would look elsewhere.
     """
 
     factors: tuple[int, int] | None = None
-    places: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
 
 def resizings(program: torch.export.ExportedProgram) -> dict[str, Resizing]:
@@ -41,26 +37,10 @@ def resizings(program: torch.export.ExportedProgram) -> dict[str, Resizing]:
             continue
         before, after = node.args[0].meta["val"].shape[2:], node.meta["val"].shape[2:]
         if all(isinstance(size, int) for size in (*before, *after)):
-            places = _places(node, tuple(before)) if kind in NEAREST else None
-            if places is not None and places != tuple(_core_ml(*sizes) for sizes in zip(before, after, strict=True)):
-                found[node.name] = Resizing(places=places)
-            continue
+            continue  # lowering has left what coremltools converts right
         height, width = (_factor(*sizes, program.range_constraints) for sizes in zip(before, after, strict=True))
         found[node.name] = Resizing(None if height is None or width is None else (height, width))
     return found
-
-
-def _places(node: fx.Node, size: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Rows and columns that the node takes, found by letting torch resize their numbers."""
-    height, width = size
-    grid = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")).double()[None]
-    rows, columns = node.target(grid, *node.args[1:], **node.kwargs)[0].int()  # type: ignore[operator]
-    return tuple(rows[:, 0].tolist()), tuple(columns[0].tolist())
-
-
-def _core_ml(size: int, out: int) -> tuple[int, ...]:
-    """What Core ML's ``upsample_nearest_neighbor`` looks at."""
-    return tuple((np.arange(out) * size // out).tolist())
 
 
 def _factor(before: Size, after: Size, ranges: Mapping[sympy.Symbol, object]) -> int | None:

@@ -1,7 +1,8 @@
 """Torch operators that coremltools 9.0 converts into something else, or not at all, written anew.
 
-    average pool:  Core ML divides by the whole window where ``ceil_mode`` lets it hang over the edge; torch by what
-                   lies inside, padding included or not. Padding of more than one element has been seen to go wrong.
+    average pool:  Core ML divides by the whole window where ``ceil_mode`` lets it hang over an edge that only the run
+                   knows; torch by what lies inside, padding included or not. Padding of more than one element
+                   has been seen to go wrong.
     power:         Core ML squares the exponent where the base is the constant 2.
     PReLU:         Core ML takes one slope per channel for images alone.
     resize:        coremltools needs a factor that it can read off the graph; to another tensor's size there is none.
@@ -13,13 +14,13 @@ Everything else stays with coremltools' own functions, whose names and output ar
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial, reduce
+from functools import partial
 from itertools import accumulate
 from typing import Final, TypeAlias
 
 import numpy as np
 
-from coordatt_deploy.array_types import IntegerArray, NumberArray
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.exporters.coreml.resizing import Resizing
 from coordatt_deploy.runtimes.coreml.coremltools_import import mil
 
@@ -72,65 +73,35 @@ def _values(context: TranscriptionContext, node: InternalTorchIRNode) -> list[ob
 
 
 def _average_pool(convert: Conversion, context: TranscriptionContext, node: InternalTorchIRNode) -> None:
+    """Write a pool that counts much padding, or that rounds a size up which only the run knows.
+
+    Of fixed sizes, lowering has left none with ``ceil_mode`` or a divisor.
+    """
     x, given = context[node.inputs[0]], _values(context, node)
     defaults: tuple[object, ...] = (None, None, None, 0, False, True, None)  # of the arguments, from the input on
     _, kernel_sizes, stride, padding, ceil_mode, count_padding, divisor = (*given, *defaults[len(given) :])
-    axes = x.rank - 2
+    axes, ceil = x.rank - 2, bool(ceil_mode)
     kernel = _per_axis(kernel_sizes, axes)
     steps = (None if stride is None else _per_axis(stride, axes)) or kernel
     pads = _per_axis(padding, axes)
-    if not ceil_mode and divisor is None and (not count_padding or max(pads) <= SEEN_RIGHT):
+    if not ceil and divisor is None and (not count_padding or max(pads) <= SEEN_RIGHT):
         convert(context, node)
         return
-    windows = [_Windows(*sizes) for sizes in zip(x.shape[2:], kernel, steps, pads, strict=True)]
-    ceil = bool(ceil_mode) and any(window.overhangs is not False for window in windows)
-    dropped = [(window, pad) for window, pad in zip(windows, pads, strict=True) if ceil and window.dropped]
-    fixed = [window.counts for window in windows if window.counts is not None]
-    weighed = bool(dropped) and count_padding and divisor is None and len(fixed) == axes and max(pads) <= SEEN_RIGHT
-    if any(not pad for _, pad in dropped) or (dropped and count_padding and divisor is None and not weighed):
-        raise ValueError(
-            f"{node.name}: Core ML cannot leave out the last window of one axis alone; set ceil_mode=False"
-        )
-    pool = partial(mb.avg_pool, kernel_sizes=kernel, strides=steps, pad_type="custom")
+    # torch leaves out a window that begins behind the input and the padding before it; Core ML where there is padding
+    dropped = [pad for size, step, pad in zip(kernel, steps, pads, strict=True) if ceil and step - 1 - size + pad >= 0]
+    if dropped and (count_padding or not all(dropped)):
+        raise ValueError(f"{node.name}: Core ML may keep a last window that torch leaves out; set ceil_mode=False")
+    pool = partial(mb.avg_pool, kernel_sizes=kernel, strides=steps, pad_type="custom", ceil_mode=ceil)
     around = [n for pad in pads for n in (pad, pad)]
-    if divisor is not None or weighed:  # padding and overhang are zeros: times the window's size, the mean is the sum
-        mean = pool(x=x, pad=around, ceil_mode=ceil, exclude_padding_from_average=False)
-        elements = reduce(np.multiply.outer, fixed)[None, None] if divisor is None else np.asarray(divisor)
-        result = mb.mul(x=mean, y=_as(x, np.prod(kernel) / elements), name=node.name)
-    elif not count_padding or (ceil and not any(pads)):
-        result = pool(x=x, pad=around, ceil_mode=ceil, exclude_padding_from_average=True, name=node.name)
-    elif ceil or max(pads) > SEEN_RIGHT:  # padding that is part of the input counts, and what hangs over does not
+    if divisor is not None:  # padding and overhang are zeros: times the window's size, the mean is the sum
+        mean = pool(x=x, pad=around, exclude_padding_from_average=False)
+        result = mb.mul(x=mean, y=_as(x, np.prod(kernel) / np.asarray(divisor)), name=node.name)
+    elif not count_padding or not any(pads):
+        result = pool(x=x, pad=around, exclude_padding_from_average=True, name=node.name)
+    else:  # padding that is part of the input counts, and what hangs over does not
         padded = mb.pad(x=x, pad=around, mode="constant", constant_val=_as(x, 0.0))
-        none = [0] * len(around)
-        result = pool(x=padded, pad=none, ceil_mode=ceil, exclude_padding_from_average=ceil, name=node.name)
-    else:
-        result = pool(x=x, pad=around, ceil_mode=False, exclude_padding_from_average=False, name=node.name)
+        result = pool(x=padded, pad=[0] * len(around), exclude_padding_from_average=ceil, name=node.name)
     context.add(result)
-
-
-class _Windows:
-    """Where the windows of a pool with ``ceil_mode`` end along one axis; an axis of no fixed size is a symbol.
-
-    Attributes:
-        overhangs: Whether torch lets the last window hang over the padded edge; None where that depends on the size.
-        dropped: Whether torch may leave out a window that begins behind the input and the padding before it; Core ML
-            does so where there is padding.
-        counts: What torch divides each window's sum by, padding counted; None where that depends on the size.
-    """
-
-    def __init__(self, size: object, kernel: int, stride: int, pad: int) -> None:
-        if not isinstance(size, (int, np.integer)):
-            self.overhangs: bool | None = None
-            self.dropped = stride - 1 - kernel + pad >= 0  # as far behind that as a window can begin
-            self.counts: IntegerArray | None = None
-            return
-        whole = int(size) + 2 * pad
-        spare = (whole - kernel) % stride
-        behind = whole - kernel - spare + stride >= int(size) + pad
-        self.overhangs = spare != 0 and not behind
-        self.dropped = spare != 0 and behind
-        starts = np.arange((whole - kernel) // stride + 1 + self.overhangs) * stride
-        self.counts = np.minimum(starts + kernel, whole) - starts
 
 
 def _per_axis(value: object, axes: int) -> list[int]:
@@ -202,13 +173,10 @@ def _nearest(
         made = mb.upsample_nearest_neighbor(x=x, scale_factor_height=height, scale_factor_width=width, name=node.name)
         context.add(made)
         return
-    if plan.places is not None:
-        rows, columns = (np.asarray(places, np.int32) for places in plan.places)
-    else:
-        rows, columns = (
-            mb.floor_div(x=mb.mul(x=_counted(out), y=size), y=out)
-            for size, out in zip(_sizes(x), _wanted(context, node), strict=True)
-        )
+    rows, columns = (
+        mb.floor_div(x=mb.mul(x=_counted(out), y=size), y=out)
+        for size, out in zip(_sizes(x), _wanted(context, node), strict=True)
+    )
     context.add(mb.gather(x=mb.gather(x=x, indices=rows, axis=2), indices=columns, axis=3, name=node.name))
 
 
