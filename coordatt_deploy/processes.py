@@ -34,7 +34,7 @@ def workers(jobs: int, *, most: int | None = None, begin: "Begin | None" = None)
     """Give a pool of processes; an error in the block ends what still runs.
 
     Their temporary files lie in a folder of this process's, which is removed at the end. A function that is submitted
-    is wrapped in ``Job``, so that what goes wrong in it is told.
+    is wrapped in ``Task``, so that what goes wrong in it is told.
 
     Args:
         jobs: How many there are to do: there are no more processes than that.
@@ -89,7 +89,7 @@ class Begin(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Job(Generic[A, R]):
+class Task(Generic[A, R]):
     """A function for a worker, with words for what it does.
 
     Attributes:

@@ -13,7 +13,7 @@ import pytest
 
 from coordatt_deploy.errors import ConversionError, DeployError, InternalError, UsageError, WorkerDiedError
 from coordatt_deploy.logs import captured, log_folder
-from coordatt_deploy.processes import Job, how_it_ended, job_log, workers
+from coordatt_deploy.processes import Task, how_it_ended, job_log, workers
 
 ORPHANS_GONE_S = 5.0
 
@@ -55,7 +55,7 @@ def refuse_to_begin():
 
 def do(function, argument):
     with workers(1) as pool:
-        return pool.submit(Job("making net.onnx", function), argument).result()
+        return pool.submit(Task("making net.onnx", function), argument).result()
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_worker_that_cannot_begin_says_why(begin, kind, said, capfd):
     And prints no traceback.
     """
     with pytest.raises(DeployError, match=said) as caught, workers(1, begin=begin) as pool:
-        pool.submit(Job("waiting", sleep), 0).result()
+        pool.submit(Task("waiting", sleep), 0).result()
 
     assert kind is type(caught.value)
     assert "Traceback" not in capfd.readouterr().err
@@ -135,7 +135,7 @@ def test_an_interruption_ends_the_workers(tmp_path):
     At once, with their logs and temporary files.
     """
     with pytest.raises(KeyboardInterrupt), workers(1) as pool:
-        pool.submit(Job("sleeping", sleep), 600)
+        pool.submit(Task("sleeping", sleep), 600)
         process = wait_for_worker(pool)
         raise KeyboardInterrupt
 
@@ -173,7 +173,7 @@ def test_no_worker_outlives_its_parent(tmp_path, number, by_the_kernel):
         textwrap.dedent(f"""
         import time
         from coordatt_deploy import interruption
-        from coordatt_deploy.processes import Job, workers
+        from coordatt_deploy.processes import Task, workers
         if not {by_the_kernel}:
             interruption.PR_SET_PDEATHSIG = 0
 
@@ -184,7 +184,7 @@ def test_no_worker_outlives_its_parent(tmp_path, number, by_the_kernel):
         if __name__ == "__main__":
             with workers(2, begin=begin) as pool:
                 for _ in range(2):
-                    pool.submit(Job("sleeping", time.sleep), 600)
+                    pool.submit(Task("sleeping", time.sleep), 600)
                 time.sleep(600)
         """)
     )

@@ -19,7 +19,7 @@ from coordatt_deploy.host import tool_versions
 from coordatt_deploy.loading.sizes import formats_for_dynamic
 from coordatt_deploy.logs import set_environment
 from coordatt_deploy.manifest import FoldReport, Manifest, MergedBranches
-from coordatt_deploy.processes import Job, workers
+from coordatt_deploy.processes import Task, workers
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.recipes import needs_preparing
 from coordatt_deploy.scratch import Scratch
@@ -105,7 +105,7 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
         with workers(len(jobs) + len(pairs)) as pool:
             float_jobs = plan_float_jobs(jobs, source.spec, scratch, staging, golden.feeds)
             futures = [
-                pool.submit(Job(f"exporting {job.path.relative_to(staging)}", convert), job) for job in float_jobs
+                pool.submit(Task(f"exporting {job.path.relative_to(staging)}", convert), job) for job in float_jobs
             ]
             # What prepares its own weights needs none of the float artifacts; the rest starts from them.
             prepared, others = (

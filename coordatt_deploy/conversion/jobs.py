@@ -146,10 +146,10 @@ def _float_tail(recipe: Recipe, tails: Mapping[int, tuple["FloatTail", ...]]) ->
 def submit(jobs: Sequence[Job], pool: ProcessPoolExecutor) -> list[Future[QuantizedArtifact | None]]:
     """Start the jobs, and the reference on the images that were set aside."""
     futures: list[Future[QuantizedArtifact | None]] = [
-        pool.submit(processes.Job(f"quantizing {job.path}", make), job) for job in jobs
+        pool.submit(processes.Task(f"quantizing {job.path}", make), job) for job in jobs
     ]
     asides = {job.data.fingerprint: job for job in jobs if job.data is not None and job.data.aside is not None}
-    held_out = processes.Job("running the reference on the images set aside", write_held_out)
+    held_out = processes.Task("running the reference on the images set aside", write_held_out)
     return futures + [pool.submit(held_out, job) for job in asides.values()]
 
 

@@ -244,7 +244,7 @@ def _in_processes(
 ) -> Iterator[Predictions]:
     try:
         with processes.workers(len(chunks), most=workers, begin=partial(_begin, trial, images)) as pool:
-            answer = processes.Job("running the artifacts on images", _answer)
+            answer = processes.Task("running the artifacts on images", _answer)
             futures: list[Future[Predictions]] = [pool.submit(answer, chunk) for chunk in chunks]
             for future in as_completed(futures):
                 yield future.result()
