@@ -25,6 +25,7 @@ from coordatt_deploy.graph.graph import weight
 from coordatt_deploy.graph.saved_graph import load_graph
 from coordatt_deploy.layer_map import LayerMap, place_all, restore
 from coordatt_deploy.logs import captured
+from coordatt_deploy.parity.bundle_cases import candidate_of, golden_cases
 from coordatt_deploy.parity.candidate import Candidate
 from coordatt_deploy.parity.cases import choose_cases
 from coordatt_deploy.parity.error_statistics import by_channel
@@ -32,7 +33,6 @@ from coordatt_deploy.parity.executors import LOCAL
 from coordatt_deploy.parity.layers import ArtifactLayers
 from coordatt_deploy.parity.localise import localise
 from coordatt_deploy.parity.reference_layers import ReferenceLayers
-from coordatt_deploy.parity.run import open_candidate
 from coordatt_deploy.parity.tolerances import TOLERANCES, tolerance_of
 from coordatt_deploy.tensors import encode
 
@@ -104,7 +104,7 @@ class Bench:
     def candidate(self, artifact: Artifact) -> Candidate:
         """Return *artifact* as it lies in the bundle, with all that judging it takes."""
         if artifact.path not in self.candidates:
-            self.candidates[artifact.path] = open_candidate(self.bundle, artifact)
+            self.candidates[artifact.path] = candidate_of(self.bundle, artifact, golden_cases(self.bundle))
         return self.candidates[artifact.path]
 
     def cases_of(self, artifact: Artifact) -> list[Any]:

@@ -21,7 +21,6 @@ from coordatt_deploy.graph.execution import prepare
 from coordatt_deploy.graph.float16_range import prepare_in_float16
 from coordatt_deploy.graph.graph import Graph
 from coordatt_deploy.graph.output_regions import output_regions
-from coordatt_deploy.graph.saved_graph import load_graph
 from coordatt_deploy.graph.source_weights import check_source_weights
 from coordatt_deploy.manifest import Manifest
 from coordatt_deploy.parity.cases import ParityCases
@@ -51,11 +50,14 @@ class Verified:
     regions: Mapping[str, tuple[OutputRegion, ...]]
 
 
-def check_reference(reference: Path, manifest: Manifest, cases: Mapping[str, ParityCases], stages: Stages) -> Verified:
+def verify(
+    reference: Path, graph: Graph, manifest: Manifest, cases: Mapping[str, ParityCases], stages: Stages
+) -> Verified:
     """Hold the reference to its hash, and golden outputs to the reference.
 
     Args:
         reference: The bundle's folder of the captured graph.
+        graph: Loaded from there.
         manifest: Of the bundle.
         cases: As the bundle has them, by their folder.
         stages: Shows the progress.
@@ -64,7 +66,6 @@ def check_reference(reference: Path, manifest: Manifest, cases: Mapping[str, Par
         BundleError: They are not what they should be.
     """
     held = check_source_weights(reference, manifest)
-    graph = load_graph(reference)
     with stages.stage("golden outputs again", sum(len(item.names) for item in cases.values())) as step:
         for where, item in cases.items():
             check_golden(item, graph, where, step)

@@ -8,18 +8,17 @@ from typing import Final
 import torch
 
 from coordatt_deploy.array_types import NumberArray
-from coordatt_deploy.artifact_specs import Artifact, Preprocessing, TensorSpec
+from coordatt_deploy.artifact_specs import Artifact, Preprocessing
 from coordatt_deploy.data.arrays import read_inputs
 from coordatt_deploy.errors import BundleError, DeployError, MissingDependencyError
 from coordatt_deploy.formats import Precision
 from coordatt_deploy.graph.execution import prepare
 from coordatt_deploy.graph.float16_range import prepare_in_float16
-from coordatt_deploy.graph.graph import is_tensor
+from coordatt_deploy.graph.graph import Graph, is_tensor
 from coordatt_deploy.graph.lowering.lower import lower
 from coordatt_deploy.graph.lowering.target import target_of
 from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
 from coordatt_deploy.graph.passes.input_normalisation import baked_nodes
-from coordatt_deploy.graph.saved_graph import load_graph
 from coordatt_deploy.logs import logged
 from coordatt_deploy.manifest import Manifest
 from coordatt_deploy.parity.absent_layers import unproven_absences
@@ -136,61 +135,38 @@ class LayerRun:
         return tuple(found)
 
 
-def open_layer_run(
-    reference: Path,
-    manifest: Manifest,
-    bundle_name: str,
-    where: Executor,
-    most_cases: int,
-    stages: Stages,
-    save_failing: Path | None,
-) -> LayerRun:
-    """Load the reference at *reference* by layer; see ``LayerRun``.
-
-    Raises:
-        BundleError: It is damaged.
-    """
-    torch.set_num_threads(1)
-    with stages.stage("reference by layer"):
-        layers = ReferenceLayers(load_graph(reference))
-        check_reference(layers)
-    return LayerRun(manifest, bundle_name, layers, where, most_cases, stages, save_failing)
-
-
-def check_reference(layers: ReferenceLayers) -> None:
-    """Hold the reference's own layers to its graph: every tensor that a call of the model gives is one of them.
+def by_layer(graph: Graph) -> ReferenceLayers:
+    """Return the reference by layer: every tensor that a call of the model gives is one of them.
 
     Raises:
         BundleError: Some are not, so that nobody would judge them.
     """
-    tensors = {node.name for node in layers.graph.module.graph.nodes if is_tensor(node)}
-    unnamed = sorted(tensors - set(layers.nodes.values()) - baked_nodes(layers.graph))
+    torch.set_num_threads(1)
+    layers = ReferenceLayers(graph)
+    tensors = {node.name for node in graph.module.graph.nodes if is_tensor(node)}
+    unnamed = sorted(tensors - set(layers.nodes.values()) - baked_nodes(graph))
     if unnamed:
         raise BundleError(
             f"graph.json names layers for {len(tensors) - len(unnamed)} of the {len(tensors)} tensors of its graph,"
             f" none for {unnamed[0]}; build the bundle again"
         )
+    return layers
 
 
-def cases_on(
-    source: Path, inputs: Sequence[TensorSpec], preprocessing: Preprocessing, reference: Path, stages: Stages
-) -> ParityCases:
+def cases_on(source: Path, graph: Graph, preprocessing: Preprocessing, stages: Stages) -> ParityCases:
     """Run the reference on the user's own inputs.
 
     Args:
         source: See ``data.arrays.read_inputs``.
-        inputs: Of the model.
+        graph: The captured one.
         preprocessing: Of the model.
-        reference: Folder of the captured graph.
         stages: Shows the progress.
 
     Raises:
         UsageError: The inputs do not fit the model.
-        BundleError: The reference is damaged.
     """
-    cases = read_inputs(source, inputs, preprocessing)
+    cases = read_inputs(source, graph.inputs, preprocessing)
     torch.set_num_threads(1)
-    graph = load_graph(reference)
     runs = {
         None: prepare(graph),
         Precision.FP32: prepare(graph, dtype=torch.float32),

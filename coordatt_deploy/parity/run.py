@@ -39,6 +39,7 @@ from coordatt_deploy.runtimes.reader import host_warning
 from coordatt_deploy.tensors import decode, encode
 
 if TYPE_CHECKING:
+    from coordatt_deploy.graph.graph import Graph
     from coordatt_deploy.parity.golden_check import Verified
     from coordatt_deploy.parity.layer_run import LayerRun
 
@@ -112,11 +113,12 @@ def check_parity(
     for artifact in chosen:
         bundle.layers(artifact)  # a map that is missing or damaged ends this here
         _check_provenance(bundle, artifact)
-    cases = golden_cases(bundle) if plan.inputs is None else _cases_on(bundle, plan.inputs, stages)
+    graph = None if missing else _reference(bundle)
+    cases = golden_cases(bundle) if plan.inputs is None else _cases_on(bundle, plan.inputs, graph, stages)
     candidates = [_candidate(bundle, artifact, cases, plan, target) for artifact in chosen]
-    believed = _believed(bundle, missing)
-    if not missing:
-        verified = _verified(bundle, cases, candidates, plan, stages)
+    believed = (BELIEVED.format(missing=missing),) if missing and bundle.manifest.golden else ()
+    if graph is not None:
+        verified = _verified(bundle, graph, cases, candidates, plan, stages)
         believed = verified.believed
         candidates = [replace(candidate, regions=verified.regions) for candidate in candidates]
     where = LocalExecutor(plan.threads) if target is None else target.where
@@ -131,11 +133,11 @@ def check_parity(
                 verdict = check_artifact(candidate, opener, tolerances, step)
         verdicts.append(verdict if verdict.passed is None else replace(verdict, warning=candidate.warning))
     graphs: tuple[ArtifactLayers, ...] = ()
-    if plan.layers and missing:
+    if plan.layers and graph is None:
         verdicts = [replace(v, layers=ArtifactLayers(v.artifact, v.artifact.path, problem=missing)) for v in verdicts]
-    elif plan.layers:
+    elif plan.layers and graph is not None:
         most = LAYER_CASES if target is None else target.most_cases // 2
-        layer_run = _layer_run(bundle, where, most, stages, plan.save_failing)
+        layer_run = _layer_run(bundle, graph, where, most, stages, plan.save_failing)
         if plan.need_layers:
             graphs = layer_run.check_graphs(chosen, cases, tolerances)
         pairs = zip(candidates, verdicts, strict=True)
@@ -175,15 +177,21 @@ def _missing(bundle: Bundle) -> str | None:
 BELIEVED: Final = "golden outputs are the bundle's own word, as nothing is here to compute them with: {missing}"
 
 
-def _believed(bundle: Bundle, missing: str | None) -> tuple[str, ...]:
-    return (BELIEVED.format(missing=missing),) if missing and bundle.manifest.golden else ()
+def _reference(bundle: Bundle) -> "Graph":
+    from coordatt_deploy.graph.saved_graph import load_graph  # torch, which boards do not have
+
+    return load_graph(bundle.path("reference"))
 
 
 def _verified(
-    bundle: Bundle, cases: ParityCases, candidates: Sequence[Candidate], plan: ParityPlan, stages: Stages
+    bundle: Bundle,
+    graph: "Graph",
+    cases: ParityCases,
+    candidates: Sequence[Candidate],
+    plan: ParityPlan,
+    stages: Stages,
 ) -> "Verified":
-    # torch, which boards do not have
-    from coordatt_deploy.parity.golden_check import check_reference
+    from coordatt_deploy.parity.golden_check import verify  # torch, which boards do not have
 
     golden = {"golden": cases} if plan.inputs is None and cases.names else {}
     held_out = {
@@ -191,7 +199,7 @@ def _verified(
         for candidate in candidates
         if candidate.own_cases and candidate.record is not None and candidate.record.held_out is not None
     }
-    return check_reference(bundle.path("reference"), bundle.manifest, golden | held_out, stages)
+    return verify(bundle.path("reference"), graph, bundle.manifest, golden | held_out, stages)
 
 
 def _check_provenance(bundle: Bundle, artifact: Artifact) -> None:
@@ -200,11 +208,6 @@ def _check_provenance(bundle: Bundle, artifact: Artifact) -> None:
             check_provenance(bundle.path(artifact.path), artifact, bundle.manifest)
     except MissingDependencyError:
         return  # what cannot be opened here is not run here either
-
-
-def open_candidate(bundle: Bundle, artifact: Artifact) -> Candidate:
-    """Return an artifact of the bundle with all that judging it takes."""
-    return candidate_of(bundle, artifact, golden_cases(bundle))
 
 
 def _candidate(
@@ -218,22 +221,21 @@ def _candidate(
     return replace(candidate, warning=host_warning(candidate.path, artifact.format, here))
 
 
-def _cases_on(bundle: Bundle, source: Path, stages: Stages) -> ParityCases:
+def _cases_on(bundle: Bundle, source: Path, graph: "Graph | None", stages: Stages) -> ParityCases:
+    assert graph is not None  # noqa: S101 - without the reference such a plan was refused
     from coordatt_deploy.parity import layer_run  # torch, which boards do not have
 
-    return layer_run.cases_on(
-        source, bundle.manifest.inputs, bundle.manifest.model.preprocessing, bundle.path("reference"), stages
-    )
+    return layer_run.cases_on(source, graph, bundle.manifest.model.preprocessing, stages)
 
 
 def _layer_run(
-    bundle: Bundle, where: Executor, most_cases: int, stages: Stages, save_failing: Path | None
+    bundle: Bundle, graph: "Graph", where: Executor, most_cases: int, stages: Stages, save_failing: Path | None
 ) -> "LayerRun":
     from coordatt_deploy.parity import layer_run  # torch, which boards do not have
 
-    return layer_run.open_layer_run(
-        bundle.path("reference"), bundle.manifest, bundle.root.name, where, most_cases, stages, save_failing
-    )
+    with stages.stage("reference by layer"):
+        reference = layer_run.by_layer(graph)
+    return layer_run.LayerRun(bundle.manifest, bundle.root.name, reference, where, most_cases, stages, save_failing)
 
 
 # Outputs -------------------------------------------------------------------------------------------------------------

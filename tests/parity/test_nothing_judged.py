@@ -22,12 +22,13 @@ from coordatt_deploy.graph.capture import capture
 from coordatt_deploy.graph.saved_graph import save_graph
 from coordatt_deploy.layer_map import Layer, LayerMap, Part
 from coordatt_deploy.manifest import GoldenCase, Manifest
+from coordatt_deploy.parity.bundle_cases import candidate_of, golden_cases
 from coordatt_deploy.parity.executors import LocalExecutor
-from coordatt_deploy.parity.layer_run import LayerRun, check_reference
+from coordatt_deploy.parity.layer_run import LayerRun, by_layer
 from coordatt_deploy.parity.layers import check_map
 from coordatt_deploy.parity.reference_layers import ReferenceLayers
 from coordatt_deploy.parity.result import ArtifactParity
-from coordatt_deploy.parity.run import ParityPlan, check_artifact, check_parity, open_candidate
+from coordatt_deploy.parity.run import ParityPlan, check_artifact, check_parity
 from coordatt_deploy.parity.tolerances import TOLERANCES
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.runtimes import provenance
@@ -167,7 +168,7 @@ def test_an_output_that_is_not_judged_is_named(whole, kept):
     Where cases of the user's own, or of another source, lack one.
     """
     opened = open_bundle(whole)
-    candidate = open_candidate(opened, opened.manifest.artifacts[0])
+    candidate = candidate_of(opened, opened.manifest.artifacts[0], golden_cases(opened))
     cases = replace(candidate.cases, outputs={kept: candidate.cases.outputs[kept]})
 
     verdict = check_artifact(
@@ -192,7 +193,7 @@ def reference(graph):
 def with_layers(whole, reference, layers):
     """The verdict of an artifact whose outputs are right, with this layer map."""
     opened = open_bundle(whole)
-    candidate = replace(open_candidate(opened, opened.manifest.artifacts[0]), layers=layers)
+    candidate = replace(candidate_of(opened, opened.manifest.artifacts[0], golden_cases(opened)), layers=layers)
     run = LayerRun(opened.manifest, "net", reference, LocalExecutor(1), 6, Stages(), None)
     tolerance = TOLERANCES[Format.ONNX, Precision.FP32]
     return run.with_layers(candidate, ArtifactParity(candidate.artifact, "", None, True, tolerance=tolerance))
@@ -279,7 +280,7 @@ def test_the_graphs_own_map_is_right(shared_graph):
 
     check_map(reference.graph.layers, reference.nodes)
     check_map(LayerMap((fused, second, replace(third, parts=(), absent="gone"), *rest)), reference.nodes)
-    check_reference(reference)
+    by_layer(shared_graph)
 
 
 def test_a_reference_that_names_fewer_layers_than_it_has_tensors_is_refused(shared_graph):
@@ -289,6 +290,6 @@ def test_a_reference_that_names_fewer_layers_than_it_has_tensors_is_refused(shar
     layers = LayerMap(shared_graph.layers.layers[:3])
 
     with pytest.raises(BundleError, match=r"graph\.json names layers for 3 of the"):
-        check_reference(ReferenceLayers(replace(shared_graph, layers=layers)))
+        by_layer(replace(shared_graph, layers=layers))
     with pytest.raises(BundleError, match="its layer map is not that of the reference graph"):
         check_map(LayerMap(()), ())
