@@ -16,7 +16,7 @@ be. A layer that was fused into a later one is held to the same where it is an o
 
 import copy
 import enum
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -107,9 +107,9 @@ def why_absent(
 
 def by_graph(graph: Graph, node: fx.Node) -> Absence | None:
     """Return why the value of *node* need not be in a file, as far as the graph itself says so."""
-    if not any(item.op == "output" for item in _behind(node)):
+    if not any(item.op == "output" for item in _reached(node, lambda at: at.users)):
         return Absence.UNUSED
-    if not any(item.op == "placeholder" for item in _before(node)):
+    if not any(item.op == "placeholder" for item in _reached(node, lambda at: at.all_input_nodes)):
         return Absence.CONSTANT
     if op_name(node) in MOVES:
         return Absence.MOVED
@@ -119,24 +119,15 @@ def by_graph(graph: Graph, node: fx.Node) -> Absence | None:
     return None
 
 
-def _behind(node: fx.Node) -> Iterator[fx.Node]:
-    open_ends, seen = list(node.users), set()
+def _reached(node: fx.Node, onward: Callable[[fx.Node], Iterable[fx.Node]]) -> Iterator[fx.Node]:
+    """Yield all nodes that *onward* leads to from *node*, step by step."""
+    open_ends, seen = list(onward(node)), set()
     while open_ends:
-        user = open_ends.pop()
-        if user not in seen:
-            seen.add(user)
-            open_ends += user.users
-            yield user
-
-
-def _before(node: fx.Node) -> Iterator[fx.Node]:
-    open_ends, seen = list(node.all_input_nodes), set()
-    while open_ends:
-        source = open_ends.pop()
-        if source not in seen:
-            seen.add(source)
-            open_ends += source.all_input_nodes
-            yield source
+        item = open_ends.pop()
+        if item not in seen:
+            seen.add(item)
+            open_ends += onward(item)
+            yield item
 
 
 def _is_all(graph: Graph, value: object, wanted: float) -> bool:
