@@ -40,8 +40,8 @@ from coordatt_deploy.graph.graph import (
 from coordatt_deploy.graph.passes.constants import compute_constants, read_sizes_late
 from coordatt_deploy.graph.passes.functionalise import DROPOUTS, functional, functionalise
 from coordatt_deploy.graph.passes.identities import drop_identities
-from coordatt_deploy.graph.passes.regions import casts, without_regions
 from coordatt_deploy.graph.passes.simplify import simplify
+from coordatt_deploy.graph.passes.subgraphs import casts, without_subgraphs
 from coordatt_deploy.layer_map import Layer, LayerMap, Part
 from coordatt_deploy.logs import captured, log_folder, write_traceback
 from coordatt_deploy.user_code import first_line, place, source_line
@@ -203,7 +203,7 @@ def _flatten(program: torch.export.ExportedProgram, input_names: Sequence[str]) 
     if len(user_inputs) != len(input_names):
         raise UsageError(f"the model takes {len(user_inputs)} inputs, but {len(input_names)} names were given")
     names = dict(zip(user_inputs, input_names, strict=True))
-    for node in without_regions(program.graph_module).nodes:
+    for node in without_subgraphs(program.graph_module).nodes:
         _refuse_control_flow(node)
         if node.op == "placeholder" and node.name in weights:
             target = weights[node.name]

@@ -21,8 +21,7 @@ class Editor:
         with self.module.graph.inserting_before(like):
             node = self.module.graph.call_function(target, args, kwargs)
         node.meta = {key: like.meta[key] for key in ("nn_module_stack", "stack_trace") if key in like.meta}
-        with self.mode:
-            node.meta["val"] = target(*fx.map_arg(args, self._value), **fx.map_arg(kwargs, self._value))
+        node.meta["val"] = result_of(node, self.module, self.mode)
         return node
 
     def constant(self, like: fx.Node, name: str, tensor: torch.Tensor) -> fx.Node:
@@ -44,10 +43,18 @@ class Editor:
         old.replace_all_uses_with(new)
         self.module.graph.erase_node(old)
 
-    def _value(self, node: fx.Node) -> Argument:
-        tensor = weight(self.module, node)
-        value: Argument = node.meta["val"] if tensor is None else self.mode.from_tensor(tensor)
+
+def result_of(node: fx.Node, module: fx.GraphModule, mode: FakeTensorMode) -> object:
+    """Return what a new call gives, as a value that carries its shape."""
+
+    def known(item: fx.Node) -> Argument:
+        tensor = weight(module, item)
+        value: Argument = item.meta["val"] if tensor is None else mode.from_tensor(tensor)
         return value
+
+    assert callable(node.target)  # noqa: S101 - targets of other nodes are names
+    with mode:
+        return node.target(*fx.map_arg(node.args, known), **fx.map_arg(node.kwargs, known))
 
 
 def fake_mode(module: fx.GraphModule) -> FakeTensorMode:

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 from torch.fx.node import Argument, Target
 
-from coordatt_deploy.graph.editor import fake_mode
+from coordatt_deploy.graph.editor import fake_mode, result_of
 from coordatt_deploy.graph.graph import Graph, attach, drop_unused_weights, weight
 from coordatt_deploy.layer_map import Layer, LayerMap, Part
 
@@ -74,9 +74,7 @@ class Rewriter:
         """Add a call, with the shape of its result."""
         assert callable(target)  # noqa: S101 - targets of other nodes are names
         node = self.module.graph.call_function(target, args, kwargs)
-        with self.mode:
-            values = torch.fx.node.map_arg((args, kwargs), self._value)
-            node.meta["val"] = target(*values[0], **values[1])
+        node.meta["val"] = result_of(node, self.module, self.mode)
         for key in ("nn_module_stack", "stack_trace", "source_line"):
             if self._like is not None and key in self._like.meta:
                 node.meta[key] = self._like.meta[key]
@@ -93,11 +91,6 @@ class Rewriter:
         node = self.module.graph.get_attr(free)
         node.meta["val"] = self.mode.from_tensor(tensor.detach().contiguous())
         return node
-
-    def _value(self, node: fx.Node) -> Argument:
-        tensor = weight(self.module, node)
-        value: Argument = node.meta["val"] if tensor is None else self.mode.from_tensor(tensor)
-        return value
 
     def replace(self, old: fx.Node, new: fx.Node) -> None:
         """Give the users of *old* the value of *new*; whoever looks the old name up from now on finds *new*."""

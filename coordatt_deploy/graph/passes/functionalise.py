@@ -21,7 +21,7 @@ from coordatt_deploy.errors import UsageError
 from coordatt_deploy.graph.call_arguments import argument, integer
 from coordatt_deploy.graph.graph import aten, module_path, overloads
 from coordatt_deploy.graph.operators import Trait
-from coordatt_deploy.graph.passes.regions import casts, without_regions
+from coordatt_deploy.graph.passes.subgraphs import casts, without_subgraphs
 
 DROPOUTS: Final = overloads(Trait.DROPOUT)  # they give their input back although their schema does not say so
 
@@ -35,7 +35,7 @@ def functional(program: ExportedProgram) -> ExportedProgram:
     signature = program.graph_signature
     own = {**signature.inputs_to_parameters, **signature.inputs_to_buffers,
            **signature.inputs_to_lifted_tensor_constants}  # fmt: skip
-    graph = without_regions(program.graph_module)
+    graph = without_subgraphs(program.graph_module)
     aliases = _Aliases(graph)
     simple = True
     for node in mutations(graph):

@@ -59,11 +59,11 @@ def _no_grad_in_autocast(x):
         return x.mean((2, 3))
 
 
-REGIONS = [_no_grad, _decorated, _nested, _two_results, _in_place, _overwrites_outside, _autocast_off,
+CALLS = [_no_grad, _decorated, _nested, _two_results, _in_place, _overwrites_outside, _autocast_off,
            _no_grad_in_autocast]  # fmt: skip
 
 
-@pytest.mark.parametrize("function", REGIONS)
+@pytest.mark.parametrize("function", CALLS)
 def test_a_region_is_its_operators(function):
     """
     Nested, with several results, with operators that overwrite, as a decorator.
@@ -115,7 +115,7 @@ def test_state_that_is_kept_inside_a_region_is_refused():
 
 def test_control_flow_that_torch_export_keeps_is_refused():
     """
-    A region that is run or not has no place in a file.
+    A subgraph that is run or not has no place in a file.
     """
     net = Spelled(lambda x: torch.cond(x.sum() > 0, torch.relu, torch.neg, (x,)))
 
