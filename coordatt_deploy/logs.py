@@ -136,8 +136,14 @@ def captured(log: Path) -> Iterator[None]:
 
 @contextmanager
 def logged(name: str) -> Iterator[None]:
-    """Keep what runtimes print in a log, which is removed when nothing went wrong."""
+    """Keep what runtimes print in a log, which is removed when nothing went wrong, or nothing was printed."""
     log = log_folder() / f"{name}-{os.getpid()}.log"
-    with captured(log):
-        yield
+    try:
+        with captured(log):
+            yield
+    except BaseException:
+        with suppress(FileNotFoundError):
+            if not log.stat().st_size:
+                log.unlink()
+        raise
     log.unlink(missing_ok=True)

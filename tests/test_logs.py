@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from coordatt_deploy.errors import BundleError
 from coordatt_deploy.logs import (
     KEPT_DAYS,
     cache_folder,
@@ -131,3 +132,15 @@ def test_the_last_words_of_a_killed_process_can_be_kept(logs):
 
     assert "ah" == log.read_text()
     assert [log] == list(logs.iterdir())
+
+
+@pytest.mark.parametrize(("printed", "kept"), [(b"", []), (b"why", ["why"])])
+def test_a_mistake_that_printed_nothing_leaves_no_log(logs, printed, kept):
+    """
+    What a runtime printed before it stays.
+    """
+    with pytest.raises(BundleError), logged("report"):
+        os.write(1, printed)
+        raise BundleError("no bundle")
+
+    assert kept == [log.read_text() for log in logs.iterdir()]
