@@ -29,7 +29,7 @@ DECOMPOSITIONS: Final = (
     Decomposition.RMS_NORM,
     Decomposition.PRODUCT,
     Decomposition.CHANNEL_SHUFFLE,
-    Decomposition.NEAREST_RESIZE,
+    Decomposition.NEAREST_BY_FACTOR,
     Decomposition.NEAREST_EXACT_RESIZE,
     Decomposition.SOFTPLUS,
     Decomposition.HARD_SHRINK,

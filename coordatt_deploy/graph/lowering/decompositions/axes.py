@@ -59,6 +59,18 @@ def fractional_choices(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     return None if whole else choices(rewriter, node)
 
 
+def choices_by_factor(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
+    """Write a nearest resize as ``choices`` where torch goes by a factor that the ratio of the sizes is not."""
+    before, after = static_shape(source(node).meta["val"]), static_shape(node.meta["val"])
+    if None in before or None in after or len(before) != 4:
+        return None
+    by_ratio = all(
+        _matrix(node, axis).argmax(1).tolist() == [at * (before[axis] or 0) // size for at in range(size)]
+        for axis, size in ((_HEIGHT, after[_HEIGHT] or 0), (_WIDTH, after[_WIDTH] or 0))
+    )
+    return None if by_ratio else choices(rewriter, node)
+
+
 def _chosen(rewriter: Rewriter, value: fx.Node, axis: int, chosen: list[int]) -> fx.Node:
     index = rewriter.constant(f"rows_{'_'.join(map(str, chosen[:8]))}_{len(chosen)}", torch.tensor(chosen))
     return rewriter.call(aten.index_select.default, value, axis, index)

@@ -34,6 +34,7 @@ class Decomposition(enum.StrEnum):
     COPY = "copy"
     REPEAT_INTERLEAVE = "repeat_interleave"
     NEAREST_RESIZE = "nearest_resize"
+    NEAREST_BY_FACTOR = "nearest_by_factor"
     NEAREST_EXACT_RESIZE = "nearest_exact_resize"
     BICUBIC_RESIZE = "bicubic_resize"
     ANTIALIASED_RESIZE = "antialiased_resize"
@@ -89,6 +90,7 @@ DECOMPOSITIONS: Final[Mapping[Decomposition, Rule]] = {
     Decomposition.COPY: _rule("expand expand_as repeat tile", copies.copies),
     Decomposition.REPEAT_INTERLEAVE: _rule("repeat_interleave", copies.interleaved),
     Decomposition.NEAREST_RESIZE: _rule("upsample_nearest2d", axes.fractional_choices),
+    Decomposition.NEAREST_BY_FACTOR: _rule("upsample_nearest2d", axes.choices_by_factor),
     Decomposition.NEAREST_EXACT_RESIZE: _rule("_upsample_nearest_exact2d", axes.choices),
     Decomposition.BICUBIC_RESIZE: _rule("upsample_bicubic2d", axes.products),
     Decomposition.ANTIALIASED_RESIZE: _rule("_upsample_bilinear2d_aa _upsample_bicubic2d_aa", axes.products),
