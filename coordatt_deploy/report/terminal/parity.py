@@ -134,8 +134,9 @@ def _explain(console: Console, report: ParityReport) -> None:
     for item in report.artifacts:
         if item.warning:
             console.print(line(f"{item.artifact.path}: {item.warning}", style="yellow"))
-    for tolerance in dict.fromkeys(item.tolerance for item in report.artifacts if item.tolerance):
-        console.print(line(f"{allowed(tolerance)}; {tolerance.reason}", style="dim"))
+    tolerances = [item.tolerance for item in report.artifacts if item.tolerance]
+    for text in dict.fromkeys(f"{allowed(tolerance)}; {tolerance.reason}" for tolerance in tolerances):
+        console.print(line(text, style="dim"))
 
 
 def allowed(tolerance: Tolerance) -> str:
