@@ -1,33 +1,25 @@
 """Quantization jobs: planned, run in processes, collected."""
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
 
 from coordatt_deploy import processes
 from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.bundle import artifact_name
+from coordatt_deploy.conversion.calibration import Calibration, calibration_record
 from coordatt_deploy.conversion.held_out_images import held_out_cases, write_held_out
 from coordatt_deploy.conversion.plan import Job, QuantizePlan
-from coordatt_deploy.data.calibration import DIGITS, CalibrationSet, digits_calibration, load_calibration
-from coordatt_deploy.errors import UsageError
 from coordatt_deploy.exporters import Exported
 from coordatt_deploy.formats import FORMATS, Format, TargetCpu, slowest_first
 from coordatt_deploy.layer_map import LayerMap
 from coordatt_deploy.logs import captured
-from coordatt_deploy.manifest import CalibrationRecord, LoweringReport, Manifest, QuantizationRecord
-from coordatt_deploy.models.registry import model_card, trained_models
+from coordatt_deploy.manifest import LoweringReport, Manifest, QuantizationRecord
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.recipes import Recipe, needs_preparing
 from coordatt_deploy.scratch import Scratch
-from coordatt_deploy.tensors import weights_sha256
-
-if TYPE_CHECKING:
-    from coordatt_deploy.graph.graph import Graph
-    from coordatt_deploy.quantization.output_scales import FloatTail
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,44 +37,12 @@ class QuantizedArtifact:
     lowering: LoweringReport | None
 
 
-def calibration_of(plan: QuantizePlan, manifest: Manifest) -> CalibrationSet | None:
-    """Read the calibration data; None where no recipe needs any.
-
-    Raises:
-        UsageError: It is needed and not given, is given and not needed, or is not what it should be.
-    """
-    needing = [recipe for recipe in plan.recipes if recipe.needs_calibration]
-    if not needing:
-        if plan.calibration is not None:
-            names = ", ".join(recipe.name for recipe in plan.recipes)
-            raise UsageError(f"{names} measures nothing, so calibration data changes nothing; leave it out")
-        return None
-    inputs, preprocessing = manifest.inputs, manifest.model.preprocessing
-    if plan.calibration is None and not _is_packaged(manifest.model.source_sha256):
-        raise UsageError(
-            f"{needing[0].name} needs calibration data, images of the kind that the model will meet; give"
-            " --calibration-data FOLDER, or a recipe that needs none: dynamic_wi8_afp32, weight_only_wi8_afp32"
-        )
-    if plan.calibration in (None, DIGITS):
-        return digits_calibration(inputs, preprocessing, count=plan.count, seed=plan.seed)
-    return load_calibration(Path(plan.calibration or ""), inputs, preprocessing, count=plan.count, seed=plan.seed)
-
-
-def _is_packaged(source_sha256: str) -> bool:
-    """Whether these are the weights of an embedded model, which were trained on the packaged digits."""
-    # asked only where no calibration data was given
-    from safetensors.numpy import load_file
-
-    return any(weights_sha256(load_file(model_card(name).weights_path)) == source_sha256 for name in trained_models())
-
-
 def plan_jobs(
     plan: QuantizePlan,
     pairs: Sequence[tuple[Format, Recipe]],
     manifest: Manifest,
     root: Path,
-    data: CalibrationSet | None,
-    tails: Mapping[int, tuple["FloatTail", ...]] | None = None,
+    calibration: Calibration,
 ) -> list[Job]:
     """Return the jobs, the slowest first.
 
@@ -91,8 +51,7 @@ def plan_jobs(
         pairs: Each format with a recipe.
         manifest: Of the bundle, with its float artifacts.
         root: Of the bundle.
-        data: Calibration data; None where no recipe needs any.
-        tails: What stays in float besides, by the bits of activations; see ``tails_of``.
+        calibration: What they are calibrated on.
     """
     floats = [item for item in manifest.artifacts if item.recipe is None]
     cpus = tuple(dict.fromkeys(plan.target_cpus)) or tuple(
@@ -114,33 +73,12 @@ def plan_jobs(
                     root=root,
                     path=path,
                     source=found[0] if found and not needs_preparing(recipe) else None,
-                    data=data if recipe.needs_calibration else None,
+                    data=calibration.data if recipe.needs_calibration else None,
                     log=processes.job_log("quantize", Path(path)),
-                    float_tail=_float_tail(recipe, tails or {}),
+                    float_tail=calibration.float_tail(recipe),
                 )
             )
     return jobs
-
-
-BITS: Final = {"int8": 8, "int16": 16}
-
-
-def tails_of(
-    recipes: Iterable[Recipe], graph: "Graph", data: CalibrationSet | None
-) -> Mapping[int, tuple["FloatTail", ...]]:
-    """Return what has to stay in float at the end of the network, by the bits of the recipes' activations."""
-    if data is None:
-        return {}
-    # it loads torch
-    from coordatt_deploy.quantization.output_scales import float_tails
-
-    wanted = {BITS[recipe.activations] for recipe in recipes if recipe.needs_calibration and recipe.activations in BITS}
-    return {bits: float_tails(graph, data, bits) for bits in sorted(wanted)}
-
-
-def _float_tail(recipe: Recipe, tails: Mapping[int, tuple["FloatTail", ...]]) -> tuple[str, ...]:
-    found = tails.get(BITS.get(recipe.activations or "", 0), ()) if recipe.needs_calibration else ()
-    return tuple(dict.fromkeys(layer for tail in found for layer in tail.layers))
 
 
 def submit(jobs: Sequence[Job], pool: ProcessPoolExecutor) -> list[Future[QuantizedArtifact | None]]:
@@ -200,9 +138,3 @@ def make(job: Job) -> QuantizedArtifact:
         rounding=prepared.rounding,
     )
     return QuantizedArtifact(exported.described(request, job.root, job.recipe.name), record, prepared.lowering)
-
-
-def calibration_record(data: CalibrationSet) -> CalibrationRecord:
-    """Return what the manifest says of calibration data."""
-    held_out = 0 if data.aside is None else len(data.aside)
-    return CalibrationRecord(data.source, len(data), data.seed, data.fingerprint, held_out, data.notes)

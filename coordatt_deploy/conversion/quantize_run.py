@@ -6,12 +6,14 @@ Every artifact is made in a process of its own. All of them join the bundle toge
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from coordatt_deploy.bundle import Bundle, open_bundle
 from coordatt_deploy.bundle_writing import finish, writing
+from coordatt_deploy.conversion.calibration import calibrate
 from coordatt_deploy.conversion.held_out_images import HELD_OUT_PREFIX
-from coordatt_deploy.conversion.jobs import QuantizedArtifact, calibration_of, collect, plan_jobs, submit, tails_of
+from coordatt_deploy.conversion.jobs import QuantizedArtifact, collect, plan_jobs, submit
 from coordatt_deploy.conversion.plan import QuantizePlan
 from coordatt_deploy.errors import MissingDependencyError
 from coordatt_deploy.format_modules import need_converters
@@ -43,17 +45,9 @@ def quantize(bundle: Bundle, plan: QuantizePlan, stages: Stages) -> Bundle:
         raise MissingDependencyError(f"{bundle.root} has no reference/ to quantize from; build it again")
     with writing(bundle.root, manifest.model.source_sha256, manifest) as staging:
         check_source_weights(bundle.root / "reference", manifest)
-        with stages.stage("calibration data"):
-            data = calibration_of(plan, manifest)
-        for note in () if data is None else data.notes:
-            stages.note(note)
-        with stages.stage("scales of the outputs"):
-            tails = tails_of([recipe for _, recipe in pairs], load_graph(bundle.root / "reference"), data)
-        told = tuple(dict.fromkeys(tail.reason for found in tails.values() for tail in found))
-        for note in told:
-            stages.note(note)
-        manifest = replace(manifest, notes=tuple(dict.fromkeys([*manifest.notes, *told])))
-        jobs = plan_jobs(plan, pairs, manifest, staging, data, tails)
+        calibration = calibrate(plan, manifest, partial(load_graph, bundle.root / "reference"), stages)
+        manifest = replace(manifest, notes=tuple(dict.fromkeys([*manifest.notes, *calibration.notes])))
+        jobs = plan_jobs(plan, pairs, manifest, staging, calibration)
         with workers(len(jobs)) as pool:
             made = collect(submit(jobs, pool), stages)
         finish(staging, with_artifacts(manifest, made, stages, staging))

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
@@ -17,7 +18,8 @@ import torch
 
 from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.bundle import Bundle
-from coordatt_deploy.conversion.jobs import calibration_of, calibration_record, plan_jobs, tails_of
+from coordatt_deploy.conversion.calibration import calibrate, calibration_record
+from coordatt_deploy.conversion.jobs import plan_jobs
 from coordatt_deploy.conversion.plan import Job, QuantizePlan
 from coordatt_deploy.conversion.quantized_artifact import Prepared, lower_and_equalise, measure_ranges, write
 from coordatt_deploy.conversion.quantized_artifact import prepare as prepare_artifact
@@ -102,11 +104,9 @@ def _jobs(bundle: Bundle, plan: QuantizePlan, stages: Stages) -> tuple[list[Job]
     if not (bundle.root / "reference" / "graph.json").exists():
         raise MissingDependencyError(f"{bundle.root} has no reference/ to quantize from; build it again")
     torch.set_num_threads(1)
-    with stages.stage("calibration data"):
-        data = calibration_of(plan, manifest)
-    assert data is not None  # noqa: S101 - a static recipe needs it
-    tails = tails_of(plan.recipes, load_graph(bundle.root / "reference"), data)
-    return plan_jobs(plan, pairs, manifest, bundle.root, data, tails), data
+    calibration = calibrate(plan, manifest, partial(load_graph, bundle.root / "reference"), stages)
+    assert calibration.data is not None  # noqa: S101 - a static recipe needs it
+    return plan_jobs(plan, pairs, manifest, bundle.root, calibration), calibration.data
 
 
 def job_name(job: Job) -> str:

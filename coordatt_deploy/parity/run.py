@@ -116,7 +116,7 @@ def check_parity(
     graph = None if missing else _reference(bundle)
     cases = golden_cases(bundle) if plan.inputs is None else _cases_on(bundle, plan.inputs, graph, stages)
     candidates = [_candidate(bundle, artifact, cases, plan, target) for artifact in chosen]
-    believed = (BELIEVED.format(missing=missing),) if missing and bundle.manifest.golden else ()
+    believed: tuple[str, ...] = (BELIEVED.format(missing=missing),) if missing and bundle.manifest.golden else ()
     if graph is not None:
         verified = _verified(bundle, graph, cases, candidates, plan, stages)
         believed = verified.believed

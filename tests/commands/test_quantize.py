@@ -11,8 +11,8 @@ from coordatt_deploy.artifact_specs import ModelSpec, Preprocessing, RangeMethod
 from coordatt_deploy.bundle import open_bundle, save_golden
 from coordatt_deploy.bundle_writing import finish, writing
 from coordatt_deploy.cli import main
-from coordatt_deploy.conversion import jobs
-from coordatt_deploy.conversion.jobs import calibration_of
+from coordatt_deploy.conversion import calibration, jobs
+from coordatt_deploy.conversion.calibration import Calibration, calibration_of
 from coordatt_deploy.conversion.plan import ExportPlan, QuantizePlan
 from coordatt_deploy.documents import to_json
 from coordatt_deploy.errors import UsageError
@@ -142,7 +142,7 @@ def test_only_the_embedded_weights_know_digits(bundle):
     manifest = open_bundle(bundle).manifest
     plan = QuantizePlan((parse("static_wi8_ai8"),))
 
-    assert not jobs._is_packaged(manifest.model.source_sha256)
+    assert not calibration._is_packaged(manifest.model.source_sha256)
     assert "digits" == calibration_of(QuantizePlan(plan.recipes, calibration="digits"), manifest).source
 
 
@@ -306,6 +306,6 @@ def test_random_weights_are_not_rounded_on_data(untrained, tmp_path):
     recipe = parse("static_wi8_ai8")
     manifest = Manifest(replace(SPEC, untrained=untrained), (), ())
 
-    (job,) = jobs.plan_jobs(QuantizePlan((recipe,)), [(Format.TFLITE, recipe)], manifest, tmp_path, None)
+    (job,) = jobs.plan_jobs(QuantizePlan((recipe,)), [(Format.TFLITE, recipe)], manifest, tmp_path, Calibration())
 
     assert (recipe.name, not untrained) == (job.recipe.name, job.recipe.adjust)

@@ -13,7 +13,7 @@ from torch import nn
 
 from coordatt_deploy import bundle as bundles
 from coordatt_deploy.cli import main
-from coordatt_deploy.conversion import quantize_run
+from coordatt_deploy.quantization import output_scales
 
 pytestmark = pytest.mark.slow
 
@@ -116,7 +116,7 @@ def test_scores_of_integer_files_are_those_of_float(exported):
 
 def test_an_integer_file_without_scores_fails(exported, monkeypatch):
     """What was written before: all in integers. Every part of the output is held to what it needs."""
-    monkeypatch.setattr(quantize_run, "tails_of", lambda *_: {})
+    monkeypatch.setattr(output_scales, "float_tails", lambda *_: ())
     opened = bundles.open_bundle(exported / "bundle")
     quantized = run("quantize", opened.root, "--calibration-data", exported / "photos", "--format", "tflite")
     assert 0 == quantized.exit_code, quantized.output

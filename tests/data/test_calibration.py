@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from coordatt_deploy.artifact_specs import Preprocessing, TensorSpec
-from coordatt_deploy.conversion.jobs import calibration_record
+from coordatt_deploy.conversion.calibration import calibration_record
 from coordatt_deploy.data.calibration import ASIDE, MINIMUM, CalibrationSet, digits_calibration, load_calibration
 from coordatt_deploy.data.digits import read_split
 from coordatt_deploy.data.images import normalise, preprocess
