@@ -198,6 +198,11 @@ class Artifact:
     outputs: tuple[TensorSpec, ...]
     layers: str
 
+    @property
+    def order(self) -> tuple[int, str]:
+        """Where it stands in lists: by format, then by path."""
+        return list(Format).index(self.format), self.path
+
 
 def metadata(spec: ModelSpec, target_cpu: TargetCpu | None = None) -> JsonObject:
     """Return what every artifact carries in its format's metadata, as plain JSON data.

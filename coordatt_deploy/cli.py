@@ -83,7 +83,11 @@ class CommandLine(click.Group):
         """Run the command."""
         with interruption.handled():
             try:
-                result: object = super().invoke(ctx)
+                try:
+                    result: object = super().invoke(ctx)
+                finally:
+                    with interruption.undisturbed():  # a signal that arrives meanwhile is raised at its end
+                        _remove_stale()
             except (click.exceptions.Exit, click.ClickException, click.Abort):
                 raise
             except (Exception, KeyboardInterrupt, Terminated) as error:  # noqa: BLE001 - the place for all of them
@@ -95,9 +99,6 @@ class CommandLine(click.Group):
                     click.echo("".join(traceback.format_exception(error)), err=True)
             else:
                 return result
-            finally:
-                with interruption.undisturbed():
-                    _remove_stale()
         raise click.exceptions.Exit(code)
 
 

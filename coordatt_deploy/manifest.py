@@ -7,8 +7,8 @@ from typing import ClassVar, Final, Self
 
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec, OutputRegion, Preprocessing, RangeMethod, TensorSpec
 from coordatt_deploy.documents import REQUIRED, DocumentError, dump, from_json, parse_object
-from coordatt_deploy.errors import BundleError
-from coordatt_deploy.formats import IoType
+from coordatt_deploy.errors import BundleError, RefusedOperator
+from coordatt_deploy.formats import Format, IoType, TargetCpu
 from coordatt_deploy.progress import Stage
 
 MANIFEST: Final = "manifest.json"
@@ -325,6 +325,30 @@ class QuantizationRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class RefusedFile:
+    """A file that was asked for and could not be written.
+
+    Attributes:
+        path: Where it would be, relative to the bundle.
+        format: Its format.
+        precision: Its precision, or the name of its recipe.
+        reason: What its making said, in one line.
+        target_cpu: The CPU family that it would be for; None where forms do not differ.
+        operators: What the format cannot have, in execution order; empty where something else is the reason.
+    """
+
+    path: str
+    format: Format
+    precision: str
+    reason: str
+    target_cpu: TargetCpu | None = None
+    operators: tuple[RefusedOperator, ...] = ()
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, (self.format.value, self.precision, self.target_cpu)))
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """What a bundle holds.
 
@@ -345,6 +369,7 @@ class Manifest:
         notes: What was assumed, renamed or left out, for the user to read.
         source_sha256: The model's, once more where other tools look for it.
         regions: By output, the parts that different operators make; outputs of one part are left out.
+        refused: Files that were asked for and could not be written; without them the bundle is not whole.
     """
 
     VERSION: ClassVar[int] = 1
@@ -366,6 +391,7 @@ class Manifest:
     notes: tuple[str, ...] = ()
     source_sha256: str = ""
     regions: Mapping[str, tuple[OutputRegion, ...]] = field(default_factory=dict)
+    refused: tuple[RefusedFile, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "source_sha256", self.model.source_sha256)

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,14 +27,14 @@ END_S: Final = 5.0  # how long a process may take to die of a signal before it i
 
 A = TypeVar("A")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 
 @contextmanager
-def workers(jobs: int, *, most: int | None = None, begin: "Begin | None" = None) -> Iterator[ProcessPoolExecutor]:
+def workers(jobs: int, *, most: int | None = None, begin: "Begin | None" = None) -> Iterator["Pool"]:
     """Give a pool of processes; an error in the block ends what still runs.
 
-    Their temporary files lie in a folder of this process's, which is removed at the end. A function that is submitted
-    is wrapped in ``Task``, so that what goes wrong in it is told.
+    Their temporary files lie in a folder of this process's, which is removed at the end.
 
     Args:
         jobs: How many there are to do: there are no more processes than that.
@@ -46,22 +46,15 @@ def workers(jobs: int, *, most: int | None = None, begin: "Begin | None" = None)
     """
     _start_tracker()
     with Scratch() as scratch:
-        pool = ProcessPoolExecutor(
-            max_workers=max(1, min(jobs, most or os.cpu_count() or 1)),
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_begin,
-            initargs=(os.getpid(), scratch, begin),
-        )
+        pool = Pool(max(1, min(jobs, most or os.cpu_count() or 1)), scratch, begin)
         try:
             yield pool
-            pool.shutdown()
-        except BrokenProcessPool:
-            ended = list((pool._processes or {}).values())
-            _end(pool)
-            raise _death(ended, scratch) from None
+            for _ in pool.completed(pool.calls):
+                pass
+            pool.executor.shutdown()
         except BaseException:
             with undisturbed():
-                _end(pool)
+                _end(pool.executor)
             raise
 
 
@@ -116,6 +109,99 @@ class Task(Generic[A, R]):
             raise internal_error(error, self.doing) from None
 
 
+class Call(Generic[R_co]):
+    """A task that a pool was given; ``future`` is another one after a process of the pool has died."""
+
+    def __init__(self, pool: "Pool", doing: str, start: Callable[[ProcessPoolExecutor], Future[R_co]]) -> None:
+        self._pool, self.doing, self.start = pool, doing, start
+        self.future: Future[R_co] = Future()
+
+    def result(self) -> R_co:
+        """Return what the task returned, once it has ended.
+
+        Raises:
+            DeployError: As the task raised it; ``WorkerDiedError`` where its process was ended.
+        """
+        for _ in self._pool.completed([self]):
+            pass
+        return self.future.result()
+
+    @property
+    def lost(self) -> bool:
+        """Whether it has not ended, or only because another task's process has died."""
+        return not self.future.done() or isinstance(self.future.exception(), BrokenProcessPool)
+
+
+class Pool:
+    """Processes for tasks. One that dies takes its own task with it; what the others were at is begun again.
+
+    Attributes:
+        calls: All that it was given.
+        executor: The processes; others after one of them has died.
+    """
+
+    def __init__(self, size: int, scratch: Path, begin: Begin | None) -> None:
+        self._size, self._scratch, self._begin = size, scratch, begin
+        self.calls: list[Call[object]] = []
+        self.executor = self._started()
+
+    def submit(self, task: Task[A, R], argument: A) -> Call[R]:
+        """Begin a task as soon as a process is free.
+
+        Raises:
+            WorkerDiedError: A process has died, and it cannot be told in which task.
+        """
+        call = Call(self, task.doing, lambda executor: executor.submit(task, argument))
+        self.calls.append(call)
+        try:
+            call.future = call.start(self.executor)
+        except BrokenProcessPool:
+            self._restart()
+        return call
+
+    def completed(self, calls: Sequence[Call[R]]) -> Iterator[Call[R]]:
+        """Yield the calls as they end, well or not.
+
+        Raises:
+            WorkerDiedError: A process has died, and it cannot be told in which task.
+        """
+        waiting = list(calls)
+        while waiting:
+            wait([call.future for call in waiting], return_when=FIRST_COMPLETED)
+            if any(call.future.done() and call.lost for call in waiting):
+                self._restart()
+            ended = [call for call in waiting if not call.lost]
+            waiting = [call for call in waiting if call not in ended]
+            yield from ended
+
+    def _started(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(
+            max_workers=self._size,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_begin,
+            initargs=(os.getpid(), self._scratch, self._begin),
+        )
+
+    def _restart(self) -> None:
+        """Take new processes after one has died: its task has failed, the other ones are begun again.
+
+        Each time one task is done with, so that this ends.
+        """
+        ended = list((self.executor._processes or {}).values())
+        _end(self.executor)
+        doing, error = _death(ended, self._scratch)
+        lost = [call for call in self.calls if call.lost]
+        failed = [call for call in lost if call.doing == doing]
+        if len(failed) != 1:
+            raise error
+        failed[0].future = Future()
+        failed[0].future.set_exception(error)
+        self.executor = self._started()
+        for call in lost:
+            if call is not failed[0]:
+                call.future = call.start(self.executor)
+
+
 def internal_error(error: Exception, doing: str) -> DeployError:
     """Write the traceback of *error* to a log and return what the user is told."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -155,26 +241,26 @@ def _begin(parent: int, scratch: Path, begin: Begin | None) -> None:
             os._exit(_FAILED_TO_BEGIN)
 
 
-def _death(ended: Sequence[BaseProcess], scratch: Path) -> DeployError:
-    """Say which process died, of what, and in what.
+def _death(ended: Sequence[BaseProcess], scratch: Path) -> tuple[str | None, DeployError]:
+    """Say in what task a process died, where it was in one, and of what.
 
     The pool ends the others by SIGTERM when one has died, so the one is that which ended otherwise.
     """
     died = [process for process in ended if process.exitcode not in (None, 0)]
     died.sort(key=lambda process: process.exitcode == -signal.SIGTERM)
     if not died:
-        return WorkerDiedError("a worker process ended before its time, perhaps for want of memory")
+        return None, WorkerDiedError("a worker process ended before its time, perhaps for want of memory")
     process = died[0]
     note = scratch / f"{process.pid}.doing"
-    doing = note.read_text(encoding="utf-8") if note.exists() else "starting"
+    doing = note.read_text(encoding="utf-8") if note.exists() else None
     if process.exitcode == _FAILED_TO_BEGIN:
-        name, _, text = doing.partition("\n")
-        return error_named(name, InternalError)(text)
+        name, _, text = (doing or "").partition("\n")
+        return None, error_named(name, InternalError)(text)
     log = keep_running_log(process.pid or 0)
     for other in died[1:]:
         remove_running_logs(other.pid or 0)
-    return WorkerDiedError(
-        f"the process that was {doing} {how_it_ended(process.exitcode or 0)}"
+    return doing, WorkerDiedError(
+        f"the process that was {doing or 'starting'} {how_it_ended(process.exitcode or 0)}"
         f"{f'; what it said before is in {log}' if log is not None and log.stat().st_size else ''}"
     )
 

@@ -101,6 +101,34 @@ def test_an_error_that_a_user_can_act_on_arrives_as_it_is():
         do(raise_it, ConversionError("the converter refused it"))
 
 
+def negative(number):
+    return -number
+
+
+def test_a_process_that_dies_takes_only_its_own_task_with_it():
+    """
+    What waited, what another process was at, and what is submitted afterwards is done all the same.
+    """
+    with workers(2) as pool:
+        calls = [pool.submit(Task(f"counting {number}", negative), number) for number in range(4)]
+        bad = pool.submit(Task("making net.tflite", end_by), signal.SIGSEGV)
+        calls += [pool.submit(Task(f"counting {number}", negative), number) for number in range(4, 8)]
+        with pytest.raises(WorkerDiedError, match=r"making net\.tflite was ended by SIGSEGV"):
+            bad.result()
+        calls.append(pool.submit(Task("counting 8", negative), 8))
+
+        assert {-number for number in range(9)} == {call.result() for call in pool.completed(calls)}
+
+
+def test_of_two_tasks_that_cannot_be_told_apart_none_is_taken_for_the_dead_one():
+    """
+    The negative: then all of them fail.
+    """
+    with pytest.raises(WorkerDiedError), workers(1) as pool:
+        calls = [pool.submit(Task("the same", end_by), signal.SIGKILL) for _ in range(2)]
+        calls[1].result()
+
+
 @pytest.mark.parametrize(
     ("begin", "kind", "said"),
     [
@@ -144,9 +172,9 @@ def test_an_interruption_ends_the_workers(tmp_path):
 
 
 def wait_for_worker(pool):
-    while not pool._processes:
+    while not pool.executor._processes:
         time.sleep(0.01)
-    (process,) = pool._processes.values()
+    (process,) = pool.executor._processes.values()
     return process
 
 

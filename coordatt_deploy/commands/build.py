@@ -7,7 +7,8 @@ import click
 
 from coordatt_deploy.commands.export_options import ExportOptions, export_options
 from coordatt_deploy.commands.options import json_option
-from coordatt_deploy.commands.output import print_document, print_notes
+from coordatt_deploy.commands.output import print_document, print_notes, refusals_told
+from coordatt_deploy.documents import to_json
 
 if TYPE_CHECKING:
     from coordatt_deploy.conversion.plan import ExportPlan
@@ -40,14 +41,17 @@ def _build(plan: "ExportPlan", *, as_json: bool) -> NoReturn:
     from coordatt_deploy.report.terminal import build as terminal_build
     from coordatt_deploy.report.terminal import console
 
-    with console.bars() as stages:
+    with refusals_told(), console.bars() as stages:
         bundle = export_run.export(plan, stages)
         parity = check_parity(bundle, ParityPlan(), stages)
         profile = profile_run.measure_latency(bundle, stages)
+    refused = bundle.manifest.refused
     print_notes(bundle.manifest.notes)
     if as_json:
-        summary = terminal_build.summary(parity, profile)
-        print_document({"bundle": str(bundle.root), "passed": parity.passed, "artifacts": [*summary]})
+        passed, artifacts = parity.passed and not refused, terminal_build.summary(parity, profile)
+        print_document(
+            {"bundle": str(bundle.root), "passed": passed, "artifacts": [*artifacts], "refused": to_json(refused)}
+        )
     else:
         terminal_build.show_build(bundle, parity, profile)
-    sys.exit(parity.exit_code)
+    sys.exit(parity.exit_code or (1 if refused else 0))

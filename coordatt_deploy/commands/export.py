@@ -1,12 +1,13 @@
 """``coordatt-deploy export``."""
 
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from coordatt_deploy.commands.export_options import ExportOptions, export_options
 from coordatt_deploy.commands.options import json_option
-from coordatt_deploy.commands.output import print_document, print_notes
+from coordatt_deploy.commands.output import print_document, print_notes, refusals_told
 from coordatt_deploy.documents import to_json
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 def export(options: ExportOptions, as_json: bool) -> None:
     """Write the artifacts into a bundle.
 
-    Exporting again into the bundle of the same weights adds or replaces artifacts and keeps the others.
+    Exporting again into the bundle of the same weights adds or replaces artifacts and keeps the others. A file that
+    cannot be written is named with the reason; the others are written all the same, and the exit code is 1.
 
     \b
     Example:
@@ -31,16 +33,19 @@ def export(options: ExportOptions, as_json: bool) -> None:
     _export(plan_export(options), as_json=as_json)
 
 
-def _export(plan: "ExportPlan", *, as_json: bool) -> None:
+def _export(plan: "ExportPlan", *, as_json: bool) -> NoReturn:
     # When the plan is right, what does the work: see coordatt_deploy.cli.
     from coordatt_deploy.conversion import export_run
     from coordatt_deploy.report.terminal import build as terminal_build
     from coordatt_deploy.report.terminal import console
 
-    with console.bars() as stages:
+    with refusals_told(), console.bars() as stages:
         bundle = export_run.export(plan, stages)
-    print_notes(bundle.manifest.notes)
+    manifest = bundle.manifest
+    print_notes(manifest.notes)
     if as_json:
-        print_document({"bundle": str(bundle.root), "artifacts": to_json(bundle.manifest.artifacts)})
+        artifacts, refused = to_json(manifest.artifacts), to_json(manifest.refused)
+        print_document({"bundle": str(bundle.root), "artifacts": artifacts, "refused": refused})
     else:
         terminal_build.show_artifacts(bundle)
+    sys.exit(1 if manifest.refused else 0)

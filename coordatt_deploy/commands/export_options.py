@@ -23,6 +23,7 @@ from coordatt_deploy.commands.options import (
     member_of,
     members,
     model_args_option,
+    strict_option,
     target_cpu_option,
 )
 from coordatt_deploy.formats import Format, Precision, TargetCpu
@@ -96,6 +97,7 @@ class ExportOptions:
         softmax: Whether the network then gives probabilities.
         reparameterize: Whether sums of linear branches become one convolution each.
         output_dir: The bundle; None for the model's name.
+        strict: Whether all files are to be written, or none.
     """
 
     model: ModelOptions = field(default_factory=ModelOptions)
@@ -108,6 +110,7 @@ class ExportOptions:
     softmax: bool = False
     reparameterize: bool = False
     output_dir: Path | None = None
+    strict: bool = False
 
 
 def export_options(command: Callable[Concatenate[ExportOptions, P], None]) -> Callable[P, None]:
@@ -173,5 +176,6 @@ def export_options(command: Callable[Concatenate[ExportOptions, P], None]) -> Ca
         click.option("--preprocessing", type=PATH, help="All of these in a file: preprocessing.json."),
         click.option("--golden", type=PATH, help="A folder of images of your own for the golden inputs."),
         click.option("--output-dir", type=PATH, help="The bundle's folder; default: the model's name."),
+        strict_option,
         calibration_options,
     )(command)

@@ -34,6 +34,7 @@ def plan_export(options: ExportOptions) -> ExportPlan:
         softmax=options.softmax,
         reparameterize=options.reparameterize,
         output_dir=options.output_dir,
+        strict=options.strict,
         calibration=calibration.data,
         calibration_count=COUNT if calibration.count is None else calibration.count,
         seed=calibration.seed,

@@ -156,6 +156,12 @@ def format_option(text: str) -> Callable[[Callable[P, None]], Callable[P, None]]
     )
 
 
+def strict_option(command: Callable[P, None]) -> Callable[P, None]:
+    """``--strict``."""
+    text = "Write all files or none. Without it those that can be written are, and the exit code is 1."
+    return click.option("--strict", is_flag=True, help=text)(command)
+
+
 def target_cpu_option(text: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
     """``--target-cpu``, repeatable; *text* is its help."""
     return click.option(

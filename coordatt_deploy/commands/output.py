@@ -1,6 +1,7 @@
 """What commands print: a result as one JSON document on stdout, notes on stderr."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import click
 
@@ -31,3 +32,17 @@ def print_notes(notes: Iterable[str]) -> None:
     """Say on stderr what was assumed, renamed or left out."""
     for note in notes:
         click.echo(f"note: {plain(note)}", err=True)
+
+
+@contextmanager
+def refusals_told() -> Iterator[None]:
+    """Show which files could not be written where that is why the block fails: one line cannot hold it."""
+    # The commands that write files have loaded it when they come here: see coordatt_deploy.cli.
+    from coordatt_deploy.conversion.refusals import NothingWrittenError
+    from coordatt_deploy.report.terminal.build import show_refused
+
+    try:
+        yield
+    except NothingWrittenError as error:
+        show_refused(error.refused)
+        raise

@@ -14,9 +14,10 @@ from coordatt_deploy.commands.options import (
     format_option,
     gathered,
     json_option,
+    strict_option,
     target_cpu_option,
 )
-from coordatt_deploy.commands.output import document_of, print_document
+from coordatt_deploy.commands.output import document_of, print_document, refusals_told
 from coordatt_deploy.documents import to_json
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.formats import Format, TargetCpu
@@ -39,6 +40,7 @@ class QuantizeOptions:
         max_drop: Percentage points of top-1 that may be lost; None for no search.
         dataset: Labelled images for the search.
         limit: How many of them at most.
+        strict: Whether all files are to be written, or none.
     """
 
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
@@ -49,6 +51,7 @@ class QuantizeOptions:
     max_drop: float | None = None
     dataset: str | None = None
     limit: int | None = None
+    strict: bool = False
 
 
 @click.command()
@@ -79,6 +82,7 @@ class QuantizeOptions:
         help="Labelled images for --max-drop: a folder, or digits.  [default: the calibration data's labels]",
     ),
     click.option("--limit", type=int, help="Only so many of these images, drawn at random."),
+    strict_option,
 )
 @json_option
 def quantize(options: QuantizeOptions, bundle: Path, as_json: bool) -> None:
@@ -111,21 +115,26 @@ def quantize(options: QuantizeOptions, bundle: Path, as_json: bool) -> None:
     _quantize(bundle, plan, as_json=as_json)
 
 
-def _quantize(bundle: Path, plan: "QuantizePlan", *, as_json: bool) -> None:
+def _quantize(bundle: Path, plan: "QuantizePlan", *, as_json: bool) -> NoReturn:
     # When the plan is right, what does the work: see coordatt_deploy.cli.
     from coordatt_deploy.bundle import open_bundle
     from coordatt_deploy.conversion.quantize_run import quantize as run
     from coordatt_deploy.report.terminal import build as terminal_build
     from coordatt_deploy.report.terminal import console
 
-    with console.bars() as stages:
+    with refusals_told(), console.bars() as stages:
         written = run(open_bundle(bundle), plan, stages)
+    manifest = written.manifest
     if as_json:
-        manifest = written.manifest
-        artifacts, quantization = to_json(manifest.artifacts), to_json(manifest.quantization)
-        print_document({"bundle": str(written.root), "artifacts": artifacts, "quantization": quantization})
+        print_document({
+            "bundle": str(written.root),
+            "artifacts": to_json(manifest.artifacts),
+            "quantization": to_json(manifest.quantization),
+            "refused": to_json(manifest.refused),
+        })  # fmt: skip
     else:
         terminal_build.show_artifacts(written)
+    sys.exit(1 if manifest.refused else 0)
 
 
 def _plan(options: QuantizeOptions) -> "QuantizePlan":
@@ -146,6 +155,7 @@ def _plan(options: QuantizeOptions) -> "QuantizePlan":
         calibration=calibration.data,
         count=COUNT if calibration.count is None else calibration.count,
         seed=calibration.seed,
+        strict=options.strict,
         command=command_line(sys.argv[1:]),
     )
 

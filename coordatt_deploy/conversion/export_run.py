@@ -7,27 +7,28 @@ from pathlib import Path
 from coordatt_deploy.bundle import Bundle, open_bundle
 from coordatt_deploy.bundle_writing import check_free, check_same, check_target, check_texts, finish, writing
 from coordatt_deploy.conversion.calibration import calibrate
-from coordatt_deploy.conversion.float_artifact import FloatArtifact, collect_floats, convert, plan_float_jobs
+from coordatt_deploy.conversion.float_artifact import FloatArtifact, collect_floats, plan_float_jobs, submit_floats
 from coordatt_deploy.conversion.jobs import collect, plan_jobs, submit
 from coordatt_deploy.conversion.plan import ExportPlan, QuantizePlan
 from coordatt_deploy.conversion.quantize_run import with_artifacts
+from coordatt_deploy.conversion.refusals import check_any_written, with_refused
 from coordatt_deploy.conversion.remarks import of_batch_norms, of_branches, of_formats_and_attention
 from coordatt_deploy.host import tool_versions
 from coordatt_deploy.logs import set_environment
 from coordatt_deploy.manifest import Manifest
-from coordatt_deploy.processes import Task, workers
+from coordatt_deploy.processes import workers
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.recipes import needs_preparing
 from coordatt_deploy.scratch import Scratch
 
 
 def export(plan: ExportPlan, stages: Stages) -> Bundle:
-    """Export the model into a bundle: all artifacts or none.
+    """Export the model into a bundle: every file that can be written; all of them or none where the plan is strict.
 
     Raises:
         UsageError: Bad input, or the output folder holds something else.
         MissingDependencyError: A converter is not installed.
-        ConversionError: A converter refused the model.
+        ConversionError: No file could be written, or not one of them where the plan is strict.
     """
     set_environment()
     plan.check()
@@ -63,9 +64,7 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
         golden = golden_inputs(graph.inputs, spec.preprocessing, source.images, source.unseen_sizes())
         with workers(len(jobs) + len(pairs)) as pool:
             float_jobs = plan_float_jobs(jobs, spec, scratch, staging, golden.feeds)
-            futures = [
-                pool.submit(Task(f"exporting {job.path.relative_to(staging)}", convert), job) for job in float_jobs
-            ]
+            converting = submit_floats(float_jobs, pool)
             # What prepares its own weights needs none of the float artifacts; the rest starts from them.
             prepared, others = (
                 [pair for pair in pairs if needs_preparing(pair[1]) is wanted] for wanted in (True, False)
@@ -74,10 +73,12 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
             with stages.stage("reference in float64", len(golden.cases)) as step:
                 exact, remark = reference_module(source, graph)
                 write_golden(staging, golden, graph, exact, step)
-            converted = collect_floats(futures, stages)
+            made = collect_floats(pool, converting, stages, strict=plan.strict)
+            converted = made.results
             floats = replace(bare, artifacts=tuple(item.artifact for item in converted))
             quantizing += submit(plan_jobs(quantize_plan, others, floats, staging, calibration), pool)
-            quantized = collect(quantizing, stages)
+            quantized = collect(pool, quantizing, stages, strict=plan.strict)
+        check_any_written(made, quantized)
         manifest = replace(
             _beside_earlier(floats, staging, converted),
             golden=golden.cases,
@@ -91,7 +92,8 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
                 *(note for item in converted for note in item.notes), *calibration.notes,
             ])),
         )  # fmt: skip
-        finish(staging, with_artifacts(manifest, quantized, stages, staging))
+        manifest = with_artifacts(manifest, quantized.results, stages, staging)
+        finish(staging, with_refused(manifest, made.refused + quantized.refused, staging))
     return open_bundle(target, verify=False)
 
 
@@ -108,6 +110,7 @@ def _beside_earlier(floats: Manifest, staging: Path, converted: Sequence[FloatAr
         artifacts=kept + floats.artifacts,
         lowering=dict(earlier.lowering) | lowering,
         quantization=earlier.quantization,
+        refused=earlier.refused,
     )
 
 
@@ -118,6 +121,7 @@ def _quantize_plan(plan: ExportPlan) -> QuantizePlan:
         calibration=plan.calibration,
         count=plan.calibration_count,
         seed=plan.seed,
+        strict=plan.strict,
         command=plan.command,
     )
 

@@ -2,17 +2,17 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec
 from coordatt_deploy.bundle import artifact_name
+from coordatt_deploy.conversion.refusals import AskedFile, Made, Making, gather
 from coordatt_deploy.formats import Format, Precision, TargetCpu, slowest_first
 from coordatt_deploy.logs import captured
 from coordatt_deploy.manifest import LoweringReport
-from coordatt_deploy.processes import job_log
+from coordatt_deploy.processes import Pool, Task, job_log
 from coordatt_deploy.progress import Stages
 
 
@@ -46,14 +46,12 @@ def plan_float_jobs(
     staging: Path,
     feeds: Mapping[str, Sequence[NumberArray]],
 ) -> list[FloatJob]:
-    """Return the jobs in the order of their making; what an earlier export left at their paths is removed."""
+    """Return the jobs in the order of their making."""
     order = sorted(wanted, key=lambda job: slowest_first(job[0]))
     jobs = []
     for kind, precision, cpu in order:
         path = staging / artifact_name(spec.name, kind, precision, cpu)
         path.parent.mkdir(exist_ok=True)
-        if path.is_dir():  # a package of an earlier export
-            shutil.rmtree(path)
         needed = feeds if precision is Precision.FP16 else {}
         jobs.append(FloatJob(kind, precision, cpu, spec, graph_folder, path, job_log("export", path), needed))
     return jobs
@@ -73,6 +71,8 @@ def convert(job: FloatJob) -> FloatArtifact:
         from coordatt_deploy.graph.saved_graph import load_graph
 
         torch.set_num_threads(1)
+        if job.path.is_dir():  # a package of an earlier export, or of a process that was ended
+            shutil.rmtree(job.path)
         graph, report = lower(load_graph(job.graph_folder), target_of(job.kind, job.target_cpu))
         check_supported(graph, job.kind)
         cases = [dict(zip(job.feeds, values, strict=True)) for values in zip(*job.feeds.values(), strict=True)]
@@ -83,11 +83,24 @@ def convert(job: FloatJob) -> FloatArtifact:
     return FloatArtifact(exported.described(request, job.path.parent.parent), report, exported.notes)
 
 
-def collect_floats(futures: Sequence[Future[FloatArtifact]], stages: Stages) -> list[FloatArtifact]:
-    """Wait for all of them; return artifacts and what lowering did, in the order of formats and paths."""
-    with stages.stage("convert", len(futures)) as step:
-        for future in as_completed(futures):
-            future.result()
-            step()
-    converted = [future.result() for future in futures]
-    return sorted(converted, key=lambda item: (list(Format).index(item.artifact.format), item.artifact.path))
+def submit_floats(jobs: Sequence[FloatJob], pool: Pool) -> list[Making[FloatArtifact]]:
+    """Start the jobs."""
+    making = []
+    for job in jobs:
+        path = job.path.relative_to(job.path.parent.parent).as_posix()
+        file = AskedFile(path, job.kind, job.precision, job.target_cpu)
+        making.append(Making(file, pool.submit(Task(f"exporting {path}", convert), job)))
+    return making
+
+
+def collect_floats(
+    pool: Pool, making: Sequence[Making[FloatArtifact]], stages: Stages, *, strict: bool
+) -> Made[FloatArtifact]:
+    """Wait for all of them; those that were written are in the order of formats and paths.
+
+    Raises:
+        DeployError: See ``gather``.
+    """
+    with stages.stage("convert", len(making)) as step:
+        made = gather(pool, making, step, strict=strict)
+    return replace(made, results=tuple(sorted(made.results, key=lambda item: item.artifact.order)))

@@ -2,21 +2,21 @@
 
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from coordatt_deploy import processes
 from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.bundle import artifact_name
 from coordatt_deploy.conversion.calibration import Calibration, calibration_record
 from coordatt_deploy.conversion.held_out_images import held_out_cases, write_held_out
 from coordatt_deploy.conversion.plan import Job, QuantizePlan
+from coordatt_deploy.conversion.refusals import AskedFile, Made, Making, gather
 from coordatt_deploy.exporters import Exported
 from coordatt_deploy.formats import FORMATS, Format, TargetCpu, slowest_first
 from coordatt_deploy.layer_map import LayerMap
 from coordatt_deploy.logs import captured
 from coordatt_deploy.manifest import LoweringReport, Manifest, QuantizationRecord
+from coordatt_deploy.processes import Call, Pool, Task, job_log
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.recipes import Recipe, needs_preparing
 from coordatt_deploy.scratch import Scratch
@@ -74,33 +74,54 @@ def plan_jobs(
                     path=path,
                     source=found[0] if found and not needs_preparing(recipe) else None,
                     data=calibration.data if recipe.needs_calibration else None,
-                    log=processes.job_log("quantize", Path(path)),
+                    log=job_log("quantize", Path(path)),
                     float_tail=calibration.float_tail(recipe),
                 )
             )
     return jobs
 
 
-def submit(jobs: Sequence[Job], pool: ProcessPoolExecutor) -> list[Future[QuantizedArtifact | None]]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Quantizing:
+    """What processes are at.
+
+    Attributes:
+        files: Artifacts.
+        references: The reference on the images that were set aside for some of them.
+    """
+
+    files: tuple[Making[QuantizedArtifact], ...] = ()
+    references: tuple[Call[None], ...] = ()
+
+    def __add__(self, other: "Quantizing") -> "Quantizing":
+        return Quantizing(self.files + other.files, self.references + other.references)
+
+
+def submit(jobs: Sequence[Job], pool: Pool) -> Quantizing:
     """Start the jobs, and the reference on the images that were set aside."""
-    futures: list[Future[QuantizedArtifact | None]] = [
-        pool.submit(processes.Task(f"quantizing {job.path}", make), job) for job in jobs
-    ]
+    files = []
+    for job in jobs:
+        file = AskedFile(job.path, job.kind, job.recipe.name, job.target_cpu)
+        files.append(Making(file, pool.submit(Task(f"quantizing {job.path}", make), job)))
     asides = {job.data.fingerprint: job for job in jobs if job.data is not None and job.data.aside is not None}
-    held_out = processes.Task("running the reference on the images set aside", write_held_out)
-    return futures + [pool.submit(held_out, job) for job in asides.values()]
+    held_out = Task("running the reference on the images set aside", write_held_out)
+    return Quantizing(tuple(files), tuple(pool.submit(held_out, job) for job in asides.values()))
 
 
-def collect(futures: Sequence[Future[QuantizedArtifact | None]], stages: Stages) -> list[QuantizedArtifact]:
-    """Wait for every artifact; returns them with what the manifest says of each, in the order of formats and names."""
-    if not futures:
-        return []
-    with stages.stage("quantize", len(futures)) as step:
-        for future in as_completed(futures):
-            future.result()
+def collect(pool: Pool, quantizing: Quantizing, stages: Stages, *, strict: bool) -> Made[QuantizedArtifact]:
+    """Wait for every artifact; returns them with what the manifest says of each, in the order of formats and names.
+
+    Raises:
+        DeployError: See ``gather``.
+    """
+    if not quantizing.files:
+        return Made()
+    with stages.stage("quantize", len(quantizing.files) + len(quantizing.references)) as step:
+        made = gather(pool, quantizing.files, step, strict=strict)
+        for call in pool.completed(quantizing.references):
+            call.result()
             step()
-    made = [item for item in (future.result() for future in futures) if item is not None]
-    return sorted(made, key=lambda item: (list(Format).index(item.artifact.format), item.artifact.path))
+    return replace(made, results=tuple(sorted(made.results, key=lambda item: item.artifact.order)))
 
 
 def make(job: Job) -> QuantizedArtifact:

@@ -35,6 +35,7 @@ class ExportPlan:
         softmax: Whether it then gives probabilities.
         reparameterize: Whether sums of linear branches become one convolution each.
         output_dir: The bundle; None for the model's name in the current folder.
+        strict: Whether all files are to be written, or none.
         command: The command line, for the manifest.
     """
 
@@ -50,6 +51,7 @@ class ExportPlan:
     softmax: bool = False
     reparameterize: bool = False
     output_dir: Path | None = None
+    strict: bool = False
     command: str = ""
 
     def check(self) -> None:
@@ -124,6 +126,7 @@ class QuantizePlan:
         calibration: ``digits``, a folder of images or an ``.npz``; None: none is given.
         count: Images to use at most.
         seed: Of the choice among more images.
+        strict: Whether all files are to be written, or none.
         command: The command line, for the manifest.
     """
 
@@ -133,6 +136,7 @@ class QuantizePlan:
     calibration: str | None = None
     count: int = COUNT
     seed: int = 0
+    strict: bool = False
     command: str = ""
 
     def pairs(self, formats: Sequence[Format]) -> tuple[tuple[Format, Recipe], ...]:

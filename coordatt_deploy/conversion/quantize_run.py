@@ -1,6 +1,6 @@
 """Quantize what a bundle holds. Its input is the bundle, or what an export is about to put there.
 
-Every artifact is made in a process of its own. All of them join the bundle together, or none does.
+Every artifact is made in a process of its own. All that can be made join the bundle together.
 """
 
 import shutil
@@ -15,6 +15,7 @@ from coordatt_deploy.conversion.calibration import calibrate
 from coordatt_deploy.conversion.held_out_images import HELD_OUT_PREFIX
 from coordatt_deploy.conversion.jobs import QuantizedArtifact, collect, plan_jobs, submit
 from coordatt_deploy.conversion.plan import QuantizePlan
+from coordatt_deploy.conversion.refusals import check_any_written, with_refused
 from coordatt_deploy.errors import MissingDependencyError
 from coordatt_deploy.format_modules import need_converters
 from coordatt_deploy.formats import Format
@@ -26,12 +27,12 @@ from coordatt_deploy.progress import Stages
 
 
 def quantize(bundle: Bundle, plan: QuantizePlan, stages: Stages) -> Bundle:
-    """Quantize into the bundle: all artifacts of the plan or none.
+    """Quantize into the bundle: every file that can be written; all of them or none where the plan is strict.
 
     Raises:
         UsageError: A format cannot express a recipe, the calibration data will not do, or another process writes there.
         MissingDependencyError: A converter is not installed, or the bundle has no ``reference/``.
-        ConversionError: A quantizer refused a file.
+        ConversionError: No file could be written, or not one of them where the plan is strict.
     """
     # it loads torch, which takes seconds: a bundle that is not there is told first
     from coordatt_deploy.graph.saved_graph import load_graph
@@ -49,8 +50,10 @@ def quantize(bundle: Bundle, plan: QuantizePlan, stages: Stages) -> Bundle:
         manifest = replace(manifest, notes=tuple(dict.fromkeys([*manifest.notes, *calibration.notes])))
         jobs = plan_jobs(plan, pairs, manifest, staging, calibration)
         with workers(len(jobs)) as pool:
-            made = collect(submit(jobs, pool), stages)
-        finish(staging, with_artifacts(manifest, made, stages, staging))
+            made = collect(pool, submit(jobs, pool), stages, strict=plan.strict)
+        check_any_written(made)
+        manifest = with_artifacts(manifest, made.results, stages, staging)
+        finish(staging, with_refused(manifest, made.refused, staging))
     return open_bundle(bundle.root, verify=False)
 
 

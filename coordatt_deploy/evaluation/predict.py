@@ -6,7 +6,6 @@ of the right one, and the energy of its difference to the reference.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, as_completed
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -245,8 +244,7 @@ def _in_processes(
     try:
         with processes.workers(len(chunks), most=workers, begin=partial(_begin, trial, images)) as pool:
             answer = processes.Task("running the artifacts on images", _answer)
-            futures: list[Future[Predictions]] = [pool.submit(answer, chunk) for chunk in chunks]
-            for future in as_completed(futures):
-                yield future.result()
+            for call in pool.completed([pool.submit(answer, chunk) for chunk in chunks]):
+                yield call.result()
     except WorkerDiedError as error:
         raise WorkerDiedError(f"{error}; run it again with --workers 1") from None

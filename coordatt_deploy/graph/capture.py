@@ -30,6 +30,7 @@ from coordatt_deploy.graph.graph import (
     Graph,
     aten,
     attach,
+    is_judged,
     is_tensor,
     layout,
     module_path,
@@ -288,7 +289,7 @@ def _copy_repeated_outputs(module: fx.GraphModule) -> None:
 
 def _layers(module: fx.GraphModule) -> LayerMap:
     # The only copies that are left are of outputs, which the user's network does not have.
-    nodes = [node for node in module.graph.nodes if is_tensor(node) and node.target is not aten.clone.default]
+    nodes = [node for node in module.graph.nodes if is_judged(node) and node.target is not aten.clone.default]
     calls = Counter(module_path(node) for node in nodes)
     seen: Counter[tuple[str, str]] = Counter()
     layers = []

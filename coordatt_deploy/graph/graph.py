@@ -150,6 +150,14 @@ def is_tensor(node: fx.Node) -> bool:
     return node.op == "call_function" and isinstance(node.meta.get("val"), torch.Tensor)
 
 
+def is_judged(node: fx.Node) -> bool:
+    """Whether a call gives one tensor that files can hold: complex numbers have no form of their own in them.
+
+    What is computed from complex numbers is judged in their place.
+    """
+    return is_tensor(node) and not node.meta["val"].dtype.is_complex
+
+
 def op_name(node: object) -> str:
     """Return ``conv2d`` for a call of ``aten.conv2d.default``.
 

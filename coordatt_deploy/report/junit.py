@@ -1,19 +1,22 @@
 """Verdicts as JUnit XML, for the machines that gather test results."""
 
 import math
+from collections.abc import Sequence
 from xml.etree import ElementTree
 
+from coordatt_deploy.manifest import RefusedFile
 from coordatt_deploy.parity.result import ArtifactVerdict, ParityResult
 
 
-def junit(parity: ParityResult) -> str:
+def junit(parity: ParityResult, refused: Sequence[RefusedFile] = ()) -> str:
     """Return a parity result as JUnit XML.
 
-    One suite per artifact. Its cases are the outputs and the layers, each layer once, under the name that the table
-    shows; a layer that only inherits passes, with a remark, as it is not the one to be mended.
+    One suite per artifact; one of *refused*, which could not be written, has a single case that was skipped. Cases are
+    the outputs and the layers, each layer once, under the name that the table shows; a layer that only inherits passes,
+    with a remark, as it is not the one to be mended.
     """
     root = ElementTree.Element("testsuites", name="coordatt-deploy parity")
-    totals = [_suite(root, item) for item in parity.artifacts]
+    totals = [_suite(root, item) for item in parity.artifacts] + [_refused_suite(root, file) for file in refused]
     for position, key in enumerate(("tests", "failures", "skipped")):
         root.set(key, str(sum(total[position] for total in totals)))
     ElementTree.indent(root)
@@ -53,6 +56,13 @@ def _suite(root: ElementTree.Element, item: ArtifactVerdict) -> tuple[int, int, 
     for position, key in enumerate(("tests", "failures", "skipped")):
         suite.set(key, str(counts[position]))
     return counts[0], counts[1], counts[2]
+
+
+def _refused_suite(root: ElementTree.Element, file: RefusedFile) -> tuple[int, int, int]:
+    suite = ElementTree.SubElement(root, "testsuite", name=printable(file.path), tests="1", failures="0", skipped="1")
+    case = ElementTree.SubElement(suite, "testcase", classname=printable(f"{file.path}:file"), name="verdict", time="0")
+    ElementTree.SubElement(case, "skipped", message=printable(f"not written: {file.reason}"))
+    return 1, 0, 1
 
 
 def printable(value: object) -> str:

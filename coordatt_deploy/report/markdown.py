@@ -2,8 +2,10 @@
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Final
 
+from coordatt_deploy.manifest import RefusedFile
 from coordatt_deploy.parity.result import ParityResult
 from coordatt_deploy.report.junit import printable
 
@@ -12,9 +14,17 @@ OBEYED: Final = re.compile(r"[\\`*_{}\[\]<>()#+!|~@&]")
 ENTITIES: Final = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 
-def markdown(parity: ParityResult, model: str) -> str:
-    """Return a parity result as Markdown for the summary of a CI run."""
+def markdown(parity: ParityResult, model: str, refused: Sequence[RefusedFile] = ()) -> str:
+    """Return a parity result as Markdown for the summary of a CI run.
+
+    Args:
+        parity: What was judged.
+        model: Its name.
+        refused: Files that the bundle lacks, since they could not be written.
+    """
     verdict = "all files compute the model's function" if parity.passed else "not all files passed"
+    if refused:
+        verdict += f"; {len(refused)} of those asked for could not be written"
     where = f" on {cell(parity.target)}" if parity.target else ""
     lines = [
         f"### Parity of {cell(model)}{where}: {verdict}",
@@ -29,6 +39,9 @@ def markdown(parity: ParityResult, model: str) -> str:
         first = "–" if not item.first_diverging_layer else cell(item.first_diverging_layer)
         figures = (_figure(item.max_abs_error), _figure(item.allowed), decibels, _percent(item.top1_agreement))
         lines.append(f"| {cell(item.path)} | {mark} | {' | '.join(figures)} | {first} |")
+    lines += [f"| {cell(file.path)} | ❌ not written | – | – | – | – | – |" for file in refused]
+    for file in refused:
+        lines += ["", f"- {cell(file.path)}: {cell(file.reason)}"]
     for item in parity.artifacts:
         for text in filter(None, (item.problem, item.warning)):
             lines += ["", f"- {cell(item.path)}: {cell(text)}"]

@@ -86,13 +86,14 @@ def write_summaries(
     Raises:
         UsageError: A file cannot be written.
     """
-    text = junit(parity)
+    refused = bundle.manifest.refused
+    text = junit(parity, refused)
     target = parity.target
     bundle.write_report("junit.xml" if target is None else f"junit-{target.replace(':', '-')}.xml", text)
     if junit_file is not None:
         write_text(junit_file, text)
     if markdown_file is not None:
-        write_text(markdown_file, markdown(parity, bundle.manifest.model.name))
+        write_text(markdown_file, markdown(parity, bundle.manifest.model.name, refused))
 
 
 def write_text(path: Path, text: str) -> Path:

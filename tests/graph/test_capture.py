@@ -115,6 +115,20 @@ def test_the_hash_of_the_weights_sees_one_bit(tiny):
     assert before != weights_sha256(tiny)
 
 
+def test_complex_numbers_are_no_layer():
+    """
+    Files hold them as pairs, each in its own way; what is computed from them is a layer.
+    """
+
+    class Spectrum(nn.Module):
+        def forward(self, image):
+            return torch.fft.rfft(image).abs()
+
+    graph = capture(Spectrum().eval(), (torch.zeros(1, 3, 8, 8),), input_names=("image",), output_names=("spectrum",))
+
+    assert [":abs"] == [layer.layer_id for layer in graph.layers.layers]
+
+
 def test_identities_leave_no_layer():
     """
     Dropout at inference is nothing, so it is no layer that an artifact could lack.

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from coordatt_deploy.artifact_specs import Artifact
-from coordatt_deploy.manifest import Manifest
+from coordatt_deploy.formats import facts as facts_of
+from coordatt_deploy.manifest import Manifest, RefusedFile
 from coordatt_deploy.parity.layers import LayerVerdict
 from coordatt_deploy.parity.result import ArtifactVerdict, ParityResult
 from coordatt_deploy.parity.tolerances import Tolerance
@@ -109,11 +110,12 @@ BADGES: Final = {
     None: Badge("odd", "–", "not run"),
 }
 UNPROVEN: Final = Badge("bad", "✗", "cannot be proven")
+NOT_WRITTEN: Final = Badge("bad", "✗", "not written")
 OUT_OF_DATE: Final = Badge("odd", "!", "out of date")
 
 
 def headline(manifest: Manifest, parity: ParityResult | None) -> Headline:
-    """Say in one sentence whether the files compute the model's function."""
+    """Say in one sentence whether the files compute the model's function, and whether all are there."""
     verdicts = [item.passed for item in parity.artifacts] if parity else []
     failed, skipped = verdicts.count(False), verdicts.count(None)
     unproven = sum(not item.provable for item in parity.artifacts) if parity else 0
@@ -125,8 +127,13 @@ def headline(manifest: Manifest, parity: ParityResult | None) -> Headline:
         kind, text = "bad", f"✗ {failed} of {len(verdicts)} files do not compute the model's function."
     elif skipped:
         kind, text = "odd", f"{skipped} of {len(verdicts)} files could not be run here; the others passed."
+    elif manifest.refused:
+        kind, text = "odd", f"{_files(len(verdicts))} compute{'s' * (len(verdicts) == 1)} the model's function."
     else:
         kind, text = "good", f"✓ All {len(verdicts)} files compute the model's function."
+    if manifest.refused:
+        missing, asked = len(manifest.refused), len(manifest.refused) + len(manifest.artifacts)
+        text += f" {missing} of the {asked} files that were asked for could not be written."
     model = manifest.model
     height, width = model.preprocessing.size
     attention = model.attention or "none"
@@ -134,12 +141,26 @@ def headline(manifest: Manifest, parity: ParityResult | None) -> Headline:
     return Headline(model.name, kind, text, facts, model.source_sha256[:16], parity.believed if parity else ())
 
 
+def _files(count: int) -> str:
+    return f"{count} file{'s' * (count != 1)}"
+
+
 def cards(manifest: Manifest, parity: ParityResult | None, profile: ProfileResult | None) -> tuple[Card, ...]:
-    """Return a card for each file of the manifest."""
+    """Return a card for each file of the manifest, those that could not be written last."""
     # Of several numbers of threads the first one counts.
     timed = {item.path: item for item in reversed(profile.results)} if profile else {}
     verdicts = {item.path: item for item in parity.artifacts} if parity else {}
-    return tuple(_card(item, verdicts.get(item.path), timed.get(item.path)) for item in manifest.artifacts)
+    written = (_card(item, verdicts.get(item.path), timed.get(item.path)) for item in manifest.artifacts)
+    return (*written, *map(_refused_card, manifest.refused))
+
+
+def _refused_card(file: RefusedFile) -> Card:
+    facts = []
+    for item in file.operators:
+        at = f" at {item.line}" if item.line else ""
+        facts.append((item.operator, f"in {item.layer}{at}: {item.reason}; {item.remedy}"))
+    text = f"{facts_of(file.format).title} cannot have what is listed." if facts else f"{sentence(file.reason)}."
+    return Card(file_name(file.path), NOT_WRITTEN, text, (), tuple(facts))
 
 
 def _card(artifact: Artifact, verdict: ArtifactVerdict | None, timed: LatencyRecord | None) -> Card:

@@ -1,8 +1,13 @@
 """A build as a table: artifacts with their verdicts and latency."""
 
+from collections.abc import Sequence
+
+from rich.text import Text
+
 from coordatt_deploy.artifact_specs import Origin
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.documents import JsonObject, object_of
+from coordatt_deploy.manifest import RefusedFile
 from coordatt_deploy.parity.result import ParityReport
 from coordatt_deploy.profile.result import LatencyRecord, ProfileResult
 from coordatt_deploy.report.terminal.console import host_line, label, line, new_console, new_table, size
@@ -35,6 +40,21 @@ def show_artifacts(bundle: Bundle) -> None:
     for artifact in bundle.manifest.artifacts:
         coverage = bundle.layers(artifact).coverage
         table.add_row(line(artifact.path), artifact.format, artifact.precision, size(artifact.bytes), f"{coverage:.0%}")
+    new_console().print(table)
+    show_refused(bundle.manifest.refused)
+
+
+def show_refused(refused: Sequence[RefusedFile]) -> None:
+    """Which files could not be written, and why: a row for each operator that stands in the way."""
+    if not refused:
+        return
+    table = new_table("not written", "artifact", "layer and line", "operator", "reason and remedy")
+    for file in refused:
+        for item in file.operators:
+            where = Text("\n").join(map(line, filter(None, (item.layer, item.line))))
+            table.add_row(str(file), where, item.operator, f"{item.reason}; {item.remedy}")
+        if not file.operators:
+            table.add_row(str(file), "–", "–", file.reason)
     new_console().print(table)
 
 
@@ -69,6 +89,7 @@ def show_build(bundle: Bundle, report: ParityReport, profile: ProfileResult) -> 
     console = new_console()
     console.print(table)
     _explain(console, report)
+    show_refused(bundle.manifest.refused)
     console.print(line(host_line(profile), style="dim"))
 
 

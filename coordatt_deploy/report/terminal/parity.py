@@ -53,6 +53,8 @@ def show_parity(bundle: Bundle, report: ParityReport, *, layers: bool = False) -
     console = new_console()
     console.print(table)
     _explain(console, report)
+    for file in bundle.manifest.refused:
+        console.print(line(f"not written: {file}: {file.reason}", style="yellow"))
     if layers:
         _show_layers(console, report)
 

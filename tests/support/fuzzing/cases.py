@@ -14,6 +14,7 @@ from coordatt_deploy.loading.load import resolve
 from coordatt_deploy.loading.model_request import ModelRequest
 from coordatt_deploy.loading.preprocessing import read_labels, read_preprocessing
 from coordatt_deploy.manifest import Manifest
+from coordatt_deploy.plain_text import plain
 from coordatt_deploy.quantization.recipes import load_recipe
 from fuzzing.bases import __file__ as factory
 from fuzzing.bases import rehash
@@ -125,7 +126,7 @@ def run(case: Case) -> int:
     try:
         FUNCTIONS[name](Path(case.file))
     except DeployError as error:  # as the command line does
-        sys.stderr.write(f"Error: {error}\n")
+        sys.stderr.write(f"Error: {plain(str(error))}\n")
         return error.exit_code
     return 0
 

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.documents import from_json, parse
-from coordatt_deploy.errors import BundleError, DeployError
+from coordatt_deploy.errors import BundleError, DeployError, MissingDependencyError
 from coordatt_deploy.runtimes.argument_checks import first_line
 from coordatt_deploy.runtimes.bounded_memory import bounded_memory
 from coordatt_deploy.runtimes.coreml.coremltools_import import load_mil, mil, mil_types, proto
@@ -28,7 +28,7 @@ LARGEST_VALUE: Final = 1 << 28  # numbers: 1 GiB in float32; an image of two meg
 CLASSIFY: Final = "classify"  # turns the values of a classifier's output into names
 
 
-class UnknownOperatorError(DeployError):
+class UnknownOperatorError(MissingDependencyError):
     """The evaluator has no such operator; Core ML itself has, and that is what is missing on this machine."""
 
     exit_code = 3
