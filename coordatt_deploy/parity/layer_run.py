@@ -14,7 +14,7 @@ from coordatt_deploy.errors import BundleError, DeployError, MissingDependencyEr
 from coordatt_deploy.formats import Precision
 from coordatt_deploy.graph.execution import prepare
 from coordatt_deploy.graph.float16_range import prepare_in_float16
-from coordatt_deploy.graph.graph import Graph, is_tensor
+from coordatt_deploy.graph.graph import Graph, aten, is_tensor
 from coordatt_deploy.graph.lowering.lower import lower
 from coordatt_deploy.graph.lowering.target import target_of
 from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
@@ -143,7 +143,9 @@ def by_layer(graph: Graph) -> ReferenceLayers:
     """
     torch.set_num_threads(1)
     layers = ReferenceLayers(graph)
-    tensors = {node.name for node in graph.module.graph.nodes if is_tensor(node)}
+    # A copy is an output of a value that is judged as another output, as a layer or as an input.
+    calls = [node for node in graph.module.graph.nodes if is_tensor(node)]
+    tensors = {node.name for node in calls if node.target is not aten.clone.default}
     unnamed = sorted(tensors - set(layers.nodes.values()) - baked_nodes(graph))
     if unnamed:
         raise BundleError(

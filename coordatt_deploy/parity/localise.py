@@ -30,6 +30,9 @@ Cases = Sequence[Feeds]
 Ranges = Mapping[str, tuple[float, float]]
 
 MOST_TOUCHED: Final = 0.2  # share of a layer's elements in one case: what nobody looks at is not judged
+# Share of the elements of a class map that an integer file may have otherwise, as of the images that it classifies:
+# where two classes are nearly alike, rounding chooses.
+OTHERWISE: Final = 0.1
 PROBES: Final = 2  # cases on which the pieces are fed with stirred values as well
 
 
@@ -236,15 +239,18 @@ class _Run:
                 self.judge.misfits.setdefault(layer.layer_id, f"its tensor does not fit the layer map ({error})")
                 continue
             own = inherited = None
-            if self.on_grid:
-                own = _cut_off(layer, tensors, value, reference, rounding[layer.layer_id].step)
+            rounded = rounding[layer.layer_id]
+            if self.on_grid and layer.layer_id in self.reference.integral:
+                value, reference, rounded = _same_elements(value, reference, rounded, self.judge.tolerance.multiple)
+            elif self.on_grid:
+                own = _cut_off(layer, tensors, value, reference, rounded.step)
                 inherited = self._inherited(layer.layer_id, cut_off, own.shape)
                 cut_off[layer.layer_id] = own | inherited
                 inherited |= outside_calibration(own, reference, self.calibrated.get(layer.layer_id))
                 own &= ~inherited
                 if not calibrated:
                     inherited = own | inherited
-            self.judge.add(tallies, layer.layer_id, value, reference, rounding[layer.layer_id], own, inherited)
+            self.judge.add(tallies, layer.layer_id, value, reference, rounded, own, inherited)
 
     def _inherited(
         self, layer_id: str, cut_off: Mapping[str, NDArray[np.bool_]], shape: tuple[int, ...]
@@ -263,6 +269,20 @@ class _Run:
             elif name not in self.channelwise[layer_id] and source.shape[2:] == shape[2:]:
                 touched |= source.any(axis=1, keepdims=True)
         return touched if touched.mean() < MOST_TOUCHED else np.zeros(shape, np.bool_)
+
+
+def _same_elements(
+    value: NDArray[np.float64], reference: NDArray[np.float64], rounding: RoundingError, multiple: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], RoundingError]:
+    """Return of a class map, positions or a mask which elements are the reference's, which should be, and rounding.
+
+    How far one class is from another says nothing, and a row of them is no channel. So the share of the elements that
+    differ counts: a multiple of what rounding to integers costs torch, and OTHERWISE at least.
+    """
+    same = (value == reference).astype(np.float64).reshape(-1)
+    allowed = max(multiple * rounding.share, OTHERWISE)
+    noise = np.array([allowed / multiple**2])  # root of the mean square, times the multiple, is judged
+    return same, np.ones_like(same), RoundingError(rounding.greatest, noise)
 
 
 def _stirred(value: NumberArray, seed: int) -> NumberArray:

@@ -204,7 +204,7 @@ def _manager(recipe: Recipe, kept: list[str]) -> recipe_manager.RecipeManager:
 
 def _kept_in_float(recipe: Recipe, layers: LayerMap, model: schema.ModelT) -> list[str]:
     """Patterns that match the operators of the layers that stay in float, and no others."""
-    (graph,) = model.subgraphs
+    graph = model.subgraphs[0]  # others are bodies of composite operators
     names = [tensor.name.decode() for tensor in graph.tensors]
     operations = [
         ([names[index] for index in operation.inputs if index >= 0], [names[index] for index in operation.outputs])
