@@ -30,9 +30,9 @@ Cases = Sequence[Feeds]
 Ranges = Mapping[str, tuple[float, float]]
 
 MOST_TOUCHED: Final = 0.2  # share of a layer's elements in one case: what nobody looks at is not judged
-# Share of the elements of a class map that an integer file may have otherwise, as of the images that it classifies:
-# where two classes are nearly alike, rounding chooses.
-OTHERWISE: Final = 0.1
+# Share of the elements of a class map that a file may have otherwise, in float and in integers: where two classes are
+# nearly alike, rounding chooses. Of the images that it classifies an integer file may name as many otherwise.
+OTHERWISE: Final = (0.01, 0.1)
 PROBES: Final = 2  # cases on which the pieces are fed with stirred values as well
 
 
@@ -240,8 +240,8 @@ class _Run:
                 continue
             own = inherited = None
             rounded = rounding[layer.layer_id]
-            if self.on_grid and layer.layer_id in self.reference.integral:
-                value, reference, rounded = _same_elements(value, reference, rounded, self.judge.tolerance.multiple)
+            if layer.layer_id in self.reference.integral and self.judge.limit_db is None:
+                value, reference, rounded = _same_elements(value, reference, rounded, self.judge.tolerance)
             elif self.on_grid:
                 own = _cut_off(layer, tensors, value, reference, rounded.step)
                 inherited = self._inherited(layer.layer_id, cut_off, own.shape)
@@ -272,17 +272,17 @@ class _Run:
 
 
 def _same_elements(
-    value: NDArray[np.float64], reference: NDArray[np.float64], rounding: RoundingError, multiple: float
+    value: NDArray[np.float64], reference: NDArray[np.float64], rounding: RoundingError, tolerance: Tolerance
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], RoundingError]:
-    """Return of a class map, positions or a mask which elements are the reference's, which should be, and rounding.
+    """Return the share of a class map, positions or a mask that is the reference's, what it should be, and rounding.
 
     How far one class is from another says nothing, and a row of them is no channel. So the share of the elements that
-    differ counts: a multiple of what rounding to integers costs torch, and OTHERWISE at least.
+    differ is judged: a multiple of what rounding costs torch is allowed, and OTHERWISE at least.
     """
-    same = (value == reference).astype(np.float64).reshape(-1)
-    allowed = max(multiple * rounding.share, OTHERWISE)
-    noise = np.array([allowed / multiple**2])  # root of the mean square, times the multiple, is judged
-    return same, np.ones_like(same), RoundingError(rounding.greatest, noise)
+    least = OTHERWISE[tolerance.weight_bits is not None]
+    allowed = max(tolerance.multiple * rounding.share, least) / tolerance.multiple
+    share = np.mean(value == reference, keepdims=True).reshape(1) if value.size else np.ones(1)
+    return share, np.ones(1), RoundingError(allowed, np.array([allowed**2]))
 
 
 def _stirred(value: NumberArray, seed: int) -> NumberArray:
