@@ -26,6 +26,7 @@ Values = dict[str, NDArray[np.float64]]
 BOUNDED: Final = probed_ranges()
 PERTURBED: Final = having(Trait.PERTURBED)
 READS_BOUNDS: Final = having(Trait.READS_BOUNDS)
+SPREADS: Final = frozenset({"std", "var", "layer_norm", "group_norm", "instance_norm"})  # converters make them of means
 BEYOND: Final = 4.0  # standard deviation that takes many values past 6 and below -3
 
 
@@ -238,7 +239,7 @@ class _Perturbation(fx.Interpreter):
         if n.name in self.nodes:
             self.made[n.name] = value.numpy()
             first = self.first.get(n.name, n.name)
-            if first in self.around and op_name(n) in PERTURBED:
+            if first in self.around and op_name(n) in PERTURBED and not _is_part(n):
                 if first not in self.stirred:
                     self.stirred[first] = self._stirred(n, self.around[first])
                 value = torch.from_numpy(self.stirred[first])
@@ -255,6 +256,12 @@ class _Perturbation(fx.Interpreter):
         if any(op_name(user) in READS_BOUNDS for user in n.users):
             width = max(width, BEYOND)
         return reference + width * noise
+
+
+def _is_part(node: fx.Node) -> bool:
+    """Whether a file may hold a mean as a part of the deviation of the same values, which must get what it makes."""
+    source = node.args[0] if op_name(node) == "mean" else None
+    return isinstance(source, fx.Node) and any(op_name(user) in SPREADS for user in source.users)
 
 
 class GraphSubmodels:

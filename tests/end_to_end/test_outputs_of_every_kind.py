@@ -10,10 +10,12 @@ from ai_edge_litert.interpreter import Interpreter
 
 from coordatt_deploy.conversion import export_run
 from coordatt_deploy.conversion.plan import ExportPlan
-from coordatt_deploy.formats import Format
+from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.loading.model_request import ModelRequest
+from coordatt_deploy.metrics import sqnr_db
 from coordatt_deploy.parity.run import ParityPlan, check_parity
 from coordatt_deploy.progress import Stages
+from coordatt_deploy.tensors import decode, encode
 
 SOURCE = '''
 import torch
@@ -38,6 +40,8 @@ class Net(nn.Module):
         if self.how == "class map twice":
             classes = self.head(y).argmax(1)
             return {"classes": classes, "same": classes}
+        if self.how == "mean and deviation":
+            return torch.cat([y.mean(1, keepdim=True), y.std(1, keepdim=True)], 1), y.var(2), y.mean(2)
         if self.how == "lowest":
             z = self.stem(x)  # without the zeros of a ReLU: which of several equals comes first is nobody's promise
             return z.flatten(2).sort(2)[0][:, :, :3], z.kthvalue(2, 1)[0], z.topk(3, 1, largest=False)[1]
@@ -48,7 +52,7 @@ def build(how):
     return Net(how).eval()
 '''
 
-HOWS = ("shared head", "input as well", "class map twice", "lowest", "strongest and middle")
+HOWS = ("shared head", "mean and deviation", "input as well", "class map twice", "lowest", "strongest and middle")
 
 
 def _by_onnxruntime(path, feeds, names):
@@ -87,3 +91,57 @@ def test_what_a_network_returns_is_right_in_every_format(how, tmp_path):
         found = run(bundle.path(artifact.path), image, [spec.name for spec in artifact.outputs])
         for value, reference in zip(found, expected, strict=True):
             np.testing.assert_allclose(value, reference, rtol=1e-4, atol=1e-5)
+
+
+DIVIDING = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.stem, self.head = nn.Conv2d(3, 8, 3, 2, 0), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        y = self.stem(x)
+        d = (y - y.mean((2, 3), keepdim=True)).square()
+        return self.head(y * (d / (4 * (d.sum((2, 3), keepdim=True) / 329 + 1e-4)) + 0.5).sigmoid())
+
+
+def build():
+    return Net().eval()
+"""
+
+
+@pytest.mark.slow
+def test_an_integer_file_divides_by_next_to_nothing(tmp_path):
+    """
+    On a constant image the variance is 0, and what it is in steps of its grid as well: LiteRT ends at such a divisor.
+    """
+    source = tmp_path / "dividing.py"
+    source.write_text(DIVIDING, encoding="utf-8")
+    images = np.random.default_rng(0).standard_normal((40, 3, 32, 48)).astype(np.float32).clip(-1.7, 2)
+    np.savez(tmp_path / "images.npz", image=images)
+    plan = ExportPlan(
+        ModelRequest(f"{source}:build", input_size=(32, 48)),
+        formats=(Format.TFLITE,),
+        precisions=(Precision.FP32, Precision.INT8),
+        calibration=str(tmp_path / "images.npz"),
+        output_dir=tmp_path / "net",
+    )
+
+    bundle = export_run.export(plan, Stages())
+
+    namespace: dict[str, object] = {}
+    exec(DIVIDING, namespace)  # noqa: S102 - written above
+    net = namespace["build"]()
+    artifact = next(item for item in bundle.manifest.artifacts if item.precision is Precision.INT8)
+    (spec,), (result,) = artifact.inputs, artifact.outputs
+    for image in (np.zeros_like(images[:1]), np.full_like(images[:1], 1.5), images[:1]):
+        with torch.no_grad():
+            expected = net(torch.from_numpy(image)).numpy()
+        interpreter = Interpreter(str(bundle.path(artifact.path)))
+        found = interpreter.get_signature_runner()(image=encode(image, spec))[result.name]
+        assert sqnr_db([decode(found, result)], [expected]) > 15

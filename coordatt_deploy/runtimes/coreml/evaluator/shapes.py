@@ -172,7 +172,7 @@ def topk(
     output_indices_dtype: str = "int32",
 ) -> tuple[NumberArray, ...]:
     """Return the k greatest values along an axis, or the least, in order, and their positions; of equals the first."""
-    order = np.argsort(x if ascending else -x, axis=int(axis), kind="stable")
+    order = np.argsort(x if ascending else np.negative(x), axis=int(axis), kind="stable")
     chosen = np.take(order, np.arange(int(k)), axis=int(axis))
     values = np.take_along_axis(x, chosen, int(axis))
     return (values, chosen.astype(output_indices_dtype)) if return_indices else (values,)
