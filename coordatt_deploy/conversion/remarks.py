@@ -54,5 +54,5 @@ def of_formats_and_attention(plan: ExportPlan, converted: Sequence[FloatArtifact
             seen.add(item.lowering.remark)
             yield f"{item.artifact.format}: {item.lowering.remark}"
     misses = [(miss.where, miss.reason) for item in converted for miss in item.lowering.near_misses]
-    for where, reason in dict.fromkeys(misses) if blocks else ():
+    for where, reason in dict.fromkeys(misses):
         yield f"{where} begins like an attention block, but {reason}; it is exported as it stands"

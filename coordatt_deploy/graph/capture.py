@@ -88,7 +88,7 @@ def capture(
     _check_norms(flat)
     simplify(flat)
     read_sizes_late(flat)
-    _copy_repeated_outputs(flat)
+    _copy_outputs(flat)
     flat.recompile()
     wanted = tuple(output_names or (("logits",) if outputs == 1 else tuple(f"output_{i}" for i in range(outputs))))
     if len(wanted) != outputs:
@@ -275,21 +275,21 @@ def _in_training(node: fx.Node, what: str) -> str:
     )
 
 
-def _copy_repeated_outputs(module: fx.GraphModule) -> None:
-    """Give each output a tensor of its own: not every format has one under two names."""
+def _copy_outputs(module: fx.GraphModule) -> None:
+    """Give each output a tensor of its own: not every format has one under two names, as an input that is returned."""
     editor = Editor(module)
     (output,) = module.graph.find_nodes(op="output")
     seen: set[fx.Node] = set()
     returned = []
     for node in listed_nodes(output.args[0]):
-        returned.append(editor.call(output, aten.clone.default, node) if node in seen else node)
+        own = node.op == "call_function" and node not in seen
+        returned.append(node if own else editor.call(output, aten.clone.default, node))
         seen.add(node)
     output.args = (tuple(returned),)
 
 
 def _layers(module: fx.GraphModule) -> LayerMap:
-    # The only copies that are left are of outputs, which the user's network does not have.
-    nodes = [node for node in module.graph.nodes if is_judged(node) and node.target is not aten.clone.default]
+    nodes = [node for node in module.graph.nodes if is_judged(node)]
     calls = Counter(module_path(node) for node in nodes)
     seen: Counter[tuple[str, str]] = Counter()
     layers = []

@@ -151,11 +151,12 @@ def is_tensor(node: fx.Node) -> bool:
 
 
 def is_judged(node: fx.Node) -> bool:
-    """Whether a call gives one tensor that files can hold: complex numbers have no form of their own in them.
+    """Whether a call gives one tensor that is a layer.
 
-    What is computed from complex numbers is judged in their place.
+    Complex numbers have no form of their own in files: what is computed from them is judged in their place. The only
+    copies in a graph are outputs of a value that is judged as another output, which the user's network does not have.
     """
-    return is_tensor(node) and not node.meta["val"].dtype.is_complex
+    return is_tensor(node) and node.target is not aten.clone.default and not node.meta["val"].dtype.is_complex
 
 
 def op_name(node: object) -> str:

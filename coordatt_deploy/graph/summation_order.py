@@ -1,4 +1,4 @@
-"""Means as phones take them: one element after another in float32.
+"""Means and sums as phones take them: one element after another in float32.
 
 torch sums in 32 lanes and in a tree, so its own rounding of a mean over n elements hardly grows with n. TFLite's and
 ONNX Runtime's kernels add one after another, which costs up to n roundings: over a 32x32 map 20 times as much as
@@ -21,7 +21,7 @@ POOLS: Final = having(Trait.POOL | Trait.AVERAGE)
 
 
 def in_sequence(node: fx.Node, source: object, result: torch.Tensor) -> torch.Tensor:
-    """Return *result* with its sums taken one after another, where *node* is a mean; else *result* itself.
+    """Return *result* summed one element after another, where *node* is a mean or a sum; else *result* itself.
 
     Args:
         node: The call.
@@ -36,13 +36,13 @@ def in_sequence(node: fx.Node, source: object, result: torch.Tensor) -> torch.Te
     count = math.prod(source.shape[axis] for axis in axes)
     last = torch.movedim(source, axes, tuple(range(-len(axes), 0))).reshape(-1, count)
     sums = np.add.accumulate(last.numpy(), axis=1, dtype=np.float32)[:, -1]
-    return torch.from_numpy(sums / np.float32(count)).reshape(result.shape)
+    return torch.from_numpy(sums / np.float32(1 if op_name(node) == "sum" else count)).reshape(result.shape)
 
 
 def _averaged(node: fx.Node, source: torch.Tensor, result: torch.Tensor) -> tuple[int, ...]:
-    """The axes of *source* that the call averages completely; none where it does anything else."""
+    """The axes of *source* that the call averages, or sums, completely; none where it does anything else."""
     operator = op_name(node)
-    if operator == "mean":
+    if operator in ("mean", "sum"):
         given = node.args[1] if len(node.args) > 1 else None
         listed = range(source.ndim) if given is None else integers(given)
         return tuple(sorted(axis % source.ndim for axis in listed))

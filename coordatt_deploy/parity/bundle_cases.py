@@ -39,11 +39,11 @@ def candidate_of(
     held_out = None if record is None else record.held_out
     own_cases = not users and held_out is not None
     if not users and held_out is not None:
+        names = _batches(held_out.names, bundle.manifest.inputs[0].shape[0] or 1)
         inputs, outputs, rounding = (
-            _archive(bundle, f"{held_out.folder}/{name}", len(held_out.names))
-            for name in (INPUTS, "outputs", "rounding_fp32")
+            _archive(bundle, f"{held_out.folder}/{name}", len(names)) for name in (INPUTS, "outputs", "rounding_fp32")
         )
-        cases = ParityCases(held_out.names, inputs, outputs, {Precision.FP32: rounding}, (True,) * len(held_out.names))
+        cases = ParityCases(names, inputs, outputs, {Precision.FP32: rounding}, (True,) * len(names))
     if not cases.names or (layers and not bundle.manifest.golden):  # layers are compared on the golden cases
         raise BundleError(NO_CASE)
     ranges: dict[str, tuple[float, float]] = {}
@@ -66,6 +66,14 @@ def candidate_of(
         damage=damage,
         regions=bundle.manifest.regions,
     )
+
+
+def _batches(images: tuple[str, ...], size: int) -> tuple[str, ...]:
+    """Name the cases of a network that takes several images at once: each after the first of its own.
+
+    Those that do not fill a batch are no case; see ``CalibrationSet.feeds``.
+    """
+    return images[: len(images) - size + 1 : size] if len(images) >= size else ()
 
 
 def golden_cases(bundle: Bundle) -> ParityCases:

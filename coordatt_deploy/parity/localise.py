@@ -30,6 +30,9 @@ Cases = Sequence[Feeds]
 Ranges = Mapping[str, tuple[float, float]]
 
 MOST_TOUCHED: Final = 0.2  # share of a layer's elements in one case: what nobody looks at is not judged
+# Share of the elements of a class map that a file may have otherwise, in float and in integers: where two classes are
+# nearly alike, rounding chooses. Of the images that it classifies an integer file may name as many otherwise.
+OTHERWISE: Final = (0.01, 0.1)
 PROBES: Final = 2  # cases on which the pieces are fed with stirred values as well
 
 
@@ -236,15 +239,18 @@ class _Run:
                 self.judge.misfits.setdefault(layer.layer_id, f"its tensor does not fit the layer map ({error})")
                 continue
             own = inherited = None
-            if self.on_grid:
-                own = _cut_off(layer, tensors, value, reference, rounding[layer.layer_id].step)
+            rounded = rounding[layer.layer_id]
+            if layer.layer_id in self.reference.integral and self.judge.limit_db is None:
+                value, reference, rounded = _same_elements(value, reference, rounded, self.judge.tolerance)
+            elif self.on_grid:
+                own = _cut_off(layer, tensors, value, reference, rounded.step)
                 inherited = self._inherited(layer.layer_id, cut_off, own.shape)
                 cut_off[layer.layer_id] = own | inherited
                 inherited |= outside_calibration(own, reference, self.calibrated.get(layer.layer_id))
                 own &= ~inherited
                 if not calibrated:
                     inherited = own | inherited
-            self.judge.add(tallies, layer.layer_id, value, reference, rounding[layer.layer_id], own, inherited)
+            self.judge.add(tallies, layer.layer_id, value, reference, rounded, own, inherited)
 
     def _inherited(
         self, layer_id: str, cut_off: Mapping[str, NDArray[np.bool_]], shape: tuple[int, ...]
@@ -263,6 +269,20 @@ class _Run:
             elif name not in self.channelwise[layer_id] and source.shape[2:] == shape[2:]:
                 touched |= source.any(axis=1, keepdims=True)
         return touched if touched.mean() < MOST_TOUCHED else np.zeros(shape, np.bool_)
+
+
+def _same_elements(
+    value: NDArray[np.float64], reference: NDArray[np.float64], rounding: RoundingError, tolerance: Tolerance
+) -> tuple[NDArray[np.float64], NDArray[np.float64], RoundingError]:
+    """Return the share of a class map, positions or a mask that is the reference's, what it should be, and rounding.
+
+    How far one class is from another says nothing, and a row of them is no channel. So the share of the elements that
+    differ is judged: a multiple of what rounding costs torch is allowed, and OTHERWISE at least.
+    """
+    least = OTHERWISE[tolerance.weight_bits is not None]
+    allowed = max(tolerance.multiple * rounding.share, least) / tolerance.multiple
+    share = np.mean(value == reference, keepdims=True).reshape(1) if value.size else np.ones(1)
+    return share, np.ones(1), RoundingError(allowed, np.array([allowed**2]))
 
 
 def _stirred(value: NumberArray, seed: int) -> NumberArray:

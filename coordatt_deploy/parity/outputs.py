@@ -102,8 +102,9 @@ class OutputParity:
         coarse = [region.problem for region in self.regions if region.problem is not None]
         if coarse:
             return f"{self.name}: {'; '.join(coarse)}"
-        if self.min_top1_agreement is not None and (self.top1_agreement or 0.0) < self.min_top1_agreement:
-            agrees = f"; top-1 agreement {self.top1_agreement:.1%}, {self.min_top1_agreement:.0%} needed"
+        agreement, asked = self.top1_agreement, self.min_top1_agreement
+        if agreement is not None and asked is not None and agreement < asked:
+            agrees = f"; top-1 agreement {agreement:.1%}, {asked:.0%} needed"
         else:
             agrees = ""
         if self.min_sqnr_db is not None:

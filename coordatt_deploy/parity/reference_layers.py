@@ -17,6 +17,7 @@ from coordatt_deploy.graph.execution import prepare
 from coordatt_deploy.graph.float16_range import lost_in_float16
 from coordatt_deploy.graph.graph import Feeds, Graph, op_name
 from coordatt_deploy.graph.operators import Trait, having, probed_ranges
+from coordatt_deploy.graph.repeats import repeated_calls
 from coordatt_deploy.parity.reference_rounding import WEIGHTED, Rounder, Rounding, RoundingError, compare
 
 Values = dict[str, NDArray[np.float64]]
@@ -25,6 +26,7 @@ Values = dict[str, NDArray[np.float64]]
 BOUNDED: Final = probed_ranges()
 PERTURBED: Final = having(Trait.PERTURBED)
 READS_BOUNDS: Final = having(Trait.READS_BOUNDS)
+SPREADS: Final = frozenset({"std", "var", "layer_norm", "group_norm", "instance_norm"})  # converters make them of means
 BEYOND: Final = 4.0  # standard deviation that takes many values past 6 and below -3
 
 
@@ -45,10 +47,17 @@ class ReferenceLayers:
     """Evaluates the captured graph layer by layer; made once, asked for each golden case."""
 
     def __init__(self, graph: Graph) -> None:
+        """Prepare the captured *graph*; ``integral`` are its layers of positions, classes and masks."""
         self.graph = graph
         self.nodes = {layer.layer_id: layer.parts[0].tensor for layer in graph.layers.layers if layer.parts}
         self._double: fx.GraphModule | None = None
         self._exact = prepare(graph, nodes=frozenset(self.nodes.values()))
+        values = {node.name: node.meta.get("val") for node in graph.module.graph.nodes}
+        self.integral = frozenset(
+            layer
+            for layer, node in self.nodes.items()
+            if isinstance(value := values[node], torch.Tensor) and not value.is_floating_point()
+        )
 
     def reference(self, feeds: Feeds) -> LayerReference:
         """Return every layer's value in float64."""
@@ -214,7 +223,11 @@ class _Perturbation(fx.Interpreter):
         seed: int,
     ) -> None:
         super().__init__(module)
-        self.around, self.nodes = around, nodes
+        self.nodes = nodes
+        # What is computed twice may be one tensor of the file: whoever reads it gets the same noise.
+        self.first = repeated_calls(module.graph)
+        self.around = {self.first.get(name, name): value for name, value in around.items()}
+        self.stirred: Values = {}
         self.random = np.random.default_rng(seed)
         self.given: Values = {}
         self.made: Values = {}
@@ -225,8 +238,11 @@ class _Perturbation(fx.Interpreter):
             value = value.double()
         if n.name in self.nodes:
             self.made[n.name] = value.numpy()
-            if n.name in self.around and op_name(n) in PERTURBED:
-                value = torch.from_numpy(self._stirred(n, self.around[n.name]))
+            first = self.first.get(n.name, n.name)
+            if first in self.around and op_name(n) in PERTURBED and not _is_part(n):
+                if first not in self.stirred:
+                    self.stirred[first] = self._stirred(n, self.around[first])
+                value = torch.from_numpy(self.stirred[first])
             self.given[n.name] = value.numpy()
         return value
 
@@ -240,6 +256,12 @@ class _Perturbation(fx.Interpreter):
         if any(op_name(user) in READS_BOUNDS for user in n.users):
             width = max(width, BEYOND)
         return reference + width * noise
+
+
+def _is_part(node: fx.Node) -> bool:
+    """Whether a file may hold a mean as a part of the deviation of the same values, which must get what it makes."""
+    source = node.args[0] if op_name(node) == "mean" else None
+    return isinstance(source, fx.Node) and any(op_name(user) in SPREADS for user in source.users)
 
 
 class GraphSubmodels:

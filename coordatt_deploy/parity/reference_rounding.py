@@ -56,11 +56,13 @@ class RoundingError:
         greatest: The greatest error of all elements.
         noise: Mean square error of each channel (axis 1); of all elements where there is no such axis.
         step: The step of the integer grid that the layer is stored on; 0 where it is stored on none.
+        share: Of the elements that are not the reference's.
     """
 
     greatest: float
     noise: NDArray[np.float64]
     step: float = 0.0
+    share: float = 0.0
 
 
 def compare(value: NumberArray, reference: NDArray[np.float64], step: float = 0.0) -> RoundingError:
@@ -68,7 +70,8 @@ def compare(value: NumberArray, reference: NDArray[np.float64], step: float = 0.
     error = np.abs(np.asarray(value, np.float64) - reference)
     axes = tuple(axis for axis in range(error.ndim) if axis != 1 or error.ndim < 2)
     noise = np.atleast_1d(np.mean(np.square(error), axis=axes))
-    return RoundingError(float(np.max(error)) if error.size else 0.0, noise, step)
+    share = float(np.mean(error > 0)) if error.size else 0.0
+    return RoundingError(float(np.max(error)) if error.size else 0.0, noise, step, share)
 
 
 def max_noise(errors: Sequence[RoundingError]) -> RoundingError:
@@ -82,7 +85,7 @@ def max_noise(errors: Sequence[RoundingError]) -> RoundingError:
     for other in errors[1:]:
         if other.noise.shape == own.noise.shape:
             noise = np.maximum(noise, other.noise)
-    return RoundingError(max(error.greatest for error in errors), noise, own.step)
+    return RoundingError(max(error.greatest for error in errors), noise, own.step, max(error.share for error in errors))
 
 
 class Rounder(fx.Interpreter):

@@ -140,7 +140,8 @@ def _with_products(graph: Graph) -> Graph:
         return graph
     written = replace(graph, module=copy.deepcopy(graph.module))
     for node in _copies(written):
-        node.target, node.args, node.kwargs = aten.mul.Tensor, (node.args[0], 1.0), {}
+        one = 1.0 if node.meta["val"].is_floating_point() else 1
+        node.target, node.args, node.kwargs = aten.mul.Tensor, (node.args[0], one), {}
     written.module.recompile()
     return written
 

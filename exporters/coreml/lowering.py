@@ -44,6 +44,7 @@ DECOMPOSITIONS: Final = (
     Decomposition.FRACTIONAL_RESIZE,
     Decomposition.CUMULATIVE_SUM,
     Decomposition.ONE_HOT,
+    Decomposition.SORTED,
 )
 
 PROGRAM: Final = LoweringTarget(

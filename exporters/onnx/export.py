@@ -24,6 +24,7 @@ from coordatt_deploy.formats import Format
 from coordatt_deploy.graph.call_arguments import argument
 from coordatt_deploy.graph.exported_program import origin_key, program, provenance
 from coordatt_deploy.graph.graph import Graph, op_name
+from coordatt_deploy.graph.repeats import repeated_calls
 from coordatt_deploy.layer_map import LayerMap, Part
 
 # The lowest opset that torch's exporter writes natively: the most runtimes open it. Speed does not depend on it
@@ -74,6 +75,7 @@ def _layer_map(graph: Graph, model: onnx.ModelProto, renamed: dict[str, str]) ->
     returned = next(node for node in graph.module.graph.nodes if node.op == "output").args[0]
     outputs = {node.name: name for node, name in zip(returned, graph.outputs, strict=True)}
     places: dict[str, Part | None] = {}
+    repeated = repeated_calls(graph.module.graph)
 
     def place(node: fx.Node) -> Part | None:
         key = origin_key(node)
@@ -84,6 +86,8 @@ def _layer_map(graph: Graph, model: onnx.ModelProto, renamed: dict[str, str]) ->
         name = next((item for item in candidates if item is not None and item in values), None)
         if name is None and (same := _before_ones(node)) is not None:
             return places.get(same.name)
+        if name is None and node.name in repeated:  # the simplifier keeps one of them
+            return places.get(repeated[node.name])
         return None if name is None else Part(name)
 
     for node in graph.module.graph.nodes:

@@ -27,6 +27,7 @@ DECOMPOSITIONS: Final = (
     Decomposition.SCALED_SUM,
     Decomposition.ASSIGNED,
     Decomposition.ONE_HOT,
+    Decomposition.GREATEST,
 )
 
 FLOAT: Final = LoweringTarget("tflite", global_pool=GlobalPool.DEEP, decompositions=DECOMPOSITIONS)

@@ -32,6 +32,11 @@ ALL: Final = qtyping.TFLOperationName.ALL_SUPPORTED
 # Weights this small stay in float where activations do: 4 kB each, and the first layers, which they belong to, are the
 # ones that rounding hurts most.
 FEW_WEIGHTS: Final = 1024
+# What leads from a sum to a divisor, element by element.
+STEPS: Final = frozenset(
+    getattr(schema.BuiltinOperator, name)
+    for name in ("ADD", "SUB", "MUL", "SQRT", "SQUARE", "ABS", "MAXIMUM", "POW", "DIV", "RESHAPE")
+)
 # XNNPACK has no kernel for a depthwise convolution with int8 weights and float activations: it would leave the
 # partition.
 NOT_DYNAMIC: Final = (qtyping.TFLOperationName.DEPTHWISE_CONV_2D,)
@@ -71,7 +76,8 @@ def quantize(
         remove_uint8_input(model, exported.inputs[0].name)
         content = pack(model)
         model = schema.ModelT.InitFromPackedBuf(content, 0)
-    manager = _manager(recipe, _kept_in_float(recipe, exported.layers, model))
+    kept = _kept_in_float(recipe, exported.layers, model)
+    manager = _manager(recipe, [*kept, *(_pattern(name) for name in sorted(_divisions(model)))])
     statistics = None
     if recipe.needs_calibration:
         statistics = {
@@ -204,7 +210,7 @@ def _manager(recipe: Recipe, kept: list[str]) -> recipe_manager.RecipeManager:
 
 def _kept_in_float(recipe: Recipe, layers: LayerMap, model: schema.ModelT) -> list[str]:
     """Patterns that match the operators of the layers that stay in float, and no others."""
-    (graph,) = model.subgraphs
+    graph = model.subgraphs[0]  # others are bodies of composite operators
     names = [tensor.name.decode() for tensor in graph.tensors]
     operations = [
         ([names[index] for index in operation.inputs if index >= 0], [names[index] for index in operation.outputs])
@@ -213,7 +219,37 @@ def _kept_in_float(recipe: Recipe, layers: LayerMap, model: schema.ModelT) -> li
     made = {name for _, results in operations for name in results}
     tensors = kept_in_float(recipe.float_layers, layers, operations) & made
     # The quantizer searches the pattern in the names of an operator's outputs, each with a semicolon behind it.
-    return [f"^{_escaped(name)};?$" for name in sorted(tensors)]
+    return [_pattern(name) for name in sorted(tensors)]
+
+
+def _divisions(model: schema.ModelT) -> set[str]:
+    """Names of the results of divisions by what the network computes, and of what leads to their divisors.
+
+    LiteRT ends at a divisor that its grid rounds to zero, as a variance plus a small number on a constant image. So the
+    steps from the last sum, mean or layer on to the divisor stay in float, with the division.
+    """
+    graph = model.subgraphs[0]
+    names = [tensor.name.decode() for tensor in graph.tensors]
+    codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
+    makers = {int(index): operation for operation in graph.operators for index in operation.outputs}
+    found: set[str] = set()
+
+    def follow(index: int) -> None:
+        maker = makers.get(index)
+        if maker is not None and names[index] not in found and codes[maker.opcodeIndex] in STEPS:
+            found.add(names[index])
+            for before in maker.inputs:
+                follow(int(before))
+
+    for operation in graph.operators:
+        if codes[operation.opcodeIndex] == schema.BuiltinOperator.DIV and int(operation.inputs[1]) in makers:
+            found |= {names[int(index)] for index in operation.outputs}
+            follow(int(operation.inputs[1]))
+    return found
+
+
+def _pattern(name: str) -> str:
+    return f"^{_escaped(name)};?$"
 
 
 def _escaped(name: str) -> str:

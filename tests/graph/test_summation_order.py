@@ -47,6 +47,21 @@ def test_a_mean_stays_the_mean(function):
     assert np.allclose(rounded, exact, rtol=0, atol=1e-5)
 
 
+def test_a_sum_is_taken_one_after_another_too():
+    """
+    SimAM's sum of squares: what it costs a phone is more than torch's tree of sums does, and it stays the sum.
+    """
+    x = torch.rand(1, 16, 64, 64, generator=torch.Generator().manual_seed(0))
+    graph = capture(_Mean(lambda x: x.sum((2, 3), keepdim=True)).eval(), (x,))
+
+    (exact,) = run(graph, {"image": x.numpy()}).values()
+    (rounded,) = run(graph, {"image": x.numpy()}, dtype=torch.float32).values()
+    of_torch = np.abs(x.sum((2, 3), keepdim=True).numpy() - exact).max()
+
+    assert np.allclose(exact, x.double().sum((2, 3), keepdim=True).numpy(), rtol=1e-12)
+    assert of_torch < np.abs(rounded - exact).max() < 1e-3 * exact.max()
+
+
 def test_one_after_another_rounds_more_than_torch_does():
     """
     Over 64 x 64 positive values torch's tree of sums is far nearer to the mean than any phone is.

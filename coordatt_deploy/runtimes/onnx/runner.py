@@ -27,6 +27,8 @@ LOG_ERRORS: Final = 3  # ONNX Runtime's severity
 LOG_FATAL: Final = 4
 OPEN_SIZE: Final = 64  # stands for sizes that a file leaves open, where any will do
 
+GRIDS: Final = ("tensor(int8)", "tensor(uint8)")  # steps of a scale that stands elsewhere, not values
+
 DTYPES: Final = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -55,7 +57,7 @@ def open_artifact(
     check_described("input", artifact.inputs, _described(session.get_inputs()))
     check_described("output", artifact.outputs, _described(session.get_outputs(), without=inner))
     for value in session.get_outputs():
-        if value.name in inner and "float" not in value.type:
+        if value.name in inner and value.type in GRIDS:
             raise BundleError(
                 f"{path.name}: tensor {value.name} is {value.type}; the layer map must name the output of its"
                 " DequantizeLinear instead"

@@ -1,5 +1,6 @@
 """Cut an ONNX artifact apart, for ONNX Runtime."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -15,7 +16,7 @@ from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact, TensorSpec
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.runtimes.argument_checks import checked, first_line
-from coordatt_deploy.runtimes.onnx.runner import LOG_ERRORS, LOG_FATAL, PROVIDERS
+from coordatt_deploy.runtimes.onnx.runner import DTYPES, LOG_ERRORS, LOG_FATAL, PROVIDERS
 from coordatt_deploy.runtimes.submodels import GIVEN
 
 
@@ -39,18 +40,27 @@ def write_pieces(
     """Write the file at *path* cut apart; see ``SubmodelExtractor.write_pieces``."""
     model = cut(onnx.load(path), tensors)
     own = {spec.name for spec in artifact.inputs}
+    types = _types(model)
     given = tuple(
-        TensorSpec(value.name, (None,) * len(shapes[value.name.removesuffix(GIVEN)]), "float32", "")
+        TensorSpec(
+            value.name,
+            (None,) * len(shapes[value.name.removesuffix(GIVEN)]),
+            _dtype(value.type.tensor_type.elem_type),
+            "",
+        )
         for value in model.graph.input
         if value.name not in own
     )
     for value in model.graph.input:
         if value.name not in own:
             sizes = shapes[value.name.removesuffix(GIVEN)]
-            value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, onnx.TensorProto.FLOAT, sizes))
+            kind = value.type.tensor_type.elem_type
+            value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, kind, sizes))
     returned = {spec.name for spec in artifact.outputs}
     made = tuple(
-        TensorSpec(name, (None,) * len(shapes[name]), "float32", "") for name in tensors if name not in returned
+        TensorSpec(name, (None,) * len(shapes[name]), _dtype(types[name]), "")
+        for name in tensors
+        if name not in returned
     )
     onnx.save(model, target)
     return replace(artifact, inputs=artifact.inputs + given, outputs=artifact.outputs + made)
@@ -63,6 +73,7 @@ def cut(model: onnx.ModelProto, tensors: tuple[str, ...]) -> onnx.ModelProto:
         BundleError: The model has no such tensor.
     """
     graph = model.graph
+    types = _types(model)
     made = {name for node in graph.node for name in node.output}
     missing = [name for name in tensors if name not in made]
     if missing:
@@ -77,10 +88,21 @@ def cut(model: onnx.ModelProto, tensors: tuple[str, ...]) -> onnx.ModelProto:
     returned = {value.name for value in graph.output}
     for name in tensors:
         if name in read:
-            graph.input.append(onnx.helper.make_tensor_value_info(name + GIVEN, onnx.TensorProto.FLOAT, None))
+            graph.input.append(onnx.helper.make_tensor_value_info(name + GIVEN, types[name], None))
         if name not in returned:
             graph.output.append(onnx.ValueInfoProto(name=name))
     return model
+
+
+def _dtype(elem_type: int) -> str:
+    return str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(elem_type)).name)
+
+
+def _types(model: onnx.ModelProto) -> Mapping[str, int]:
+    """Element types of inner values: float, unless they are positions, class maps or masks."""
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    values = [*inferred.value_info, *inferred.output]
+    return defaultdict(lambda: int(onnx.TensorProto.FLOAT), {v.name: v.type.tensor_type.elem_type for v in values})
 
 
 def _piece(model: onnx.ModelProto, tensor: str) -> onnx.ModelProto:
@@ -111,13 +133,17 @@ class OnnxSubmodels:
         self._session, self._model = session, model
         self._artifact = artifact
         self._tensors = tensors
-        self._given = [value.name for value in session.get_inputs() if value.name.endswith(GIVEN)]
+        self._given = {
+            value.name: DTYPES.get(value.type, "float32")
+            for value in session.get_inputs()
+            if value.name.endswith(GIVEN)
+        }
 
     def infer(self, feeds: Mapping[str, NumberArray], given: Mapping[str, NumberArray]) -> dict[str, NumberArray]:
         """Run every piece; see ``Submodels.infer``."""
         arrays = dict(checked(feeds, self._artifact.inputs))
-        for name in self._given:
-            arrays[name] = np.ascontiguousarray(given[name.removesuffix(GIVEN)], dtype=np.float32)
+        for name, dtype in self._given.items():
+            arrays[name] = np.ascontiguousarray(given[name.removesuffix(GIVEN)], dtype=dtype)
         try:
             return dict(zip(self._tensors, self._session.run(list(self._tensors), arrays), strict=True))
         except Exception:  # noqa: BLE001 - its exceptions share no base but this

@@ -7,12 +7,13 @@ only choose (nearest) and pads become an index list per axis, in the same way.
 """
 
 import math
+import operator
 
 import torch
 from torch import fx
 
-from coordatt_deploy.graph.call_arguments import argument, source
-from coordatt_deploy.graph.graph import aten, static_shape
+from coordatt_deploy.graph.call_arguments import argument, integer, source
+from coordatt_deploy.graph.graph import aten, op_name, static_shape
 from coordatt_deploy.graph.rewriter import Rewriter
 
 _HEIGHT, _WIDTH = 2, 3
@@ -116,3 +117,28 @@ def running_sum(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
         return rewriter.call(aten.matmul.default, value, triangle)
     turned = rewriter.call(aten.transpose.int, value, axis, last)
     return rewriter.call(aten.transpose.int, rewriter.call(aten.matmul.default, turned, triangle), axis, last)
+
+
+def greatest(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
+    """Write the greatest or least values of an axis, or all of them in order, by the positions of the greatest.
+
+    The positions are looked for along the last axis, of the negated value where the least are wanted, and the values
+    are taken from there: litert-torch makes a sort, which LiteRT does not have, of what asks for values alone.
+    """
+    call, wanted = source(node), argument(node, 1, "index")
+    value, sorts = source(call), op_name(call) == "sort"
+    shape = static_shape(value.meta["val"])
+    if sorts and call.target is not aten.sort.default:
+        return None
+    axis = integer(call, 1 if sorts else 2, "dim", -1) % len(shape)
+    count = shape[axis] if sorts else argument(call, 1, "k")
+    descending = argument(call, 2, "descending", False) if sorts else argument(call, 3, "largest", True)
+    last = len(shape) - 1
+    if not isinstance(count, int) or (wanted == 1 and not sorts and descending and axis == last):
+        return None
+    moved = value if axis == last else rewriter.call(aten.transpose.int, value, axis, last)
+    mirrored = moved if descending else rewriter.call(aten.neg.default, moved)
+    result = rewriter.call(operator.getitem, rewriter.call(aten.topk.default, mirrored, count, last), 1)
+    if wanted == 0:
+        result = rewriter.call(aten.gather.default, moved, last, result)
+    return result if axis == last else rewriter.call(aten.transpose.int, result, axis, last)

@@ -66,6 +66,8 @@ class Decomposition(enum.StrEnum):
     FRACTIONAL_RESIZE = "fractional_resize"
     CUMULATIVE_SUM = "cumulative_sum"
     ONE_HOT = "one_hot"
+    GREATEST = "greatest"
+    SORTED = "sorted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,8 @@ DECOMPOSITIONS: Final[Mapping[Decomposition, Rule]] = {
     Decomposition.FRACTIONAL_RESIZE: _rule("upsample_bilinear2d", axes.fractional_products),
     Decomposition.CUMULATIVE_SUM: _rule("cumsum", axes.running_sum),
     Decomposition.ONE_HOT: _rule("one_hot", layout.one_hot),
+    Decomposition.GREATEST: _rule("topk sort", axes.greatest),
+    Decomposition.SORTED: _rule("sort", axes.greatest),
     Decomposition.CROP: _rule("pad", layout.crop),
     Decomposition.QUARTER_TURNS: _rule("rot90", layout.quarter_turns),
     Decomposition.ASSIGNED: _rule("select_scatter", layout.assigned),

@@ -88,7 +88,8 @@ _FOUND: Final[dict[str, Evidence]] = {
     **_each(_REDUCTIONS, _written("iOS14/test_reduction.py", "TestReduction")),
     **_classes("iOS14/test_tensor_operation.py", {
         "concat": "TestConcat", "fill": "TestFill", "flatten2d": "TestFlatten2d", "identity": "TestIdentity",
-        "pad": "TestPad", "range_1d": "TestRange1d", "shape": "TestShape", "tile": "TestTile"}),
+        "pad": "TestPad", "range_1d": "TestRange1d", "shape": "TestShape", "tile": "TestTile",
+        "topk": "TestTopK"}),
     **_classes("iOS14/test_tensor_transformation.py", {
         "depth_to_space": "TestDepthToSpace", "expand_dims": "TestExpandDims", "pixel_shuffle": "TestPixelShuffle",
         "reshape": "TestReshape", "reverse": "TestReverse", "slice_by_index": "TestSliceByIndex",

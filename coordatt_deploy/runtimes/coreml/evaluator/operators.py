@@ -131,6 +131,7 @@ OPERATORS: Final[dict[str, Kernel]] = {
     "squeeze": shapes.squeeze,
     "stack": lambda values, axis: np.stack(values, axis=int(axis)),
     "tile": lambda x, reps: np.tile(x, [int(n) for n in reps]),
+    "topk": shapes.topk,
     "transpose": lambda x, perm: np.transpose(x, [int(axis) for axis in perm]),
     # resizing
     "resize": resize.resize,

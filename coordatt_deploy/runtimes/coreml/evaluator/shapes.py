@@ -159,3 +159,20 @@ def pixel_unshuffle(x: NumberArray, *, downscale_factor: int) -> NumberArray:
     """Undo ``pixel_shuffle``."""
     (n, c, h, w), b = x.shape, int(downscale_factor)
     return x.reshape(n, c, h // b, b, w // b, b).transpose(0, 1, 3, 5, 2, 4).reshape(n, -1, h // b, w // b)
+
+
+def topk(
+    x: NumberArray,
+    *,
+    k: NumberArray | int,
+    axis: int,
+    ascending: bool,
+    sort: bool = True,  # noqa: ARG001 - in order is one of the orders that are right without
+    return_indices: bool = True,
+    output_indices_dtype: str = "int32",
+) -> tuple[NumberArray, ...]:
+    """Return the k greatest values along an axis, or the least, in order, and their positions; of equals the first."""
+    order = np.argsort(x if ascending else np.negative(x), axis=int(axis), kind="stable")
+    chosen = np.take(order, np.arange(int(k)), axis=int(axis))
+    values = np.take_along_axis(x, chosen, int(axis))
+    return (values, chosen.astype(output_indices_dtype)) if return_indices else (values,)

@@ -60,6 +60,8 @@ MOVES = {
         lambda a: mb.space_to_depth(x=a, block_size=2),
         TENSOR.reshape(2, 8, 2, 2, 3, 2).permute(0, 3, 5, 1, 2, 4).reshape(2, 32, 2, 3)),
     "split": (lambda a: mb.split(x=a, num_splits=2, axis=1), TENSOR.chunk(2, 1)),
+    "topk": (lambda a: mb.topk(x=a, k=3, axis=1), TENSOR.topk(3, 1)),
+    "topk ascending": (lambda a: mb.topk(x=a, k=2, axis=2, ascending=True), TENSOR.topk(2, 2, largest=False)),
     "split sizes": (lambda a: mb.split(x=a, split_sizes=[1, 5, 2], axis=1), TENSOR.split([1, 5, 2], 1)),
     "squeeze": (lambda a: mb.squeeze(x=mb.expand_dims(x=a, axes=[0, 3])), TENSOR),
     "squeeze axes": (lambda a: mb.squeeze(x=mb.expand_dims(x=a, axes=[0, 3]), axes=[-3]), TENSOR[None]),
