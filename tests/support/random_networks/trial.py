@@ -1,0 +1,302 @@
+"""Export a network to every format as ``export`` does it, and hold each file against torch, in this process.
+
+Files are run through ONNX Runtime and LiteRT themselves (Core ML packages through the ML Program evaluator) on random
+and on constant inputs, dynamic ones at other sizes as well, and then judged by the project's own parity too.
+
+How far a file may be from the float64 of torch is what rounding costs this very network: what torch's own float32 is
+off by, or the exact network whose weights and inputs are moved by half a unit in the last place, whichever is more.
+``MULTIPLE`` of that are allowed, as parity allows: runtimes sum in another order than torch.
+"""
+
+import enum
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnxruntime
+import torch
+from ai_edge_litert.interpreter import Interpreter
+from random_networks.network import Network
+from torch import nn
+
+from coordatt_deploy.artifact_specs import Artifact, ModelSpec, Preprocessing, colour_of
+from coordatt_deploy.bundle import open_bundle
+from coordatt_deploy.bundle_writing import finish, writing
+from coordatt_deploy.conversion.captured_model import CapturedModel
+from coordatt_deploy.conversion.float_artifact import FloatArtifact, convert, plan_float_jobs
+from coordatt_deploy.conversion.golden import golden_inputs, write_golden
+from coordatt_deploy.errors import ConversionError, DeployError, UnsupportedOperatorsError
+from coordatt_deploy.formats import FORMATS, Format, Precision, TargetCpu
+from coordatt_deploy.graph.graph import tensor_outputs, weights_sha256
+from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
+from coordatt_deploy.graph.saved_graph import save_graph
+from coordatt_deploy.loading.loaded_model import LoadedModel, capture_source, reference_module
+from coordatt_deploy.loading.sizes import unseen_sizes
+from coordatt_deploy.parity.run import ParityPlan, check_parity
+from coordatt_deploy.progress import Stages
+from coordatt_deploy.runtimes.coreml.evaluator.package import load
+from coordatt_deploy.tensors import decode, encode
+
+MULTIPLE = 16.0
+# Sixteen units in the last place of the greatest value: what is exact by luck is not asked of others.
+LEAST = 2.0**-20
+PROVABLE_DB = 60.0  # of float32 against float64; a constant image under a normalisation keeps nothing
+MARKED_UNPROVEN = "has no operator"
+
+
+class Ending(enum.StrEnum):
+    """How the export of a network to a format ended."""
+
+    RIGHT = "right"
+    REFUSED = "refused in a marked cell"
+    UNPROVEN = "written, and nothing here can run it"
+    WRONG = "wrong"
+    UNMARKED = "refused by the converter"
+    DISAGREES = "right, and parity says otherwise"
+    MISSED = "wrong, and parity passes it"
+    CRASHED = "crashed"
+
+
+FINE = (Ending.RIGHT, Ending.REFUSED, Ending.UNPROVEN)
+
+
+@dataclass(frozen=True, slots=True)
+class FormatTrial:
+    """What became of a network in one format; ``refused`` are operators that the table marks."""
+
+    file_format: Format
+    ending: Ending
+    detail: str = ""
+    refused: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What became of one network; ``problem`` is what ended it before any format."""
+
+    seed: int
+    formats: tuple[FormatTrial, ...] = ()
+    problem: str | None = None
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """What should not be, a line each."""
+        found = [f"{item.file_format}: {item.ending}: {item.detail}" for item in self.formats if item.ending not in FINE]
+        return tuple([self.problem] if self.problem else found)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One input with what torch makes of it, and how far each output may be from that."""
+
+    name: str
+    feeds: list[torch.Tensor]
+    expected: list[np.ndarray] = field(default_factory=list)
+    allowed: list[float] = field(default_factory=list)
+
+
+def attempt(network: Network, formats: Iterable[Format] = tuple(Format), *, layers: bool = True) -> Trial:
+    """Export a network and judge every file of it.
+
+    Args:
+        network: What to export.
+        formats: To write; those that take no dynamic size are left out of a dynamic network's.
+        layers: Whether parity judges every layer as well.
+    """
+    kinds = [kind for kind in formats if network.dynamic is None or FORMATS[kind].fixed_size_because is None]
+    with TemporaryDirectory(prefix="random-network-") as folder:
+        try:
+            return Trial(network.seed, tuple(_attempt(network, kinds, Path(folder), layers)))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is what was looked for
+            return Trial(network.seed, problem=f"ended with {type(error).__name__}: {_line(error)}")
+
+
+def _attempt(network: Network, kinds: Sequence[Format], folder: Path, layers: bool) -> list[FormatTrial]:
+    module = network.module(folder)
+    cases = _cases(network, module)
+    module.float()
+    source = _source(network, module)
+    graph = capture_source(source)
+    model = CapturedModel(source, graph, module.state_dict(), None, source.spec.preprocessing)
+    folded, _ = fold_batchnorms(graph)
+    cpu = (TargetCpu.ARM64, TargetCpu.X86_64)[network.seed % 2]
+    wanted = [(kind, Precision.FP32, cpu if FORMATS[kind].per_cpu else None) for kind in kinds]
+    ended: dict[Format, FormatTrial] = {}
+    made: list[FloatArtifact] = []
+    with writing(folder / "bundle", source.spec.source_sha256) as staging:
+        (folder / "folded").mkdir()
+        save_graph(folded, folder / "folded", lines=True)
+        (staging / "reference").mkdir()
+        save_graph(graph, staging / "reference", model.state)
+        golden = golden_inputs(graph.inputs, source.spec.preprocessing, (), source.unseen_sizes())
+        for job in plan_float_jobs(wanted, source.spec, folder / "folded", staging, golden.feeds):
+            try:
+                made.append(convert(job))
+            except UnsupportedOperatorsError as error:
+                names = tuple(item.operator for item in error.refused)
+                ended[job.kind] = FormatTrial(job.kind, Ending.REFUSED, _line(error), names)
+            except ConversionError as error:
+                ended[job.kind] = FormatTrial(job.kind, Ending.UNMARKED, _line(error.__cause__ or error))
+            except Exception as error:  # noqa: BLE001 - as above
+                ended[job.kind] = FormatTrial(job.kind, Ending.CRASHED, f"{type(error).__name__}: {_line(error)}")
+        exact, _ = reference_module(source, graph)
+        write_golden(staging, golden, graph, exact)
+        finish(staging, replace(
+            model.manifest(""), artifacts=tuple(item.artifact for item in made), golden=golden.cases,
+            lowering={item.artifact.path: item.lowering for item in made},
+        ))  # fmt: skip
+    verdicts = _parity(folder / "bundle", layers) if made else {}
+    for item in made:
+        wrong, unproven = _hold(folder / "bundle" / item.artifact.path, item.artifact, network, cases)
+        ended[item.artifact.format] = _ending(item.artifact.format, wrong, unproven, verdicts[item.artifact.path])
+    return [ended[kind] for kind in kinds]
+
+
+def _ending(kind: Format, wrong: str | None, unproven: bool, parity: str | None) -> FormatTrial:
+    if unproven:
+        return FormatTrial(kind, Ending.UNPROVEN if parity is not None else Ending.MISSED, wrong or "")
+    if wrong is not None:
+        return FormatTrial(kind, Ending.MISSED if parity is None else Ending.WRONG, wrong)
+    return FormatTrial(kind, Ending.RIGHT) if parity is None else FormatTrial(kind, Ending.DISAGREES, parity)
+
+
+def _source(network: Network, module: nn.Module) -> LoadedModel:
+    first = network.inputs[0][1]
+    channels = first[1]
+    preprocessing = Preprocessing(first[2:], (0.5,) * channels, (0.5,) * channels, colour_of(channels))
+    return LoadedModel(
+        module=module,
+        spec=ModelSpec(f"network_{network.seed}", preprocessing, source_sha256=weights_sha256(module), untrained=True),
+        example=tuple(network.feeds(5)),
+        images=(),
+        inputs=tuple(name for name, _ in network.inputs),
+        outputs=network.names,
+        dynamic=network.dynamic,
+    )
+
+
+# torch ----------------------------------------------------------------------------------------------------------------
+
+
+def _cases(network: Network, module: nn.Module) -> list[Case]:
+    sizes = [None, *(unseen_sizes(network.dynamic, network.inputs[0][1][2:]) if network.dynamic else ())]
+    cases = [Case(f"random {size or ''}".strip(), network.feeds(11, size)) for size in sizes]
+    cases.append(Case("other random", network.feeds(12)))
+    cases += [Case(f"all {value}", [torch.full(s, value) for s in network.shapes()]) for value in (0.0, 1.0, -0.5)]
+    with torch.no_grad():
+        rounded = [tensor_outputs(module(*case.feeds)) for case in cases]
+        exact = module.double()
+        expected = [_run(exact, case.feeds) for case in cases]
+        state = {name: tensor.clone() for name, tensor in exact.state_dict().items()}
+        noise = [[_squares(own, ref) for own, ref in zip(mine, theirs, strict=True)]
+                 for mine, theirs in zip(rounded, expected, strict=True)]  # fmt: skip
+        for seed in range(2):
+            generator = torch.Generator().manual_seed(seed)
+            for name, tensor in exact.state_dict().items():
+                tensor.copy_(_moved(state[name], generator))
+            for index, case in enumerate(cases):
+                now = _run(exact, [_moved(value.double(), generator) for value in case.feeds])
+                noise[index] = [max(old, _squares(mine, ref))
+                                for old, mine, ref in zip(noise[index], now, expected[index], strict=True)]  # fmt: skip
+        for name, tensor in exact.state_dict().items():
+            tensor.copy_(state[name])
+    return [
+        replace(case, expected=[value.double().numpy() for value in reference],
+                allowed=[_allowed(value, own) for value, own in zip(reference, mine, strict=True)])
+        for case, reference, mine in zip(cases, expected, noise, strict=True)
+    ]  # fmt: skip
+
+
+def _run(module: nn.Module, feeds: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    return tensor_outputs(module(*(value.double() for value in feeds)))
+
+
+def _moved(value: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    if not value.is_floating_point():
+        return value
+    return value * (1 + 2.0**-24 * torch.randn(value.shape, generator=generator, dtype=value.dtype))
+
+
+def _squares(value: torch.Tensor, reference: torch.Tensor) -> float:
+    return float((value.double() - reference.double()).square().mean())
+
+
+def _allowed(reference: torch.Tensor, noise: float) -> float:
+    """The root of the mean square that an output may be off by; infinite where float32 says nothing of it."""
+    if not reference.is_floating_point():
+        return 0.0 if noise == 0 else float("inf")
+    signal = float(reference.square().mean())
+    if not noise <= signal * 10 ** (-PROVABLE_DB / 10) and signal > 0:
+        return float("inf")
+    return MULTIPLE * max(noise**0.5, LEAST / MULTIPLE * float(reference.abs().max()), 1e-12)
+
+
+# The files ------------------------------------------------------------------------------------------------------------
+
+
+def _hold(path: Path, artifact: Artifact, network: Network, cases: Sequence[Case]) -> tuple[str | None, bool]:
+    """Say what is wrong with a file, None where nothing is; and whether it could not be run here."""
+    run = {Format.ONNX: _onnx, Format.TFLITE: _tflite, Format.COREML: _coreml}[artifact.format]
+    try:
+        opened = run(path)
+    except Exception as error:  # noqa: BLE001 - runtimes raise what they like
+        return f"cannot be opened: {_line(error)}", type(error).__name__ == "UnknownOperatorError"
+    for case in cases:
+        given = {name: value.numpy() for (name, _), value in zip(network.inputs, case.feeds, strict=True)}
+        try:
+            results = opened({spec.name: encode(given[spec.name], spec) for spec in artifact.inputs})
+        except Exception as error:  # noqa: BLE001 - as above
+            return f"does not run on {case.name}: {_line(error)}", False
+        for name, expected, allowed in zip(network.names, case.expected, case.allowed, strict=True):
+            spec = next(spec for spec in artifact.outputs if spec.name == name)
+            actual = decode(np.asarray(results[name]), spec)
+            if actual.shape != expected.shape:
+                return f"{name} is {actual.shape} instead of {expected.shape} on {case.name}", False
+            error = float(np.sqrt(np.mean(np.square(actual.astype(np.float64) - expected))))
+            if not error <= allowed:
+                scale = float(np.abs(expected).max()) or 1.0
+                text = f"{name} is off by {error / scale:.1e} of its greatest value on {case.name}"
+                return f"{text}, {allowed / scale:.1e} allowed", False
+    return None, False
+
+
+def _onnx(path: Path):
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_outputs()]
+    return lambda feeds: dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def _tflite(path: Path):
+    interpreter = Interpreter(model_content=path.read_bytes(), num_threads=1)
+    signature = interpreter.get_signature_runner()
+    return lambda feeds: signature(**feeds)
+
+
+def _coreml(path: Path):
+    program = load(path)
+    return lambda feeds: program.evaluate(feeds, [port.name for port in program.outputs])
+
+
+def _parity(bundle: Path, layers: bool) -> dict[str, str | None]:
+    """What the project's own parity says against each file; None where it passes."""
+    report = check_parity(open_bundle(bundle), ParityPlan(layers=layers), Stages()).record()
+    found: dict[str, str | None] = {}
+    for item in report.artifacts:
+        problem = item.problem or ("" if item.passed else "it did not pass")
+        if item.passed and item.layers_passed is False:
+            problem = f"layer {item.first_diverging_layer}: {item.layers_problem or item.summary}"
+        elif item.passed and item.layers_problem:
+            problem = item.layers_problem
+        found[item.path] = re.sub(r"\s+", " ", problem)[:400] or None
+    return found
+
+
+def _line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return re.sub(r"\x1b\[\d*m", "", lines[0])[:500] if lines else type(error).__name__
+
+
+__all__ = ["Case", "DeployError", "Ending", "FormatTrial", "Trial", "attempt"]
