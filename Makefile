@@ -31,8 +31,9 @@ test: $(INSTALLED)  ## the tests that need seconds
 test-slow: $(INSTALLED)  ## the tests that convert and run whole networks
 	$(BIN)/python -Im pytest $(SLOW_TESTS) -m slow
 
-fuzz: $(INSTALLED)  ## change files at random, 2,000 times: no traceback, no signal, nothing wrong is passed
-	FUZZ_CASES=2000 $(BIN)/python -Im pytest -m slow tests/fuzz
+fuzz: $(INSTALLED)  ## change files at random, 2,000 times, and export 300 random networks: no traceback, nothing wrong is passed
+	FUZZ_CASES=2000 $(BIN)/python -Im pytest -m slow tests/fuzz/test_fuzz.py
+	FUZZ_NETWORKS=300 $(BIN)/python -Im pytest -m slow -s tests/fuzz/test_structure.py
 
 lint: $(INSTALLED)  ## ruff on the sources; types and layers on the wheel, as it is installed
 	$(BIN)/ruff check .

@@ -92,9 +92,10 @@ def classes_kept(candidate: Arrays, reference: Arrays) -> float | None:
         return None
     kept = []
     for mine, theirs in zip(candidate, reference, strict=True):
-        greatest = theirs.max(axis=1)
-        named = np.take_along_axis(theirs, np.argmax(mine, axis=1)[:, None], axis=1)[:, 0]
-        kept.append(bool(np.all(greatest - named <= TIE * np.abs(theirs).max(axis=1))))
+        scores = np.asarray(theirs, np.float64)  # a mask is stored as yes and no
+        greatest = scores.max(axis=1)
+        named = np.take_along_axis(scores, np.argmax(mine, axis=1)[:, None], axis=1)[:, 0]
+        kept.append(bool(np.all(greatest - named <= TIE * np.abs(scores).max(axis=1))))
     return sum(kept) / len(kept)
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from ai_edge_litert.interpreter import Interpreter
+from files_against_torch import Spelled, check
 from torch import nn
 
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec, Preprocessing
@@ -172,3 +173,16 @@ def _compare_layers(graph, exported, file_format, path, image):
         np.testing.assert_allclose(
             restore(layer, tensors), reference, rtol=0, atol=2e-5 * np.abs(reference).max(), err_msg=layer.layer_id
         )
+
+
+def test_onnx_layers_of_booleans_and_integers_are_read():
+    """
+    A mask or a position inside the network is a layer as any other: it is judged, and what follows is fed with it.
+    """
+    module = Spelled(lambda x: torch.where(x > 0.1, x, 0.2 * x) + (x * 2).to(torch.int32).float())
+
+    graph, maps = check(module, formats=(Format.ONNX,))
+
+    assert {"bool", "int32"} <= {str(n.meta["val"].dtype).removeprefix("torch.") for n in graph.module.graph.nodes
+                                 if "val" in n.meta}  # fmt: skip
+    assert not [layer for layer in maps[Format.ONNX].layers if layer.absent]

@@ -191,3 +191,13 @@ def test_integers_that_nothing_could_reach_are_not_called_wrong():
 
     assert Precision.INT8 is integers.basis
     assert judge("logits", rounding, reference, rounding, integers).unproven is not None
+
+
+def test_a_mask_names_classes_as_scores_do():
+    """
+    An output of yes and no, with a batch beside it, is compared without a subtraction of booleans.
+    """
+    mask = np.array([[True, False, True]])
+
+    assert classes_kept([mask], [mask]) == 1.0
+    assert classes_kept([~mask], [mask]) == 0.0

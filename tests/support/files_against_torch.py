@@ -115,8 +115,9 @@ def _check_layers(kind, path, artifact, layers, graph, feeds):
 
 def _hold(what, expected, actual):
     assert expected.shape == actual.shape, f"{what}: {actual.shape} instead of {expected.shape}"
-    scale = float(np.max(np.abs(expected), initial=0.0)) or 1.0
-    worst = float(np.max(np.abs(actual - expected), initial=0.0)) / scale
+    wanted = np.asarray(expected, np.float64)  # numpy subtracts no booleans
+    scale = float(np.max(np.abs(wanted), initial=0.0)) or 1.0
+    worst = float(np.max(np.abs(actual - wanted), initial=0.0)) / scale
     assert worst <= CLOSE, f"{what} is {worst:.1e} of its greatest value away"
 
 

@@ -111,7 +111,8 @@ def lowering_error(before: Graph, after: Graph, feeds: Feeds | None = None) -> t
 def _difference(reference: NDArray[np.float64], value: NDArray[np.float64]) -> tuple[float, float]:
     if reference.shape != value.shape:
         return float("inf"), float("inf")
-    error = float(np.max(np.abs(value - reference), initial=0.0))
+    # masks and positions have types of their own, and numpy subtracts no booleans
+    error = float(np.max(np.abs(np.asarray(value, np.float64) - reference), initial=0.0))
     scale = float(np.max(np.abs(reference), initial=0.0))
     return error, error / scale if scale else error
 

@@ -166,4 +166,6 @@ def _error(before: Graph, after: Graph) -> float:
     feeds = {spec.name: tensor.numpy() for spec, tensor in zip(before.inputs, before.example, strict=True)}
     old, new = run(before, feeds), run(after, feeds)
     scales = {name: float(np.max(np.abs(value))) or 1.0 for name, value in old.items()}
-    return max(float(np.max(np.abs(new[name] - value))) / scales[name] for name, value in old.items())
+    return max(
+        float(np.max(np.abs(np.asarray(new[name], np.float64) - value))) / scales[name] for name, value in old.items()
+    )

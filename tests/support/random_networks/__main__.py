@@ -1,4 +1,4 @@
-"""``python -m random_networks FIRST COUNT`` tries networks by hand; ``--show`` prints one, ``--shrink`` what is left."""
+"""``python -m random_networks FIRST COUNT`` tries networks; ``--show`` prints them, ``--shrink`` what is left."""
 
 import argparse
 import time
@@ -8,8 +8,8 @@ import torch
 
 from random_networks.compose import UnhealthyError, compose
 from random_networks.shrink import shrink
-from random_networks.trial import attempt
 from random_networks.survey import survey
+from random_networks.trial import attempt
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("first", type=int)

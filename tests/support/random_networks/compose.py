@@ -9,18 +9,18 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from tempfile import TemporaryDirectory
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import torch
-from random_networks.network import PREAMBLE, Block, Network, Statement
-from random_networks.operators import JOINED_ALIKE, JOINED_BROADCAST, OPERATORS, Draw, Operator
 from torch import nn
 
 from coordatt_deploy.graph.exported_program import dynamic_shapes
 from coordatt_deploy.graph.graph import DynamicSize, tensor_outputs
 from coordatt_deploy.loading.sizes import Bounds, unseen_sizes
+from random_networks.network import PREAMBLE, Block, Network, Statement
+from random_networks.operators import JOINED_ALIKE, JOINED_BROADCAST, OPERATORS, Draw, Operator
 
 MOST_VALUES = 6000
 TRIES = 40

@@ -175,9 +175,7 @@ class Network:
         ]
         outputs = list(dict.fromkeys(new if name == old else name for name in self.outputs))
         keys = self.keys[: len(outputs)]
-        return replace(
-            self, statements=_with_layers(statements, self.statements), outputs=tuple(outputs), keys=keys
-        )
+        return replace(self, statements=_with_layers(statements, self.statements), outputs=tuple(outputs), keys=keys)
 
 
 def _with_layers(kept: Sequence[Statement], before: Sequence[Statement]) -> tuple[Statement, ...]:

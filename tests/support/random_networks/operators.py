@@ -209,7 +209,7 @@ def _linear_last(d: Draw) -> Written:
     return (f"{text}.permute(0, 3, 1, 2)", f"nn.Linear({d.channels}, {out})", *([norm] if norm else []))
 
 
-def _conv3d(d: Draw) -> Written:
+def _conv3d(_: Draw) -> Written:
     return "L0(X.unsqueeze(1)).flatten(1, 2)", "nn.Conv3d(1, 2, 3, padding=1)"
 
 
@@ -309,7 +309,9 @@ def _spp(d: Draw) -> Written:
 def _kept(d: Draw) -> Written:
     how = d.pick("mean", "amax", "amin", "sum", "mean", "std", "logsumexp")
     axis = d.pick(1, 2, 3, (2, 3), -1, (1, 2), 0 if d.batch > 1 else 1)
-    return f"X - 0.3 * X.{how}({axis}, keepdim=True)" if how != "sum" else f"X - 0.1 * X.sum({axis}, keepdim=True).tanh()"
+    return (
+        f"X - 0.3 * X.{how}({axis}, keepdim=True)" if how != "sum" else f"X - 0.1 * X.sum({axis}, keepdim=True).tanh()"
+    )
 
 
 def _fewer(d: Draw) -> Written:
@@ -370,17 +372,19 @@ def _activation(d: Draw) -> Written:
 
 
 _STEPS = [
-    ("rsub", "1 - X"), ("sqrt", "(X.abs() + 0.1).sqrt()"), ("rsqrt", "(X.abs() + 0.1).rsqrt()"), ("exp", "X.tanh().exp()"),
+    ("rsub", "1 - X"), ("sqrt", "(X.abs() + 0.1).sqrt()"), ("rsqrt", "(X.abs() + 0.1).rsqrt()"),
+    ("exp", "X.tanh().exp()"),
     ("log", "(X.abs() + 0.1).log()"), ("log1p", "X.abs().log1p()"), ("expm1", "X.tanh().expm1()"), ("abs", "X.abs()"),
     ("neg", "-X"), ("reciprocal", "(X.abs() + 0.5).reciprocal()"), ("erf", "X.erf()"), ("sin", "X.sin()"),
     ("cos", "X.cos()"), ("atan", "X.atan()"), ("maximum", "torch.maximum(X, X.mean(1, keepdim=True))"),
     ("minimum", "torch.minimum(X, 0.5 - X)"), ("lerp", "torch.lerp(X, X.abs(), 0.3)"),
     ("addcmul", "torch.addcmul(X, X, X.tanh(), value=0.5)"), ("add alpha", "torch.add(X, X.sigmoid(), alpha=0.3)"),
     ("sub alpha", "torch.sub(X, X.sigmoid(), alpha=2)"), ("softmax of the last axis", "X.softmax(-1) * 5"),
-    ("log_softmax", "X.log_softmax(-1)"), ("divided", "X / (1 + X.sigmoid())"), ("swish written out", "X * X.sigmoid()"),
+    ("log_softmax", "X.log_softmax(-1)"), ("divided", "X / (1 + X.sigmoid())"),
+    ("swish written out", "X * X.sigmoid()"),
     ("hard-swish written out", "X * F.relu6(X + 3) / 6"), ("mish written out", "X * F.softplus(X).tanh()"),
     ("number divided", "1.5 / (X.abs() + 0.5)"), ("float64 and back", "(X.double() * 2).float()"),
-    ("addition of itself", "X + X * 2"), ("hardshrink", "X + F.hardshrink(X, 0.2) * 0"), ("threshold", "F.threshold(X, 0, 0)"),
+    ("addition of itself", "X + X * 2"), ("threshold", "F.threshold(X, 0, 0)"),
 ]  # fmt: skip
 
 # What jumps: between the jumps it is as good as any other, and the generator leaves out what comes near one.
@@ -526,7 +530,8 @@ def _pad(d: Draw) -> Written:
     sides = f"({left}, {right}, {top}, {bottom})"
     if min(d.height, d.width) < 4:
         return f"F.pad(X, {sides})"
-    crops = d.pick(f"F.pad(X, {sides})", "F.pad(X, (-1, 0, 0, -1))", "F.pad(X, (0, 1, 0, 1))", "F.pad(X, (1, -1, 0, 0))",
+    crops = d.pick(f"F.pad(X, {sides})", "F.pad(X, (-1, 0, 0, -1))", "F.pad(X, (0, 1, 0, 1))",
+                   "F.pad(X, (1, -1, 0, 0))",
                    "F.pad(X, (0, 0, 0, 0, 1, 2))")  # fmt: skip
     return d.pick(crops, f"F.pad(X, {sides}, value=-1.5)", f"F.pad(X, {sides}, mode='reflect')",
                   f"F.pad(X, {sides}, mode='replicate')", f"F.pad(X, {sides}, mode='circular')")  # fmt: skip
@@ -592,7 +597,7 @@ def _attention(d: Draw) -> Written:
 
 def _self_attention(d: Draw) -> Written:
     width = d.shape[2]
-    scores = f"(L0(X) @ L1(X).transpose(1, 2) * {width ** -0.5:.4f}).softmax(-1)"
+    scores = f"(L0(X) @ L1(X).transpose(1, 2) * {width**-0.5:.4f}).softmax(-1)"
     return f"{scores} @ L2(X)", *(f"nn.Linear({width}, {width})" for _ in range(3))
 
 
@@ -605,7 +610,7 @@ def _tokens_linear(d: Draw) -> Written:
         ("L0(X)", f"nn.Conv1d({d.shape[1]}, {out}, 3, padding=1)"), ("L0(X)", f"nn.BatchNorm1d({d.shape[1]})"),
         ("L0(X)", f"nn.RMSNorm({d.shape[2]})"),
         ("L0(X)", f"nn.ConvTranspose1d({d.shape[1]}, {out}, 4, 2, 1)"),
-        ("torch.cat([L0.expand(%d, -1, -1), X], 1)" % d.batch, f"parameter(SEED, 1, 1, {d.shape[2]})"),
+        (f"torch.cat([L0.expand({d.batch}, -1, -1), X], 1)", f"parameter(SEED, 1, 1, {d.shape[2]})"),
     )  # fmt: skip
 
 
@@ -613,7 +618,8 @@ def _to_map(d: Draw) -> Written:
     rows = d.divisor(d.shape[1])
     if rows is None:
         return d.pick("X.unsqueeze(1)", "X.unsqueeze(-1)")
-    return d.pick(f"X.transpose(1, 2).reshape({d.batch}, {d.shape[2]}, {rows}, {d.shape[1] // rows})", "X.unsqueeze(-1)",
+    return d.pick(f"X.transpose(1, 2).reshape({d.batch}, {d.shape[2]}, {rows}, {d.shape[1] // rows})",
+                  "X.unsqueeze(-1)",
                   f"X.reshape({d.batch}, {rows}, {d.shape[1] // rows}, {d.shape[2]}).permute(0, 3, 1, 2)")  # fmt: skip
 
 
@@ -621,16 +627,19 @@ def _vector(d: Draw) -> Written:
     wide, out = d.shape[1], d.wide()
     return d.pick(
         ("L0(X)", f"nn.Linear({wide}, {out})"), ("L1(L0(X))", f"nn.Linear({wide}, {out})", f"nn.BatchNorm1d({out})"),
-        ("L0(X)", f"nn.BatchNorm1d({wide})"), ("L0(X)", f"nn.LayerNorm({wide})"), ("X.softmax(1)",), ("F.normalize(X)",),
+        ("L0(X)", f"nn.BatchNorm1d({wide})"), ("L0(X)", f"nn.LayerNorm({wide})"), ("X.softmax(1)",),
+        ("F.normalize(X)",),
         ("L1(F.relu(L0(X))) + X", f"nn.Linear({wide}, {out})", f"nn.Linear({out}, {wide})"),
-        ("X @ L0", f"parameter(SEED, {wide}, {out})"), ("L0(L1(X))", f"nn.Linear({wide}, {out})", f"nn.BatchNorm1d({wide})"),
-        ("X - X.mean(1, keepdim=True)",), ("torch.cat([X, X.abs().sqrt()], 1)",), ("X / X.abs().sum(1, keepdim=True) * 3",),
+        ("X @ L0", f"parameter(SEED, {wide}, {out})"),
+        ("L0(L1(X))", f"nn.Linear({wide}, {out})", f"nn.BatchNorm1d({wide})"),
+        ("X - X.mean(1, keepdim=True)",), ("torch.cat([X, X.abs().sqrt()], 1)",),
+        ("X / X.abs().sum(1, keepdim=True) * 3",),
     )  # fmt: skip
 
 
 def _vector_to_map(d: Draw) -> Written:
     wide, height = d.shape[1], d.divisor(d.shape[1])
-    texts = ["X[:, :, None, None]", "X.view(%d, %d, 1, 1)" % (d.batch, wide)]
+    texts = ["X[:, :, None, None]", f"X.view({d.batch}, {wide}, 1, 1)"]
     texts += [f"X.reshape({d.batch}, 1, {height}, {wide // height})"] * 2 if height else []
     return d.rng.choice(texts)
 
@@ -659,7 +668,8 @@ OTHERS = [
     ], 0.6),
     Operator("vector", 2, _vector, 6),
     Operator("vector to a map", 2, _vector_to_map, 2),
-    *_plain(2, [("relu", "F.relu(X)"), ("sigmoid", "X.sigmoid()"), ("tanh", "torch.tanh(X)"), ("unsqueezed", "X.unsqueeze(1)"),
+    *_plain(2, [("relu", "F.relu(X)"), ("sigmoid", "X.sigmoid()"), ("tanh", "torch.tanh(X)"),
+                ("unsqueezed", "X.unsqueeze(1)"),
                 ("outer product", "X.unsqueeze(2) * X.tanh().unsqueeze(1)")], 0.6),
     Operator("five axes", 5, _five, 12),
 ]  # fmt: skip

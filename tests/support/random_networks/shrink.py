@@ -5,7 +5,7 @@ import re
 from random_networks.network import Network
 from random_networks.trial import Trial, attempt
 
-MOST_TRIALS = 60
+MOST_TRIALS = 25
 
 
 def shrink(network: Network) -> Network:

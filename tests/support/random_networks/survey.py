@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import get_context
 
+from coordatt_deploy.formats import FORMATS, Format
 from random_networks.compose import UnhealthyError, compose
 from random_networks.network import Network
 from random_networks.trial import FINE, Ending, Trial, attempt
-
-from coordatt_deploy.formats import FORMATS, Format
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,9 @@ class Survey:
     def table(self) -> str:
         """For people: a row for each ending, a column for each format; and what refusals were for."""
         titles = [FORMATS[kind].title for kind in Format]
-        lines = [f"{len(self.trials)} networks; {len(self.unhealthy)} seeds gave none: {_counts(self.unhealthy.values())}"]
+        lines = [
+            f"{len(self.trials)} networks; {len(self.unhealthy)} seeds gave none: {_counts(self.unhealthy.values())}"
+        ]
         lines.append(f"{'':40}" + "".join(f"{title:>10}" for title in titles))
         for ending in Ending:
             counts = [self._endings(kind)[ending] for kind in Format]
@@ -54,7 +55,9 @@ class Survey:
         for kind in Format:
             refused = [name for trial in self.trials for item in trial.formats
                        if item.file_format is kind for name in item.refused]  # fmt: skip
-            lines.append(f"{FORMATS[kind].title}: {self.share(kind):.1%} right; refused: {_counts(refused) or 'nothing'}")
+            lines.append(
+                f"{FORMATS[kind].title}: {self.share(kind):.1%} right; refused: {_counts(refused) or 'nothing'}"
+            )
         return "\n".join([*lines, self.faults])
 
 
@@ -75,8 +78,9 @@ def survey(first: int, count: int, *, workers: int = 1, layers: bool = True) -> 
             continue
         trials.append(trial)
         bad = "; ".join(trial.faults)
-        print(f"{len(trials):4} of {count}  {time.monotonic() - begun:5.0f} s  seed {seed}  {bad or _short(trial)}",
-              file=sys.stderr, flush=True)  # noqa: T201  # fmt: skip
+        print(  # noqa: T201
+            f"{len(trials):4} of {count}  {time.monotonic() - begun:5.0f} s  seed {seed}  {bad or _short(trial)}",
+              file=sys.stderr, flush=True)  # fmt: skip
     return Survey(tuple(trials), unhealthy, dict(operators))
 
 

@@ -19,7 +19,6 @@ import numpy as np
 import onnxruntime
 import torch
 from ai_edge_litert.interpreter import Interpreter
-from random_networks.network import Network
 from torch import nn
 
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec, Preprocessing, colour_of
@@ -39,6 +38,7 @@ from coordatt_deploy.parity.run import ParityPlan, check_parity
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.runtimes.coreml.evaluator.package import load
 from coordatt_deploy.tensors import decode, encode
+from random_networks.network import Network
 
 MULTIPLE = 16.0
 # Sixteen units in the last place of the greatest value: what is exact by luck is not asked of others.
@@ -84,7 +84,9 @@ class Trial:
     @property
     def faults(self) -> tuple[str, ...]:
         """What should not be, a line each."""
-        found = [f"{item.file_format}: {item.ending}: {item.detail}" for item in self.formats if item.ending not in FINE]
+        found = [
+            f"{item.file_format}: {item.ending}: {item.detail}" for item in self.formats if item.ending not in FINE
+        ]
         return tuple([self.problem] if self.problem else found)
 
 
