@@ -3,6 +3,9 @@
 The files are opened by the runtimes themselves (onnxruntime, ai_edge_litert); Core ML by the evaluator.
 """
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -23,6 +26,7 @@ from coordatt_deploy.graph.lowering.target import target_of
 from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
 from coordatt_deploy.layer_map import restore
 from coordatt_deploy.runtimes import runtime
+from coordatt_deploy.runtimes.coreml.evaluator.package import load
 from coordatt_deploy.tensors import encode
 
 SIZE = (16, 24)
@@ -186,3 +190,27 @@ def test_onnx_layers_of_booleans_and_integers_are_read():
     assert {"bool", "int32"} <= {str(n.meta["val"].dtype).removeprefix("torch.") for n in graph.module.graph.nodes
                                  if "val" in n.meta}  # fmt: skip
     assert not [layer for layer in maps[Format.ONNX].layers if layer.absent]
+
+
+def test_coreml_scales_and_shifts_without_an_epsilon():
+    """
+    A BatchNorm with no convolution before it is a product and a sum; a pass of coremltools made it a BatchNorm of
+    variance 1 and epsilon 1e-5, and the values 5e-6 too small: eighty times what float32 rounds.
+    """
+    layer = nn.BatchNorm2d(8)
+    generator = torch.Generator().manual_seed(2)
+    for tensor in (layer.running_var, layer.weight):
+        tensor.data.uniform_(0.5, 1.5, generator=generator)
+    layer.bias.data.normal_(generator=generator)
+    graph, _ = fold_batchnorms(capture(layer.eval(), (torch.randn(1, 8, *SIZE),), output_names=["output"]))
+    lowered, _ = lower(graph, target_of(Format.COREML))
+    image = np.random.default_rng(0).standard_normal((1, 8, *SIZE)).astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        spec = ModelSpec("scaled", Preprocessing(SIZE, (0.0,) * 8, (1.0,) * 8, "OTHER"))
+        path = Path(folder) / "scaled.mlpackage"
+        exporter(Format.COREML).export(lowered, ExportRequest(spec, Precision.FP32, path))
+        (actual,) = load(path).evaluate({"image": image}, ["output"]).values()
+
+    with torch.no_grad():
+        expected = layer.double()(torch.from_numpy(image).double()).numpy()
+    assert np.abs(actual - expected).max() <= 4 * 2.0**-24 * np.abs(expected).max()
