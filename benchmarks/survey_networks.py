@@ -9,7 +9,6 @@ None of the libraries is a dependency of this project. The survey takes those th
 """
 
 import importlib
-import math
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 IMAGES: Final = 8
 LEAST_STANDARD_DEVIATION: Final = 0.05  # of a scale; below it all channels are alike, as they are drawn
+LEAST_VARIANCE: Final = 0.01  # of a channel, relative to the mean of its layer's
 MEAN: Final = np.array([0.485, 0.456, 0.406])
 STD: Final = np.array([0.229, 0.224, 0.225])
 
@@ -65,11 +65,14 @@ NETWORKS: Final = (
         " ghostnet_050 ghostnetv2_100 ghostnetv3_100 repvit_m0_9 fastvit_t8 fastvit_sa12 mobileone_s0 mnasnet_small"
         " hardcorenas_a tinynet_e lcnet_035 rexnet_100 regnetx_002 regnety_002 regnetz_005 densenet121 resnet10t"
         " resnet18 resnet26d seresnet18 convnext_atto convnextv2_atto convnext_zepto_rms edgenext_xx_small"
-        " mobilevit_xxs mobilevitv2_050 starnet_s050 repghostnet_050 semnasnet_050 spnasnet_100 fbnetc_100 fbnetv3_b"
+        " mobilevit_xxs starnet_s050 repghostnet_050 semnasnet_050 spnasnet_100 fbnetc_100 fbnetv3_b"
         " mixnet_s mobilenet_edgetpu_v2_xs hgnetv2_b0 ese_vovnet19b_slim_dw dla46_c res2net50_14w_8s selecsls42"
         " cspdarknet53 repvgg_a0 inception_next_atto poolformerv2_s12 efficientvit_b0 gernet_s eca_resnet33ts"
-        " fasternet_t0 swiftformer_xs shvit_s1 visformer_tiny"
+        " fasternet_t0 swiftformer_xs shvit_s1"
     ),
+    # Attention among patches of two by two places: at 64 pixels its last stage has one patch and nothing to attend to.
+    *_timm("mobilevitv2_050", 128),
+    *_timm("visformer_tiny", img_size=64),
     # Built for one size; their stages end at two by two places as well.
     *_timm("efficientformerv2_s0 levit_128s levit_conv_128s efficientvit_m0 deit_tiny_patch16_224", 128, img_size=128),
     *_of(
@@ -224,5 +227,6 @@ def settle(module: nn.Module, images: torch.Tensor) -> None:
         norm.momentum = momentum
         norm.eval()
         assert norm.running_var is not None  # noqa: S101 - what has no statistics has no momentum to settle
-        norm.running_var.clamp_(min=math.ulp(1.0) ** 0.5)  # a channel that is constant on all images
+        # a channel that hardly moves on these images would be blown up on others
+        norm.running_var.clamp_(min=max(LEAST_VARIANCE * float(norm.running_var.mean()), norm.eps))
     module.float()

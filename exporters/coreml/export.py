@@ -146,8 +146,13 @@ def _with_products(graph: Graph) -> Graph:
 
 
 def _passes(graph: Graph) -> ct.PassPipeline:
-    """Return the converter's own passes, without the one that drops products with 1 where they are outputs."""
+    """Return the converter's own passes, without those that change the function.
+
+    One writes ``x * scale + shift`` as a batch_norm of variance 1 with the operator's default epsilon, which divides
+    the scale by sqrt(1 + 1e-5). Another drops products with 1, which are needed where they are outputs.
+    """
     passes = ct.PassPipeline()
+    passes.remove_passes({"common::fuse_elementwise_to_batchnorm"})
     if _copies(graph):
         passes.remove_passes({"common::noop_elimination"})
     return passes
