@@ -1,6 +1,6 @@
 """Export strangers' networks to every format, prove the files, and write down what became of each.
 
-    python -m benchmarks.survey [--only TEXT] [--timeout SECONDS] [--document FILE] [--keep FOLDER] [--write-docs]
+    python -m benchmarks.survey [--only TEXT] [--faults N] [--timeout SECONDS] [--document FILE] [--write-docs]
 
 Each network of ``survey_networks`` goes the way of a user's: ``export`` to all formats, ``parity`` of outputs and of
 every layer. The files are also run by ONNX Runtime and LiteRT directly and held against torch, without this project's
@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from benchmarks.survey_networks import NETWORKS, Network, missing_libraries
+from benchmarks.survey_networks import FAULTED, NETWORKS, Network, missing_libraries
 from benchmarks.survey_page import PAGE, page
 from benchmarks.survey_results import NetworkResult, Survey, Verdict
 from coordatt_deploy.documents import dump, load
@@ -30,6 +30,7 @@ from coordatt_deploy.files import write_whole
 ROOT: Final = Path(__file__).parents[1]
 DOCUMENT: Final = ROOT / "benchmarks" / "survey.json"
 SOURCES: Final = ("coordatt_deploy", "exporters", "models", "benchmarks/survey_networks.py", "benchmarks/survey_run.py")
+RUN: Final = ("-m", "benchmarks.survey_run")
 TIMEOUT_S: Final = 1500.0  # the slowest takes about two minutes of an idle machine
 
 
@@ -44,12 +45,20 @@ def _git(*arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def examine(network: Network, timeout_s: float, keep: Path | None) -> NetworkResult:
-    """Take one network through a process of its own; what becomes of the process becomes the result."""
+def examine(network: Network, timeout_s: float, keep: Path | None, faults: int = 0) -> NetworkResult:
+    """Take one network through a process of its own; what becomes of the process becomes the result.
+
+    Args:
+        network: Which.
+        timeout_s: After which it is ended.
+        keep: Where its bundle is kept; None: nowhere.
+        faults: How many are planted into each of its files afterwards.
+    """
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         result, log = Path(folder) / "result.json", Path(folder) / "log.txt"
-        command = [sys.executable, "-m", "benchmarks.survey_run", network.key, str(result), str(keep or folder)]
+        command = [sys.executable, *RUN, network.key, str(result), str(keep or folder)]
+        command += [str(faults)]
         with log.open("w") as noise:
             process = subprocess.Popen(command, cwd=ROOT, stdout=noise, stderr=noise, start_new_session=True)
             try:
@@ -113,6 +122,12 @@ def main() -> int:
     parser.add_argument("--only", action="append", help="networks with this in their names")
     parser.add_argument("--again", action="store_true", help="also those with a result of these sources")
     parser.add_argument("--earlier", action="store_true", help="results of earlier sources will do where all passed")
+    parser.add_argument(
+        "--faults",
+        type=int,
+        default=0,
+        help="plant so many into each file of ten networks, and take those networks alone",
+    )
     parser.add_argument("--timeout", type=float, default=TIMEOUT_S, help="seconds for one network")
     parser.add_argument("--document", type=Path, default=DOCUMENT)
     parser.add_argument("--keep", type=Path, help="keep the bundles here")
@@ -127,12 +142,15 @@ def main() -> int:
         print(f"{library} is left out: {reason}")
     survey = update(survey, NETWORKS, missing)
     chosen = [item for item in NETWORKS if not options.only or any(text in item.key for text in options.only)]
+    if options.faults:
+        chosen = [item for item in chosen if item.key in FAULTED]
     done = {item.network for item in survey.results
-            if item.sources == now or (options.earlier and item.verdict is Verdict.PASSED)}  # fmt: skip
+            if (item.sources == now or (options.earlier and item.verdict is Verdict.PASSED))
+            and bool(item.faults) >= bool(options.faults)}  # fmt: skip
     waiting = [item for item in chosen if item.library not in missing and (options.again or item.key not in done)]
     order = [item.key for item in NETWORKS]
     for index, network in enumerate(waiting, 1):
-        result = examine(network, options.timeout, options.keep)
+        result = examine(network, options.timeout, options.keep, options.faults)
         survey = put(survey, result, order)
         write_whole(options.document, dump(survey))
         print(f"[{index}/{len(waiting)}] {line(result)}", flush=True)

@@ -88,6 +88,12 @@ NETWORKS: Final = (
     *_of("ultralytics", "yolov8n yolov8n-pose yolov8n-seg yolov8n-cls yolo11n yolo11n-pose yolo11n-seg yolo11n-cls"),
 )
 BY_KEY: Final = {network.key: network for network in NETWORKS}
+# Of ten families, for planted faults.
+FAULTED: Final = (
+    "timm:mobilenetv3_small_050", "timm:ghostnet_050", "timm:lcnet_035", "timm:tinynet_e", "timm:regnetx_002",
+    "timm:starnet_s050", "timm:convnext_zepto_rms", "timm:edgenext_xx_small", "torchvision:shufflenet_v2_x0_5",
+    "ultralytics:yolov8n-cls",
+)  # fmt: skip
 LIBRARIES: Final = tuple(dict.fromkeys(network.library for network in NETWORKS))
 
 
@@ -201,7 +207,9 @@ def stir(module: nn.Module, generator: torch.Generator) -> None:
     """
     with torch.no_grad():
         for name, parameter in module.named_parameters():
-            if parameter.numel() < 2 or float(parameter.std()) > LEAST_STANDARD_DEVIATION * abs(float(parameter.mean())):
+            if parameter.numel() < 2 or float(parameter.std()) > LEAST_STANDARD_DEVIATION * abs(
+                float(parameter.mean())
+            ):
                 continue
             noise = torch.randn(parameter.shape, generator=generator)
             shift = name.rpartition(".")[2] in ("bias", "beta") or "bias" in name.rpartition(".")[2]

@@ -1,12 +1,13 @@
 """One network of the survey, in a process of its own: export, parity, and the files held against torch directly.
 
-    python -m benchmarks.survey_run NETWORK RESULT.json FOLDER
+    python -m benchmarks.survey_run NETWORK RESULT.json FOLDER FAULTS
 
 The bundle is written below FOLDER. The result is written after the export and again when all is done, so that a crash
 of a judge does not hide what was exported.
 """
 
 import math
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -17,8 +18,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.faults.__main__ import run as plant_faults
+from benchmarks.faults.bench import Bench
+from benchmarks.faults.planters import FAULTS
 from benchmarks.survey_networks import BY_KEY, Network, build, normalised, photographs
-from benchmarks.survey_results import ArtifactResult, NetworkResult, Verdict
+from benchmarks.survey_results import ArtifactResult, FaultCount, NetworkResult, Verdict
 from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact, TensorSpec
 from coordatt_deploy.bundle import Bundle
@@ -37,7 +41,7 @@ from coordatt_deploy.parity.run import ParityPlan, check_parity
 from coordatt_deploy.progress import Stages
 
 GOLDEN: Final = 4  # images; parity adds zeros and extremes
-# Of a random image, whose statistics are not those of the network: what float32 and float16 files keep at least.
+FAULT_CASES: Final = 2  # golden inputs that layers are judged on
 FACTORY: Final = "benchmarks.survey_networks:build"
 
 
@@ -59,6 +63,7 @@ def plan(network: Network, folder: Path, formats: Sequence[Format]) -> ExportPla
 def exported(network: Network, folder: Path) -> tuple[Bundle | None, dict[Format, DeployError]]:
     """Export to all formats; where that is refused, to one after the other, for each one's own reason."""
     bundle, refused = None, dict[Format, DeployError]()
+    shutil.rmtree(folder / network.key.replace(":", "_"), ignore_errors=True)  # of an earlier run
     try:
         bundle = export(plan(network, folder, tuple(Format)), Stages())
     except (ConversionError, InternalError):
@@ -154,7 +159,16 @@ def hold_against_torch(network: Network, bundle: Bundle, results: Sequence[Artif
     return found
 
 
-def examine(network: Network, target: Path, folder: Path) -> NetworkResult:
+def planted(bundle: Bundle, count: int) -> Iterator[FaultCount]:
+    """Plant faults into every file of a bundle, *count* into each, and say how many were named."""
+    bench = Bench(bundle.root, FAULT_CASES)
+    for artifact in bench.bundle.manifest.artifacts:
+        tally = plant_faults(bench, artifact, list(FAULTS), count)
+        counts = tally.counts
+        yield FaultCount(artifact.path, counts["", "planted"], counts["", "named"], tuple(tally.missed))
+
+
+def examine(network: Network, target: Path, folder: Path, faults: int = 0) -> NetworkResult:
     """Do all that is to be done with one network, and write down in *target* how far it came."""
     parameters = sum(parameter.numel() for parameter in build(network.key).parameters())
     bundle, refused = exported(network, folder)
@@ -169,9 +183,12 @@ def examine(network: Network, target: Path, folder: Path) -> NetworkResult:
     order = list(Format)
     result = replace(result, artifacts=tuple(sorted(files, key=lambda item: order.index(item.format))))
     write_whole(target, dump(result))
+    if bundle is not None and faults:
+        result = replace(result, faults=tuple(planted(bundle, faults)))
+        write_whole(target, dump(result))
     return result
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    examine(BY_KEY[sys.argv[1]], Path(sys.argv[2]), Path(sys.argv[3]))
+    examine(BY_KEY[sys.argv[1]], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))

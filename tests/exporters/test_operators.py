@@ -69,13 +69,13 @@ class PatchAttention(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.qkv = nn.Linear(8, 24)
+        self.qkv, self.out = nn.Linear(8, 24), nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU())
 
     def forward(self, x):
         tokens = x.flatten(2).transpose(1, 2).reshape(4, 24, 8)
         q, k, v = self.qkv(tokens).reshape(4, 24, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
         mixed = (q @ k.transpose(-2, -1)).softmax(-1) @ v
-        return mixed.transpose(1, 2).reshape(1, 96, 8).transpose(1, 2).reshape(1, 8, 8, 12)
+        return self.out(mixed.transpose(1, 2).reshape(1, 96, 8).transpose(1, 2).reshape(1, 8, 8, 12))
 
 
 def _gate(x):

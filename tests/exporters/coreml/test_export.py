@@ -65,6 +65,6 @@ def test_all_of_the_converters_passes_would_change_the_scale(relative_error, mon
     """
     By the default epsilon of the batch_norm that one of them writes: sqrt(1 + 1e-5).
     """
-    monkeypatch.setattr(export, "_passes", lambda graph: ct.PassPipeline())
+    monkeypatch.setattr(export, "_passes", lambda _: ct.PassPipeline())
 
     assert 2e-6 < relative_error() < 8e-6
