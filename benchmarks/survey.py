@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -42,7 +43,8 @@ def sources() -> str:
 
 def _git(*arguments: str) -> str:
     command = ["git", "-C", str(ROOT), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - our own git
+    return done.stdout.strip()
 
 
 def examine(network: Network, timeout_s: float, keep: Path | None, faults: int = 0) -> NetworkResult:
@@ -60,7 +62,9 @@ def examine(network: Network, timeout_s: float, keep: Path | None, faults: int =
         command = [sys.executable, *RUN, network.key, str(result), str(keep or folder)]
         command += [str(faults)]
         with log.open("w") as noise:
-            process = subprocess.Popen(command, cwd=ROOT, stdout=noise, stderr=noise, start_new_session=True)
+            process = subprocess.Popen(  # noqa: S603 - this project's own module
+                command, cwd=ROOT, stdout=noise, stderr=noise, start_new_session=True
+            )
             try:
                 process.wait(timeout_s)
                 problem = None if process.returncode == 0 else _last_words(log, process.returncode)
@@ -84,10 +88,8 @@ def _last_words(log: Path, code: int) -> str:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End what is left of a process and its children, which it is the leader of."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 

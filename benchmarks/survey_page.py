@@ -20,10 +20,10 @@ def page(survey: Survey) -> str:
         "# Models",
         "",
         "What became of published networks that this project does not know. `make survey` takes each the way of a",
-        "user's: `export` to every format, `parity` of its outputs and of every layer. The files are also run by ONNX",
-        "Runtime and LiteRT **directly**, on a random image, and held against torch in float64. Weights are random,",
-        "with BatchNorm statistics settled on random images that have the spectrum of photographs, and inputs are small:",
-        "what is shown is that every layer computes what torch computes, not how well a network classifies.",
+        "user's: `export` to every format, `parity` of its outputs and of every layer. The files are also run by",
+        "ONNX Runtime and LiteRT **directly**, on a random image, and held against torch in float64. Weights are",
+        "random, with BatchNorm statistics settled on random images that have the spectrum of photographs, and inputs",
+        "are small: what is shown is that every layer computes what torch computes, not how well a network classifies.",
         "",
         f"**{passed} of {len(verdicts)} networks passed in every format.**"
         + "".join(f" {verdicts.count(item)} {item}." for item in Verdict if item is not Verdict.PASSED
@@ -31,7 +31,7 @@ def page(survey: Survey) -> str:
         "",
         "Under each format: the verdict; the lowest SQNR of any layer or output on the golden images, and in brackets",
         "that of the outputs when the runtime itself runs the file; the share of the layers that are in the file / on",
-        "which there is a verdict. *Unproven* says that torch's own float32 (or float16) does not reproduce the network.",
+        "which there is a verdict. *Unproven* says that torch's own rounding does not reproduce the network.",
     ]  # fmt: skip
     for library in dict.fromkeys(item.network.partition(":")[0] for item in survey.results):
         rows = [item for item in survey.results if item.network.startswith(f"{library}:")]
