@@ -38,6 +38,7 @@ from coordatt_deploy.loading.model_request import ModelRequest
 from coordatt_deploy.metrics import sqnr_db
 from coordatt_deploy.parity.result import ArtifactParity
 from coordatt_deploy.parity.run import ParityPlan, check_parity
+from coordatt_deploy.parity.tolerances import BUILT_IN, for_untrained
 from coordatt_deploy.progress import Stages
 
 GOLDEN: Final = 4  # images; parity adds zeros and extremes
@@ -176,7 +177,7 @@ def examine(network: Network, target: Path, folder: Path, faults: int = 0) -> Ne
     result = NetworkResult(network.key, network.side, parameters, tuple(files), versions=tool_versions())
     write_whole(target, dump(result))
     if bundle is not None:
-        report = check_parity(bundle, ParityPlan(), Stages())
+        report = check_parity(bundle, ParityPlan(tolerances=for_untrained(BUILT_IN)), Stages())
         files += [judged(parity, bundle) for parity in report.artifacts]
         write_whole(target, dump(replace(result, artifacts=tuple(files))))
         files = hold_against_torch(network, bundle, files)
