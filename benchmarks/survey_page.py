@@ -71,10 +71,11 @@ def _reasons(results: Iterable[NetworkResult]) -> list[str]:
         for item in row.artifacts:
             if item.verdict is not Verdict.PASSED:
                 where = f"{FORMATS[item.format].title} {item.precision}"
-                lines.append(f"* {row.network}, {where}, {item.verdict}: {_text(item.detail)}")
+                lines.append(f"* {row.network}, {where}, {item.verdict} (sources {row.sources}): {_text(item.detail)}")
         if row.problem is not None:
             lines.append(f"* {row.network}: {_text(row.problem)}")
-    return ["## Not passed", "", *lines, ""] if lines else []
+    said = "Each with the commit that it was measured at; a later one may have mended it and not been measured yet."
+    return ["## Not passed", "", said, "", *lines, ""] if lines else []
 
 
 def _text(reason: str) -> str:

@@ -54,14 +54,14 @@ def test_the_page_counts_what_passed_and_gives_the_reason_of_the_rest():
     """
     A library a table; refusals below.
     """
-    refused = network("timm:b", (*GOOD[:1], REFUSED, *GOOD[2:]))
+    refused = network("timm:b", (*GOOD[:1], REFUSED, *GOOD[2:]), sources="abc")
     planted = network("torchvision:c", faults=(FaultCount("x", 8, 7),))
 
     text = page(Survey((network("timm:a"), refused, planted), {"ultralytics": "absent"}))
 
     assert "**2 of 3 networks passed in every format.** 1 refused." in text
     assert "| a | 64×64 | 1.50 M | passed, 101 dB (99 dB), 98%/96% |" in text
-    assert "* timm:b, TFLite fp32, refused: TFLite cannot have nms in head" in text
+    assert "* timm:b, TFLite fp32, refused (sources abc): TFLite cannot have nms in head" in text
     assert "| torchvision:c | 8 | 7 |" in text
     assert "ultralytics (absent)" in text
 
