@@ -10,7 +10,7 @@ SLOW_TESTS := -n 2 --dist loadfile --durations=20
 # docs/on-device.md, chromium and its driver show the HTML report to the tests.
 SYSTEM_PACKAGES := gcc g++ libc6-dev chromium chromium-driver
 
-.PHONY: help demo test test-slow fuzz lint bench kills operators schemas lock system-packages clean
+.PHONY: help demo test test-slow fuzz lint bench kills operators survey schemas lock system-packages clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -45,6 +45,10 @@ bench: $(INSTALLED)  ## what attention costs: our artifacts, the official defaul
 
 operators: $(INSTALLED)  ## what every format makes of every operator: docs/operators.md and what inspect reads
 	$(BIN)/python -m benchmarks.operator_table
+
+survey: $(INSTALLED)  ## export and prove strangers' networks, those of timm, torchvision and ultralytics that are installed
+	$(BIN)/python -m benchmarks.survey
+	$(BIN)/python -m benchmarks.survey --write-docs
 
 kills: $(INSTALLED)  ## kill commands at random moments: the old or the new bundle, and nothing left over
 	$(BIN)/python benchmarks/kills.py

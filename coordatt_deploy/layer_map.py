@@ -203,16 +203,24 @@ def _restore_part(part: Part, layer: Layer, tensor: NDArray[np.float64]) -> NDAr
     return value / factor
 
 
+def spare_axes(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
+    """Return the axes of size 1 that a tensor of *shape* has beyond *rank*; fewer where it has not as many.
+
+    The last ones, and the first axis only after all others: it is the batch, unless the batch was taken apart.
+    """
+    ones = [axis for axis in range(len(shape)) if shape[axis] == 1]
+    return tuple(ones[max(0, len(ones) - max(0, len(shape) - rank)) :])
+
+
 def _unsqueeze(
     tensor: NDArray[np.float64], layer: Layer, axes: tuple[int, ...], channels: tuple[int, int] | None
 ) -> NDArray[np.float64]:
     """Give *tensor* the rank of the layer's value; only axes of size 1 come or go."""
     if tensor.ndim > len(axes):
-        ones = [axis for axis in range(1, tensor.ndim) if tensor.shape[axis] == 1]
-        surplus = tensor.ndim - len(axes)
-        if len(ones) < surplus:
+        spare = spare_axes(tensor.shape, len(axes))
+        if len(spare) < tensor.ndim - len(axes):
             raise ValueError(f"{layer.layer_id}: a tensor of shape {tensor.shape} cannot stand for {layer.shape}")
-        return np.squeeze(tensor, tuple(ones[-surplus:]))
+        return np.squeeze(tensor, spare)
     sizes = [layer.shape[axis] for axis in axes]
     if len(layer.parts) > 1:
         sizes[axes.index(layer.axis)] = None  # it holds a stretch of this axis only

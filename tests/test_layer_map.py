@@ -36,6 +36,17 @@ def test_two_branches_are_joined():
     assert np.array_equal(joined, restore(layer, tensors))
 
 
+def test_a_value_without_a_batch_axis_may_lie_behind_an_axis_of_size_one():
+    """
+    One of q, k and v, cut from a tensor of five axes whose first is left over in the file.
+    """
+    value = np.random.default_rng(1).standard_normal((4, 2, 3, 5))
+
+    assert np.array_equal(value, restore(_layer(Part("t"), shape=value.shape), {"t": value[None]}))
+    with pytest.raises(ValueError, match="cannot stand for"):
+        restore(_layer(Part("t"), shape=value.shape), {"t": value.reshape(2, 2, 2, 3, 5)})
+
+
 @pytest.mark.parametrize("batch", [1, 2, 4, 6])
 def test_strips_of_several_images_lose_an_axis_and_no_image(batch):
     """

@@ -24,7 +24,7 @@ from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.graph.execution import run
 from coordatt_deploy.graph.graph import Graph, is_tensor, op_name
 from coordatt_deploy.graph.operators import Trait, having
-from coordatt_deploy.layer_map import Part
+from coordatt_deploy.layer_map import Part, spare_axes
 
 # Both sides compute in float32 or better; rounding stays a thousand times below this, another layer's value far above.
 TOLERANCE: Final = 1e-3
@@ -134,8 +134,7 @@ def _fits(shape: tuple[int, ...], sizes: Sequence[int]) -> bool:
 
 def _without_spare_ones(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
     """The shape as ``layer_map.restore`` reads it: of axes of size 1 beyond *rank*, the last ones are left out."""
-    ones = [axis for axis in range(1, len(shape)) if shape[axis] == 1]
-    spare = ones[len(ones) - max(0, len(shape) - rank) :]
+    spare = spare_axes(shape, rank)
     return tuple(size for axis, size in enumerate(shape) if axis not in spare)
 
 

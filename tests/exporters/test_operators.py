@@ -69,6 +69,20 @@ class SimAM(nn.Module):
         return x * torch.sigmoid(y)
 
 
+class PatchAttention(nn.Module):
+    """MobileViT's attention: four groups of places each attend among themselves; q, k and v are cut from one tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.out = nn.Linear(8, 24), nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU())
+
+    def forward(self, x):
+        tokens = x.flatten(2).transpose(1, 2).reshape(4, 24, 8)
+        q, k, v = self.qkv(tokens).reshape(4, 24, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = (q @ k.transpose(-2, -1)).softmax(-1) @ v
+        return self.out(mixed.transpose(1, 2).reshape(1, 96, 8).transpose(1, 2).reshape(1, 8, 8, 12))
+
+
 def _gate(x):
     return torch.sigmoid(F.adaptive_avg_pool2d(x, 1))
 
@@ -107,6 +121,7 @@ NETS = {
     "circular": lambda: Net(nn.CircularPad2d((1, 2, 0, 3))),
     "softplus": lambda: Net(nn.Softplus(2, 5)),
     "class map": lambda: Net(lambda x: x.argmax(1), 0),
+    "patch attention": lambda: Net(PatchAttention()),
     "where": lambda: Net(lambda x: torch.where(x > 0, x, 0.1 * x), 0),
 }  # fmt: skip
 FAST = {(Format.COREML, name) for name in ("simam", "instance norm", "gelu", "antialias", "uneven average", "circular")}
