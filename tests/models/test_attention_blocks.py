@@ -1,15 +1,28 @@
 """Every attention block is its reference: its keys, its numbers."""
 
+import importlib.util
+
 import pytest
 import torch
 from torch import nn
+from zoo_requests import ZOO
 
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.models.factory import create_attention
 from coordatt_deploy.models.registry import ATTENTION_BLOCKS
-from tests.zoo import attention_references as reference
-from tests.zoo.official_block import CoordAttention
-from tests.zoo.official_network import CoordAtt
+
+
+def zoo_module(name):
+    """A file of the zoo, which is no package: the tests of an installed wheel have it as well."""
+    spec = importlib.util.spec_from_file_location(f"zoo_{name}", ZOO / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+reference = zoo_module("attention_references")
+CoordAttention = zoo_module("official_block").CoordAttention
+CoordAtt = zoo_module("official_network").CoordAtt
 
 CHANNELS = 96
 SIZES = ((7, 7), (5, 9), (12, 3))

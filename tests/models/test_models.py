@@ -194,9 +194,7 @@ def test_sandglass_keys_are_those_of_the_published_checkpoints():
     residual = [index for index, block in enumerate(network.features) if index and block.has_residual]
 
     full, filtered, bare = {0, 1, 3, 4, 5, 6, 8, 9}, {0, 1, 2, 3, 5, 6}, {0, 1, 2, 3}
-    expected = (
-        dict.fromkeys(range(1, 21), full) | dict.fromkeys((3, 6, 13), filtered) | dict.fromkeys((9, 17), bare)
-    )
+    expected = dict.fromkeys(range(1, 21), full) | dict.fromkeys((3, 6, 13), filtered) | dict.fromkeys((9, 17), bare)
     assert expected == indices
     assert [4, 5, 7, 8, 10, 11, 12, 14, 15, 16, 18, 19] == residual
     assert "classifier.1.weight" in network.state_dict()
