@@ -75,6 +75,8 @@ class AttentionOptions:
 
 def _checked(name: str, value: object, own: Option) -> Option:
     """*value* in the type of the option, which its *own* value shows; None stands for a number that is worked out."""
+    if own is None and value is None:
+        return None
     if isinstance(own, enum.StrEnum):
         kinds = [str(item) for item in type(own)]
         if value not in kinds:

@@ -163,6 +163,7 @@ def test_places_and_options_give_the_published_counts(name, choices, parameters)
     assert parameters == count_parameters(network)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ATTENTION_BLOCKS)
 @pytest.mark.parametrize("family", ARCHITECTURES)
 def test_every_block_stands_at_every_place_of_every_backbone(family, kind):
