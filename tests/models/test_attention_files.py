@@ -17,6 +17,8 @@ def test_onnx_file_of_a_block_is_torchs_function(kind):
     """
     torch.manual_seed(0)
     block = create_attention(kind, 32)
-    module = randomised(nn.Sequential(Spelled(nn.Identity(), channels=32), block))
+    # A few layers around it: nine tenths of a file's layers are to be mapped, and two of timm's blocks are fused there.
+    around = [layer for _ in range(4) for layer in (nn.Conv2d(32, 32, 1), nn.ReLU6())]
+    module = randomised(nn.Sequential(Spelled(nn.Identity(), channels=32), *around, block))
 
     check(module, formats=(Format.ONNX,))
