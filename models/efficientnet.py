@@ -86,8 +86,8 @@ class SeparableBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
         y = self.se(self.act(self.bn1(self.conv_dw(x))))
-        y = self.attention(self.bn2(self.conv_pw(y)))
-        return y + x if self.has_residual else y
+        projected: Tensor = self.attention(self.bn2(self.conv_pw(y)))
+        return projected + x if self.has_residual else projected
 
 
 class InvertedBottleneck(nn.Module):
@@ -124,8 +124,8 @@ class InvertedBottleneck(nn.Module):
         """Map (N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
         y = self.act1(self.bn1(self.conv_pw(x)))
         y = self.se(self.act2(self.bn2(self.conv_dw(y))))
-        y = self.attention(self.bn3(self.conv_pwl(y)))
-        return y + x if self.has_residual else y
+        projected: Tensor = self.attention(self.bn3(self.conv_pwl(y)))
+        return projected + x if self.has_residual else projected
 
 
 class EfficientNet(nn.Module):
