@@ -67,7 +67,7 @@ def _judged(name: str, bundle: Path, size: int) -> dict[str, str]:
     except (json.JSONDecodeError, KeyError):
         return {kind: f"parity: {_last_line(judged)}" for kind in FORMATS} | verdicts
     for result in results:
-        verdict = "passed" if result["passed"] else str(result["summary"])
+        verdict = "passed" if result["passed"] else str(result["problem"] or result["summary"])
         if verdicts.get(result["format"], "passed") == "passed":
             verdicts[result["format"]] = verdict
     return verdicts
