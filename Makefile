@@ -10,7 +10,7 @@ SLOW_TESTS := -n 2 --dist loadfile --durations=20
 # docs/on-device.md, chromium and its driver show the HTML report to the tests.
 SYSTEM_PACKAGES := gcc g++ libc6-dev chromium chromium-driver
 
-.PHONY: help demo test test-slow fuzz lint bench kills operators survey schemas lock system-packages clean
+.PHONY: help demo test test-slow fuzz lint bench zoo kills operators survey schemas lock system-packages clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -42,6 +42,9 @@ lint: $(INSTALLED)  ## ruff on the sources; types and layers on the wheel, as it
 
 bench: $(INSTALLED)  ## what attention costs: our artifacts, the official defaults, the plain backbone
 	$(BIN)/python benchmarks/attention_cost.py
+
+zoo: $(INSTALLED)  ## every backbone with every attention block in every format, exported and judged; goes on where it was
+	$(BIN)/python -m benchmarks.zoo_matrix build/zoo
 
 operators: $(INSTALLED)  ## what every format makes of every operator: docs/operators.md and what inspect reads
 	$(BIN)/python -m benchmarks.operator_table

@@ -11,7 +11,8 @@ if __name__ != "coordatt_deploy.models":
         " import coordatt_deploy.models instead"
     )
 
-from coordatt_deploy.models.registry import ModelCard, list_models, model_card
+from coordatt_deploy.models.cards import ModelCard
+from coordatt_deploy.models.registry import list_models, model_card
 
 if TYPE_CHECKING:
     from coordatt_deploy.models.factory import create_model

@@ -8,17 +8,15 @@
 This is the plain form of the paper. It is what a checkpoint fits and what every faster form is compared with.
 """
 
+from typing import Final
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from coordatt_deploy.models.activations import activation_layer
+from coordatt_deploy.models.attention_options import CoordAttOptions
 
-class HardSwish(nn.Module):
-    """h_swish(x) = x * relu6(x + 3) / 6, in the order in which the paper's code computes it."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply h_swish to every element of *x*."""
-        return x * (functional.relu6(x + 3.0) / 6.0)
+PAPERS: Final = CoordAttOptions()
 
 
 class CoordAtt(nn.Module):
@@ -28,20 +26,15 @@ class CoordAtt(nn.Module):
     published ``mbv2_ca.pth``; conv2 gates the rows (a_h) and conv3 the columns (a_w).
     """
 
-    def __init__(self, channels: int, reduction: int = 32) -> None:
-        """Build the block.
-
-        Args:
-            channels: Channels of the feature map, in and out.
-            reduction: The squeezed map has max(8, channels // reduction) channels.
-        """
+    def __init__(self, channels: int, options: CoordAttOptions = PAPERS) -> None:
+        """Build the block for a feature map of so many channels, in and out."""
         super().__init__()
-        squeezed = max(8, channels // reduction)
+        squeezed = max(options.least, channels // options.reduction)
         self.pool_h = nn.AdaptiveAvgPool2d((None, 1))
         self.pool_w = nn.AdaptiveAvgPool2d((1, None))
         self.conv1 = nn.Conv2d(channels, squeezed, kernel_size=1)
         self.bn1 = nn.BatchNorm2d(squeezed)
-        self.act = HardSwish()
+        self.act = activation_layer(options.activation)
         self.conv2 = nn.Conv2d(squeezed, channels, kernel_size=1)
         self.conv3 = nn.Conv2d(squeezed, channels, kernel_size=1)
 

@@ -1,22 +1,21 @@
-"""MobileNetV2 with room for an attention block, laid out like the network of the coordinate-attention paper.
+"""MobileNetV2 (Sandler et al., CVPR 2018) with room for an attention block, laid out like CoordAtt's network.
 
 A bottleneck expands the channels t times, filters them with a depthwise 3x3 convolution and projects them linearly:
 
     y = project(attend(filter(expand(x))))        + x, where the stride is 1 and the channels stay
 
-Attention sits on the expanded channels. The first bottleneck (t = 1) has nothing to expand and gets none, which
-leaves 16 attention blocks. The indices in the ``nn.Sequential`` containers are the published checkpoint's
+Attention sits on the expanded channels, as above, or behind the projection, as in the networks of ECA's and Triplet's
+authors. The first bottleneck (t = 1) has nothing to expand and gets none there, which leaves 16 attention blocks;
+behind the projection there are 17. The indices in the ``nn.Sequential`` containers are the published checkpoint's
 ``features.{i}.conv.{j}`` keys: a new layer must not move them.
 """
 
-import math
-from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Final
 
 from torch import Tensor, nn
 
-Attention: TypeAlias = Callable[[int], nn.Module]
-"""Builds the attention block for a number of channels."""
+from coordatt_deploy.models.attention_options import Place
+from coordatt_deploy.models.building_blocks import AttentionBuilder, initialise, round_channels
 
 BOTTLENECKS: Final = (
     # expansion t, channels c at width 1.0, repeats n, stride s of the first
@@ -33,16 +32,19 @@ HEAD_CHANNELS: Final = 1280
 DROPOUT: Final = 0.1
 
 
-def round_channels(channels: float) -> int:
-    """Return the multiple of 8 nearest to *channels*, at least 8 and never more than 10 % below it."""
-    rounded = max(8, int(channels + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * channels else rounded
-
-
 class Bottleneck(nn.Module):
     """Inverted residual bottleneck: expand, filter, attend, project."""
 
-    def __init__(self, inputs: int, outputs: int, *, stride: int, expansion: int, attention: Attention | None) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        stride: int,
+        expansion: int,
+        attention: AttentionBuilder | None,
+        place: Place = Place.AFTER_DEPTHWISE,
+    ) -> None:
         """Build the block.
 
         Args:
@@ -50,7 +52,8 @@ class Bottleneck(nn.Module):
             outputs: Channels that go out.
             stride: Stride of the depthwise convolution.
             expansion: The depthwise convolution works on inputs * expansion channels.
-            attention: Builds the attention block; None for none. Left out where *expansion* is 1.
+            attention: Builds the attention block; None for none.
+            place: ``AFTER_DEPTHWISE``, where it is left out if *expansion* is 1, or ``AFTER_PROJECTION``.
         """
         super().__init__()
         hidden = inputs * expansion
@@ -62,9 +65,11 @@ class Bottleneck(nn.Module):
             nn.BatchNorm2d(hidden),
             nn.ReLU6(),
         ]
-        if attention is not None and expansion > 1:
-            layers.append(attention(hidden))
+        if attention is not None and place is Place.AFTER_DEPTHWISE and expansion > 1:
+            layers.append(attention(hidden, expansion=expansion))
         layers += [nn.Conv2d(hidden, outputs, 1, bias=False), nn.BatchNorm2d(outputs)]
+        if attention is not None and place is Place.AFTER_PROJECTION:
+            layers.append(attention(outputs))
         self.conv = nn.Sequential(*layers)
         self.has_residual = stride == 1 and inputs == outputs
 
@@ -77,13 +82,21 @@ class Bottleneck(nn.Module):
 class MobileNetV2(nn.Module):
     """MobileNetV2 classifier for inputs (N, 3, H, W) of any size; the feature map is 32 times smaller."""
 
-    def __init__(self, *, width: float = 1.0, num_classes: int = 1000, attention: Attention | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        width: float = 1.0,
+        num_classes: int = 1000,
+        attention: AttentionBuilder | None = None,
+        place: Place = Place.AFTER_DEPTHWISE,
+    ) -> None:
         """Build the network with fresh weights.
 
         Args:
             width: Factor on the channels of every layer but the head, which only grows (above 1.0).
             num_classes: Number of logits.
             attention: Builds the attention block of a bottleneck; None for the plain network.
+            place: Where in a bottleneck it stands.
         """
         super().__init__()
         channels = round_channels(STEM_CHANNELS * width)
@@ -94,7 +107,9 @@ class MobileNetV2(nn.Module):
             outputs = round_channels(base * width)
             for index in range(repeats):
                 stride = first_stride if index == 0 else 1
-                layers.append(Bottleneck(channels, outputs, stride=stride, expansion=expansion, attention=attention))
+                layers.append(
+                    Bottleneck(channels, outputs, stride=stride, expansion=expansion, attention=attention, place=place)
+                )
                 channels = outputs
         head = round_channels(HEAD_CHANNELS * max(1.0, width))
 
@@ -109,19 +124,3 @@ class MobileNetV2(nn.Module):
         x = self.conv(self.features(x))  # (N, head, H / 32, W / 32)
         logits: Tensor = self.classifier(self.avgpool(x).flatten(1))
         return logits
-
-
-def initialise(network: nn.Module) -> None:
-    """Draw the weights of *network* the way the paper's code does: He's fan-out rule for convolutions."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
-            nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm2d):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, 0.0, 0.01)
-            nn.init.zeros_(module.bias)

@@ -38,8 +38,9 @@ from torch.optim.swa_utils import update_bn
 from coordatt_deploy.data.digits import DigitSplit, first_of_each, read_all, write_split
 from coordatt_deploy.data.images import preprocess
 from coordatt_deploy.documents import SCHEMA_VERSION
+from coordatt_deploy.models.cards import TrainingRecipe
 from coordatt_deploy.models.factory import create_model
-from coordatt_deploy.models.registry import TrainingRecipe, model_card
+from coordatt_deploy.models.registry import model_card
 
 MODEL: Final = "mobilenetv2_ca_035.digits"
 PACKAGE_DIR: Final = Path(__file__).parent

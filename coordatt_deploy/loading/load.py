@@ -28,7 +28,9 @@ from coordatt_deploy.loading.model_request import SMALLEST, TIMM, ModelRequest, 
 from coordatt_deploy.loading.preprocessing import own_preprocessing
 from coordatt_deploy.loading.saved_programs import build_program
 from coordatt_deploy.loading.sizes import check_size, size_within
-from coordatt_deploy.models import create_model, model_card
+from coordatt_deploy.models import model_card
+from coordatt_deploy.models.factory import build
+from coordatt_deploy.models.registry import chosen_attention
 
 LONGEST_NAME: Final = 100  # letters; file systems take 255 bytes, and precision and CPU come behind
 COLOUR: Final = 3  # channels
@@ -135,13 +137,9 @@ def _build_registered(request: ModelRequest) -> LoadedModule:
         checkpoint = read_checkpoint(request.checkpoint, key=request.checkpoint_key)
     classes = request.num_classes or _whole(arguments, "num_classes")
     classes = classes or (None if checkpoint is None else head_classes(checkpoint.state))
-    reduction = _whole(arguments, "reduction")
-    if arguments:
-        raise UsageError(
-            f"{request.model} takes no argument {next(iter(arguments))!r}; it takes num_classes, reduction"
-        )
-    keeps = checkpoint is None and classes in (None, card.num_classes) and reduction is None
-    module = create_model(request.model, num_classes=classes, reduction=reduction, pretrained=None if keeps else False)
+    attended = chosen_attention(card, arguments)
+    keeps = checkpoint is None and classes in (None, card.num_classes) and not arguments
+    module = build(card, attended, num_classes=classes, pretrained=None if keeps else False)
     notes: tuple[str, ...] = ()
     untrained = checkpoint is None and not (card.trained and keeps)
     if checkpoint is not None:
@@ -156,7 +154,7 @@ def _build_registered(request: ModelRequest) -> LoadedModule:
         input_size=card.input_size,
         preprocessing=card.preprocessing,
         labels=card.labels if keeps else None,
-        attention=card.attention,
+        attention=None if attended is None else attended.kind,
         inputs=("image",),
         registry=card.name,
         knows_digits=card.trained and keeps,

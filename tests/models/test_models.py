@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,22 +11,48 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from coordatt_deploy import models
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.models.coordatt import CoordAtt
-from coordatt_deploy.models.factory import read_weights
+from coordatt_deploy.models.factory import create_attention, read_weights
 from coordatt_deploy.models.mobilenet_v2 import Bottleneck
-from coordatt_deploy.models.registry import trained_models
+from coordatt_deploy.models.registry import ARCHITECTURES, ATTENTION_BLOCKS, trained_models
 
-PAPER_PARAMETERS = {
+PUBLISHED_PARAMETERS = {
     "mobilenetv2_ca_100": 3_950_648,
     "mobilenetv2_ca_075": 2_891_631,
     "mobilenetv2_ca_050": 2_095_568,
     "mobilenetv2_100": 3_504_872,
     "mobilenetv2_075": 2_636_424,
     "mobilenetv2_050": 1_968_680,
+    "mobilenetv2_se_100": 3_888_208,
+    "mobilenetv2_se_075": 2_855_386,
+    "mobilenetv2_se_050": 2_067_086,
+    "mobilenetv2_cbam_100": 3_889_808,
+    "mobilenetv2_cbam_075": 2_856_986,
+    "mobilenetv2_cbam_050": 2_068_686,
+    "mobilenext_100": 3_535_416,
+    "mobilenext_075": 2_766_168,
+    "mobilenext_050": 2_152_304,
+    "mobilenext_ca_100": 3_971_626,
+    "efficientnet_b0_se": 5_288_548,
+    "efficientnet_b0_ca": 5_381_804,
 }
+# With other arguments: what the reports of CoordAtt's and Triplet's authors give, and what timm builds.
+OTHER_PARAMETERS = (
+    ("mobilenetv2_ca_100", {"reduction": 16}, 4_366_850),
+    ("mobilenext_ca_100", {"reduction": 24}, 4_108_336),
+    ("mobilenext_ca_100", {"place": "after_last_depthwise"}, 4_088_113),
+    ("mobilenetv2_triplet_100", {"kernel_size": 3}, 3_505_892),
+    ("efficientnet_b0_plain", {"attention": "timm_coord"}, 5_282_312),
+    ("efficientnet_b0_plain", {"attention": "timm_scoord"}, 5_299_960),
+    ("efficientnet_b0_plain", {"attention": "timm_ela"}, 4_813_288),
+    ("efficientnet_b0_plain", {"attention": "timm_strip"}, 4_705_768),
+)
+ARCHITECTURES_BY_MODEL = {"mobilenetv2": "mobilenetv2_050", "mobilenext": "mobilenext_050",
+                          "efficientnet": "efficientnet_b0_plain"}  # fmt: skip
 # features.1 expands nothing: its depthwise convolution comes first, and it has no attention.
 FIRST_BLOCK = {"depthwise": "0", "depthwise_bn": "1", "project": "3", "project_bn": "4"}
 BN_ENTRIES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -37,22 +64,15 @@ def count_parameters(network):
 
 
 def count_macs(network, input_size):
-    """The multiply-accumulates of all convolutions and fully connected layers for one image, as papers count them."""
-    macs = 0
+    """The multiply-accumulates of all convolutions, linear layers and matrix products for one image, as torch counts.
 
-    def add(module, _, output):
-        nonlocal macs
-        if isinstance(module, nn.Conv2d):
-            macs += output.numel() * module.weight[0].numel()
-        elif isinstance(module, nn.Linear):
-            macs += output.numel() * module.in_features
-
-    hooks = [module.register_forward_hook(add) for module in network.modules()]
-    with torch.no_grad():
-        network(torch.zeros(1, 3, *input_size))
-    for hook in hooks:
-        hook.remove()
-    return macs
+    Two floating-point operations are one of them; the network's tensors may be on the meta device.
+    """
+    device = next(network.parameters()).device
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        network(torch.zeros(1, 3, *input_size, device=device))
+    return counter.get_total_flops() // 2
 
 
 def published_keys() -> set[str]:
@@ -107,22 +127,97 @@ def test_card_tells_what_the_network_has(name):
     Parameters, multiply-accumulates, logits and attention on the card are those of the network itself.
     """
     card = models.model_card(name)
-    network = models.create_model(name)
-    logits = network(torch.zeros(1, 3, *card.input_size))
+    with torch.device("meta"):
+        network = models.create_model(name, pretrained=False)
+        logits = network(torch.zeros(1, 3, *card.input_size))
+    own = network if card.attention is None else attention_class(card)
 
     assert card.parameters == count_parameters(network)
     assert card.macs == count_macs(network, card.input_size)
     assert (1, card.num_classes) == tuple(logits.shape)
-    assert (card.attention == "coordatt") == any(isinstance(module, CoordAtt) for module in network.modules())
+    assert (card.attention is not None) == any(type(module) is own for module in network.modules() if module != network)
     assert not network.training
 
 
-@pytest.mark.parametrize(("name", "parameters"), PAPER_PARAMETERS.items())
-def test_parameter_counts_are_the_papers(name, parameters):
+def attention_class(card):
+    """The class of the card's attention block."""
+    return type(create_attention(card.attention, 32, **asdict(card.attended.options)))
+
+
+@pytest.mark.parametrize(("name", "parameters"), PUBLISHED_PARAMETERS.items())
+def test_parameter_counts_are_the_published_ones(name, parameters):
     """
-    Each width has the parameter count of the paper's code, with attention and without.
+    Each has the parameter count of its authors' code, with attention and without.
     """
-    assert parameters == count_parameters(models.create_model(name))
+    assert parameters == models.model_card(name).parameters
+
+
+@pytest.mark.parametrize(("name", "choices", "parameters"), OTHER_PARAMETERS)
+def test_places_and_options_give_the_published_counts(name, choices, parameters):
+    """
+    What others report with another place, reduction, kernel or block is a matter of arguments.
+    """
+    with torch.device("meta"):
+        network = models.create_model(name, **choices)
+
+    assert parameters == count_parameters(network)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ATTENTION_BLOCKS)
+@pytest.mark.parametrize("family", ARCHITECTURES)
+def test_every_block_stands_at_every_place_of_every_backbone(family, kind):
+    """
+    It is built and runs at a small oblong input, and its network has the block there.
+    """
+    counts = []
+    for place in ARCHITECTURES[family].places:
+        network = models.create_model(ARCHITECTURES_BY_MODEL[family], attention=kind, place=place, num_classes=3)
+        with torch.no_grad():
+            logits = network(torch.randn(1, 3, 32, 64, generator=torch.Generator().manual_seed(0)))
+        assert (1, 3) == tuple(logits.shape)
+        assert bool(torch.isfinite(logits).all())
+        counts.append(count_parameters(network))
+
+    assert min(counts) > count_parameters(models.create_model(ARCHITECTURES_BY_MODEL[family], num_classes=3))
+
+
+def test_sandglass_keys_are_those_of_the_published_checkpoints():
+    """
+    Full blocks, blocks without the first filter, and blocks without any; the residual where the code has it.
+    """
+    network = models.create_model("mobilenext_100")
+    indices = {}
+    for key in network.state_dict():
+        parts = key.split(".")
+        if parts[0] == "features" and parts[2] == "conv":
+            indices.setdefault(int(parts[1]), set()).add(int(parts[3]))
+    residual = [index for index, block in enumerate(network.features) if index and block.has_residual]
+
+    full, filtered, bare = {0, 1, 3, 4, 5, 6, 8, 9}, {0, 1, 2, 3, 5, 6}, {0, 1, 2, 3}
+    expected = dict.fromkeys(range(1, 21), full) | dict.fromkeys((3, 6, 13), filtered) | dict.fromkeys((9, 17), bare)
+    assert expected == indices
+    assert [4, 5, 7, 8, 10, 11, 12, 14, 15, 16, 18, 19] == residual
+    assert "classifier.1.weight" in network.state_dict()
+
+
+def test_efficientnet_keys_are_timms():
+    """
+    The names of the first block, of an expanding one and of the ends; squeeze-and-excitation as timm calls it.
+    """
+    state = set(models.create_model("efficientnet_b0_se").state_dict())
+    layers = {key.rpartition(".")[0] for key in state}
+
+    first = {f"blocks.0.0.{name}" for name in ("conv_dw", "bn1", "se.conv_reduce", "se.conv_expand", "conv_pw", "bn2")}
+    other = {f"blocks.5.3.{name}" for name in (
+        "conv_pw", "bn1", "conv_dw", "bn2", "se.conv_reduce", "se.conv_expand", "conv_pwl", "bn3")}  # fmt: skip
+    assert first == {layer for layer in layers if layer.startswith("blocks.0.0.")}
+    assert other == {layer for layer in layers if layer.startswith("blocks.5.3.")}
+    assert {"conv_stem", "bn1", "conv_head", "bn2", "classifier"} == {
+        layer for layer in layers if not layer.startswith("blocks.")
+    }
+    assert [1, 2, 2, 3, 3, 4, 1] == [len({key.split(".")[2] for key in state if key.startswith(f"blocks.{stage}.")})
+                                     for stage in range(7)]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["mobilenetv2_ca_100", "mobilenetv2_ca_050", "mobilenetv2_ca_035.digits"])
@@ -259,6 +354,10 @@ def test_fresh_weights_depend_on_the_seed_alone():
         ("mobilenetv2_ca_100", {"pretrained": True}, "no trained weights"),
         ("mobilenetv2_ca_035.digits", {"num_classes": 11}, "num_classes=10"),
         ("mobilenetv2_ca_035.digits", {"reduction": 16}, "reduction=32"),
+        ("mobilenetv2_cbam_100", {"place": "after_reduction"}, "known: after_depthwise, after_projection"),
+        ("mobilenetv2_cbam_100", {"attention": "ecca"}, "did you mean eca"),
+        ("mobilenetv2_eca_100", {"reduction": 8}, "takes no argument 'reduction'; it takes num_classes, kernel_size"),
+        ("mobilenext_100", {"place": "after_reduction"}, "no attention block"),
     ],
 )
 def test_wrong_request_is_refused_with_a_remedy(name, options, message):

@@ -3,22 +3,30 @@
 from collections.abc import Sequence
 
 from coordatt_deploy.models import ModelCard
-from coordatt_deploy.report.terminal.console import count, new_console, new_table
+from coordatt_deploy.report.terminal.console import count, line, new_console, new_table
 
 
 def show_models(cards: Sequence[ModelCard]) -> None:
-    """The backbones."""
-    table = new_table(
-        "Backbones", "name", "parameters", "MACs", "attention", "trained", "input size", right=("parameters", "MACs")
-    )
-    for card in cards:
+    """The backbones, a section per family and, where each width has several, per width; 80 columns hold every row."""
+    table = new_table("Backbones", "name", "attention", "parameters", "MACs", "input", right=("parameters", "MACs"))
+    sections = {_section(card) for card in cards}
+    by_width = len(cards) >= 2 * len(sections)
+    for card, following in zip(cards, [*cards[1:], None], strict=True):
         height, width = card.input_size
         table.add_row(
             card.name,
+            card.attention or "–",
             count(card.parameters),
             f"{card.macs / 1e6:.1f} M",
-            card.attention or "–",
-            "yes" if card.trained else "no",
             f"{height}x{width}",
+            end_section=following is not None and _section(following)[: 1 + by_width] != _section(card)[: 1 + by_width],
         )
-    new_console().print(table)
+    console = new_console()
+    console.print(table)
+    trained = [card.name for card in cards if card.trained]
+    if trained:
+        console.print(line(f"{', '.join(trained)} brings its trained weights; for the others give a --checkpoint"))
+
+
+def _section(card: ModelCard) -> tuple[str, tuple[float, bool]]:
+    return card.architecture, (card.width, card.trained)
