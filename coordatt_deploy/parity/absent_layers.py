@@ -5,8 +5,9 @@ map's own word is not enough. Of a layer without a tensor one of these must hold
 
     unused      no output depends on it
     constant    it depends on no input: it was computed beforehand
-    moved       its elements are those of what it reads: turned, cut, copied, or passed through at inference
-    neutral     it adds exactly 0, or multiplies by exactly 1
+    moved       its elements are those of what it reads: turned, cut, copied, or passed through at inference; a pool or
+                a reduction of one element each
+    neutral     it adds exactly 0, or multiplies by exactly 1, as a softmax along an axis of one element gives it
     needed      what reads it cannot be had without it: nothing that it reads has its shape
     seen        without it, what reads it would be beyond the tolerance on some case, and that was judged
 
@@ -16,17 +17,20 @@ be. A layer that was fused into a later one is held to the same where it is an o
 
 import copy
 import enum
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import fx
 
 from coordatt_deploy.array_types import NumberArray
+from coordatt_deploy.graph.call_arguments import argument, integer, pair
 from coordatt_deploy.graph.execution import prepare
-from coordatt_deploy.graph.graph import Graph, op_name, weight
+from coordatt_deploy.graph.graph import Graph, op_name, static_shape, weight
 from coordatt_deploy.graph.operators import Trait, having
 from coordatt_deploy.layer_map import Layer, LayerMap
 from coordatt_deploy.metrics import sqnr_db_of_energies
@@ -109,14 +113,51 @@ def by_graph(graph: Graph, node: fx.Node) -> Absence | None:
     """Return why the value of *node* need not be in a file, as far as the graph itself says so."""
     if not any(item.op == "output" for item in _reached(node, lambda at: at.users)):
         return Absence.UNUSED
-    if not any(item.op == "placeholder" for item in _reached(node, lambda at: at.all_input_nodes)):
+    varying = _reached(node, lambda at: () if _is_one(at) else at.all_input_nodes)
+    if _is_one(node) or not any(item.op == "placeholder" for item in varying):
         return Absence.CONSTANT
-    if op_name(node) in MOVES:
+    if op_name(node) in MOVES or _takes_single_elements(node):
         return Absence.MOVED
+    if _is_product_with_one(node):
+        return Absence.NEUTRAL
     neutral = NEUTRAL.get(op_name(node))
     if neutral is not None and len(node.args) > 1 and not node.kwargs and _is_all(graph, node.args[1], neutral):
         return Absence.NEUTRAL
     return None
+
+
+def _is_one(node: fx.Node) -> bool:
+    """Whether every element is 1 whatever the input is: a softmax along an axis of one element, perhaps moved."""
+    while op_name(node) in MOVES and len(node.all_input_nodes) == 1:
+        node = node.all_input_nodes[0]
+    if op_name(node) not in {"softmax", "_softmax"}:
+        return False
+    return static_shape(node.meta["val"])[integer(node, 1, "dim")] == 1
+
+
+def _is_product_with_one(node: fx.Node) -> bool:
+    """Whether a product has a factor of 1 and another of its own shape."""
+    if op_name(node) != "mul" or len(node.args) != 2:
+        return False
+    factors = [item for item in node.args if isinstance(item, fx.Node) and "val" in item.meta]
+    return len(factors) == 2 and any(
+        _is_one(one) and other.meta["val"].shape == node.meta["val"].shape for one, other in (factors, factors[::-1])
+    )
+
+
+def _takes_single_elements(node: fx.Node) -> bool:
+    """Whether a reduction or a pool has one element to each result: of a map of one pixel, or along an axis of one."""
+    name, sources = op_name(node), node.all_input_nodes
+    if not sources or not all(isinstance(at.meta.get("val"), torch.Tensor) for at in (sources[0], node)):
+        return False
+    before, after = static_shape(sources[0].meta["val"]), static_shape(node.meta["val"])
+    if name in {"mean", "sum", "amax", "amin"}:
+        return None not in before and math.prod(before) == math.prod(after)  # type: ignore[arg-type]
+    if name in {"adaptive_avg_pool2d", "adaptive_max_pool2d"}:
+        return before == after
+    if name in {"avg_pool2d", "max_pool2d"}:
+        return before == after and set(pair(argument(node, 1, "kernel_size"))) == {1}
+    return False
 
 
 def _reached(node: fx.Node, onward: Callable[[fx.Node], Iterable[fx.Node]]) -> Iterator[fx.Node]:

@@ -10,6 +10,7 @@ from torch import nn
 
 from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.graph.capture import capture
+from coordatt_deploy.graph.graph import is_call, op_name
 from coordatt_deploy.layer_map import LayerMap
 from coordatt_deploy.parity.absent_layers import Absence, by_graph, unproven_absences, why_absent
 from coordatt_deploy.parity.error_statistics import LayerErrorStats
@@ -133,3 +134,48 @@ def test_what_no_image_changes_may_be_computed_beforehand():
     assert Absence.CONSTANT is by_graph(graph, constant)
     assert Absence.UNUSED is by_graph(graph, unused)
     assert by_graph(graph, nodes["div"]) is None
+
+
+class SinglePixel(nn.Module):
+    """Pools, reductions and attention of what has one element where they look; with two, all of them compute."""
+
+    def forward(self, image, width=1):
+        value = torch.nn.functional.adaptive_avg_pool2d(image, (1, width))
+        pooled = torch.nn.functional.adaptive_avg_pool2d(value.relu(), 1)
+        sums = (pooled * 2).sum((2, 3), keepdim=True).neg()
+        weights = value.flatten(2).softmax(-1).unsqueeze(2)
+        return sums, value.tanh() * weights
+
+
+class TwoPixels(SinglePixel):
+    def forward(self, image, width=2):
+        value = torch.nn.functional.adaptive_avg_pool2d(image, (1, width))
+        pooled = torch.nn.functional.adaptive_avg_pool2d(value.relu(), 1)
+        sums = value.exp().sum((2, 3), keepdim=True).neg()
+        weights = value.flatten(2).softmax(-1).unsqueeze(2)
+        return sums, pooled, value.tanh() * weights
+
+
+@pytest.mark.parametrize(
+    ("operator", "index", "expected"),
+    [
+        ("adaptive_avg_pool2d", 1, Absence.MOVED),
+        ("sum", 0, Absence.MOVED),
+        ("softmax", 0, Absence.CONSTANT),
+        ("mul", 1, Absence.NEUTRAL),
+    ],
+)
+def test_what_looks_at_one_element_changes_nothing(operator, index, expected):
+    """
+    A pool of a map of one pixel, as small inputs have it at their end, or attention over one place; with two, each
+    of them computes.
+    """
+    single = capture(SinglePixel().eval(), (torch.randn(1, 3, 4, 6),))
+    double = capture(TwoPixels().eval(), (torch.randn(1, 3, 4, 6),))
+
+    assert expected is by_graph(single, called(single, operator, index))
+    assert by_graph(double, called(double, operator, min(index, 0 if operator == "mul" else index))) is None
+
+
+def called(graph, operator, index):
+    return [node for node in graph.module.graph.nodes if is_call(node) and op_name(node) == operator][index]
