@@ -136,6 +136,21 @@ class Preprocessing:
         return from_json(cls, document)
 
 
+class OutputKind(enum.StrEnum):
+    """What an output is, which decides how it is judged."""
+
+    SCORES = "scores"
+    """A number per class: the greatest must be the same."""
+    BOXES = "boxes"
+    """Places and sizes."""
+    MASK = "mask"
+    """A class per pixel, or a map of scores for each class: the class of each pixel must be the same."""
+    EMBEDDING = "embedding"
+    """A vector to be compared with others: which of its numbers is the greatest says nothing."""
+    OTHER = "other"
+    """Not known; judged as scores where it has the shape of scores."""
+
+
 @dataclass(frozen=True, slots=True)
 class OutputRegion:
     """A part of an output that one operator makes.

@@ -5,7 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Final, Self
 
-from coordatt_deploy.artifact_specs import Artifact, ModelSpec, OutputRegion, Preprocessing, RangeMethod, TensorSpec
+from coordatt_deploy.artifact_specs import (
+    Artifact,
+    ModelSpec,
+    OutputKind,
+    OutputRegion,
+    Preprocessing,
+    RangeMethod,
+    TensorSpec,
+)
 from coordatt_deploy.documents import REQUIRED, DocumentError, dump, from_json, parse_object
 from coordatt_deploy.errors import BundleError, RefusedOperator
 from coordatt_deploy.formats import Format, IoType, TargetCpu
@@ -369,6 +377,7 @@ class Manifest:
         notes: What was assumed, renamed or left out, for the user to read.
         source_sha256: The model's, once more where other tools look for it.
         regions: By output, the parts that different operators make; outputs of one part are left out.
+        output_kinds: What each output is, as the user says or the graph proves; the others are not known.
         refused: Files that were asked for and could not be written; without them the bundle is not whole.
     """
 
@@ -391,6 +400,7 @@ class Manifest:
     notes: tuple[str, ...] = ()
     source_sha256: str = ""
     regions: Mapping[str, tuple[OutputRegion, ...]] = field(default_factory=dict)
+    output_kinds: Mapping[str, OutputKind] = field(default_factory=dict)
     refused: tuple[RefusedFile, ...] = ()
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ from typing import Concatenate
 
 import click
 
+from coordatt_deploy.artifact_specs import OutputKind
 from coordatt_deploy.commands.options import (
     PATH,
     CalibrationOptions,
@@ -23,6 +24,7 @@ from coordatt_deploy.commands.options import (
     member_of,
     members,
     model_args_option,
+    output_kind,
     strict_option,
     target_cpu_option,
 )
@@ -44,6 +46,7 @@ class ModelOptions:
         input_size: (H, W) in pixels.
         dynamic: Bounds of a dynamic size.
         inputs: Name and shape of inputs that are not images.
+        outputs: Names of outputs, and what they are.
         labels: A file of class names.
         golden: A folder of images.
     """
@@ -57,6 +60,7 @@ class ModelOptions:
     input_size: tuple[int, int] | None = None
     dynamic: Bounds | None = None
     inputs: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    outputs: tuple[tuple[str, OutputKind], ...] = ()
     labels: Path | None = None
     golden: Path | None = None
 
@@ -152,6 +156,15 @@ def export_options(command: Callable[Concatenate[ExportOptions, P], None]) -> Ca
         input_size_option,
         dynamic_size_option("Any size between two: 96:320, or 96:320:32 for multiples of 32. ONNX and Core ML."),
         input_shape_option("Shape of an input that is no image, batch first: prior=1x8x20x20. Repeatable."),
+        click.option(
+            "--output",
+            "outputs",
+            multiple=True,
+            type=output_kind,
+            metavar="NAME=" + members(OutputKind),
+            help="What an output is, which decides how parity judges it; default: what the network proves, else other."
+            " Repeatable.",
+        ),
         click.option("--labels", type=PATH, help="Class names: a line each, or a JSON list."),
         click.option(
             "--bake-preprocessing",

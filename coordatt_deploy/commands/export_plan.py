@@ -35,6 +35,7 @@ def plan_export(options: ExportOptions) -> ExportPlan:
         reparameterize=options.reparameterize,
         output_dir=options.output_dir,
         strict=options.strict,
+        output_kinds=dict(options.model.outputs),
         calibration=calibration.data,
         calibration_count=COUNT if calibration.count is None else calibration.count,
         seed=calibration.seed,

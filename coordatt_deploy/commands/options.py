@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 import click
 
-from coordatt_deploy.artifact_specs import RangeMethod
+from coordatt_deploy.artifact_specs import OutputKind, RangeMethod
 from coordatt_deploy.documents import E, member, parse
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.formats import Format, TargetCpu
@@ -107,6 +107,14 @@ def named_shape(text: str) -> tuple[str, tuple[int, ...]]:
     if not name or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
         raise click.BadParameter(f"{text!r} is no shape; write NAME=1x3x224x224")
     return name, tuple(int(part) for part in parts)
+
+
+def output_kind(text: str) -> tuple[str, OutputKind]:
+    """Read ``NAME=boxes``."""
+    name, _, kind = text.partition("=")
+    if not name or kind not in {item.value for item in OutputKind}:
+        raise click.BadParameter(f"{text!r} is no kind of output; write NAME={'|'.join(OutputKind)}")
+    return name, OutputKind(kind)
 
 
 def numbers(text: str) -> tuple[int, ...]:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import fx
 
-from coordatt_deploy.artifact_specs import Preprocessing, TensorSpec
+from coordatt_deploy.artifact_specs import OutputKind, Preprocessing, TensorSpec
 from coordatt_deploy.conversion.plan import ExportPlan
-from coordatt_deploy.errors import UsageError
+from coordatt_deploy.errors import UsageError, nearest
 from coordatt_deploy.graph.call_arguments import outputs
 from coordatt_deploy.graph.graph import Graph
+from coordatt_deploy.graph.output_kinds import output_kinds
 from coordatt_deploy.graph.output_regions import output_regions
 from coordatt_deploy.graph.passes.branches import merge_branches
 from coordatt_deploy.graph.randomness import check_deterministic
@@ -32,6 +33,7 @@ class CapturedModel:
         state: What the weights' hash is of; None where branches were merged, so that none is of these weights.
         merged: What became of branches; None where that was not asked for.
         replaced: The preprocessing of the app that baking made part of the network; the model's own without it.
+        said_kinds: What outputs are, by name, where the user says it.
     """
 
     source: LoadedModel
@@ -39,6 +41,7 @@ class CapturedModel:
     state: Mapping[str, torch.Tensor] | None
     merged: tuple[MergedBranches, ...] | None
     replaced: Preprocessing
+    said_kinds: Mapping[str, OutputKind]
 
     def manifest(self, command: str) -> Manifest:
         """Return what is known of the bundle before there is any artifact.
@@ -53,6 +56,7 @@ class CapturedModel:
             outputs=tuple(_output_spec(node, name) for node, name in returned),
             command=command,
             regions=output_regions(self.graph),
+            output_kinds={**output_kinds(self.graph), **self.said_kinds},
         )
 
 
@@ -61,7 +65,7 @@ def load_captured(plan: ExportPlan, stages: Stages) -> CapturedModel:
 
     Raises:
         UsageError: See ``load.resolve`` and ``capture_source``; it draws random numbers; nothing is there to merge, or
-            the preprocessing cannot be baked in.
+            the preprocessing cannot be baked in; an output that the plan speaks of is not there.
     """
     with stages.stage("load model"):
         source = resolve(plan.model)
@@ -74,7 +78,10 @@ def load_captured(plan: ExportPlan, stages: Stages) -> CapturedModel:
     replaced = source.spec.preprocessing
     if plan.bake:
         source, graph = bake(source, graph, softmax=plan.softmax)
-    return CapturedModel(source, graph, None if merged else state, merged, replaced)
+    for name in plan.output_kinds:
+        if name not in graph.outputs:
+            raise UsageError(f"--output {name}: the model has no such output; {nearest(name, graph.outputs)}")
+    return CapturedModel(source, graph, None if merged else state, merged, replaced, plan.output_kinds)
 
 
 def _merged(source: LoadedModel, graph: Graph) -> tuple[LoadedModel, Graph, tuple[MergedBranches, ...]]:

@@ -1,11 +1,11 @@
 """What to export and what to quantize, as plans that are checked before any work."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from coordatt_deploy.artifact_specs import Artifact, ModelSpec, RangeMethod
+from coordatt_deploy.artifact_specs import Artifact, ModelSpec, OutputKind, RangeMethod
 from coordatt_deploy.data.calibration import COUNT, CalibrationSet
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.format_modules import need_converters
@@ -36,6 +36,7 @@ class ExportPlan:
         reparameterize: Whether sums of linear branches become one convolution each.
         output_dir: The bundle; None for the model's name in the current folder.
         strict: Whether all files are to be written, or none.
+        output_kinds: What outputs are, by name, where the user says it.
         command: The command line, for the manifest.
     """
 
@@ -52,6 +53,7 @@ class ExportPlan:
     reparameterize: bool = False
     output_dir: Path | None = None
     strict: bool = False
+    output_kinds: Mapping[str, OutputKind] = field(default_factory=dict)
     command: str = ""
 
     def check(self) -> None:

@@ -65,6 +65,8 @@ def candidate_of(
         ranges=ranges,
         damage=damage,
         regions=bundle.manifest.regions,
+        kinds=bundle.manifest.output_kinds,
+        integral=frozenset(spec.name for spec in bundle.manifest.outputs if not spec.dtype.startswith("float")),
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from coordatt_deploy.artifact_specs import Artifact, OutputRegion
+from coordatt_deploy.artifact_specs import Artifact, OutputKind, OutputRegion
 from coordatt_deploy.layer_map import LayerMap
 from coordatt_deploy.manifest import QuantizationRecord
 from coordatt_deploy.parity.cases import ParityCases
@@ -26,6 +26,8 @@ class Candidate:
         ranges: Of a static artifact, least and greatest value of each layer on its calibration data, by layer id.
         damage: What of the bundle cannot be read, so that its layers cannot be judged; None where all can.
         regions: By output, the parts that different operators make; see ``OutputRegion``.
+        kinds: What outputs are, by name; those that are not there are not known.
+        integral: Names of outputs that hold integers or yes and no: classes, positions, masks.
         warning: Why its outputs on this machine may not be those of another; None where they are.
     """
 
@@ -39,6 +41,8 @@ class Candidate:
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     damage: str | None = None
     regions: Mapping[str, tuple[OutputRegion, ...]] = field(default_factory=dict)
+    kinds: Mapping[str, OutputKind] = field(default_factory=dict)
+    integral: frozenset[str] = frozenset()
     warning: str | None = None
 
     @property

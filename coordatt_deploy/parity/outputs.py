@@ -17,17 +17,17 @@ class that they name.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coordatt_deploy.artifact_specs import OutputRegion
+from coordatt_deploy.artifact_specs import OutputKind, OutputRegion
 from coordatt_deploy.metrics import Arrays, cosine, sqnr_db, sqnr_db_of_energies, top1_agreement
 from coordatt_deploy.output_grids import coarse_parts, grid_step, is_bounded, part_of, whole
 from coordatt_deploy.parity.conditioning import conditioning
-from coordatt_deploy.parity.tolerances import Tolerance
+from coordatt_deploy.parity.tolerances import OTHERWISE, Tolerance, allowed_otherwise
 
 BOUNDED_SIGNAL: Final = 0.25  # mean square of the values 0 and 1, half of each: what a score can come to
 
@@ -71,6 +71,11 @@ class OutputParity:
         set_aside: Cases that torch's own rounding does not reproduce; they are not judged.
         unproven: Why nothing can be proven of the output; None where it was judged.
         regions: Of an integer artifact, the parts that different operators make.
+        kind: What the output is.
+        mask_agreement: Share of the pixels with the same class; None for what is no mask of several classes.
+        min_mask_agreement: What was asked for; None where it was not.
+        by_share: Whether elements are classes, positions, or yes and no. The error and what is allowed are then shares
+            of the elements, of all cases together.
     """
 
     name: str
@@ -91,6 +96,10 @@ class OutputParity:
     set_aside: tuple[int, ...] = ()
     unproven: str | None = None
     regions: tuple[RegionParity, ...] = ()
+    kind: OutputKind = OutputKind.OTHER
+    mask_agreement: float | None = None
+    min_mask_agreement: float | None = None
+    by_share: bool = False
 
     def sentence(self) -> str:
         """Say what was found, in one line."""
@@ -99,12 +108,22 @@ class OutputParity:
             return found if self.unproven is None else f"{found}; {self.unproven}"
         if self.unproven is not None:
             return f"{self.name} cannot be proven: {self.unproven}"
+        if self.by_share:
+            return (
+                f"{self.name}: {self.mismatched} of {self.elements} elements differ ({self.max_abs_error:.2%}),"
+                f" {self.allowed:.2%} allowed"
+            )
+        masks, needed = self.mask_agreement, self.min_mask_agreement
+        if masks is not None and needed is not None and masks < needed:
+            return f"{self.name}: {masks:.1%} of the pixels have the same class, {needed:.0%} needed"
         coarse = [region.problem for region in self.regions if region.problem is not None]
         if coarse:
             return f"{self.name}: {'; '.join(coarse)}"
         agreement, asked = self.top1_agreement, self.min_top1_agreement
         if agreement is not None and asked is not None and agreement < asked:
             agrees = f"; top-1 agreement {agreement:.1%}, {asked:.0%} needed"
+            if self.kind is OutputKind.OTHER:
+                agrees += f" if these are scores of classes; else export with --output {self.name}=embedding or boxes"
         else:
             agrees = ""
         if self.min_sqnr_db is not None:
@@ -126,6 +145,7 @@ def judge(
     tolerance: Tolerance,
     images: Sequence[bool] = (),
     regions: Sequence[OutputRegion] = (),
+    kind: OutputKind = OutputKind.OTHER,
 ) -> OutputParity:
     """Compare an output over all golden cases.
 
@@ -137,11 +157,18 @@ def judge(
         tolerance: What to apply.
         images: Which of the cases are real images; see ``conditioning``.
         regions: Parts of the output that different operators make; none for a single one.
+        kind: What the output is.
 
     Raises:
         ValueError: The cases differ in number or shape, or there is nothing to compare, or a part is none of it.
     """
     _check_shapes(name, candidate, reference, rounding)
+    least_masks = None
+    masks = mask_agreement(candidate, reference) if kind is OutputKind.MASK else None
+    if masks is not None:
+        least_masks = 1.0 - allowed_otherwise(tolerance, 1.0 - (mask_agreement(rounding, reference) or 0.0))
+    if kind not in {OutputKind.SCORES, OutputKind.OTHER}:  # then the greatest of its numbers names no class
+        tolerance = replace(tolerance, min_top1_agreement=None, floor_top1=None)
     condition = conditioning(reference, rounding, tolerance, images)
     kept = [index for index in range(len(reference)) if index not in condition.set_aside]
     sigmoids = tolerance.sigmoid_error > 0 and bool(regions) and all(item.operator == "sigmoid" for item in regions)
@@ -154,7 +181,7 @@ def judge(
     nonfinite = sum(int((~np.isfinite(item)).sum()) for item in candidate)
     worst = max(kept or range(len(errors)), key=lambda index: _excess(errors[index], allowed.get(index, math.inf)))
     flat = int(np.argmax(np.nan_to_num(errors[worst], nan=math.inf)))
-    agreement = top1_agreement(candidate, reference)
+    agreement = top1_agreement(candidate, reference) if kind in {OutputKind.SCORES, OutputKind.OTHER} else None
     by_element = tolerance.min_sqnr_db is None
     if tolerance.min_sqnr_db is None:
         over_kept = _region_db([candidate[i] for i in kept], [reference[i] for i in kept], bounded=sigmoids)
@@ -169,6 +196,7 @@ def judge(
         and agrees
         and not nonfinite
         and condition.problem is None
+        and (masks is None or least_masks is None or masks >= least_masks)
         and all(part.problem is None for part in parts),
         max_abs_error=max((_worst(error) for error in errors), key=lambda e: math.inf if math.isnan(e) else e),
         allowed=allowed.get(worst, 0.0) if by_element else math.nan,
@@ -186,7 +214,61 @@ def judge(
         set_aside=condition.set_aside,
         unproven=condition.problem,
         regions=parts,
+        kind=kind,
+        mask_agreement=masks,
+        min_mask_agreement=least_masks,
     )
+
+
+def judge_elements(
+    name: str, candidate: Arrays, reference: Arrays, rounding: Arrays, tolerance: Tolerance
+) -> OutputParity:
+    """Compare an output of classes, positions, or yes and no, over all golden cases: the share that differs is judged.
+
+    How far one class is from another says nothing. What torch itself has otherwise in more than ``OTHERWISE`` of the
+    elements proves nothing.
+
+    Raises:
+        ValueError: The cases differ in number or shape, or there is nothing to compare.
+    """
+    _check_shapes(name, candidate, reference, rounding)
+    elements = sum(item.size for item in reference)
+    wrong = [int((c != r).sum()) for c, r in zip(candidate, reference, strict=True)]
+    own = sum(int((c != r).sum()) for c, r in zip(rounding, reference, strict=True)) / elements
+    share, allowed = sum(wrong) / elements, allowed_otherwise(tolerance, own)
+    nonfinite = sum(int((~np.isfinite(item)).sum()) for item in candidate)
+    worst = int(np.argmax(wrong))
+    flat = int(np.argmax(candidate[worst] != reference[worst]))
+    unproven = None
+    if own > max(OTHERWISE):
+        unproven = (
+            f"torch's own rounding has {own:.0%} of its elements otherwise, {max(OTHERWISE):.0%} at most prove it"
+        )
+    return OutputParity(
+        name=name,
+        passed=share <= allowed and not nonfinite and unproven is None,
+        max_abs_error=share,
+        allowed=allowed,
+        worst_case=worst,
+        worst_index=tuple(int(i) for i in np.unravel_index(flat, reference[worst].shape)),
+        mismatched=sum(wrong),
+        elements=elements,
+        sqnr_db=sqnr_db(candidate, reference),
+        cosine=cosine(candidate, reference),
+        top1_agreement=None,
+        nonfinite=nonfinite,
+        unproven=unproven,
+        kind=OutputKind.MASK,
+        by_share=True,
+    )
+
+
+def mask_agreement(candidate: Arrays, reference: Arrays) -> float | None:
+    """Share of the pixels with the same greatest channel; None unless there are channels, (N, C, ...) with C > 1."""
+    if any(item.ndim < 3 or item.shape[1] < 2 for item in reference):
+        return None
+    same = [np.argmax(c, 1) == np.argmax(r, 1) for c, r in zip(candidate, reference, strict=True)]
+    return sum(int(item.sum()) for item in same) / int(sum(item.size for item in same))
 
 
 def judge_regions(

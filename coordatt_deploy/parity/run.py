@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordatt_deploy import host
-from coordatt_deploy.artifact_specs import Artifact
+from coordatt_deploy.artifact_specs import Artifact, OutputKind
 from coordatt_deploy.bundle import REPORTS, Bundle
 from coordatt_deploy.documents import dump
 from coordatt_deploy.errors import BundleError, DeployError, InferenceError, MissingDependencyError, UsageError
@@ -26,7 +26,7 @@ from coordatt_deploy.parity.candidate import Candidate
 from coordatt_deploy.parity.cases import ParityCases
 from coordatt_deploy.parity.executors import Executor, LocalExecutor
 from coordatt_deploy.parity.layers import ArtifactLayers
-from coordatt_deploy.parity.outputs import judge, unjudged
+from coordatt_deploy.parity.outputs import judge, judge_elements, unjudged
 from coordatt_deploy.parity.preprocessing_check import GoldenImage, image_feeds
 from coordatt_deploy.parity.reports import ParityReports, ParityRun, ParitySettings, covered, read_reports
 from coordatt_deploy.parity.result import ArtifactParity, ParityReport
@@ -286,7 +286,18 @@ def check_artifact(
         # an integer artifact's outputs are judged by SQNR: what float32 costs is only shown beside it
         basis = cases.rounding.get(tolerance.basis, cases.rounding[Precision.FP32])
         outputs = tuple(
-            judge(o, results[o], cases.outputs[o], basis[o], tolerance, cases.images, candidate.regions.get(o, ()))
+            judge_elements(o, results[o], cases.outputs[o], basis[o], tolerance)
+            if o in candidate.integral
+            else judge(
+                o,
+                results[o],
+                cases.outputs[o],
+                basis[o],
+                tolerance,
+                cases.images,
+                candidate.regions.get(o, ()),
+                candidate.kinds.get(o, OutputKind.OTHER),
+            )
             for o in cases.outputs
         )
     except MissingDependencyError as error:

@@ -220,6 +220,25 @@ def tolerance_of(artifact: Artifact, table: Mapping[tuple[Format, str], Toleranc
 
 
 LARGEST: Final = 1e9  # NaN is not below it either
+# Share of the elements of a class map that a file may have otherwise, in float and in integers: where two classes are
+# nearly alike, rounding chooses. Of the images that it classifies an integer file may name as many otherwise.
+OTHERWISE: Final = (0.01, 0.1)
+# Of random weights the classes lie closer together than the noise of integers: half of them is left of MobileNetV2.
+OTHERWISE_UNTRAINED: Final = 0.6
+
+
+def allowed_otherwise(tolerance: Tolerance, rounding: float) -> float:
+    """Return the share of classes, positions or yes and no that a file may have otherwise.
+
+    Args:
+        tolerance: Of the file.
+        rounding: The share that torch itself has otherwise in the precision of ``tolerance.basis``.
+    """
+    integers = tolerance.weight_bits is not None
+    untrained = integers and tolerance.min_top1_agreement is None  # nor is any class asked for then
+    return max(tolerance.multiple * rounding, OTHERWISE_UNTRAINED if untrained else OTHERWISE[integers])
+
+
 KEYS: Final = ("multiple", "min_sqnr_db", "min_top1_agreement")
 Tolerances = Mapping[tuple[Format, str], Tolerance]
 BUILT_IN: Final[Tolerances] = TOLERANCES

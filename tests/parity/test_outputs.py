@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from coordatt_deploy.artifact_specs import OutputRegion
+from coordatt_deploy.artifact_specs import OutputKind, OutputRegion
 from coordatt_deploy.documents import to_json
 from coordatt_deploy.formats import Format
 from coordatt_deploy.metrics import sqnr_db, top1_agreement
-from coordatt_deploy.parity.outputs import allowance, judge, unjudged
+from coordatt_deploy.parity.outputs import allowance, judge, judge_elements, unjudged
 from coordatt_deploy.parity.tolerances import TOLERANCES
 
 RNG = np.random.default_rng(0)
@@ -203,3 +203,104 @@ def test_scores_of_nothing_are_judged_by_an_absolute_error(error, passes):
         assert not judge("scores", candidate, reference, rounding, other, (), (SCORES,)).passed
     zeros = [np.zeros_like(value) for value in reference]
     assert not judge("scores", zeros, reference, rounding, tolerance, (), (SCORES,)).passed
+
+
+def vectors(seed=0, shape=(1, 16), count=20):
+    random = np.random.default_rng(seed)
+    return [random.standard_normal(shape) for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "passes"),
+    [
+        (OutputKind.SCORES, False),
+        (OutputKind.OTHER, False),
+        (OutputKind.EMBEDDING, True),
+        (OutputKind.BOXES, True),
+    ],
+)
+def test_the_greatest_number_matters_where_it_names_a_class(kind, passes):
+    """
+    Two numbers that are nearly alike change places: another class of scores, the same embedding.
+    """
+    reference = vectors()
+    for value in reference:
+        value[0, 0], value[0, 1] = 4.0, 4.001
+    candidate = [value + np.eye(1, 16) * 0.01 for value in reference]
+    tolerance = replace(next(iter(TOLERANCES.values())), min_sqnr_db=20.0, min_top1_agreement=0.95, floor_db=None)
+
+    verdict = judge("features", candidate, reference, reference, tolerance, kind=kind)
+
+    assert passes is verdict.passed
+    assert ("--output features=embedding" in verdict.sentence()) is (kind is OutputKind.OTHER)
+    assert not judge(
+        "features", [value * 1.2 for value in reference], reference, reference, tolerance, kind=kind
+    ).passed
+
+
+def test_a_mask_is_judged_by_the_class_of_each_pixel():
+    """
+    Where a few pixels differ it passes, where one in ten does it fails, however good its SQNR is.
+    """
+    reference = vectors(shape=(1, 2, 10, 10))
+    for value in reference:
+        value[:, 1] = value[:, 0] + 0.01  # the second class everywhere, by little
+    tolerance = replace(next(iter(TOLERANCES.values())), min_sqnr_db=20.0, floor_db=None)
+
+    def turned(pixels):
+        candidate = [value.copy() for value in reference]
+        for value in candidate:
+            value[0, 0].reshape(-1)[:pixels] += 0.02
+        return judge("mask", candidate, reference, reference, tolerance, kind=OutputKind.MASK)
+
+    assert turned(1).passed
+    assert not turned(10).passed
+    assert 0.9 == pytest.approx(turned(10).mask_agreement)
+    assert "90.0% of the pixels have the same class" in turned(10).sentence()
+
+
+def test_classes_are_judged_by_the_share_that_differs():
+    """
+    Class 9 in place of 8 is as wrong as class 0; one pixel in a hundred may be, and more where torch itself has more.
+    """
+    random = np.random.default_rng(0)
+    reference = [random.integers(0, 10, (1, 20, 20)).astype(np.float64) for _ in range(4)]
+    tolerance = next(iter(TOLERANCES.values()))
+
+    def turned(pixels, rounding=reference):
+        candidate = [value.copy() for value in reference]
+        for value in candidate:
+            value.reshape(-1)[:pixels] = 9 - value.reshape(-1)[:pixels]
+        return judge_elements("classes", candidate, reference, rounding, tolerance)
+
+    own = [value.copy() for value in reference]
+    for value in own:
+        value[0, :, 0] += 1
+    lost = [value + 1 for value in reference]
+
+    assert turned(4).passed
+    assert not turned(8).passed
+    assert "32 of 1600 elements differ (2.00%), 1.00% allowed" in turned(8).sentence()
+    assert turned(8, own).passed
+    assert turned(8, lost).unproven is not None
+    assert not turned(400, own).passed
+
+
+def test_integer_files_of_random_weights_may_name_more_classes_otherwise():
+    """
+    As with the class of an image; a file that names hardly one of them still fails.
+    """
+    random = np.random.default_rng(0)
+    reference = [random.integers(0, 10, (1, 20, 20)).astype(np.float64) for _ in range(4)]
+    trained = next(item for item in TOLERANCES.values() if item.weight_bits is not None and item.min_top1_agreement)
+    untrained = replace(trained, min_top1_agreement=None)
+
+    def turned(share):
+        candidate = [value.copy() for value in reference]
+        for value in candidate:
+            value.reshape(-1)[: int(400 * share)] += 1
+        return candidate
+
+    assert not judge_elements("classes", turned(0.5), reference, reference, trained).passed
+    assert judge_elements("classes", turned(0.5), reference, reference, untrained).passed
+    assert not judge_elements("classes", turned(0.8), reference, reference, untrained).passed
