@@ -81,24 +81,24 @@ class CommandLine(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command."""
-        with interruption.handled():
-            try:
+        try:
+            with interruption.handled():  # inside, so that no signal finds a handler and nobody to tell of it
                 try:
                     result: object = super().invoke(ctx)
                 finally:
                     with interruption.undisturbed():  # a signal that arrives meanwhile is raised at its end
                         _remove_stale()
-            except (click.exceptions.Exit, click.ClickException, click.Abort):
-                raise
-            except (Exception, KeyboardInterrupt, Terminated) as error:  # noqa: BLE001 - the place for all of them
-                # A library may have made another error of the signal that arrived in the midst of it.
-                number = interruption.received()
-                text, code = _told(error) if number is None else _ended(number)
-                click.secho(text, fg="red", err=True)
-                if os.environ.get(TRACEBACK):
-                    click.echo("".join(traceback.format_exception(error)), err=True)
-            else:
-                return result
+        except (click.exceptions.Exit, click.ClickException, click.Abort):
+            raise
+        except (Exception, KeyboardInterrupt, Terminated) as error:  # noqa: BLE001 - the place for all of them
+            # A library may have made another error of the signal that arrived in the midst of it.
+            number = interruption.received()
+            text, code = _told(error) if number is None else _ended(number)
+            click.secho(text, fg="red", err=True)
+            if os.environ.get(TRACEBACK):
+                click.echo("".join(traceback.format_exception(error)), err=True)
+        else:
+            return result
         raise click.exceptions.Exit(code)
 
 
