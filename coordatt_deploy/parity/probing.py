@@ -135,7 +135,7 @@ class Stirring(fx.Interpreter):
         return np.clip(found, reference.min(), reference.max()) if reach is Noise.WITHIN_RANGE else found
 
     def _source(self, n: fx.Node) -> NDArray[np.float64]:
-        value: torch.Tensor = self.env[n.args[0]]
+        value: torch.Tensor = self.env[n.all_input_nodes[0]]
         return value.double().numpy()
 
     def _passes_on(self, n: fx.Node, made: NDArray[np.float64]) -> bool:
