@@ -5,7 +5,8 @@ map's own word is not enough. Of a layer without a tensor one of these must hold
 
     unused      no output depends on it
     constant    it depends on no input: it was computed beforehand
-    moved       its elements are those of what it reads: turned, cut, copied, or passed through at inference
+    moved       its elements are those of what it reads: turned, cut, copied, or passed through at inference; a mean
+                over one place is that place
     neutral     it adds exactly 0, or multiplies by exactly 1
     needed      what reads it cannot be had without it: nothing that it reads has its shape
     seen        without it, what reads it would be beyond the tolerance on some case, and that was judged
@@ -111,12 +112,24 @@ def by_graph(graph: Graph, node: fx.Node) -> Absence | None:
         return Absence.UNUSED
     if not any(item.op == "placeholder" for item in _reached(node, lambda at: at.all_input_nodes)):
         return Absence.CONSTANT
-    if op_name(node) in MOVES:
+    if op_name(node) in MOVES or _averages_one_place(node):
         return Absence.MOVED
     neutral = NEUTRAL.get(op_name(node))
     if neutral is not None and len(node.args) > 1 and not node.kwargs and _is_all(graph, node.args[1], neutral):
         return Absence.NEUTRAL
     return None
+
+
+def _averages_one_place(node: fx.Node) -> bool:
+    """Whether a mean over axes is over axes of size 1, or a pool has a window for each place: then nothing changes."""
+    if op_name(node) not in ("mean", "adaptive_avg_pool2d"):
+        return False
+    before, after = (list(item.meta["val"].shape) for item in (node.all_input_nodes[0], node))
+    if not all(isinstance(size, int) for size in (*before, *after)):
+        return False
+    if op_name(node) == "mean":  # it may leave out axes, but none of several elements
+        before, after = ([size for size in sizes if size != 1] for sizes in (before, after))
+    return before == after
 
 
 def _reached(node: fx.Node, onward: Callable[[fx.Node], Iterable[fx.Node]]) -> Iterator[fx.Node]:
