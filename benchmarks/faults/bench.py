@@ -237,13 +237,9 @@ class _Remembered(ReferenceLayers):
         key = ("local", id(feeds), id(rounding))
         return self._once(key, lambda: super(_Remembered, self).local(feeds, rounding, reference))
 
-    def probe(self, feeds: Any, reference: Any, stirred: frozenset[str], seed: int) -> Any:
-        key = ("probe", id(reference), stirred, seed)  # stirred inputs follow from the seed
-        return self._once(key, lambda: super(_Remembered, self).probe(feeds, reference, stirred, seed))
-
-    def probed(self, feeds: Any, rounding: Any, probe: Any) -> Any:
-        key = ("probed", id(rounding), id(probe))
-        return self._once(key, lambda: super(_Remembered, self).probed(feeds, rounding, probe))
+    def probe(self, feeds: Any, reference: Any, stirred: frozenset[str], rounding: Any, seed: int) -> Any:
+        key = ("probe", id(reference), stirred, id(rounding), seed)  # stirred inputs follow from the seed
+        return self._once(key, lambda: super(_Remembered, self).probe(feeds, reference, stirred, rounding, seed))
 
 
 def expected_layers(ops: Sequence[Op], planted: Sequence[Op], layers: LayerMap) -> tuple[str, ...]:

@@ -206,11 +206,10 @@ class _Run:
         if self.on_grid:  # grids end where calibration ended; only the input takes anything an image may hold
             feeds = {name: _stirred(value, number) for name, value in feeds.items()}
             stirred, judged = frozenset(), self.first
-        probe = self.reference.probe(feeds, exact, stirred, seed=number)
+        probe = self.reference.probe(feeds, exact, stirred, self.rounding, seed=number)
         made = pieces(feeds, place_all(self.present, probe.given, shapes))
         own = [layer for layer in self.present if layer.layer_id in judged]
-        rounding = self.reference.probed(feeds, self.rounding, probe)
-        self._count(own, made, probe.made, rounding, self.judge.probed, calibrated=False)
+        self._count(own, made, probe.made, probe.rounding, self.judge.probed, calibrated=False)
 
     def _count(
         self,

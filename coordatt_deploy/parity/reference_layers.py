@@ -3,11 +3,9 @@
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import fx
 
 from coordatt_deploy.array_types import NumberArray
@@ -16,18 +14,8 @@ from coordatt_deploy.graph.call_arguments import input_node
 from coordatt_deploy.graph.execution import prepare
 from coordatt_deploy.graph.float16_range import lost_in_float16
 from coordatt_deploy.graph.graph import Feeds, Graph, op_name
-from coordatt_deploy.graph.operators import Trait, having, probed_ranges
-from coordatt_deploy.graph.repeats import repeated_calls
+from coordatt_deploy.parity.probing import Noise, Probe, Stirring, Values
 from coordatt_deploy.parity.reference_rounding import WEIGHTED, Rounder, Rounding, RoundingError, compare
-
-Values = dict[str, NDArray[np.float64]]
-
-# What an activation gives lies on a curve and is left there, except that within its bounds every value can occur.
-BOUNDED: Final = probed_ranges()
-PERTURBED: Final = having(Trait.PERTURBED)
-READS_BOUNDS: Final = having(Trait.READS_BOUNDS)
-SPREADS: Final = frozenset({"std", "var", "layer_norm", "group_norm", "instance_norm"})  # converters make them of means
-BEYOND: Final = 4.0  # standard deviation that takes many values past 6 and below -3
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +137,6 @@ class ReferenceLayers:
         """Return the error of each layer when torch rounds, and goes on from the reference at the cuts."""
         return self._errors(feeds, rounding, reference.values, reference.values)
 
-    def probed(self, feeds: Feeds, rounding: Rounding, probe: "Probe") -> dict[str, RoundingError]:
-        """The same, for the values of *probe*; nothing is cut off, as nothing was calibrated on them."""
-        return self._errors(feeds, replace(rounding, clips=False), probe.given, probe.made)
-
     def _errors(self, feeds: Feeds, rounding: Rounding, given: Values, made: Values) -> dict[str, RoundingError]:
         exact = {self.nodes[layer]: value for layer, value in given.items() if self.nodes[layer] in rounding.cuts}
         rounder = Rounder(self.graph.module, rounding, exact, frozenset(self.nodes.values()))
@@ -165,103 +149,63 @@ class ReferenceLayers:
         }
 
     def probe(
-        self,
-        feeds: Feeds,
-        reference: LayerReference,
-        stirred: frozenset[str],
-        seed: int,
-    ) -> "Probe":
-        """Make values that no image gives, and what every layer makes of them in float64.
+        self, feeds: Feeds, reference: LayerReference, stirred: frozenset[str], rounding: Rounding, seed: int
+    ) -> Probe:
+        """Make values that no image gives, what every layer makes of them in float64, and what rounding costs there.
 
-        A wrong weight hides behind a dead channel, and a missing bound behind values that never reach it. So the
-        layers *stirred* hand on their reference value with noise, as wide as the value itself and wide enough to cross
-        the bounds of an activation that reads it.
+        Where torch's own result is not finite, a base below 0 say, what is read there is stirred less, until it is what
+        it is on the image. Nothing is cut off, as nothing was calibrated on these values.
 
         Args:
             feeds: The inputs; they are not stirred.
             reference: What every layer makes of these inputs.
             stirred: Layers that the artifact has a tensor of their own for.
+            rounding: How torch is to round.
             seed: The seed of the noise.
         """
-        names = {self.nodes[layer]: reference.values[layer] for layer in stirred}
-        stirring = _Perturbation(self._exact_module(), names, frozenset(self.nodes.values()), seed)
+        rounding, noise = replace(rounding, clips=False), dict[str, Noise]()
+        while True:
+            run = self._stir(feeds, reference, stirred, seed, noise)
+            given = {layer: run.given[node] for layer, node in self.nodes.items()}
+            made = {layer: run.made[node] for layer, node in self.nodes.items()}
+            errors = self._errors(feeds, rounding, given, made)
+            lost = {layer for layer, error in errors.items() if not np.isfinite(error.greatest)}
+            moved = frozenset(layer for layer, node in self.nodes.items() if run.first.get(node, node) in run.stirred)
+            narrowed = {
+                source
+                for layer in lost
+                if lost.isdisjoint(self.sources(layer))
+                for source in self.before(layer, moved)
+                if noise.get(self._first_of(run, source)) is not Noise.NOWHERE
+            }
+            if not narrowed:
+                return Probe(given, made, errors)
+            for node in {self._first_of(run, source) for source in narrowed}:
+                noise[node] = Noise(noise.get(node, Noise.ANYWHERE) + 1)
+
+    def _first_of(self, run: Stirring, layer_id: str) -> str:
+        node = self.nodes[layer_id]
+        return run.first.get(node, node)
+
+    def _stir(
+        self,
+        feeds: Feeds,
+        reference: LayerReference,
+        stirred: frozenset[str],
+        seed: int,
+        noise: Mapping[str, Noise],
+    ) -> Stirring:
+        around = {self.nodes[layer]: reference.values[layer] for layer in stirred}
+        run = Stirring(self._exact_module(), around, frozenset(self.nodes.values()), seed, noise)
         tensors = [torch.from_numpy(np.asarray(feeds[spec.name])) for spec in self.graph.inputs]
         with torch.no_grad():
-            stirring.run(*(item.double() if item.is_floating_point() else item for item in tensors))
-        return Probe(
-            {layer: stirring.given[node] for layer, node in self.nodes.items()},
-            {layer: stirring.made[node] for layer, node in self.nodes.items()},
-        )
+            run.run(*(item.double() if item.is_floating_point() else item for item in tensors))
+        return run
 
     def _exact_module(self) -> fx.GraphModule:
         if self._double is None:
             self._double = copy.deepcopy(self.graph.module).to(torch.float64)
         return self._double
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """Stirred values, float64, by layer id.
-
-    Attributes:
-        given: What the readers of each layer get.
-        made: What each layer makes of what it gets.
-    """
-
-    given: Values
-    made: Values
-
-
-class _Perturbation(fx.Interpreter):
-    """Runs a graph in float64; chosen nodes hand on noise around their reference value."""
-
-    def __init__(
-        self,
-        module: fx.GraphModule,
-        around: Mapping[str, NDArray[np.float64]],
-        nodes: frozenset[str],
-        seed: int,
-    ) -> None:
-        super().__init__(module)
-        self.nodes = nodes
-        # What is computed twice may be one tensor of the file: whoever reads it gets the same noise.
-        self.first = repeated_calls(module.graph)
-        self.around = {self.first.get(name, name): value for name, value in around.items()}
-        self.stirred: Values = {}
-        self.random = np.random.default_rng(seed)
-        self.given: Values = {}
-        self.made: Values = {}
-
-    def run_node(self, n: fx.Node) -> object:
-        value = super().run_node(n)
-        if isinstance(value, torch.Tensor) and value.is_floating_point():
-            value = value.double()
-        if n.name in self.nodes:
-            self.made[n.name] = value.numpy()
-            first = self.first.get(n.name, n.name)
-            if first in self.around and op_name(n) in PERTURBED and not _is_part(n):
-                if first not in self.stirred:
-                    self.stirred[first] = self._stirred(n, self.around[first])
-                value = torch.from_numpy(self.stirred[first])
-            self.given[n.name] = value.numpy()
-        return value
-
-    def _stirred(self, n: fx.Node, reference: NDArray[np.float64]) -> NDArray[np.float64]:
-        noise = self.random.standard_normal(reference.shape)
-        name = op_name(n)
-        if name in BOUNDED:
-            low, high = BOUNDED[name]
-            return np.clip(reference + (high - low) / 2 * noise, low, high)
-        width = float(reference.std())
-        if any(op_name(user) in READS_BOUNDS for user in n.users):
-            width = max(width, BEYOND)
-        return reference + width * noise
-
-
-def _is_part(node: fx.Node) -> bool:
-    """Whether a file may hold a mean as a part of the deviation of the same values, which must get what it makes."""
-    source = node.args[0] if op_name(node) == "mean" else None
-    return isinstance(source, fx.Node) and any(op_name(user) in SPREADS for user in source.users)
 
 
 class GraphSubmodels:

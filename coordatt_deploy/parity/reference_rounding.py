@@ -66,8 +66,9 @@ class RoundingError:
 
 
 def compare(value: NumberArray, reference: NDArray[np.float64], step: float = 0.0) -> RoundingError:
-    """Return how far *value* is from the reference."""
-    error = np.abs(np.asarray(value, np.float64) - reference)
+    """Return how far *value* is from the reference; NaN where both are infinite."""
+    with np.errstate(invalid="ignore"):
+        error = np.abs(np.asarray(value, np.float64) - reference)
     axes = tuple(axis for axis in range(error.ndim) if axis != 1 or error.ndim < 2)
     noise = np.atleast_1d(np.mean(np.square(error), axis=axes))
     share = float(np.mean(error > 0)) if error.size else 0.0

@@ -198,7 +198,7 @@ def _sizes(var: mil.Var) -> tuple[int | None, ...]:
 
 def _layer_map(graph: Graph, function: mil.Function, renamed: Mapping[str, str]) -> LayerMap:
     """Carry the graph's map to the tensors of the program, by name."""
-    tensors = (operation.outputs for operation in function.operations if not _names_classes(operation))
+    tensors = (operation.outputs for operation in function.operations if not _has_no_tensor(operation))
     shapes = {var.name: _sizes(var) for outputs in tensors for var in outputs}
     (output,) = (node for node in graph.module.graph.nodes if node.op == "output")
     outputs = {node.name: name for node, name in zip(output.args[0], graph.outputs, strict=True)}
@@ -211,9 +211,12 @@ def _layer_map(graph: Graph, function: mil.Function, renamed: Mapping[str, str])
     return graph.layers.carried(places, reasons)
 
 
-def _names_classes(operation: mil.Operation) -> bool:
-    """Whether it has no tensors: a classifier's last operator, and the list of names that it takes."""
-    return operation.op_type == "classify" or any(isinstance(var, mil.ListVar) for var in operation.outputs)
+def _has_no_tensor(operation: mil.Operation) -> bool:
+    """Whether it makes no tensor: a classifier's last operator, the list of names that it takes, a constant.
+
+    A constant is stored once for each place where it is used, so that its name is none of the file's.
+    """
+    return operation.op_type in ("classify", "const") or any(isinstance(var, mil.ListVar) for var in operation.outputs)
 
 
 def _candidates(node: fx.Node, renamed: Mapping[str, str], outputs: Mapping[str, str]) -> list[str]:

@@ -1,5 +1,6 @@
 """Torch operators that coremltools 9.0 converts into something else, or not at all, written anew.
 
+    clamp:         coremltools gives its result a number for a name, so that nobody can tell where the value is.
     average pool:  Core ML divides by the whole window where ``ceil_mode`` lets it hang over an edge that only the run
                    knows; torch by what lies inside, padding included or not. Padding of more than one element
                    has been seen to go wrong.
@@ -8,7 +9,8 @@
     resize:        coremltools needs a factor that it can read off the graph; to another tensor's size there is none.
     split:         coremltools needs sizes that are constants.
 
-The table of evidence (``coordatt_deploy/runtimes/coreml/evaluator/evidence.py``) says how the first three are known.
+The table of evidence (``coordatt_deploy/runtimes/coreml/evaluator/evidence.py``) says how
+what is said of Core ML itself is known.
 Everything else stays with coremltools' own functions, whose names and output are what the layer map is carried by.
 """
 
@@ -45,6 +47,7 @@ def corrected(resizings: Mapping[str, Resizing]) -> Iterator[None]:
     """
     table: dict[str, Conversion] = _TORCH_OPS_REGISTRY.name_to_func_mapping
     before = dict(table)
+    table["clamp"] = partial(_clamp, before["clamp"])
     for name in ("avg_pool1d", "avg_pool2d"):
         table[name] = partial(_average_pool, before[name])
     table["prelu"] = partial(_prelu, before["prelu"])
@@ -70,6 +73,14 @@ def _values(context: TranscriptionContext, node: InternalTorchIRNode) -> list[ob
     """
     given = [context[item] if isinstance(item, str) and item in context else item for item in node.inputs]
     return [item.val if isinstance(item, mil.Var) else item for item in given]
+
+
+def _clamp(convert: Conversion, context: TranscriptionContext, node: InternalTorchIRNode) -> None:
+    """Give the clip that a clamp becomes the name of the clamp."""
+    convert(context, node)
+    value = context[node.name]
+    if value.op is not None and value.op.op_type == "clip":
+        value.op.name = value.name = node.name
 
 
 def _average_pool(convert: Conversion, context: TranscriptionContext, node: InternalTorchIRNode) -> None:

@@ -5,7 +5,7 @@ from coordatt_deploy.graph.graph import aten, overloads
 from coordatt_deploy.graph.lowering import strip_axes, writer
 from coordatt_deploy.graph.operators import OPERATORS, MacRule, Operator, Trait, having, mac_rule
 from coordatt_deploy.graph.passes import channel_affine, constants, functionalise, identities
-from coordatt_deploy.parity import layers, reference_layers, reference_rounding
+from coordatt_deploy.parity import layers, probing, reference_rounding
 from coordatt_deploy.quantization import scaling_chains, simulate
 
 TRAITS = {
@@ -106,9 +106,9 @@ def test_what_a_row_says_beyond_its_traits():
         pytest.param(TRAITS[Trait.CLAMP], scaling_chains.CLAMPS, id="clamps"),
         pytest.param(TRAITS[Trait.KEEPS_GRID], reference_rounding.KEEPS_GRID, id="keeps-grid"),
         pytest.param("sigmoid hardsigmoid relu6", reference_rounding.FIXED, id="fixed"),
-        pytest.param("relu relu6", reference_layers.BOUNDED, id="bounded"),
-        pytest.param(TRAITS[Trait.PERTURBED], reference_layers.PERTURBED, id="perturbed"),
-        pytest.param(TRAITS[Trait.READS_BOUNDS], reference_layers.READS_BOUNDS, id="reads-bounds"),
+        pytest.param("relu relu6", probing.BOUNDED, id="bounded"),
+        pytest.param(TRAITS[Trait.PERTURBED], probing.PERTURBED, id="perturbed"),
+        pytest.param(TRAITS[Trait.READS_BOUNDS], probing.READS_BOUNDS, id="reads-bounds"),
         pytest.param("adaptive_avg_pool2d avg_pool2d", summation_order.POOLS, id="summed-pools"),
         pytest.param("conv1d conv2d linear", strip_axes.CONVOLUTIONS, id="strip-convolutions"),
         pytest.param("sigmoid hardsigmoid", strip_axes.GATES, id="gates"),

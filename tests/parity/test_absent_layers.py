@@ -6,11 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.graph.capture import capture
 from coordatt_deploy.graph.graph import is_call, op_name
+from coordatt_deploy.graph.operators import Trait, having
 from coordatt_deploy.layer_map import LayerMap
 from coordatt_deploy.parity.absent_layers import Absence, by_graph, unproven_absences, why_absent
 from coordatt_deploy.parity.error_statistics import LayerErrorStats
@@ -179,3 +181,29 @@ def test_what_looks_at_one_element_changes_nothing(operator, index, expected):
 
 def called(graph, operator, index):
     return [node for node in graph.module.graph.nodes if is_call(node) and op_name(node) == operator][index]
+
+
+@pytest.mark.parametrize(
+    ("average", "expected"),
+    [
+        (lambda value: value[..., :1].mean(3), Absence.MOVED),
+        (lambda value: F.adaptive_avg_pool2d(value[..., :1], (None, 1)), Absence.MOVED),
+        (lambda value: value[..., :2].mean(3), None),
+        (lambda value: F.adaptive_avg_pool2d(value[:, :, :2], (6, 2)), None),
+        (lambda value: F.avg_pool2d(value, 3, 1, 1), None),
+    ],
+    ids=["mean", "pool", "of two places", "as many places elsewhere", "of neighbours"],
+)
+def test_a_mean_over_one_place_may_be_gone(average, expected):
+    """
+    It is that place; what computes anything needs another proof, however many values it has.
+    """
+
+    class Averaged(nn.Module):
+        def forward(self, image):
+            return average(image.sigmoid()) * 2.0
+
+    graph = capture(Averaged().eval(), (torch.randn(1, 3, 4, 6),))
+    (node,) = (item for item in graph.module.graph.nodes if op_name(item) in having(Trait.AVERAGE))
+
+    assert expected is by_graph(graph, node)

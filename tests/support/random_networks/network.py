@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from coordatt_deploy.models.attention_options import CoordAttOptions
 from coordatt_deploy.models.coordatt import CoordAtt
 
 

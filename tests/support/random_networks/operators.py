@@ -163,7 +163,7 @@ def _tied(d: Draw) -> Written:
 
 
 def _coordatt(d: Draw) -> Written:
-    return ("L0(X)", f"CoordAtt({d.channels}, reduction=4)") if d.channels >= 4 else None
+    return ("L0(X)", f"CoordAtt({d.channels}, CoordAttOptions(reduction=4))") if d.channels >= 4 else None
 
 
 def _squeeze(d: Draw) -> Written:
