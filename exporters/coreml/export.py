@@ -51,8 +51,7 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
     renamed = provenance(exported)
     in_float32 = request.float32_nodes | lost_in_float16(graph.module)
     kept = {renamed.get(node.name, node.name): node.name in in_float32 for node in graph.module.graph.nodes}
-    # coremltools numbers the operators that it names itself through the life of the process: begin anew
-    ct.converters.mil.mil.Builder.name_count.clear()
+    _number_behind(exported)
     try:
         with corrected(resizings(exported)):
             converted = ct.convert(
@@ -87,6 +86,19 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
     outputs = tuple(_output_spec(made[name]) for name in graph.outputs)
     notes = _notes(graph, in_float32) if request.precision is Precision.FP16 else ()
     return Exported(inputs, outputs, layers, notes)
+
+
+def _number_behind(exported: torch.export.ExportedProgram) -> None:
+    """Let coremltools begin to number the operators that it names itself behind the numbers of torch's.
+
+    It numbers them by their kind through the life of the process. Beginning at 0, the sum with which it ends a GroupNorm
+    takes the name of torch's own ``add_1``, which then gets another, and the layer map would take one for the other.
+    """
+    numbers = (node.name.rpartition("_")[2] for node in exported.graph.nodes)
+    first = 1 + max((int(number) for number in numbers if number.isdecimal()), default=-1)
+    counts = ct.converters.mil.mil.Builder.name_count
+    counts.clear()
+    counts.default_factory = lambda: first
 
 
 def _in_float32(operation: mil.Operation, kept: Mapping[str, bool]) -> bool:
