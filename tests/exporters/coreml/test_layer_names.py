@@ -1,5 +1,7 @@
 """Which tensor of a program is said to hold a layer: coremltools names operators of its own as well."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
@@ -37,6 +39,12 @@ class Transformer(nn.Module):
         for norm, conv in zip(self.norms, self.convs, strict=True):
             x = x + conv(norm(x))
         return torch.relu(x)
+
+
+@contextmanager
+def _from_nought(_):
+    ct.converters.mil.mil.Builder.name_count.clear()
+    yield
 
 
 @pytest.fixture
@@ -78,7 +86,6 @@ def test_names_from_nought_on_would_displace_a_sum(displaced, precision, monkeyp
     """
     The second sum, whose name the first GroupNorm has then.
     """
-    monkeypatch.setattr(export, "_number_behind", lambda _: ct.converters.mil.mil.Builder.name_count.clear())
-    monkeypatch.setattr(ct.converters.mil.mil.Builder.name_count, "default_factory", int)
+    monkeypatch.setattr(export, "_numbered_behind", _from_nought)
 
     assert displaced(precision) == ([":add_1"], 6)
