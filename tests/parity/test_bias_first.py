@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from files_against_torch import captured
 from torch import nn
 
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec, Preprocessing
@@ -19,7 +20,6 @@ from coordatt_deploy.parity.executors import LocalExecutor
 from coordatt_deploy.parity.localise import localise
 from coordatt_deploy.parity.reference_layers import ReferenceLayers
 from coordatt_deploy.parity.tolerances import TOLERANCES
-from tests.support.files_against_torch import captured
 
 pytestmark = pytest.mark.slow
 

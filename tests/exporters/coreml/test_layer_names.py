@@ -5,6 +5,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+from files_against_torch import captured
 from torch import nn
 
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec, Preprocessing
@@ -15,7 +16,6 @@ from coordatt_deploy.graph.execution import run
 from coordatt_deploy.layer_map import restore
 from coordatt_deploy.runtimes import runtime
 from coordatt_deploy.runtimes.coreml.coremltools_import import coremltools as ct
-from tests.support.files_against_torch import captured
 
 # Relative to the greatest value: some roundings of float32 and of float16.
 CLOSE = {Precision.FP32: 1e-5, Precision.FP16: 1e-2}
