@@ -252,7 +252,7 @@ def place(layer: Layer, value: NumberArray, shapes: Mapping[str, tuple[int, ...]
     for position, part in enumerate(layer.parts):
         axes = part.axes or tuple(range(rank))
         shape = shapes[part.tensor]
-        plain = _without_ones(shape, rank)
+        plain = _without_spare(shape, rank)
         length = value.shape[layer.axis]
         if len(layer.parts) > 1:
             whole = length - start
@@ -273,10 +273,9 @@ def place(layer: Layer, value: NumberArray, shapes: Mapping[str, tuple[int, ...]
     return tensors
 
 
-def _without_ones(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
-    """The shape without the axes of size 1 that a tensor of more axes than *rank* has to spare, the last ones first."""
-    ones = [axis for axis in range(1, len(shape)) if shape[axis] == 1]
-    spare = set(ones[max(0, len(ones) - max(0, len(shape) - rank)) :]) if len(shape) > rank else set()
+def _without_spare(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
+    """The shape as ``restore`` reads it: without the axes of size 1 that it has to spare."""
+    spare = spare_axes(shape, rank)
     return tuple(size for axis, size in enumerate(shape) if axis not in spare)
 
 

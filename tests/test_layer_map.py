@@ -47,6 +47,21 @@ def test_a_value_without_a_batch_axis_may_lie_behind_an_axis_of_size_one():
         restore(_layer(Part("t"), shape=value.shape), {"t": value.reshape(2, 2, 2, 3, 5)})
 
 
+def test_two_halves_without_a_batch_axis_are_placed_where_they_are_found():
+    """
+    Queries (4, 4, 16, 16) in two tensors (1, 4, 2, 16, 16): what is placed there is read back, and two rows are none.
+    """
+    value = np.random.default_rng(0).standard_normal((4, 4, 16, 16))
+    layer = Layer("attn:select", "select", value.shape, (Part("low"), Part("high")), axis=1)
+
+    placed = place_all([layer], {"attn:select": value}, {"low": (1, 4, 2, 16, 16), "high": (1, 4, 2, 16, 16)})
+
+    assert np.array_equal(value[None, :, :2], placed["low"])
+    assert np.array_equal(value, restore(layer, placed))
+    with pytest.raises(ValueError, match="cannot stand for"):
+        restore(layer, {"low": np.zeros((2, 2, 2, 16, 16)), "high": placed["high"]})
+
+
 @pytest.mark.parametrize("batch", [1, 2, 4, 6])
 def test_strips_of_several_images_lose_an_axis_and_no_image(batch):
     """

@@ -22,7 +22,7 @@ from coordatt_deploy.graph.call_arguments import argument
 from coordatt_deploy.graph.float16_range import rounded_to_float16
 from coordatt_deploy.graph.graph import op_name
 from coordatt_deploy.graph.operators import Trait, having, integer_ranges, weight_positions
-from coordatt_deploy.graph.summation_order import in_sequence
+from coordatt_deploy.graph.summation_order import bias_first, in_sequence
 
 WEIGHTED: Final = weight_positions()
 KEEPS_GRID: Final = having(Trait.KEEPS_GRID)
@@ -115,6 +115,8 @@ class Rounder(fx.Interpreter):
         if isinstance(value, torch.Tensor) and value.is_floating_point():
             if n.op == "call_function" and n.args and isinstance(n.args[0], fx.Node):
                 value = in_sequence(n, self.env[n.args[0]], value)
+            if op_name(n) == "linear" and self.rounding.storage.values is Precision.FP32:
+                value = bias_first(self._arguments(n), value)
             value = self._stored(n, value)
             if n.name in self.nodes:
                 self.kept[n.name] = value.numpy()
@@ -123,6 +125,9 @@ class Rounder(fx.Interpreter):
         elif n.name in self.nodes:
             self.kept[n.name] = value.numpy()
         return value
+
+    def _arguments(self, node: fx.Node) -> list[object]:
+        return [self.env[item] if isinstance(item, fx.Node) else item for item in node.args]
 
     def _stored(self, node: fx.Node, value: torch.Tensor) -> torch.Tensor:
         storage = self.rounding.storage

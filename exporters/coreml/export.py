@@ -11,7 +11,8 @@ import hashlib
 import json
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -51,10 +52,8 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
     renamed = provenance(exported)
     in_float32 = request.float32_nodes | lost_in_float16(graph.module)
     kept = {renamed.get(node.name, node.name): node.name in in_float32 for node in graph.module.graph.nodes}
-    # coremltools numbers the operators that it names itself through the life of the process: begin anew
-    ct.converters.mil.mil.Builder.name_count.clear()
     try:
-        with corrected(resizings(exported)):
+        with corrected(resizings(exported)), _numbered_behind(exported):
             converted = ct.convert(
                 exported,
                 convert_to="mlprogram",
@@ -87,6 +86,27 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
     outputs = tuple(_output_spec(made[name]) for name in graph.outputs)
     notes = _notes(graph, in_float32) if request.precision is Precision.FP16 else ()
     return Exported(inputs, outputs, layers, notes)
+
+
+@contextmanager
+def _numbered_behind(exported: torch.export.ExportedProgram) -> Iterator[None]:
+    """Let coremltools number the operators that it names itself from behind the numbers of torch's on.
+
+    It numbers them by their kind through the life of the process; here, anew for each file. Beginning at 0, the sum
+    with which it ends a GroupNorm takes the name of torch's own ``add_1``, which then gets another, and the layer map
+    would take one for the other.
+    """
+    numbers = (node.name.rpartition("_")[2] for node in exported.graph.nodes)
+    first = 1 + max((int(number) for number in numbers if number.isdecimal()), default=-1)
+    counts = ct.converters.mil.mil.Builder.name_count
+    before = counts.default_factory
+    counts.clear()
+    counts.default_factory = lambda: first
+    try:
+        yield
+    finally:
+        counts.default_factory = before
+        counts.clear()
 
 
 def _in_float32(operation: mil.Operation, kept: Mapping[str, bool]) -> bool:

@@ -7,6 +7,7 @@ from torch import nn
 
 from coordatt_deploy.graph.capture import capture
 from coordatt_deploy.graph.execution import run
+from coordatt_deploy.graph.summation_order import COMPUTED, ROWS, bias_first
 
 
 class _Mean(nn.Module):
@@ -74,3 +75,58 @@ def test_one_after_another_rounds_more_than_torch_does():
     of_torch = np.abs(x.mean((2, 3)).numpy() - exact).max()
 
     assert np.abs(rounded - exact).max() > 4 * of_torch > 0
+
+
+def _linear(bias):
+    """Four rows of 256 elements, the weights, what torch makes of them, and the exact result."""
+    random = torch.Generator().manual_seed(0)
+    x, weight = torch.rand(1, 4, 256, generator=random), 0.002 * torch.randn(6, 256, generator=random)
+    bias = torch.full((6,), bias)
+    exact = x.double() @ weight.double().T + bias
+    return [x, weight, bias], nn.functional.linear(x, weight, bias), exact
+
+
+def test_a_great_bias_costs_what_beginning_at_it_does():
+    """
+    The named part of the error of a plain loop over float32, element by element, where that is more than torch's own.
+    """
+    values, result, exact = _linear(0.3)
+    x, weight, bias = (value.numpy() for value in values)
+    loop = np.empty(result.shape, np.float32)
+    for row, column in np.ndindex(4, 6):
+        total = bias[column]
+        for one, factor in zip(x[0, row], weight[column], strict=True):
+            total = np.float32(total + np.float32(one * factor))
+        loop[0, row, column] = total
+
+    error = np.abs(bias_first(values, result).double() - exact).numpy()
+    wanted = np.maximum(np.abs(loop - exact.numpy()) / COMPUTED, np.abs(result - exact).numpy())
+
+    assert np.allclose(error, wanted, rtol=0, atol=0.3 * 2.0**-23)
+    assert error.max() > 2 * float((result - exact).abs().max())
+
+
+def test_a_bias_below_the_sums_changes_nothing():
+    """
+    Nor does none at all, or another type.
+    """
+    values, result, _ = _linear(1e-6)
+    great, of_great, _ = _linear(0.3)
+
+    assert torch.equal(result, bias_first(values, result))
+    assert torch.equal(of_great, bias_first([*great[:2], None], of_great))
+    assert torch.equal(of_great, bias_first([value.double() for value in great], of_great))
+
+
+def test_of_many_rows_some_are_summed():
+    """
+    The first and the last among them; the others stay torch's.
+    """
+    (_, weight, bias), _, _ = _linear(0.3)
+    x = torch.rand(1000, 256, generator=torch.Generator().manual_seed(1))
+    result = nn.functional.linear(x, weight, bias)
+
+    changed = (bias_first([x, weight, bias], result) != result).any(dim=1)
+
+    assert ROWS / 2 < int(changed.sum()) <= ROWS
+    assert [True, True] == changed[[0, -1]].tolist()
