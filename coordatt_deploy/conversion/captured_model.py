@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import fx
@@ -41,7 +41,7 @@ class CapturedModel:
     state: Mapping[str, torch.Tensor] | None
     merged: tuple[MergedBranches, ...] | None
     replaced: Preprocessing
-    said_kinds: Mapping[str, OutputKind]
+    said_kinds: Mapping[str, OutputKind] = field(default_factory=dict)
 
     def manifest(self, command: str) -> Manifest:
         """Return what is known of the bundle before there is any artifact.

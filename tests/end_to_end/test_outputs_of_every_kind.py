@@ -143,5 +143,5 @@ def test_an_integer_file_divides_by_next_to_nothing(tmp_path):
             expected = net(torch.from_numpy(image)).numpy()
         interpreter = Interpreter(str(bundle.path(artifact.path)))
         found = interpreter.get_signature_runner()(image=encode(image, spec))[result.name]
-        # calibrated on noise, a constant is a few steps of the grid; NaN would be no less than anything
-        assert float(np.abs(decode(found, result) - expected).max()) < 0.1
+        # calibrated on noise, constants lie at the end of all ranges: 11 steps of the grid were measured; NaN fails
+        assert float(np.abs(decode(found, result) - expected).max()) < 16 * result.scale
