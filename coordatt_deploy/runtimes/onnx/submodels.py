@@ -38,9 +38,10 @@ def write_pieces(
     path: Path, artifact: Artifact, tensors: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]], target: Path
 ) -> Artifact:
     """Write the file at *path* cut apart; see ``SubmodelExtractor.write_pieces``."""
-    model = cut(onnx.load(path), tensors)
+    model = onnx.load(path)
+    types = _types(model)  # of the whole file: behind a cut they cannot all be inferred
+    model = cut(model, tensors)
     own = {spec.name for spec in artifact.inputs}
-    types = _types(model)
     given = tuple(
         TensorSpec(
             value.name,
@@ -102,7 +103,10 @@ def _types(model: onnx.ModelProto) -> Mapping[str, int]:
     """Element types of inner values: float, unless they are positions, class maps or masks."""
     inferred = onnx.shape_inference.infer_shapes(model).graph
     values = [*inferred.value_info, *inferred.output]
-    return defaultdict(lambda: int(onnx.TensorProto.FLOAT), {v.name: v.type.tensor_type.elem_type for v in values})
+    return defaultdict(
+        lambda: int(onnx.TensorProto.FLOAT),
+        {v.name: v.type.tensor_type.elem_type for v in values if v.type.tensor_type.elem_type},
+    )
 
 
 def _piece(model: onnx.ModelProto, tensor: str) -> onnx.ModelProto:
