@@ -27,7 +27,7 @@ from coordatt_deploy.artifact_specs import OutputKind, OutputRegion
 from coordatt_deploy.metrics import Arrays, cosine, sqnr_db, sqnr_db_of_energies, top1_agreement
 from coordatt_deploy.output_grids import coarse_parts, grid_step, is_bounded, part_of, whole
 from coordatt_deploy.parity.conditioning import conditioning
-from coordatt_deploy.parity.tolerances import OTHERWISE, Tolerance, allowed_otherwise
+from coordatt_deploy.parity.tolerances import OTHERWISE_INTEGERS, Tolerance, allowed_otherwise
 
 BOUNDED_SIGNAL: Final = 0.25  # mean square of the values 0 and 1, half of each: what a score can come to
 
@@ -225,8 +225,8 @@ def judge_elements(
 ) -> OutputParity:
     """Compare an output of classes, positions, or yes and no, over all golden cases: the share that differs is judged.
 
-    How far one class is from another says nothing. What torch itself has otherwise in more than ``OTHERWISE`` of the
-    elements proves nothing.
+    How far one class is from another says nothing. What torch itself has otherwise in more than ``OTHERWISE_INTEGERS``
+    of the elements proves nothing.
 
     Raises:
         ValueError: The cases differ in number or shape, or there is nothing to compare.
@@ -240,9 +240,9 @@ def judge_elements(
     worst = int(np.argmax(wrong))
     flat = int(np.argmax(candidate[worst] != reference[worst]))
     unproven = None
-    if own > max(OTHERWISE):
+    if own > OTHERWISE_INTEGERS:
         unproven = (
-            f"torch's own rounding has {own:.0%} of its elements otherwise, {max(OTHERWISE):.0%} at most prove it"
+            f"torch's own rounding has {own:.0%} of its elements otherwise, {OTHERWISE_INTEGERS:.0%} at most prove it"
         )
     return OutputParity(
         name=name,
