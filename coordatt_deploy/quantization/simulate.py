@@ -15,7 +15,7 @@ import torch
 from torch import fx
 
 from coordatt_deploy.artifact_specs import RangeMethod
-from coordatt_deploy.graph.graph import Graph, is_tensor, op_name
+from coordatt_deploy.graph.graph import Graph, is_call, is_tensor, op_name
 from coordatt_deploy.graph.operators import Trait, having
 from coordatt_deploy.metrics import sqnr_db_of_energies
 from coordatt_deploy.quantization.ranges import Range, of_values
@@ -51,17 +51,52 @@ class Grid:
         return (steps - self.zero_point) * self.scale
 
 
+# What leads from a sum to a divisor, element by element.
+TO_DIVISORS: Final = MOVES | {
+    "add",
+    "sub",
+    "mul",
+    "div",
+    "sqrt",
+    "pow",
+    "square",
+    "abs",
+    "clamp",
+    "clamp_min",
+    "maximum",
+}
 SIGMOID: Final = Grid(1 / 256, -128)  # fixed in TFLite's kernels
 
 
 def stored_values(graph: Graph) -> frozenset[str]:
-    """Return the names of the nodes whose value an int8 runtime rounds and stores."""
+    """Return the names of the nodes whose value an int8 runtime rounds and stores.
+
+    Divisors are none: files compute them in float, since a grid would round a variance of nearly nothing to 0.
+    """
     names = set()
     for node in graph.module.graph.nodes:
         fused = is_fused_into(node, [user for user in node.users if is_tensor(user)])
         if node.op == "placeholder" or (computes(node) and not fused):
             names.add(node.name)
-    return frozenset(names)
+    return frozenset(names - _divisors(graph))
+
+
+def _divisors(graph: Graph) -> set[str]:
+    """Names of what leads, element by element, to the divisor of a division by what the network computes."""
+    divided = [source for node in graph.module.graph.nodes if (source := _divisor(node)) is not None]
+    found: set[str] = set()
+    while divided:
+        node = divided.pop()
+        if is_call(node) and node.name not in found and op_name(node) in TO_DIVISORS:
+            found.add(node.name)
+            divided += node.all_input_nodes
+    return found
+
+
+def _divisor(node: fx.Node) -> fx.Node | None:
+    position = {"div": 1, "reciprocal": 0, "rsqrt": 0}.get(op_name(node))
+    value = None if position is None else node.args[position]
+    return value if isinstance(value, fx.Node) and is_call(value) else None
 
 
 def computes(node: fx.Node) -> bool:

@@ -5,9 +5,11 @@ import pytest
 import torch
 from torch import nn
 
+from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.graph.capture import capture
 from coordatt_deploy.graph.execution import run
 from coordatt_deploy.graph.summation_order import COMPUTED, ROWS, bias_first
+from coordatt_deploy.parity.tolerances import TOLERANCES
 
 
 class _Mean(nn.Module):
@@ -60,7 +62,11 @@ def test_a_sum_is_taken_one_after_another_too():
     of_torch = np.abs(x.sum((2, 3), keepdim=True).numpy() - exact).max()
 
     assert np.allclose(exact, x.double().sum((2, 3), keepdim=True).numpy(), rtol=1e-12)
-    assert of_torch < np.abs(rounded - exact).max() < 1e-3 * exact.max()
+    costs = np.abs(rounded - exact).max()
+
+    assert of_torch < costs < 1e-3 * exact.max()
+    # a file that leaves out one element of 4,096 is still beyond what is allowed, three times in four
+    assert float(x.quantile(0.25)) > TOLERANCES[Format.TFLITE, Precision.FP32].multiple * costs
 
 
 def test_one_after_another_rounds_more_than_torch_does():

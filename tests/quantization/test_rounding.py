@@ -179,3 +179,32 @@ def test_a_grid_rounds_to_the_nearest_of_its_values(low, high, value):
     least, most = ((end - grid.zero_point) * grid.scale for end in (-128, 127))
     assert 0.0 == float(grid.snap(torch.tensor(0.0)))
     assert abs(snapped - min(max(value, least), most)) <= grid.scale / 2 * (1 + 1e-9)
+
+
+class Divides(nn.Module):
+    """A division by a variance plus next to nothing."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.head = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, image):
+        value = self.stem(image)
+        square = (value - value.mean((2, 3), keepdim=True)).square()
+        return self.head(value * (square / (square.mean((2, 3), keepdim=True) + 1e-4)).sigmoid())
+
+
+def test_an_image_of_one_colour_does_not_spoil_the_weights():
+    """
+    Its variance is 0, and next to nothing is 0 on a grid; files keep divisors in float, and so does the simulation.
+    """
+    data = calibration((3, 16, 16))
+    data.arrays["image"][:4] = np.array([0.0, 1.0, 2.0, 3.0])[:, None, None, None]
+    graph = capture(Divides().eval(), (torch.zeros(1, 3, 16, 16),))
+
+    rounded, report = round_weights(graph, data)
+
+    assert all(bool(value.isfinite().all()) for value in weights_of(rounded).values())
+    assert all(on_grid(value) for value in weights_of(rounded).values())
+    assert ["stem", "head"] == [layer.layer for layer in report.layers]
