@@ -36,7 +36,7 @@ from coordatt_deploy.formats import FORMATS, Format
 from coordatt_deploy.journal import WAIT_S, bundle_files, is_pending, settled, wait_for_lock
 from coordatt_deploy.layer_map import LayerMap
 from coordatt_deploy.locks import holder
-from coordatt_deploy.manifest import MANIFEST, Manifest
+from coordatt_deploy.manifest import MANIFEST, Manifest, RefusedFile
 
 REPORTS: Final = "reports"
 
@@ -49,11 +49,14 @@ class Bundle:
         root: Its folder.
         manifest: What it held when it was opened.
         read_only: Whether *root* is a copy of one that was left half written where this process cannot mend it.
+        refused: Of the command that has just written it, the files that it could not write; the manifest has those of
+            earlier commands as well.
     """
 
     root: Path
     manifest: Manifest
     read_only: bool = False
+    refused: tuple[RefusedFile, ...] = ()
 
     def path(self, relative: str) -> Path:
         """Return the place of a file of the bundle.

@@ -54,4 +54,4 @@ def _build(plan: "ExportPlan", *, as_json: bool) -> NoReturn:
         )
     else:
         terminal_build.show_build(bundle, parity, profile)
-    sys.exit(parity.exit_code or (1 if refused else 0))
+    sys.exit(parity.exit_code or (1 if bundle.refused else 0))

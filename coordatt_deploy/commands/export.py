@@ -48,4 +48,4 @@ def _export(plan: "ExportPlan", *, as_json: bool) -> NoReturn:
         print_document({"bundle": str(bundle.root), "artifacts": artifacts, "refused": refused})
     else:
         terminal_build.show_artifacts(bundle)
-    sys.exit(1 if manifest.refused else 0)
+    sys.exit(1 if bundle.refused else 0)

@@ -134,7 +134,7 @@ def _quantize(bundle: Path, plan: "QuantizePlan", *, as_json: bool) -> NoReturn:
         })  # fmt: skip
     else:
         terminal_build.show_artifacts(written)
-    sys.exit(1 if manifest.refused else 0)
+    sys.exit(1 if written.refused else 0)
 
 
 def _plan(options: QuantizeOptions) -> "QuantizePlan":

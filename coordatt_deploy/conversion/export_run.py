@@ -93,8 +93,9 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
             ])),
         )  # fmt: skip
         manifest = with_artifacts(manifest, quantized.results, stages, staging)
-        finish(staging, with_refused(manifest, made.refused + quantized.refused, staging))
-    return open_bundle(target, verify=False)
+        refused = made.refused + quantized.refused
+        finish(staging, with_refused(manifest, refused, staging))
+    return replace(open_bundle(target, verify=False), refused=refused)
 
 
 def _beside_earlier(floats: Manifest, staging: Path, converted: Sequence[FloatArtifact]) -> Manifest:

@@ -77,7 +77,7 @@ def test_formats_that_can_be_written_are(run, network):
     assert "headline good" not in page
 
     again = run(*EXPORT, "--format", "onnx", "--json")
-    assert 1 == again.exit_code
+    assert 0 == again.exit_code, "all that was asked for now is there"
     assert 2 == len(json.loads(again.stdout)["refused"])
 
 
