@@ -28,13 +28,15 @@ from coordatt_deploy.artifact_specs import Artifact, TensorSpec
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.conversion.export_run import export
 from coordatt_deploy.conversion.plan import ExportPlan
+from coordatt_deploy.conversion.refusals import NothingWrittenError
 from coordatt_deploy.documents import dump
-from coordatt_deploy.errors import ConversionError, DeployError, InternalError, UsageError
+from coordatt_deploy.errors import DeployError, InternalError
 from coordatt_deploy.files import write_whole
-from coordatt_deploy.formats import FORMATS, Format
+from coordatt_deploy.formats import FORMATS, Format, Precision
 from coordatt_deploy.graph.graph import tensor_outputs
 from coordatt_deploy.host import tool_versions
 from coordatt_deploy.loading.model_request import ModelRequest
+from coordatt_deploy.manifest import RefusedFile
 from coordatt_deploy.metrics import sqnr_db
 from coordatt_deploy.parity.result import ArtifactParity
 from coordatt_deploy.parity.run import ParityPlan, check_parity
@@ -61,31 +63,27 @@ def plan(network: Network, folder: Path, formats: Sequence[Format]) -> ExportPla
     )  # fmt: skip
 
 
-def exported(network: Network, folder: Path) -> tuple[Bundle | None, dict[Format, DeployError]]:
-    """Export to all formats; where that is refused, to one after the other, for each one's own reason."""
-    bundle, refused = None, dict[Format, DeployError]()
+def exported(network: Network, folder: Path) -> tuple[Bundle | None, tuple[ArtifactResult, ...]]:
+    """Export to all formats; return the bundle, if there is a file in it, and a result for each file that is not."""
     shutil.rmtree(folder / network.key.replace(":", "_"), ignore_errors=True)  # of an earlier run
     try:
         bundle = export(plan(network, folder, tuple(Format)), Stages())
-    except (ConversionError, InternalError):
-        pass
-    except UsageError as error:  # of the network, whatever the format
-        return None, dict.fromkeys(Format, error)
-    for file_format in Format:
-        if bundle is None or all(item.format is not file_format for item in bundle.manifest.artifacts):
-            try:
-                bundle = export(plan(network, folder, (file_format,)), Stages())
-            except DeployError as error:
-                refused[file_format] = error
-    return bundle, refused
-
-
-def refusals(refused: Mapping[Format, DeployError]) -> Iterator[ArtifactResult]:
-    """Give a result for each file that there is not."""
-    for file_format, error in refused.items():
+    except NothingWrittenError as error:
+        return None, tuple(map(_refusal, error.refused))
+    except DeployError as error:  # of the network, whatever the format
         verdict = Verdict.CRASHED if isinstance(error, InternalError) else Verdict.REFUSED
-        for precision in FORMATS[file_format].precisions:
-            yield ArtifactResult(file_format, precision, verdict, str(error))
+        return None, tuple(
+            ArtifactResult(file_format, precision, verdict, str(error))
+            for file_format in Format
+            for precision in FORMATS[file_format].precisions
+        )
+    return bundle, tuple(map(_refusal, bundle.refused))
+
+
+def _refusal(file: RefusedFile) -> ArtifactResult:
+    """A refusal names the operator that the format cannot have; what ends in another way has crashed."""
+    verdict = Verdict.REFUSED if file.operators else Verdict.CRASHED
+    return ArtifactResult(file.format, Precision(file.precision), verdict, file.reason)
 
 
 def judged(parity: ArtifactParity, bundle: Bundle) -> ArtifactResult:
@@ -173,8 +171,8 @@ def examine(network: Network, target: Path, folder: Path, faults: int = 0) -> Ne
     """Do all that is to be done with one network, and write down in *target* how far it came."""
     parameters = sum(parameter.numel() for parameter in build(network.key).parameters())
     bundle, refused = exported(network, folder)
-    files = list(refusals(refused))
-    result = NetworkResult(network.key, network.side, parameters, tuple(files), versions=tool_versions())
+    files = list(refused)
+    result = NetworkResult(network.key, network.side, parameters, refused, versions=tool_versions())
     write_whole(target, dump(result))
     if bundle is not None:
         report = check_parity(bundle, ParityPlan(tolerances=for_untrained(BUILT_IN)), Stages())

@@ -56,10 +56,10 @@ def test_a_wrong_file_is_told(monkeypatch):
     """
     The negative: what a runtime gives, moved by a thousandth of the greatest value in one place.
     """
-    run = trial._onnx
+    right_one = trial.opened
 
-    def wrong(path):
-        right = run(path)
+    def wrong(path, file_format):
+        right = right_one(path, file_format)
 
         def moved(feeds):
             results = {name: np.array(value) for name, value in right(feeds).items()}
@@ -69,7 +69,7 @@ def test_a_wrong_file_is_told(monkeypatch):
 
         return moved
 
-    monkeypatch.setattr(trial, "_onnx", wrong)
+    monkeypatch.setattr(trial, "opened", wrong)
 
     (found,) = trial.attempt(compose(3), (Format.ONNX,)).formats
 

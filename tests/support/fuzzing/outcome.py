@@ -6,14 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
-from ai_edge_litert.interpreter import Interpreter
+from runtimes_alone import opened
 
 from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.bundle import open_bundle
-from coordatt_deploy.formats import Format
 from coordatt_deploy.parity.tolerances import TOLERANCES, tolerance_of
-from coordatt_deploy.runtimes.coreml.evaluator.package import load
 from coordatt_deploy.tensors import decode, encode
 from fuzzing.cases import Case
 
@@ -120,27 +117,10 @@ def changed(path: str, base: Path, mutated: Path, known: Answers) -> str | None:
 
 
 def _answers(path: Path, artifact: Artifact, inputs: Mapping[str, list[np.ndarray]]) -> dict[str, list[np.ndarray]]:
-    run = {Format.ONNX: _onnx, Format.TFLITE: _tflite, Format.COREML: _coreml}[artifact.format](path)
+    run = opened(path, artifact.format)
     found: dict[str, list[np.ndarray]] = {}
     for index in range(len(next(iter(inputs.values())))):
         given = run({spec.name: encode(inputs[spec.name][index], spec) for spec in artifact.inputs})
         for spec in artifact.outputs:
             found.setdefault(spec.name, []).append(np.asarray(decode(given[spec.name], spec), np.float64))
     return found
-
-
-def _onnx(path: Path):
-    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-    names = [value.name for value in session.get_outputs()]
-    return lambda feeds: dict(zip(names, session.run(names, feeds), strict=True))
-
-
-def _tflite(path: Path):
-    interpreter = Interpreter(model_content=path.read_bytes(), num_threads=1)
-    signature = interpreter.get_signature_runner()
-    return lambda feeds: signature(**feeds)
-
-
-def _coreml(path: Path):
-    program = load(path)
-    return lambda feeds: program.evaluate(feeds, [port.name for port in program.outputs])

@@ -16,9 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import onnxruntime
 import torch
-from ai_edge_litert.interpreter import Interpreter
+from runtimes_alone import opened
 from torch import nn
 
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec, Preprocessing, colour_of
@@ -36,7 +35,6 @@ from coordatt_deploy.loading.loaded_model import LoadedModel, capture_source, re
 from coordatt_deploy.loading.sizes import unseen_sizes
 from coordatt_deploy.parity.run import ParityPlan, check_parity
 from coordatt_deploy.progress import Stages
-from coordatt_deploy.runtimes.coreml.evaluator.package import load
 from coordatt_deploy.tensors import decode, encode
 from random_networks.network import Network
 
@@ -241,15 +239,14 @@ def _allowed(reference: torch.Tensor, noise: float) -> float:
 
 def _hold(path: Path, artifact: Artifact, network: Network, cases: Sequence[Case]) -> tuple[str | None, bool]:
     """Say what is wrong with a file, None where nothing is; and whether it could not be run here."""
-    run = {Format.ONNX: _onnx, Format.TFLITE: _tflite, Format.COREML: _coreml}[artifact.format]
     try:
-        opened = run(path)
+        run = opened(path, artifact.format)
     except Exception as error:  # noqa: BLE001 - runtimes raise what they like
         return f"cannot be opened: {_line(error)}", type(error).__name__ == "UnknownOperatorError"
     for case in cases:
         given = {name: value.numpy() for (name, _), value in zip(network.inputs, case.feeds, strict=True)}
         try:
-            results = opened({spec.name: encode(given[spec.name], spec) for spec in artifact.inputs})
+            results = run({spec.name: encode(given[spec.name], spec) for spec in artifact.inputs})
         except Exception as error:  # noqa: BLE001 - as above
             return f"does not run on {case.name}: {_line(error)}", False
         for name, expected, allowed in zip(network.names, case.expected, case.allowed, strict=True):
@@ -263,23 +260,6 @@ def _hold(path: Path, artifact: Artifact, network: Network, cases: Sequence[Case
                 text = f"{name} is off by {error / scale:.1e} of its greatest value on {case.name}"
                 return f"{text}, {allowed / scale:.1e} allowed", False
     return None, False
-
-
-def _onnx(path: Path):
-    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-    names = [value.name for value in session.get_outputs()]
-    return lambda feeds: dict(zip(names, session.run(names, feeds), strict=True))
-
-
-def _tflite(path: Path):
-    interpreter = Interpreter(model_content=path.read_bytes(), num_threads=1)
-    signature = interpreter.get_signature_runner()
-    return lambda feeds: signature(**feeds)
-
-
-def _coreml(path: Path):
-    program = load(path)
-    return lambda feeds: program.evaluate(feeds, [port.name for port in program.outputs])
 
 
 def _parity(bundle: Path, layers: bool) -> dict[str, str | None]:
