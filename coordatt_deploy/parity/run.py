@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from coordatt_deploy import host
 from coordatt_deploy.artifact_specs import Artifact, OutputKind
-from coordatt_deploy.bundle import REPORTS, Bundle
+from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.documents import dump
 from coordatt_deploy.errors import BundleError, DeployError, InferenceError, MissingDependencyError, UsageError
 from coordatt_deploy.format_modules import not_installed
@@ -32,6 +32,7 @@ from coordatt_deploy.parity.reports import ParityReports, ParityRun, ParitySetti
 from coordatt_deploy.parity.result import ArtifactParity, ParityReport
 from coordatt_deploy.parity.tolerances import BUILT_IN, Tolerances, for_untrained, tolerance_of
 from coordatt_deploy.progress import Stages
+from coordatt_deploy.report_file import ReportFile
 from coordatt_deploy.run_records import GOLDEN, HELD_OUT, HERE, NotRun, RunInputs, accumulated, begin_session
 from coordatt_deploy.runtimes import Runner
 from coordatt_deploy.runtimes.provenance import check_provenance
@@ -75,6 +76,7 @@ class ParityPlan:
         tolerances: By format and precision.
         inputs: Other inputs than the golden ones; see ``data.arrays.read_inputs``. Needs torch.
         save_failing: Where the first failing layer of each artifact goes.
+        output: A file for the verdicts in place of the bundle's; None for ``reports/``.
         machine: What this is run on, for the warning where int8 sums saturate; looked up by default.
     """
 
@@ -85,6 +87,7 @@ class ParityPlan:
     tolerances: Tolerances = field(default_factory=lambda: BUILT_IN)
     inputs: Path | None = None
     save_failing: Path | None = None
+    output: Path | None = None
     machine: host.Host | None = None
 
 
@@ -100,11 +103,14 @@ def check_parity(
         target: Another machine to run them on. What cannot run there is listed as skipped, never as passed.
 
     Raises:
-        UsageError: The bundle has no such artifact, none can run on the target, or the inputs do not fit.
+        UsageError: The bundle has no such artifact, none can run on the target, the inputs do not fit, or the verdicts
+            could not be kept.
         BundleError: An artifact was made from other weights, or has no layer map.
         MissingDependencyError: Other inputs, or layers that are needed, without torch or the reference.
     """
     set_environment()
+    kept = ReportFile(bundle, _file_name(target), plan.output)
+    kept.check()
     chosen, skipped = _choose(bundle, plan.formats, target)
     tolerances = for_untrained(plan.tolerances) if bundle.manifest.model.untrained else plan.tolerances
     missing = _missing(bundle)
@@ -144,8 +150,8 @@ def check_parity(
         verdicts = [layer_run.with_layers(candidate, verdict) for candidate, verdict in pairs]
     names = cases.names if target is None else cases.few(target.most_cases).names
     report = ParityReport(tuple(verdicts), skipped, None if target is None else target.name, graphs, names, believed)
-    with bundle.reporting():
-        _keep(bundle, report, candidates, plan)
+    with kept.replacing():
+        _keep(kept, report, candidates, plan)
     return report
 
 
@@ -316,13 +322,13 @@ def check_artifact(
 # What is kept --------------------------------------------------------------------------------------------------------
 
 
-def _keep(bundle: Bundle, report: ParityReport, candidates: Sequence[Candidate], plan: ParityPlan) -> None:
-    """Add the runs of this call to the bundle's report."""
-    name = "parity.json" if report.target is None else f"parity-{report.target.replace(':', '-')}.json"
-    try:
-        earlier = read_reports((bundle.root / REPORTS / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # not there, or nothing that could be gone on with
-        earlier = ParityReports()
+def _file_name(target: RemoteTarget | None) -> str:
+    return "parity.json" if target is None else f"parity-{target.name.replace(':', '-')}.json"
+
+
+def _keep(file: ReportFile, report: ParityReport, candidates: Sequence[Candidate], plan: ParityPlan) -> None:
+    """Add the runs of this call to the report."""
+    earlier = file.earlier(read_reports, ParityReports())
     session, result = begin_session(report.target), report.record()
     settings = ParitySettings(plan.threads, own_tolerances=plan.tolerances is not BUILT_IN)
     runs = []
@@ -346,4 +352,4 @@ def _keep(bundle: Bundle, report: ParityReport, candidates: Sequence[Candidate],
     kept = ParityReports(
         accumulated(earlier.runs, runs), result.graphs or earlier.graphs, result.skipped, result.believed
     )
-    bundle.write_report(name, dump(kept))
+    file.write(dump(kept))
