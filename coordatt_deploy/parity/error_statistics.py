@@ -182,6 +182,11 @@ class LayerErrorStats:
         return self._worst_channel()[1] if self.on_grid else self._worst()[1]
 
     @property
+    def allowances(self) -> list[float]:
+        """What was allowed in each case, in float."""
+        return [allowed for _, allowed in self._allowed()]
+
+    @property
     def detectable(self) -> float | None:
         """Smallest relative change of the value that would be beyond tolerance; None where it is 0."""
         if self.on_grid:

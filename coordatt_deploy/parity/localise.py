@@ -12,6 +12,7 @@ from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.errors import InferenceError
 from coordatt_deploy.graph.graph import Graph
 from coordatt_deploy.layer_map import Layer, place_all, restore
+from coordatt_deploy.parity.absent_layers import Judged
 from coordatt_deploy.parity.candidate import Candidate
 from coordatt_deploy.parity.error_statistics import LayerErrorStats
 from coordatt_deploy.parity.executors import LOCAL, Executor
@@ -96,6 +97,24 @@ def _both(marked: Runner, final: Runner, own: Feeds, artifact: Artifact) -> tupl
         difference = max(difference, float(gap.max()) if gap.size else 0.0)
         whole[spec.name] = dequantized(whole[spec.name], spec)
     return whole, difference
+
+
+def probed_values(
+    candidate: Candidate, cases: Cases, reference: ReferenceLayers, tolerance: Tolerance
+) -> tuple[Judged, ...]:
+    """Return the stirred values that ``localise`` judges the layers of *candidate* on; none on integer grids.
+
+    They are made again, not kept: of a large network they are many.
+    """
+    judge = LayerJudge(candidate.layers, tolerance, tolerance.layer_sqnr_db)
+    run = _Run(judge, reference, cases, candidate.ranges)
+    if run.on_grid or judge.limit_db is not None:
+        return ()
+    found = []
+    for number, feeds in enumerate(cases[:PROBES]):
+        probe = reference.probe(feeds, reference.reference(feeds), run.stirred, run.rounding, seed=number)
+        found.append(Judged(feeds, probe.given, probe.made, stirred=True))
+    return tuple(found)
 
 
 def localise_graph(
