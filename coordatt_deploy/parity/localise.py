@@ -82,6 +82,8 @@ def localise(
             if not run.case(number, feeds, whole, partial(_infer, pieces, artifact)):
                 break
             step()
+    if refused is None:
+        run.ask_again()
     found = ArtifactLayers(artifact, artifact.path, judge.rows(), difference)
     if refused is not None and found.first_diverging_layer is None:
         raise refused
@@ -145,6 +147,7 @@ def localise_graph(
         if not run.case(number, feeds, cut.infer(feeds, {}), cut.infer):
             break
         step()
+    run.ask_again()
     return ArtifactLayers(None, name, judge.rows())
 
 
@@ -165,6 +168,7 @@ class _Run:
         rounded_on_data: bool = False,
     ) -> None:
         self.judge, self.reference, self.calibrated = judge, reference, calibrated or {}
+        judge.integral, self.cases = reference.integral, cases
         storage = judge.tolerance.storage
         self.on_grid = judge.tolerance.calibrated
         self.present = [layer for layer in judge.layers.layers if layer.parts]
@@ -214,6 +218,23 @@ class _Run:
         if self.judge.limit_db is None and number < PROBES:
             self._probe(number, feeds, exact, shapes, pieces)
         return True
+
+    def ask_again(self) -> None:
+        """Where layers are beyond a multiple of torch's own rounding, allow them what half a unit in the last place costs.
+
+        In float, where torch may have rounded nothing by luck; nothing is asked where all are within, or do not fit.
+        """
+        judge, reference = self.judge, self.reference
+        rows = ArtifactLayers(None, "", judge.rows())
+        if judge.tolerance.weight_bits is not None or judge.limit_db is not None or judge.misfits or rows.passed:
+            return
+        for number, feeds in enumerate(self.cases):
+            exact = reference.reference(feeds)
+            judge.concede(judge.whole, number, reference.moved(feeds, self.rounding, {}, exact.values))
+            judge.concede(judge.alone, number, reference.moved(feeds, self.rounding, exact.values, exact.values))
+            if number < PROBES:
+                probe = reference.probe(feeds, exact, self.stirred, self.rounding, seed=number)
+                judge.concede(judge.probed, number, reference.moved(feeds, self.rounding, probe.given, probe.made))
 
     def _probe(
         self,

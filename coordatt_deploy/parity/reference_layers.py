@@ -14,8 +14,9 @@ from coordatt_deploy.graph.call_arguments import input_node
 from coordatt_deploy.graph.execution import prepare
 from coordatt_deploy.graph.float16_range import lost_in_float16
 from coordatt_deploy.graph.graph import Feeds, Graph, op_name
+from coordatt_deploy.parity.moved_values import SAMPLES, Moving
 from coordatt_deploy.parity.probing import Noise, Probe, Stirring, Values
-from coordatt_deploy.parity.reference_rounding import WEIGHTED, Rounder, Rounding, RoundingError, compare
+from coordatt_deploy.parity.reference_rounding import WEIGHTED, Rounder, Rounding, RoundingError, compare, max_noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +148,29 @@ class ReferenceLayers:
             layer: compare(rounder.kept[node], made[layer], rounder.steps.get(node, 0.0))
             for layer, node in self.nodes.items()
         }
+
+    def moved(
+        self, feeds: Feeds, rounding: Rounding, given: Values, made: Values
+    ) -> dict[str, RoundingError]:
+        """Return the error of each layer where every value is moved by half a unit in the last place.
+
+        Args:
+            feeds: The inputs.
+            rounding: How torch rounds: where the artifact is cut, and in which precision it stores values.
+            given: What the readers of each layer go on from at the cuts; empty to run from the input on.
+            made: What each layer makes of that.
+        """
+        exact = {self.nodes[layer]: value for layer, value in given.items() if self.nodes[layer] in rounding.cuts}
+        tensors = [torch.from_numpy(np.asarray(feeds[spec.name])) for spec in self.graph.inputs]
+        found: dict[str, list[RoundingError]] = {}
+        for seed in range(SAMPLES):
+            kept = frozenset(self.nodes.values())
+            run = Moving(self._exact_module(), exact, kept, rounding.storage.values, seed)
+            with torch.no_grad():
+                run.run(*(item.double() if item.is_floating_point() else item for item in tensors))
+            for layer, node in self.nodes.items():
+                found.setdefault(layer, []).append(compare(run.kept[node], made[layer]))
+        return {layer: max_noise(errors) for layer, errors in found.items()}
 
     def probe(
         self, feeds: Feeds, reference: LayerReference, stirred: frozenset[str], rounding: Rounding, seed: int
