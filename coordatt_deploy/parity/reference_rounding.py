@@ -22,6 +22,7 @@ from coordatt_deploy.graph.call_arguments import argument
 from coordatt_deploy.graph.float16_range import rounded_to_float16
 from coordatt_deploy.graph.graph import op_name
 from coordatt_deploy.graph.operators import Trait, having, integer_ranges, weight_positions
+from coordatt_deploy.graph.sequential_statistics import with_statistics_in_sequence
 from coordatt_deploy.graph.summation_order import bias_first, in_sequence
 
 WEIGHTED: Final = weight_positions()
@@ -117,6 +118,8 @@ class Rounder(fx.Interpreter):
                 value = in_sequence(n, self.env[n.args[0]], value)
             if op_name(n) == "linear" and self.rounding.storage.values is Precision.FP32:
                 value = bias_first(self._arguments(n), value)
+            if n.op == "call_function" and self.rounding.storage.values is Precision.FP32:
+                value = with_statistics_in_sequence(n, self._arguments(n), value)
             value = self._stored(n, value)
             if n.name in self.nodes:
                 self.kept[n.name] = value.numpy()
