@@ -1,8 +1,11 @@
 """Normalisations whose statistics are summed as files sum them: one element after another in float32.
 
-torch takes mean and variance in one pass, in many lanes (Welford); a file has a mean, a difference, a square, and
-another mean, each a sum in the kernel's own order. Over 64 to 400 elements that was measured to cost up to 40 times
-torch's own error (variance over a map in LiteRT, GroupNorm and BatchNorm without statistics in LiteRT and ONNX Runtime).
+torch takes mean and variance in one pass and in many lanes; a file has a mean, a difference, a square and another mean,
+each a sum in the kernel's own order. On noise that costs up to 5 times torch's own error (9 times of a variance). On a
+constant map (black, white, the border of a padded image) the same rounding is repeated at every addition, while torch's
+lanes add few equal values; behind it stands a division by the root of epsilon. There BatchNorm and InstanceNorm of
+64 x 64 were measured to be off by 140 times torch's own error in ONNX Runtime, 24 times in LiteRT, and 6 times in Core
+ML's order; one after another it is 880 times.
 """
 
 import math

@@ -154,6 +154,8 @@ class ReferenceLayers:
     ) -> dict[str, RoundingError]:
         """Return the error of each layer where every value is moved by half a unit in the last place.
 
+        Or, if that is more, where normalisations sum their statistics as files do.
+
         Args:
             feeds: The inputs.
             rounding: How torch rounds: where the artifact is cut, and in which precision it stores values.
@@ -162,14 +164,15 @@ class ReferenceLayers:
         """
         exact = {self.nodes[layer]: value for layer, value in given.items() if self.nodes[layer] in rounding.cuts}
         tensors = [torch.from_numpy(np.asarray(feeds[spec.name])) for spec in self.graph.inputs]
-        found: dict[str, list[RoundingError]] = {}
+        summed = self._errors(feeds, replace(rounding, sums_statistics=True), given, made)
+        found = {layer: [error] for layer, error in summed.items()}
         for seed in range(SAMPLES):
             kept = frozenset(self.nodes.values())
             run = Moving(self._exact_module(), exact, kept, rounding.storage.values, seed)
             with torch.no_grad():
                 run.run(*(item.double() if item.is_floating_point() else item for item in tensors))
             for layer, node in self.nodes.items():
-                found.setdefault(layer, []).append(compare(run.kept[node], made[layer]))
+                found[layer].append(compare(run.kept[node], made[layer]))
         return {layer: max_noise(errors) for layer, errors in found.items()}
 
     def probe(
