@@ -13,6 +13,7 @@ DECOMPOSITIONS: Final = (
     Decomposition.ADAPTIVE_MAX,
     Decomposition.EXTREMUM,
     Decomposition.UNEVEN_AVERAGE,
+    Decomposition.LOG_SIGMOID_OF_SOFTPLUS,
 )
 
 ARM64: Final = LoweringTarget("onnx-arm64", (Form.CHANNELS_LAST, Form.MEANS), decompositions=DECOMPOSITIONS)
