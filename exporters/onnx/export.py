@@ -125,12 +125,19 @@ def _fused(graph: Graph, places: dict[str, Part | None]) -> dict[str, str]:
         before = _scaled(node)
         if before is None or places[node.name] is not None or places[before.name] is None or len(before.users) != 1:
             continue
-        layer = graph.layer_of(node.name)
+        layer = _layer_behind(graph, node)
         if layer is not None and (op_name(before) in CONVOLUTIONS or before.name in fused):
             places[node.name], places[before.name] = places[before.name], None
             reasons[before.name] = f"->{layer}"
             fused.add(node.name)
     return reasons
+
+
+def _layer_behind(graph: Graph, node: fx.Node) -> str | None:
+    """The layer that a call is, or where it is a part of one, the layer that it is a part of."""
+    while graph.layer_of(node.name) is None and len(node.users) == 1:
+        (node,) = node.users
+    return graph.layer_of(node.name)
 
 
 def _scaled(node: fx.Node) -> fx.Node | None:

@@ -110,8 +110,10 @@ def find(graph: Graph, tensors: Sequence[Arrays], sources: Mapping[str, str]) ->
         owner = next((name for name in matches if name in mentioned), next(iter(matches)))
         owners[tensor] = owner
         for name in moved[owner]:
-            if name in matches:
-                (named if name in mentioned else implied).setdefault(name, Part(tensor, matches[name]))
+            if name in matches and name in mentioned:
+                named[name] = Part(tensor, matches[name])  # the last operator of a call gives its value
+            elif name in matches:
+                implied.setdefault(name, Part(tensor, matches[name]))
     places = {name: named.get(name, implied.get(name)) for name in nodes}
     for name, first in repeated_calls(graph.module.graph).items():  # the converter keeps one of them, either one
         if name in places and first in places:
