@@ -175,7 +175,7 @@ class _Run:
         self.tensors = tuple(dict.fromkeys(part.tensor for layer in self.present for part in layer.parts))
         cuts = frozenset(layer.layer_id for layer in self.present)
         self.rounding = reference.rounding(storage, cases, cuts, calibrated)
-        self.stirred = _own_tensors(self.present)
+        self.stirred = _own_tensors(self.present) - reference.shared_means(cuts)
         self.makers = _makers(self.present)
         self.first = self.stirred - {layer for layer in self.stirred if reference.before(layer, cuts)}
         self.channelwise = {layer: reference.before(layer, cuts, unmixed=True) for layer in cuts if self.on_grid}

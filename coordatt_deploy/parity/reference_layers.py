@@ -14,6 +14,7 @@ from coordatt_deploy.graph.call_arguments import input_node
 from coordatt_deploy.graph.execution import prepare
 from coordatt_deploy.graph.float16_range import lost_in_float16
 from coordatt_deploy.graph.graph import Feeds, Graph, op_name
+from coordatt_deploy.graph.repeats import same_means
 from coordatt_deploy.parity.moved_values import SAMPLES, Moving
 from coordatt_deploy.parity.probing import Noise, Probe, Stirring, Values
 from coordatt_deploy.parity.reference_rounding import WEIGHTED, Rounder, Rounding, RoundingError, compare, max_noise
@@ -76,6 +77,17 @@ class ReferenceLayers:
         for source in self.sources(layer_id):
             found += (source,) if source in cuts else self.before(source, cuts, unmixed=unmixed)
         return tuple(dict.fromkeys(found))
+
+    def shared_means(self, cuts: frozenset[str]) -> frozenset[str]:
+        """Return the means of *cuts* that another call takes as well, for which the artifact has no tensor of its own.
+
+        What reads that other call may read the same tensor, or one inside a fused operator: nothing tells which.
+        """
+        layer_of = {node: layer for layer, node in self.nodes.items()}
+        twins = same_means(self.graph.module.graph)
+        return frozenset(
+            layer for layer in cuts if any(layer_of.get(name) not in cuts for name in twins.get(self.nodes[layer], ()))
+        )
 
     def weighted(self, layer_id: str, cuts: frozenset[str]) -> bool:
         """Whether there are weights in what makes a layer of the layers of *cuts* before it."""
