@@ -27,7 +27,8 @@ from coordatt_deploy.parity.candidate import Candidate
 from coordatt_deploy.parity.cases import ParityCases, choose_cases
 from coordatt_deploy.parity.executors import Executor
 from coordatt_deploy.parity.failing_layer import save_failing
-from coordatt_deploy.parity.layers import ArtifactLayers, check_map, kept
+from coordatt_deploy.parity.faint_values import shown_on_faint_values
+from coordatt_deploy.parity.layers import ArtifactLayers, check_map, kept, with_probe
 from coordatt_deploy.parity.localise import localise, localise_graph, probed_values
 from coordatt_deploy.parity.reference_layers import ReferenceLayers
 from coordatt_deploy.parity.result import ArtifactParity
@@ -110,6 +111,11 @@ class LayerRun:
             verdict = replace(verdict, problem=f"{text}: {REMEDY}")
         probes = partial(probed_values, candidate, cases, self.reference, tolerance)
         lost = unproven_absences(candidate.layers, self.reference, layers.rows, cases, probes)
+        if lost:
+            with logged(f"faint-{candidate.path.stem}"):
+                faint = shown_on_faint_values(candidate, cases[0], self.reference, tolerance, lost, self.where)
+            layers = replace(layers, rows=tuple(with_probe(row, faint.get(row.layer_id)) for row in layers.rows))
+            lost = tuple(layer_id for layer_id in lost if layer_id not in faint)
         unproven = told(lost)
         if layers.passed is not False and unproven is None:
             return replace(verdict, layers=layers)

@@ -9,7 +9,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -108,7 +108,7 @@ class LayerRow:
         """Whether the layer itself is within tolerance; None where nothing of it can be seen, or proven."""
         if self.misfit:
             return False
-        judged = self.local or self.accumulated
+        judged = self.local or self.accumulated or self.probed
         if judged is None:
             return None
         within = self._within(judged) and (self.probed is None or self._within(self.probed))
@@ -281,6 +281,13 @@ class ArtifactLayers:
             tail = "; layers after it only inherit"
         through = f" (seen through {row.seen_through})" if row.seen_through else ""
         return f"{self.name}: first beyond tolerance at {row.layer_id}{through} ({row.shown()}){tail}"
+
+
+def with_probe(row: LayerRow, other: LayerRow | None) -> LayerRow:
+    """Return *row* with the verdict on values of its own that *other* holds, where there is one."""
+    if other is None:
+        return row
+    return replace(row, probed=other.probed, seen_through=row.seen_through or other.seen_through)
 
 
 def kept(decibels: float | None) -> str:

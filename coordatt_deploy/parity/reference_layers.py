@@ -144,13 +144,21 @@ class ReferenceLayers:
 
     def accumulated(self, feeds: Feeds, rounding: Rounding, reference: LayerReference) -> dict[str, RoundingError]:
         """Return the error of each layer when torch itself rounds from the input on."""
-        return self._errors(feeds, rounding, {}, reference.values)
+        return self.local_errors(feeds, rounding, {}, reference.values)
 
     def local(self, feeds: Feeds, rounding: Rounding, reference: LayerReference) -> dict[str, RoundingError]:
         """Return the error of each layer when torch rounds, and goes on from the reference at the cuts."""
-        return self._errors(feeds, rounding, reference.values, reference.values)
+        return self.local_errors(feeds, rounding, reference.values, reference.values)
 
-    def _errors(self, feeds: Feeds, rounding: Rounding, given: Values, made: Values) -> dict[str, RoundingError]:
+    def local_errors(self, feeds: Feeds, rounding: Rounding, given: Values, made: Values) -> dict[str, RoundingError]:
+        """Return the error of each layer when torch rounds, and goes on from *given* at the cuts.
+
+        Args:
+            feeds: The inputs.
+            rounding: How torch is to round.
+            given: What the readers of each layer go on from; empty to run from the input on.
+            made: What each layer makes of that.
+        """
         exact = {self.nodes[layer]: value for layer, value in given.items() if self.nodes[layer] in rounding.cuts}
         rounder = Rounder(self.graph.module, rounding, exact, frozenset(self.nodes.values()))
         tensors = [torch.from_numpy(np.asarray(feeds[spec.name])).float() for spec in self.graph.inputs]
@@ -176,7 +184,7 @@ class ReferenceLayers:
         """
         exact = {self.nodes[layer]: value for layer, value in given.items() if self.nodes[layer] in rounding.cuts}
         tensors = [torch.from_numpy(np.asarray(feeds[spec.name])) for spec in self.graph.inputs]
-        summed = self._errors(feeds, replace(rounding, sums_statistics=True), given, made)
+        summed = self.local_errors(feeds, replace(rounding, sums_statistics=True), given, made)
         found = {layer: [error] for layer, error in summed.items()}
         for seed in range(SAMPLES):
             kept = frozenset(self.nodes.values())
@@ -207,7 +215,7 @@ class ReferenceLayers:
             run = self._stir(feeds, reference, stirred, seed, noise)
             given = {layer: run.given[node] for layer, node in self.nodes.items()}
             made = {layer: run.made[node] for layer, node in self.nodes.items()}
-            errors = self._errors(feeds, rounding, given, made)
+            errors = self.local_errors(feeds, rounding, given, made)
             lost = {layer for layer, error in errors.items() if not np.isfinite(error.greatest)}
             moved = frozenset(layer for layer, node in self.nodes.items() if run.first.get(node, node) in run.stirred)
             narrowed = {
