@@ -76,7 +76,9 @@ def feeds_for(graph: Graph) -> list[dict[str, NDArray[np.float32]]]:
     ]
 
 
-def find(graph: Graph, tensors: Sequence[Arrays], sources: Mapping[str, str]) -> Found:
+def find(
+    graph: Graph, tensors: Sequence[Arrays], sources: Mapping[str, str], copies: frozenset[str] = frozenset()
+) -> Found:
     """Match nodes and tensors.
 
     Args:
@@ -84,6 +86,7 @@ def find(graph: Graph, tensors: Sequence[Arrays], sources: Mapping[str, str]) ->
         tensors: The file's tensors in execution order, for each of ``feeds_for(graph)``.
         sources: The name that the converter gave to each tensor. Graph outputs, which it names otherwise, are given as
             ``_Call_at_<node>;``.
+        copies: The tensors that hold another one's elements in another order.
     """
     nodes = {node.name: node for node in graph.module.graph.nodes if is_tensor(node)}
     order = {name: position for position, name in enumerate(nodes)}
@@ -111,7 +114,8 @@ def find(graph: Graph, tensors: Sequence[Arrays], sources: Mapping[str, str]) ->
         owners[tensor] = owner
         for name in moved[owner]:
             if name in matches and name in mentioned:
-                named[name] = Part(tensor, matches[name])  # the last operator of a call gives its value
+                if name not in named or tensor not in copies:  # the last operator of a call gives its value
+                    named[name] = Part(tensor, matches[name])
             elif name in matches:
                 implied.setdefault(name, Part(tensor, matches[name]))
     places = {name: named.get(name, implied.get(name)) for name in nodes}
