@@ -80,13 +80,18 @@ def golden_inputs(
         values.append(_as_tensor(_random_pixels(size, 3), replace(preprocessing, size=size)))
     feeds: dict[str, Arrays] = {}
     for position, spec in enumerate(inputs):
-        shape = tuple(size or 1 for size in spec.shape)
         feeds[spec.name] = (
-            _batched(values, shape[0])
+            _batched(values, spec.shape[0] or 1)
             if position == 0 and has_pixels
-            else [_noise(shape, seed=index) for index in range(len(cases))]
+            else [_noise(_sizes(spec, values[index]), seed=index) for index in range(len(cases))]
         )
     return GoldenInputs(tuple(cases), feeds, tuple(pictures))
+
+
+def _sizes(spec: TensorSpec, image: NDArray[np.float32]) -> tuple[int, ...]:
+    """The shape of an input beside *image*: height and width that are dynamic are the same in all inputs."""
+    beside = image.shape if len(spec.shape) == image.ndim else (1,) * len(spec.shape)
+    return tuple(size or own for size, own in zip(spec.shape, beside, strict=True))
 
 
 def _batched(values: Arrays, batch: int) -> Arrays:

@@ -23,14 +23,14 @@ from coordatt_deploy.formats import TORCH_EXTRA, Format, Precision
 from coordatt_deploy.logs import logged, set_environment
 from coordatt_deploy.parity.bundle_cases import candidate_of, golden_cases, golden_images
 from coordatt_deploy.parity.candidate import Candidate
-from coordatt_deploy.parity.cases import ParityCases
+from coordatt_deploy.parity.cases import ParityCases, Values
 from coordatt_deploy.parity.executors import Executor, LocalExecutor
 from coordatt_deploy.parity.layers import ArtifactLayers
-from coordatt_deploy.parity.outputs import judge, judge_elements, unjudged
+from coordatt_deploy.parity.outputs import OutputParity, judge, judge_elements, unjudged
 from coordatt_deploy.parity.preprocessing_check import GoldenImage, image_feeds
 from coordatt_deploy.parity.reports import ParityReports, ParityRun, ParitySettings, covered, read_reports
 from coordatt_deploy.parity.result import ArtifactParity, ParityReport
-from coordatt_deploy.parity.tolerances import BUILT_IN, Tolerances, for_untrained, tolerance_of
+from coordatt_deploy.parity.tolerances import BUILT_IN, Tolerance, Tolerances, for_untrained, tolerance_of
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.report_file import ReportFile
 from coordatt_deploy.run_records import GOLDEN, HELD_OUT, HERE, NotRun, RunInputs, accumulated, begin_session
@@ -126,7 +126,10 @@ def check_parity(
     if graph is not None:
         verified = _verified(bundle, graph, cases, candidates, plan, stages)
         believed = verified.believed
-        candidates = [replace(candidate, regions=verified.regions) for candidate in candidates]
+        candidates = [
+            replace(candidate, regions=verified.regions, moved=_moved(graph, candidate.cases))
+            for candidate in candidates
+        ]
     where = LocalExecutor(plan.threads) if target is None else target.where
     images, image_input = golden_images(bundle), bundle.manifest.inputs[0].name
     verdicts = []
@@ -206,6 +209,12 @@ def _verified(
         if candidate.own_cases and candidate.record is not None and candidate.record.held_out is not None
     }
     return verify(bundle.path("reference"), graph, bundle.manifest, golden | held_out, stages)
+
+
+def _moved(graph: "Graph", cases: ParityCases) -> Callable[[Precision], Values]:
+    from coordatt_deploy.parity import moved_values  # torch, which boards do not have
+
+    return partial(moved_values.moved_cases, graph, cases)
 
 
 def _check_provenance(bundle: Bundle, artifact: Artifact) -> None:
@@ -289,23 +298,11 @@ def check_artifact(
                     for spec in runner.outputs:
                         results.setdefault(spec.name, []).append(decode(given[spec.name], spec))
                     step()
-        # an integer artifact's outputs are judged by SQNR: what float32 costs is only shown beside it
-        basis = cases.rounding.get(tolerance.basis, cases.rounding[Precision.FP32])
-        outputs = tuple(
-            judge_elements(o, results[o], cases.outputs[o], basis[o], tolerance)
-            if o in candidate.integral
-            else judge(
-                o,
-                results[o],
-                cases.outputs[o],
-                basis[o],
-                tolerance,
-                cases.images,
-                candidate.regions.get(o, ()),
-                candidate.kinds.get(o, OutputKind.OTHER),
-            )
-            for o in cases.outputs
-        )
+        outputs = _judged(candidate, cases, results, tolerance)
+        if not all(output.passed for output in outputs) and candidate.moved is not None and tolerance.weight_bits is None:
+            with logged(f"moved-{candidate.path.stem}"):
+                moved = candidate.moved(tolerance.basis)
+            outputs = _judged(candidate, cases, results, tolerance, moved)
     except MissingDependencyError as error:
         return ArtifactParity(artifact, name, origin, None, problem=f"not run: {error}")
     except InferenceError as error:  # its layers can still be judged, each on its own
@@ -317,6 +314,39 @@ def check_artifact(
     wrong = [output.sentence() for output in outputs if not output.passed]
     problem = "; ".join(filter(None, [unjudged(candidate.outputs, outputs), *wrong])) or None
     return ArtifactParity(artifact, name, origin, problem is None, outputs, tolerance, problem)
+
+
+def _judged(
+    candidate: Candidate, cases: ParityCases, results: Values, tolerance: Tolerance, moved: Values | None = None
+) -> tuple[OutputParity, ...]:
+    """Judge every output.
+
+    Args:
+        candidate: The artifact, with what its outputs are.
+        cases: That it was run on.
+        results: What it made of them.
+        tolerance: What to apply.
+        moved: What values moved by half a unit in the last place make of them; None where that was not asked.
+    """
+    # an integer artifact's outputs are judged by SQNR: what float32 costs is only shown beside it
+    basis = cases.rounding.get(tolerance.basis, cases.rounding[Precision.FP32])
+    further = moved or {}
+    return tuple(
+        judge_elements(o, results[o], cases.outputs[o], basis[o], tolerance, cases.images, further.get(o, ()))
+        if o in candidate.integral
+        else judge(
+            o,
+            results[o],
+            cases.outputs[o],
+            basis[o],
+            tolerance,
+            cases.images,
+            candidate.regions.get(o, ()),
+            candidate.kinds.get(o, OutputKind.OTHER),
+            further.get(o, ()),
+        )
+        for o in cases.outputs
+    )
 
 
 # What is kept --------------------------------------------------------------------------------------------------------
