@@ -80,13 +80,17 @@ def golden_inputs(
         values.append(_as_tensor(_random_pixels(size, 3), replace(preprocessing, size=size)))
     feeds: dict[str, Arrays] = {}
     for position, spec in enumerate(inputs):
-        shape = tuple(size or 1 for size in spec.shape)
         feeds[spec.name] = (
-            _batched(values, shape[0])
+            _batched(values, spec.shape[0] or 1)
             if position == 0 and has_pixels
-            else [_noise(shape, seed=index) for index in range(len(cases))]
+            else [_noise(_sized(spec, value), seed=index) for index, value in enumerate(values)]
         )
     return GoldenInputs(tuple(cases), feeds, tuple(pictures))
+
+
+def _sized(spec: TensorSpec, image: NDArray[np.float32]) -> tuple[int, ...]:
+    """The shape of an input beside an image (1, C, H, W): its dynamic height and width are those of the image."""
+    return tuple(image.shape[axis] if size is None else size for axis, size in enumerate(spec.shape))
 
 
 def _batched(values: Arrays, batch: int) -> Arrays:

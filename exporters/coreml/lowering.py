@@ -45,6 +45,7 @@ DECOMPOSITIONS: Final = (
     Decomposition.CUMULATIVE_SUM,
     Decomposition.ONE_HOT,
     Decomposition.SORTED,
+    Decomposition.OUTPUT_PADDING,
 )
 
 PROGRAM: Final = LoweringTarget(

@@ -13,6 +13,10 @@ DECOMPOSITIONS: Final = (
     Decomposition.ADAPTIVE_MAX,
     Decomposition.EXTREMUM,
     Decomposition.UNEVEN_AVERAGE,
+    Decomposition.NEAREST_RESIZE,
+    Decomposition.FRACTIONAL_NEAREST_EXACT,
+    Decomposition.FRACTIONAL_RESIZE,
+    Decomposition.ATTENTION_OF_FOUR_AXES,
 )
 
 ARM64: Final = LoweringTarget("onnx-arm64", (Form.CHANNELS_LAST, Form.MEANS), decompositions=DECOMPOSITIONS)

@@ -47,12 +47,27 @@ def phases(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
 
 
 def uncommon_phases(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
-    """Write as ``phases`` what is grouped (but not depthwise), dilated or has output padding."""
+    """Write as ``phases`` what is grouped (but not depthwise), dilated or has output padding, or an unusual padding.
+
+    LiteRT has VALID (no padding) and SAME (s times the size: k - 2 p = s) for both axes together. litert-torch refuses
+    another padding, or writes something else where one of the strides is 1.
+    """
     weight = rewriter.weight(input_node(node, 1, "weight"))
+    if weight is None:
+        return None
     groups, dilation = integer(node, 6, "groups", 1), static_pair(argument(node, 7, "dilation", 1))
+    stride, padding = static_pair(argument(node, 3, "stride", 1)), static_pair(argument(node, 4, "padding", 0))
     ends = static_pair(argument(node, 5, "output_padding", 0))
-    grouped = weight is not None and groups not in {1, weight.shape[0]}
-    return phases(rewriter, node) if grouped or dilation != (1, 1) or any(ends) else None
+    same = all(k - 2 * p == s for k, p, s in zip(weight.shape[2:], padding, stride, strict=True))
+    usual = stride == (1, 1) or padding == (0, 0) or same
+    grouped = groups not in {1, weight.shape[0]}
+    return phases(rewriter, node) if grouped or dilation != (1, 1) or any(ends) or not usual else None
+
+
+def phases_beyond(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
+    """Write as ``phases`` what has output padding and no padding, which coremltools fails at."""
+    ends, padding = (static_pair(argument(node, at, name, 0)) for at, name in ((5, "output_padding"), (4, "padding")))
+    return phases(rewriter, node) if any(ends) and not any(padding) else None
 
 
 def phase_kernel(

@@ -1,5 +1,7 @@
 """Shuffles, turns, pads and codes in views, transpositions of five axes at most, slices and concatenations."""
 
+import sys
+
 import torch
 from torch import fx
 
@@ -38,18 +40,15 @@ def circular(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
 
 def crop(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     """Write a pad by negative numbers as slices, and a pad of what is positive."""
-    value, shape = source(node), static_shape(source(node).meta["val"])
+    value = source(node)
     pads = integers(argument(node, 1, "pad"))
     if min(pads, default=0) >= 0 or argument(node, 2, "mode", "constant") != "constant":
         return None
     for position in range(len(pads) // 2):
-        axis = len(shape) - 1 - position
+        axis = value.meta["val"].ndim - 1 - position
         before, after = (max(0, -pad) for pad in pads[2 * position : 2 * position + 2])
-        size = shape[axis]
-        if (before or after) and size is None:
-            return None
-        if before or after:
-            value = rewriter.call(aten.slice.Tensor, value, axis, before, (size or 0) - after)
+        if before or after:  # counted from the end, so at every size
+            value = rewriter.call(aten.slice.Tensor, value, axis, before, -after if after else sys.maxsize)
     rest = [max(0, pad) for pad in pads]
     filling = argument(node, 3, "value")
     return rewriter.call(aten.constant_pad_nd.default, value, rest, filling or 0.0) if any(rest) else value
