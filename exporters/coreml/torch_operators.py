@@ -14,7 +14,7 @@ what is said of Core ML itself is known.
 Everything else stays with coremltools' own functions, whose names and output are what the layer map is carried by.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate
@@ -217,7 +217,7 @@ def _between(x: mil.Var, axis: int, step: Step, align_corners: bool, name: str |
     """Interpolate along one axis, with places as fractions of whole numbers: float16 could not tell them apart.
 
     aligned:    place = o * (size - 1) / (out - 1)
-    unaligned:  place = max(0, (o + 1/2) * step - 1/2) = max(0, (2 * o + 1) * numerator - denominator) / (2 * denominator)
+    unaligned:  place = max(0, (o + 1/2) * n / d - 1/2) = max(0, (2 * o + 1) * n - d) / (2 * d)
     """
     out, (numerator, denominator) = step
     last = mb.sub(x=_sizes(x)[axis - 2], y=1)
@@ -248,9 +248,7 @@ def _sizes(x: mil.Var) -> tuple[mil.Var, mil.Var]:
     return mb.gather(x=shape, indices=2, axis=0), mb.gather(x=shape, indices=3, axis=0)
 
 
-def _steps(
-    x: mil.Var, context: TranscriptionContext, node: InternalTorchIRNode, plan: Resizing
-) -> tuple[Step, Step]:
+def _steps(x: mil.Var, context: TranscriptionContext, node: InternalTorchIRNode, plan: Resizing) -> tuple[Step, Step]:
     """The height and width that the node asks for, and how far apart the places are that they are read from.
 
     Where the code gives a size, that is the size that there is over the one that is asked for; where it gives a factor,
@@ -263,5 +261,7 @@ def _steps(
     if plan.fractions is None:
         raise ValueError(f"{node.name}: a factor that is no simple fraction at every size; resize to a size instead")
     tall, wide = ((np.int32(item.denominator), np.int32(item.numerator)) for item in plan.fractions)
-    height, width = (mb.floor_div(x=mb.mul(x=size, y=up), y=down) for size, (down, up) in zip(have, (tall, wide), strict=True))
+    height, width = (
+        mb.floor_div(x=mb.mul(x=size, y=up), y=down) for size, (down, up) in zip(have, (tall, wide), strict=True)
+    )
     return (height, tall), (width, wide)

@@ -226,8 +226,8 @@ def _costs(
             feeds = [_moved(value.double(), generator) for value in case.feeds]
             with _Rounded(generator, sigmoid_error):
                 now = _run(exact, feeds)
-            found[index] = [max(old, _squares(mine, reference))
-                            for old, mine, reference in zip(found[index], now, expected[index], strict=True)]  # fmt: skip
+            costs = map(_squares, now, expected[index])
+            found[index] = [max(old, cost) for old, cost in zip(found[index], costs, strict=True)]
     for name, tensor in exact.state_dict().items():
         tensor.copy_(state[name])
     return found

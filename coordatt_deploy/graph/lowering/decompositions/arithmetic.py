@@ -17,7 +17,12 @@ _GREATEST_POWER: Final = 4  # beyond it a runtime's own power is the shorter way
 def power(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     """Write a small whole power as products: x ** 3 = (x * x) * x."""
     value, exponent = node.args[0], argument(node, 1, "exponent")
-    if not isinstance(value, fx.Node) or not is_number(exponent) or exponent != int(exponent) or not 2 <= exponent <= _GREATEST_POWER:
+    if (
+        not isinstance(value, fx.Node)
+        or not is_number(exponent)
+        or exponent != int(exponent)
+        or not 2 <= exponent <= _GREATEST_POWER
+    ):
         return None
     result = value
     for _ in range(int(exponent) - 1):

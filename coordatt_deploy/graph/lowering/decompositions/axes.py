@@ -92,7 +92,9 @@ def _computed_rows(rewriter: Rewriter, value: fx.Node, axis: int, wanted: Argume
     if at_centre:
         place = rewriter.call(aten.add.Tensor, rewriter.call(aten.mul.Tensor, place, 2), 1)
         wanted = rewriter.call(operator.mul, wanted, 2)
-    return rewriter.call(aten.div.Tensor_mode, rewriter.call(aten.mul.Tensor, place, have), wanted, rounding_mode="floor")
+    return rewriter.call(
+        aten.div.Tensor_mode, rewriter.call(aten.mul.Tensor, place, have), wanted, rounding_mode="floor"
+    )
 
 
 def choices_by_factor(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:

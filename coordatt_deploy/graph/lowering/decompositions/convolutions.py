@@ -101,7 +101,15 @@ def _phases(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     value = rewriter.call(aten.unsqueeze.default, source(node), 2)
     kernel = rewriter.constant(f"{node.name}_flat", weight[:, :, None])
     flat = rewriter.call(
-        aten.conv_transpose2d.input, value, kernel, bias, [1, *stride], [0, *padding], [0, *ends], groups, [1, *dilation]
+        aten.conv_transpose2d.input,
+        value,
+        kernel,
+        bias,
+        [1, *stride],
+        [0, *padding],
+        [0, *ends],
+        groups,
+        [1, *dilation],
     )
     written = phases(rewriter, flat)
     return None if written is None else rewriter.call(aten.squeeze.dim, written, 2)

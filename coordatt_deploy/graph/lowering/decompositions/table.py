@@ -72,6 +72,7 @@ class Decomposition(enum.StrEnum):
     SORTED = "sorted"
     ONLY_POSITION = "only_position"
     ATTENTION_OF_FOUR_AXES = "attention_of_four_axes"
+    REDUCED_WINDOWS = "reduced_windows"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +126,9 @@ DECOMPOSITIONS: Final[Mapping[Decomposition, Rule]] = {
     Decomposition.ONE_HOT: _rule("one_hot", layout.one_hot),
     Decomposition.GREATEST: _rule("topk sort", axes.greatest),
     Decomposition.SORTED: _rule("sort", axes.greatest),
+    Decomposition.REDUCED_WINDOWS: _rule("mean sum amax amin", layout.reduced_windows),
     Decomposition.ONLY_POSITION: _rule("argmax argmin", axes.only_position),
-    Decomposition.ATTENTION_OF_FOUR_AXES: _rule(
-        "scaled_dot_product_attention", arithmetic.attention_of_four_axes
-    ),
+    Decomposition.ATTENTION_OF_FOUR_AXES: _rule("scaled_dot_product_attention", arithmetic.attention_of_four_axes),
     Decomposition.CROP: _rule("pad", layout.crop),
     Decomposition.QUARTER_TURNS: _rule("rot90", layout.quarter_turns),
     Decomposition.ASSIGNED: _rule("select_scatter", layout.assigned),
