@@ -83,14 +83,15 @@ def golden_inputs(
         feeds[spec.name] = (
             _batched(values, spec.shape[0] or 1)
             if position == 0 and has_pixels
-            else [_noise(_sized(spec, value), seed=index) for index, value in enumerate(values)]
+            else [_noise(_sizes(spec, values[index]), seed=index) for index in range(len(cases))]
         )
     return GoldenInputs(tuple(cases), feeds, tuple(pictures))
 
 
-def _sized(spec: TensorSpec, image: NDArray[np.float32]) -> tuple[int, ...]:
-    """The shape of an input beside an image (1, C, H, W): its dynamic height and width are those of the image."""
-    return tuple(image.shape[axis] if size is None else size for axis, size in enumerate(spec.shape))
+def _sizes(spec: TensorSpec, image: NDArray[np.float32]) -> tuple[int, ...]:
+    """The shape of an input beside *image*: height and width that are dynamic are the same in all inputs."""
+    beside = image.shape if len(spec.shape) == image.ndim else (1,) * len(spec.shape)
+    return tuple(size or own for size, own in zip(spec.shape, beside, strict=True))
 
 
 def _batched(values: Arrays, batch: int) -> Arrays:

@@ -6,7 +6,8 @@ and on constant inputs, dynamic ones at other sizes as well, and then judged by 
 How far a file may be from the float64 of torch is what rounding costs this very network: what torch's own float32 is
 off by, or the exact network in which weights, inputs and what every operator gives are moved by half a unit in the last
 place, whichever is more. ``MULTIPLE`` of that are allowed, as parity allows: runtimes sum in another order than torch.
-On a constant input torch's own may be off by nothing, by luck; what a runtime computes there is rounded all the same.
+On a constant input torch's own may be off by nothing, by luck; what a runtime computes there is rounded all the same,
+and a normalisation magnifies it: the mean of n equal values, added one after another, is off by sqrt(n) such halves.
 """
 
 import enum
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from runtimes_alone import opened
 from torch import nn
+from torch._decomp import get_decompositions
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
@@ -44,7 +46,11 @@ from coordatt_deploy.tensors import decode, encode
 from random_networks.network import Network
 
 MULTIPLE = 16.0
-ROUNDS = 2
+ROUNDS = 4
+SUMS = frozenset({"mean", "sum", "var", "std", "var_mean", "linalg_vector_norm", "logsumexp"})
+NORMALISATIONS = get_decompositions([
+    torch.ops.aten.native_batch_norm, torch.ops.aten.native_group_norm, torch.ops.aten.native_layer_norm,
+])  # fmt: skip
 # Sixteen units in the last place of the greatest value: what is exact by luck is not asked of others.
 LEAST = 2.0**-20
 PROVABLE_DB = 60.0  # of float32 against float64; a constant image under a normalisation keeps nothing
@@ -243,22 +249,28 @@ class _Rounded(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: torch._ops.OpOverload, types: object, args: tuple[object, ...] = (), kwargs: object = None
     ) -> object:
+        if func in NORMALISATIONS:  # its mean is a sum
+            with self:
+                return NORMALISATIONS[func](*args, **(kwargs or {}))
         results = func(*args, **(kwargs or {}))
         if any(item.alias_info is not None for item in func._schema.returns):  # a view
             return results
-        return tree_map_only(torch.Tensor, partial(self._rounded, func), results)
+        return tree_map_only(torch.Tensor, partial(self._rounded, func, args[0] if args else None), results)
 
-    def _rounded(self, func: torch._ops.OpOverload, value: torch.Tensor) -> torch.Tensor:
-        moved = _moved(value, self.generator)
+    def _rounded(self, func: torch._ops.OpOverload, source: object, value: torch.Tensor) -> torch.Tensor:
+        terms = 1.0
+        if func.overloadpacket.__name__ in SUMS and isinstance(source, torch.Tensor):
+            terms = source.numel() / value.numel()
+        moved = _moved(value, self.generator, terms**0.5)
         if func.overloadpacket is not torch.ops.aten.sigmoid:
             return moved
         return moved + self.sigmoid_error * torch.randn(value.shape, generator=self.generator, dtype=value.dtype)
 
 
-def _moved(value: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def _moved(value: torch.Tensor, generator: torch.Generator, halves: float = 1.0) -> torch.Tensor:
     if not value.is_floating_point():
         return value
-    return value * (1 + 2.0**-24 * torch.randn(value.shape, generator=generator, dtype=value.dtype))
+    return value * (1 + halves * 2.0**-24 * torch.randn(value.shape, generator=generator, dtype=value.dtype))
 
 
 def _squares(value: torch.Tensor, reference: torch.Tensor) -> float:
