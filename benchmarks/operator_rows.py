@@ -455,6 +455,8 @@ COPIES: Final = (
     Row("repeat_interleave", "", plain(lambda x: x.repeat_interleave(2, 1))),
     Row("to", "integers and back", plain(lambda x: (x * 5).to(torch.int32).float() / 5)),
     Row("to", "float64 and back", plain(lambda x: (x.double() * 2).float())),
+    Row("new_ones", "of the feature map's size", plain(lambda x: x + x.new_ones(x.shape[2], x.shape[3]) * 0.3)),
+    Row("new_full", "", plain(lambda x: torch.cat([x, x.new_full((1, 1, HEIGHT, WIDTH), 0.7)], 1))),
     Row("zeros_like", "", plain(lambda x: torch.cat([x, torch.zeros_like(x)], 1))),
     Row("one_hot", "", plain(lambda x: F.one_hot(x.argmax(1), CHANNELS).float())),
     Row("fft_rfft2", "", plain(_filter)),

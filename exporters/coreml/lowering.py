@@ -46,6 +46,7 @@ DECOMPOSITIONS: Final = (
     Decomposition.ONE_HOT,
     Decomposition.SORTED,
     Decomposition.OUTPUT_PADDING,
+    Decomposition.FILLED,
     Decomposition.REDUCED_WINDOWS,
 )
 

@@ -83,6 +83,13 @@ def _broadcasts(user: fx.Node, node: fx.Node, value: fx.Node) -> bool:
     )
 
 
+def filled(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
+    """Write ``new_ones``, ``new_zeros`` and ``new_full``, which take the type of a tensor, as ``full`` of that type."""
+    value = argument(node, 2, "fill_value") if op_name(node) == "new_full" else float(op_name(node) == "new_ones")
+    dtype = node.meta["val"].dtype
+    return rewriter.call(aten.full.default, argument(node, 1, "size"), value, dtype=dtype)
+
+
 def interleaved(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     """Write ``repeat_interleave`` by a number: every element stands that many times in a row."""
     value, times = source(node), argument(node, 1, "repeats")

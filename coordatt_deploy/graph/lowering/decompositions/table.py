@@ -33,6 +33,7 @@ class Decomposition(enum.StrEnum):
     NEEDLESS_COPY = "needless_copy"
     COPY = "copy"
     REPEAT_INTERLEAVE = "repeat_interleave"
+    FILLED = "filled"
     NEAREST_RESIZE = "nearest_resize"
     NEAREST_BY_FACTOR = "nearest_by_factor"
     NEAREST_EXACT_RESIZE = "nearest_exact_resize"
@@ -96,6 +97,7 @@ DECOMPOSITIONS: Final[Mapping[Decomposition, Rule]] = {
     Decomposition.NEEDLESS_COPY: _rule("expand expand_as repeat tile", copies.needless),
     Decomposition.COPY: _rule("expand expand_as repeat tile", copies.copies),
     Decomposition.REPEAT_INTERLEAVE: _rule("repeat_interleave", copies.interleaved),
+    Decomposition.FILLED: _rule("new_ones new_zeros new_full", copies.filled),
     Decomposition.NEAREST_RESIZE: _rule("upsample_nearest2d", axes.fractional_choices),
     Decomposition.NEAREST_BY_FACTOR: _rule("upsample_nearest2d", axes.choices_by_factor),
     Decomposition.NEAREST_EXACT_RESIZE: _rule("_upsample_nearest_exact2d", axes.choices),
