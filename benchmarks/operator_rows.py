@@ -170,6 +170,11 @@ CONVOLUTIONS: Final = (
     Row("conv_transpose2d", "dilated",
         lambda: nn.ConvTranspose2d(8, 8, 3, 2, 2, dilation=2, output_padding=1)),
     Row("conv_transpose2d", "stride 1", lambda: nn.ConvTranspose2d(8, 8, 3, 1, 1)),
+    Row("conv_transpose2d", "padding, neither of full nor of strided size", lambda: nn.ConvTranspose2d(8, 8, 3, 2, 1)),
+    Row("conv_transpose2d", "one stride of 1", lambda: nn.ConvTranspose2d(8, 8, 3, (2, 1), 1)),
+    Row("conv_transpose2d", "output padding alone", lambda: nn.ConvTranspose2d(8, 8, 2, 2, output_padding=1)),
+    Row("conv_transpose1d", "padding, neither of full nor of strided size",
+        lambda: _Joined(lambda x: x.flatten(2), nn.ConvTranspose1d(8, 8, 3, 2, 1))),
     Row("conv_transpose1d", "", lambda: _Joined(lambda x: x.flatten(2), nn.ConvTranspose1d(8, 8, 4, 2, 1))),
     Row("linear", "of tokens", lambda: _Joined(_tokens, nn.Linear(8, 5))),
     Row("linear", "of channels last", lambda: _Joined(lambda x: x.permute(0, 2, 3, 1), nn.Linear(8, 5))),
@@ -180,6 +185,8 @@ CONVOLUTIONS: Final = (
     Row("scaled_dot_product_attention", "", plain(
         lambda x: F.scaled_dot_product_attention(x.transpose(2, 3), x.transpose(2, 3), x.transpose(2, 3)))),
     Row("scaled_dot_product_attention", "nn.MultiheadAttention", _Attention),
+    Row("scaled_dot_product_attention", "without heads", plain(
+        lambda x: F.scaled_dot_product_attention(_tokens(x), _tokens(x), _tokens(x)))),
 )  # fmt: skip
 
 NORMALISATION: Final = (
@@ -229,6 +236,7 @@ POOLS: Final = (
 
 REDUCTIONS: Final = (
     Row("mean", "height and width", plain(lambda x: x.mean((2, 3)))),
+    Row("mean", "of windows", plain(lambda x: x.reshape(1, 8, 4, 2, 6, 2).mean((3, 5)))),
     Row("mean", "channels", plain(lambda x: x.mean(1, keepdim=True))),
     Row("sum", "", plain(lambda x: x.sum((2, 3), keepdim=True))),
     Row("amax", "", plain(lambda x: x.amax((2, 3), keepdim=True))),
@@ -239,6 +247,7 @@ REDUCTIONS: Final = (
     Row("cumsum", "", plain(lambda x: x.cumsum(3))),
     Row("linalg_vector_norm", "of channels", plain(lambda x: x.norm(dim=1, keepdim=True))),
     Row("argmax", "", plain(lambda x: x.argmax(1))),
+    Row("argmax", "of one channel", plain(lambda x: x.mean(1, keepdim=True).argmax(1))),
     Row("argmax", "of the last axis", plain(lambda x: x.flatten(1).argmax(1))),
     Row("topk", "", plain(lambda x: _both(x.flatten(1).topk(5)))),
     Row("sort", "", plain(lambda x: _both(x.flatten(1).sort()))),
@@ -258,6 +267,7 @@ ARITHMETIC: Final = (
     Row("pow", "cube", plain(lambda x: x ** 3)),
     Row("pow", "fraction", plain(lambda x: x.abs() ** 0.7)),
     Row("pow", "negative", plain(lambda x: (x.abs() + 1) ** -1.5)),
+    Row("pow", "of a number", plain(lambda x: 2.0 ** x.tanh())),
     Row("pow", "learnt exponent, as GeM does", lambda: _Gem()),
     Row("sqrt", "", plain(lambda x: (x.abs() + 0.1).sqrt())),
     Row("rsqrt", "", plain(lambda x: (x.abs() + 0.1).rsqrt())),
@@ -279,6 +289,7 @@ ARITHMETIC: Final = (
     Row("remainder", "", plain(lambda x: x % 0.3)),
     Row("maximum", "", plain(lambda x: torch.maximum(x, x.mean(1, keepdim=True)))),
     Row("minimum", "", plain(lambda x: torch.minimum(x, x.mean(1, keepdim=True)))),
+    Row("min", "of two values", plain(lambda x: torch.min(x * 2, x.abs()))),
     Row("clamp", "", plain(lambda x: x.clamp(-0.5, 0.7))),
     Row("clamp_min", "", plain(lambda x: x.clamp_min(0.1))),
     Row("clamp_max", "", plain(lambda x: x.clamp_max(0.1))),
@@ -392,15 +403,20 @@ PADS_AND_SIZES: Final = (
     Row("upsample_nearest2d", "half", plain(lambda x: F.interpolate(x, scale_factor=0.5))),
     Row("upsample_nearest2d", "ratio no whole number", plain(lambda x: F.interpolate(x, size=(13, 19)))),
     Row("upsample_nearest2d", "smaller, ratio no whole number", plain(lambda x: F.interpolate(x, size=(5, 7)))),
+    Row("upsample_nearest2d", "smaller by a whole number", plain(lambda x: F.interpolate(x, size=(4, 2))), (28, 14)),
     Row("upsample_nearest2d", "scale factor no whole number", plain(lambda x: F.interpolate(x, scale_factor=1.3))),
     Row("_upsample_nearest_exact2d", "ratio no whole number",
         plain(lambda x: F.interpolate(x, size=(13, 19), mode="nearest-exact"))),
+    Row("_upsample_nearest_exact2d", "smaller, ratio no whole number",
+        plain(lambda x: F.interpolate(x, size=(11, 9), mode="nearest-exact")), (26, 30)),
     Row("_upsample_nearest_exact2d", "twice", plain(lambda x: F.interpolate(x, scale_factor=2, mode="nearest-exact"))),
     Row("upsample_bilinear2d", "twice", lambda: nn.Upsample(scale_factor=2, mode="bilinear")),
     Row("upsample_bilinear2d", "to a size", plain(lambda x: F.interpolate(x, size=(13, 19), mode="bilinear"))),
     Row("upsample_bilinear2d", "smaller", plain(lambda x: F.interpolate(x, size=(5, 7), mode="bilinear"))),
     Row("upsample_bilinear2d", "scale factor no whole number",
         plain(lambda x: F.interpolate(x, scale_factor=1.3, mode="bilinear"))),
+    Row("upsample_bilinear2d", "scale factor that no float32 is",
+        plain(lambda x: F.interpolate(x, scale_factor=1.3, mode="bilinear")), (10, 20)),
     Row("upsample_bilinear2d", "align_corners",
         plain(lambda x: F.interpolate(x, size=(13, 19), mode="bilinear", align_corners=True))),
     Row("_upsample_bilinear2d_aa", "antialias",
@@ -427,6 +443,8 @@ COPIES: Final = (
     Row("expand", "joined to the feature map", plain(
         lambda x: torch.cat([x, _gate(x).expand(-1, -1, HEIGHT, WIDTH)], 1))),
     Row("expand", "channels", plain(lambda x: torch.cat([x.mean(1, keepdim=True).expand(-1, 4, -1, -1), x], 1))),
+    Row("expand", "channels, then channels last", plain(
+        lambda x: x.mean(1, keepdim=True).expand(-1, 4, -1, -1).permute(0, 2, 3, 1).flatten(1, 2))),
     Row("expand", "of tokens", plain(
         lambda x: torch.cat([_tokens(x), _tokens(x).mean(1, keepdim=True).expand(-1, 5, -1)], 1))),
     Row("repeat", "a gate, multiplied", plain(lambda x: x * _gate(x).repeat(1, 1, HEIGHT, WIDTH))),
@@ -437,6 +455,8 @@ COPIES: Final = (
     Row("repeat_interleave", "", plain(lambda x: x.repeat_interleave(2, 1))),
     Row("to", "integers and back", plain(lambda x: (x * 5).to(torch.int32).float() / 5)),
     Row("to", "float64 and back", plain(lambda x: (x.double() * 2).float())),
+    Row("new_ones", "of the feature map's size", plain(lambda x: x + x.new_ones(x.shape[2], x.shape[3]) * 0.3)),
+    Row("new_full", "", plain(lambda x: torch.cat([x, x.new_full((1, 1, HEIGHT, WIDTH), 0.7)], 1))),
     Row("zeros_like", "", plain(lambda x: torch.cat([x, torch.zeros_like(x)], 1))),
     Row("one_hot", "", plain(lambda x: F.one_hot(x.argmax(1), CHANNELS).float())),
     Row("fft_rfft2", "", plain(_filter)),

@@ -35,7 +35,7 @@ class Editor:
         attach(self.module, free, tensor.detach().clone().contiguous())
         with self.module.graph.inserting_before(like):
             node = self.module.graph.get_attr(free)
-        node.meta["val"] = self.mode.from_tensor(tensor.detach().contiguous())
+        node.meta["val"] = self.mode.from_tensor(tensor.detach().contiguous(), static_shapes=True)
         return node
 
     def replace(self, old: fx.Node, new: fx.Node) -> None:
@@ -49,7 +49,7 @@ def result_of(node: fx.Node, module: fx.GraphModule, mode: FakeTensorMode) -> ob
 
     def known(item: fx.Node) -> Argument:
         tensor = weight(module, item)
-        value: Argument = item.meta["val"] if tensor is None else mode.from_tensor(tensor)
+        value: Argument = item.meta["val"] if tensor is None else mode.from_tensor(tensor, static_shapes=True)
         return value
 
     assert callable(node.target)  # noqa: S101 - targets of other nodes are names

@@ -102,7 +102,7 @@ def provenance(program: torch.export.ExportedProgram) -> dict[str, str]:
     where: dict[str, str] = {}
     for node in program.graph.nodes:
         origin = _origin(node)
-        if node.op != "call_function" or origin is None:
+        if not is_call(node) or origin is None:  # torch says of a size that is read from a value that it is that value
             continue
         if node.target is operator.getitem:
             where[f"{origin}[{node.args[1]}]"] = node.name

@@ -89,7 +89,7 @@ class Rewriter:
         if free not in stored:
             attach(self.module, free, tensor.detach().clone().contiguous())
         node = self.module.graph.get_attr(free)
-        node.meta["val"] = self.mode.from_tensor(tensor.detach().contiguous())
+        node.meta["val"] = self.mode.from_tensor(tensor.detach().contiguous(), static_shapes=True)
         return node
 
     def replace(self, old: fx.Node, new: fx.Node) -> None:

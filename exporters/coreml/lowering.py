@@ -45,6 +45,9 @@ DECOMPOSITIONS: Final = (
     Decomposition.CUMULATIVE_SUM,
     Decomposition.ONE_HOT,
     Decomposition.SORTED,
+    Decomposition.OUTPUT_PADDING,
+    Decomposition.FILLED,
+    Decomposition.REDUCED_WINDOWS,
 )
 
 PROGRAM: Final = LoweringTarget(

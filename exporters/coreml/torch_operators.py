@@ -14,7 +14,7 @@ what is said of Core ML itself is known.
 Everything else stays with coremltools' own functions, whose names and output are what the layer map is carried by.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate
@@ -34,6 +34,8 @@ from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_O
 from coremltools.converters.mil.mil import Builder as mb  # isort: skip  # noqa: N813 - as everybody calls it
 
 Conversion: TypeAlias = Callable[[TranscriptionContext, InternalTorchIRNode], None]
+Step: TypeAlias = tuple[mil.Var, tuple[mil.Var | np.int32, mil.Var | np.int32]]
+"""A size to resize to, and the distance of the places that are read, as numerator and denominator."""
 
 SEEN_RIGHT: Final = 1  # elements of counted padding that a pool of Core ML was seen to be right with: coremltools#1901
 
@@ -185,8 +187,8 @@ def _nearest(
         context.add(made)
         return
     rows, columns = (
-        mb.floor_div(x=mb.mul(x=_counted(out), y=size), y=out)
-        for size, out in zip(_sizes(x), _wanted(context, node), strict=True)
+        mb.floor_div(x=mb.mul(x=_counted(out), y=numerator), y=denominator)
+        for out, (numerator, denominator) in _steps(x, context, node, plan)
     )
     context.add(mb.gather(x=mb.gather(x=x, indices=rows, axis=2), indices=columns, axis=3, name=node.name))
 
@@ -206,25 +208,26 @@ def _bilinear(
         )
         context.add(made)
         return
-    (height, out_height), (width, out_width) = zip(_sizes(x), _wanted(context, node), strict=True)
-    rows = _between(x, 2, height, out_height, align_corners, None)
-    context.add(_between(rows, 3, width, out_width, align_corners, node.name))
+    rows, columns = _steps(x, context, node, plan)
+    tall = _between(x, 2, rows, align_corners, None)
+    context.add(_between(tall, 3, columns, align_corners, node.name))
 
 
-def _between(x: mil.Var, axis: int, size: mil.Var, out: mil.Var, align_corners: bool, name: str | None) -> mil.Var:
+def _between(x: mil.Var, axis: int, step: Step, align_corners: bool, name: str | None) -> mil.Var:
     """Interpolate along one axis, with places as fractions of whole numbers: float16 could not tell them apart.
 
     aligned:    place = o * (size - 1) / (out - 1)
-    unaligned:  place = max(0, (o + 1/2) * size / out - 1/2) = max(0, (2 * o + 1) * size - out) / (2 * out)
+    unaligned:  place = max(0, (o + 1/2) * n / d - 1/2) = max(0, (2 * o + 1) * n - d) / (2 * d)
     """
-    last = mb.sub(x=size, y=1)
+    out, (numerator, denominator) = step
+    last = mb.sub(x=_sizes(x)[axis - 2], y=1)
     if align_corners:
         above = mb.mul(x=_counted(out), y=last)
         below = mb.maximum(x=mb.sub(x=out, y=1), y=1)
     else:
         odd = mb.add(x=mb.mul(x=_counted(out), y=2), y=1)
-        above = mb.maximum(x=mb.sub(x=mb.mul(x=odd, y=size), y=out), y=0)
-        below = mb.mul(x=out, y=2)
+        above = mb.maximum(x=mb.sub(x=mb.mul(x=odd, y=numerator), y=denominator), y=0)
+        below = mb.mul(x=denominator, y=2)
     low = mb.floor_div(x=above, y=below)
     high = mb.minimum(x=mb.add(x=low, y=1), y=last)
     dtype = mil.types.builtin_to_string(x.dtype)
@@ -232,8 +235,8 @@ def _between(x: mil.Var, axis: int, size: mil.Var, out: mil.Var, align_corners: 
     share = mb.real_div(x=rest, y=mb.cast(x=below, dtype=dtype))
     share = mb.reshape(x=share, shape=[1, 1, -1, 1] if axis == 2 else [1, 1, 1, -1])
     first, second = (mb.gather(x=x, indices=places, axis=axis) for places in (low, high))
-    step = mb.mul(x=mb.sub(x=second, y=first), y=share)
-    return mb.add(x=first, y=step) if name is None else mb.add(x=first, y=step, name=name)
+    change = mb.mul(x=mb.sub(x=second, y=first), y=share)
+    return mb.add(x=first, y=change) if name is None else mb.add(x=first, y=change, name=name)
 
 
 def _counted(count: mil.Var) -> mil.Var:
@@ -245,9 +248,20 @@ def _sizes(x: mil.Var) -> tuple[mil.Var, mil.Var]:
     return mb.gather(x=shape, indices=2, axis=0), mb.gather(x=shape, indices=3, axis=0)
 
 
-def _wanted(context: TranscriptionContext, node: InternalTorchIRNode) -> Sequence[mil.Var]:
-    """The height and width that the node asks for, as whole numbers of the program."""
-    sizes = _get_inputs(context, node)[1]
-    if not isinstance(sizes, (list, tuple)):
-        raise ValueError(f"{node.name}: a factor that is no whole number at every size; resize to a size instead")
-    return [mb.cast(x=size, dtype="int32") for size in sizes]
+def _steps(x: mil.Var, context: TranscriptionContext, node: InternalTorchIRNode, plan: Resizing) -> tuple[Step, Step]:
+    """The height and width that the node asks for, and how far apart the places are that they are read from.
+
+    Where the code gives a size, that is the size that there is over the one that is asked for; where it gives a factor,
+    one over the factor.
+    """
+    given, have = _get_inputs(context, node)[1], _sizes(x)
+    if isinstance(given, (list, tuple)):
+        height, width = (mb.cast(x=size, dtype="int32") for size in given)
+        return (height, (have[0], height)), (width, (have[1], width))
+    if plan.fractions is None:
+        raise ValueError(f"{node.name}: a factor that is no simple fraction at every size; resize to a size instead")
+    tall, wide = ((np.int32(item.denominator), np.int32(item.numerator)) for item in plan.fractions)
+    height, width = (
+        mb.floor_div(x=mb.mul(x=size, y=up), y=down) for size, (down, up) in zip(have, (tall, wide), strict=True)
+    )
+    return (height, tall), (width, wide)

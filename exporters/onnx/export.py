@@ -5,6 +5,7 @@ Runtime speak of ``features.4.conv.0``. Stack traces, paths and time stamps stay
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -91,6 +92,7 @@ def _layer_map(graph: Graph, model: onnx.ModelProto, renamed: dict[str, str]) ->
     returned = next(node for node in graph.module.graph.nodes if node.op == "output").args[0]
     outputs = {node.name: name for node, name in zip(returned, graph.outputs, strict=True)}
     places: dict[str, Part | None] = {}
+    made: dict[str, fx.Node] = {}  # by the name of a node what makes the tensor that holds its value
     repeated = repeated_calls(graph.module.graph)
 
     def place(node: fx.Node) -> Part | None:
@@ -101,7 +103,9 @@ def _layer_map(graph: Graph, model: onnx.ModelProto, renamed: dict[str, str]) ->
             candidates.append(f"{renamed.get(stem, stem)}_split_{index.rstrip(']')}")
         name = next((item for item in candidates if item is not None and item in values), None)
         if name is None and (same := _before_ones(node)) is not None:
-            return places.get(same.name)
+            made[node.name] = made.get(same.name, same)
+            part = places.get(same.name)
+            return part and replace(part, axes=_past_ones(made[node.name], node) or part.axes)
         if name is None and node.name in repeated:  # the simplifier keeps one of them
             return places.get(repeated[node.name])
         return None if name is None else Part(name)
@@ -166,6 +170,15 @@ def _before_ones(node: fx.Node) -> fx.Node | None:
         return None
     shapes = [[size for size in item.meta["val"].shape if size != 1] for item in (node, before)]
     return before if shapes[0] == shapes[1] else None
+
+
+def _past_ones(held: fx.Node, node: fx.Node) -> tuple[int, ...] | None:
+    """Which axis of a node's value each axis of *held* is, where both have as many and only those of size 1 moved."""
+    sizes = [[size != 1 for size in item.meta["val"].shape] for item in (held, node)]
+    if len(sizes[0]) != len(sizes[1]) or sizes[0] == sizes[1]:
+        return None
+    places = {wide: [axis for axis, own in enumerate(sizes[1]) if own is wide] for wide in (True, False)}
+    return tuple(places[wide].pop(0) for wide in sizes[0])
 
 
 def _clean(model: onnx.ModelProto, layers: LayerMap, request: ExportRequest) -> None:

@@ -17,6 +17,10 @@ DECOMPOSITIONS: Final = (
     Decomposition.ADDCMUL,
     Decomposition.SCALED_SUM,
     Decomposition.LOG_SIGMOID_OF_SOFTPLUS,
+    Decomposition.NEAREST_RESIZE,
+    Decomposition.FRACTIONAL_NEAREST_EXACT,
+    Decomposition.FRACTIONAL_RESIZE,
+    Decomposition.ATTENTION_OF_FOUR_AXES,
 )
 
 ARM64: Final = LoweringTarget("onnx-arm64", (Form.CHANNELS_LAST, Form.MEANS), decompositions=DECOMPOSITIONS)

@@ -28,6 +28,8 @@ DECOMPOSITIONS: Final = (
     Decomposition.ASSIGNED,
     Decomposition.ONE_HOT,
     Decomposition.GREATEST,
+    Decomposition.ONLY_POSITION,
+    Decomposition.LERP,
 )
 
 FLOAT: Final = LoweringTarget("tflite", global_pool=GlobalPool.DEEP, decompositions=DECOMPOSITIONS)

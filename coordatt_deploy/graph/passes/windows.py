@@ -54,7 +54,9 @@ def _ceil(editor: Editor, node: fx.Node) -> None:
     """Leave ``ceil_mode`` out along the axes where no window is added by it.
 
     torch drops a last window that would begin in the padding; converters and ONNX's shape inference keep it. Where one
-    axis has a window more and the other has not, each axis is pooled by itself, which is the same.
+    axis has a window more and the other has not, each axis is pooled by itself, which is the same. Along an axis of
+    dynamic size a window may be added, unless it is one of a single element: every one of those that begins inside ends
+    there.
     """
     at = 5 if node.target is aten.max_pool2d.default else 4
     value, result = source(node), sizes(node)
@@ -63,13 +65,17 @@ def _ceil(editor: Editor, node: fx.Node) -> None:
     padding = pair(argument(node, 3, "padding", 0))
     dilation = pair(argument(node, 4, "dilation", 1)) if at == 5 else (1, 1)
     have = sizes(value)
-    numbers = [*window, *stride, *padding, *dilation, *have[-2:], *result[-2:]]
+    numbers = [*window, *stride, *padding, *dilation]
     if argument(node, at, "ceil_mode", False) is not True or not all(isinstance(item, int) for item in numbers):
         return
     added = []
     for index in range(2):
-        size, step, first, pad, apart = (int(item[index]) for item in (have[-2:], stride, window, padding, dilation))  # type: ignore[arg-type]
-        added.append(result[-2:][index] != (size + 2 * pad - apart * (first - 1) - 1) // step + 1)
+        step, first, pad, apart = (int(item[index]) for item in (stride, window, padding, dilation))  # type: ignore[arg-type]
+        size, got = have[-2:][index], result[-2:][index]
+        if isinstance(size, int) and isinstance(got, int):
+            added.append(got != (size + 2 * pad - apart * (first - 1) - 1) // step + 1)
+        else:
+            added.append(first > 1 or pad > 0)
     if all(added) or (at == 4 and argument(node, 6, "divisor_override") is not None and any(added)):
         return
     rest = list(node.args[6:]) if at == 5 else list(node.args[5:])

@@ -297,7 +297,7 @@ def _adaptive(d: Draw) -> Written:
 
 
 def _pyramid(d: Draw) -> Written:
-    side = d.pick(1, 2)
+    side = d.pick(1, 1 if d.dynamic else 2)  # windows of a dynamic size differ from size to size, and are refused
     resized = f"F.interpolate(L0(F.adaptive_avg_pool2d(X, {side})), size=X.shape[2:], mode='bilinear')"
     return f"torch.cat([X, {resized}], 1)", f"nn.Conv2d({d.channels}, 2, 1)"
 

@@ -10,13 +10,19 @@ from coordatt_deploy.graph.call_arguments import argument, input_node, integers,
 from coordatt_deploy.graph.graph import aten, op_name, static_shape
 from coordatt_deploy.graph.rewriter import LETTERS, Placed, Rewriter
 
+_ATTENTION_AXES: Final = 4
 _GREATEST_POWER: Final = 4  # beyond it a runtime's own power is the shorter way
 
 
 def power(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     """Write a small whole power as products: x ** 3 = (x * x) * x."""
-    value, exponent = source(node), argument(node, 1, "exponent")
-    if not is_number(exponent) or exponent != int(exponent) or not 2 <= exponent <= _GREATEST_POWER:
+    value, exponent = node.args[0], argument(node, 1, "exponent")
+    if (
+        not isinstance(value, fx.Node)
+        or not is_number(exponent)
+        or exponent != int(exponent)
+        or not 2 <= exponent <= _GREATEST_POWER
+    ):
         return None
     result = value
     for _ in range(int(exponent) - 1):
@@ -26,16 +32,17 @@ def power(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
 
 def power_of_many_axes(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     """Write a power of more than four axes as products, or on a flat tensor."""
-    value = source(node)
-    shape = static_shape(value.meta["val"])
+    shape = static_shape(node.meta["val"])
     if len(shape) <= 4:
         return None
     product = power(rewriter, node)
-    if product is not None or None in shape or not is_number(argument(node, 1, "exponent")):
+    if product is not None or None in shape or len(node.all_input_nodes) != 1:
         return product
     assert callable(node.target)  # noqa: S101 - it is a call
-    flat = rewriter.call(aten.reshape.default, value, [1, -1])
-    result = rewriter.call(node.target, flat, *node.args[1:], **node.kwargs)
+    flat = [
+        rewriter.call(aten.reshape.default, item, [1, -1]) if isinstance(item, fx.Node) else item for item in node.args
+    ]
+    result = rewriter.call(node.target, *flat, **node.kwargs)
     return rewriter.call(aten.reshape.default, result, list(shape))
 
 
@@ -124,6 +131,29 @@ def sum_and_product(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     product = rewriter.call(aten.mul.Tensor, first, second)
     product = product if factor == 1 else rewriter.call(aten.mul.Tensor, product, factor)
     return rewriter.call(aten.add.Tensor, source(node), product)
+
+
+def attention_of_four_axes(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
+    """Write attention of fewer axes than four with axes of size 1 before them, and of more with those in one.
+
+    torch.onnx takes (batch, heads, tokens, width) alone.
+    """
+    query, key, value = (input_node(node, at, name) for at, name in enumerate(("query", "key", "value")))
+    mask = argument(node, 3, "attn_mask")
+    if query is None or key is None or value is None or mask is not None:
+        return None
+    shapes = [static_shape(item.meta["val"]) for item in (query, key, value)]
+    axes = len(shapes[0])
+    if axes == _ATTENTION_AXES or any(None in shape or shape[:-2] != shapes[0][:-2] for shape in shapes):
+        return None
+    leading = math.prod(size or 1 for size in shapes[0][:-2])
+    four = [
+        rewriter.call(aten.reshape.default, item, [1, leading, *shape[-2:]])
+        for item, shape in zip((query, key, value), shapes, strict=True)
+    ]
+    assert callable(node.target)  # noqa: S101 - it is a call
+    result = rewriter.call(node.target, *four, *node.args[3:], **node.kwargs)
+    return rewriter.call(aten.reshape.default, result, [*shapes[0][:-1], shapes[2][-1]])
 
 
 def logical(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:

@@ -9,10 +9,14 @@ only choose (nearest) and pads become an index list per axis, in the same way.
 import math
 import operator
 
+import numpy as np
+import sympy  # type: ignore[import-untyped]
 import torch
 from torch import fx
+from torch.fx.node import Argument
 
-from coordatt_deploy.graph.call_arguments import argument, integer, source
+from coordatt_deploy.graph import call_arguments
+from coordatt_deploy.graph.call_arguments import argument, integer, is_number, source
 from coordatt_deploy.graph.graph import aten, op_name, static_shape
 from coordatt_deploy.graph.rewriter import Rewriter
 
@@ -52,12 +56,45 @@ def choices(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
 
 
 def fractional_choices(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
-    """Write a nearest resize as ``choices`` unless it is by whole numbers, which every converter writes right."""
-    before, after = static_shape(source(node).meta["val"]), static_shape(node.meta["val"])
-    if None in before or None in after:
+    """Write a nearest resize as ``choices`` unless it is by whole numbers, which every converter writes right.
+
+    ONNX Runtime divides by the ratio of the sizes in float32, and takes the neighbour where that is just below a whole
+    number: from 28 rows to 4, the row behind 7 is 6.
+    """
+    value, wanted = source(node), argument(node, 1, "output_size")
+    before, after = call_arguments.sizes(value), call_arguments.sizes(node)
+    if all(_is_multiple(old, new) for old, new in zip(before[2:], after[2:], strict=True)):
         return None
-    whole = all((new or 0) % (old or 1) == 0 for old, new in zip(before[2:], after[2:], strict=True))
-    return None if whole else choices(rewriter, node)
+    if None not in static_shape(value.meta["val"]) + static_shape(node.meta["val"]):
+        return choices(rewriter, node)
+    if not isinstance(wanted, (list, tuple)):
+        return None
+    result = value
+    for axis, size in zip((_HEIGHT, _WIDTH), wanted, strict=True):
+        rows = _computed_rows(rewriter, value, axis, size, at_centre="exact" in op_name(node))
+        result = rewriter.call(aten.index_select.default, result, axis, rows)
+    return result
+
+
+def _is_multiple(old: int | torch.SymInt, new: int | torch.SymInt) -> bool:
+    """Whether *new* is a whole multiple of *old* at every size."""
+    first, second = (sympy.sympify(size.node.expr if isinstance(size, torch.SymInt) else size) for size in (old, new))
+    return bool((second / first).is_Integer)
+
+
+def _computed_rows(rewriter: Rewriter, value: fx.Node, axis: int, wanted: Argument, *, at_centre: bool) -> fx.Node:
+    """The rows that a nearest resize to a size that only the run knows takes: r = floor(o have / wanted).
+
+    At the centre of each: r = floor((o + 1/2) have / wanted) = floor((2 o + 1) have / (2 wanted)).
+    """
+    have = rewriter.call(aten.sym_size.int, value, axis)
+    place = rewriter.call(aten.arange.default, wanted)
+    if at_centre:
+        place = rewriter.call(aten.add.Tensor, rewriter.call(aten.mul.Tensor, place, 2), 1)
+        wanted = rewriter.call(operator.mul, wanted, 2)
+    return rewriter.call(
+        aten.div.Tensor_mode, rewriter.call(aten.mul.Tensor, place, have), wanted, rounding_mode="floor"
+    )
 
 
 def choices_by_factor(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
@@ -96,12 +133,18 @@ def _step(shape: tuple[int, ...]) -> int:
 
 
 def fractional_products(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
-    """Write a resize by a factor as ``products`` where the factor does not give the size exactly."""
+    """Write a resize by a factor as ``products`` where the factor, a float32 in a file, does not give the size exactly.
+
+    torch goes by the factor, and runtimes by the ratio of the sizes or by a factor that gives another size.
+    """
     before, after = static_shape(source(node).meta["val"]), static_shape(node.meta["val"])
     factors = argument(node, 3, "scale_factors")
     if not isinstance(factors, (list, tuple)) or None in before or None in after:
         return None
-    exact = all((old or 0) * factor == new for old, new, factor in zip(before[2:], after[2:], factors, strict=True))
+    exact = all(
+        is_number(factor) and float(np.float32(factor)) == factor and (old or 0) * factor == new
+        for old, new, factor in zip(before[2:], after[2:], factors, strict=True)
+    )
     return None if exact else products(rewriter, node)
 
 
@@ -117,6 +160,19 @@ def running_sum(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
         return rewriter.call(aten.matmul.default, value, triangle)
     turned = rewriter.call(aten.transpose.int, value, axis, last)
     return rewriter.call(aten.transpose.int, rewriter.call(aten.matmul.default, turned, triangle), axis, last)
+
+
+def only_position(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
+    """Write the position of the greatest or least of an axis of size 1, which is 0, as a comparison that never holds.
+
+    litert-torch makes a reduction of it that it cannot write.
+    """
+    value, axis = source(node), argument(node, 1, "dim")
+    if not isinstance(axis, int) or value.meta["val"].shape[axis] != 1:
+        return None
+    never = rewriter.call(aten.lt.Tensor, value, value)
+    result = rewriter.call(aten._to_copy.default, never, dtype=torch.int64)
+    return result if argument(node, 2, "keepdim", False) else rewriter.call(aten.squeeze.dim, result, axis)
 
 
 def greatest(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:

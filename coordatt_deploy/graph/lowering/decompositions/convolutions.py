@@ -7,12 +7,16 @@ so phase r is a convolution of x with every s-th tap, in as many groups as the t
 that a transposed convolution would not make, apart from taps that dilation or a rest of k / s leaves at zero.
 """
 
+from typing import Final
+
 import torch
 from torch import fx
 
-from coordatt_deploy.graph.call_arguments import argument, input_node, integer, source, static_pair
+from coordatt_deploy.graph.call_arguments import argument, input_node, integer, integers, source, static_pair
 from coordatt_deploy.graph.graph import aten, static_shape
 from coordatt_deploy.graph.rewriter import Rewriter
+
+_AXES: Final = (2, 3)
 
 
 def phases(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
@@ -29,6 +33,14 @@ def phases(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
         return None
     kernel, taps = phase_kernel(weight, stride, dilation, groups)
     repeated = None if bias is None else bias.repeat_interleave(stride[0] * stride[1])
+    ends = [pad + (wanted[axis] or 0) for axis, pad in zip(_AXES, padding, strict=True)]
+    # Output padding may reach beyond the last tap, where there is nothing but the bias.
+    beyond = [
+        max(0, -(-end // step) - (size[axis] or 0) - tap + 1)
+        for axis, end, step, tap in zip(_AXES, ends, stride, taps, strict=True)
+    ]
+    if any(beyond):
+        value = rewriter.call(aten.constant_pad_nd.default, value, [0, beyond[1], 0, beyond[0]], 0.0)
     result = rewriter.call(
         aten.conv2d.default, value,
         rewriter.constant(f"{node.name}_phases", kernel),
@@ -36,23 +48,71 @@ def phases(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
         [1, 1], [taps[0] - 1, taps[1] - 1], [1, 1], groups,
     )  # fmt: skip
     result = interleave(rewriter, result, stride)
-    for axis, pad in zip((2, 3), padding, strict=True):
-        end = pad + (wanted[axis] or 0)
-        have = int(result.meta["val"].shape[axis])
-        if end > have:  # output padding beyond the last tap: nothing but the bias reaches there
-            return None
-        if pad or end < have:
+    for axis, pad, end in zip(_AXES, padding, ends, strict=True):
+        if pad or end < int(result.meta["val"].shape[axis]):
             result = rewriter.call(aten.slice.Tensor, result, axis, pad, end)
     return result
 
 
 def uncommon_phases(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
-    """Write as ``phases`` what is grouped (but not depthwise), dilated or has output padding."""
+    """Write as ``phases`` what is grouped (but not depthwise), dilated or has output padding, or an unusual padding.
+
+    LiteRT has VALID (no padding) and SAME (s times the size: k - 2 p = s) for both axes together. litert-torch refuses
+    another padding, or writes something else.
+    """
     weight = rewriter.weight(input_node(node, 1, "weight"))
-    groups, dilation = integer(node, 6, "groups", 1), static_pair(argument(node, 7, "dilation", 1))
-    ends = static_pair(argument(node, 5, "output_padding", 0))
-    grouped = weight is not None and groups not in {1, weight.shape[0]}
-    return phases(rewriter, node) if grouped or dilation != (1, 1) or any(ends) else None
+    if weight is None:
+        return None
+    axes = weight.ndim - 2
+    stride, padding, ends, groups, dilation = _numbers(node, axes)
+    same = all(k - 2 * p == s for k, p, s in zip(weight.shape[2:], padding, stride, strict=True))
+    usual = stride == (1,) * axes or not any(padding) or same
+    grouped = groups not in {1, weight.shape[0]}
+    return _phases(rewriter, node) if grouped or max(dilation) > 1 or any(ends) or not usual else None
+
+
+def phases_beyond(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
+    """Write as ``phases`` what has output padding and no padding, which coremltools fails at."""
+    weight = rewriter.weight(input_node(node, 1, "weight"))
+    if weight is None:
+        return None
+    _, padding, ends, *_ = _numbers(node, weight.ndim - 2)
+    return _phases(rewriter, node) if any(ends) and not any(padding) else None
+
+
+def _numbers(
+    node: fx.Node, axes: int
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int, tuple[int, ...]]:
+    """Stride, padding, output padding, groups and dilation of a transposed convolution, a number for each axis."""
+    found = []
+    for at, name, usual in ((3, "stride", 1), (4, "padding", 0), (5, "output_padding", 0), (7, "dilation", 1)):
+        numbers = integers(argument(node, at, name, usual)) or (usual,)
+        found.append(numbers * axes if len(numbers) == 1 else numbers)
+    stride, padding, ends, dilation = found
+    return stride, padding, ends, integer(node, 6, "groups", 1), dilation
+
+
+def _phases(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
+    """``phases``, of one axis as of two of which the first has size 1."""
+    weight, bias = rewriter.weight(input_node(node, 1, "weight")), input_node(node, 2, "bias")
+    if weight is None or weight.ndim != 3:
+        return phases(rewriter, node)
+    stride, padding, ends, groups, dilation = _numbers(node, 1)
+    value = rewriter.call(aten.unsqueeze.default, source(node), 2)
+    kernel = rewriter.constant(f"{node.name}_flat", weight[:, :, None])
+    flat = rewriter.call(
+        aten.conv_transpose2d.input,
+        value,
+        kernel,
+        bias,
+        [1, *stride],
+        [0, *padding],
+        [0, *ends],
+        groups,
+        [1, *dilation],
+    )
+    written = phases(rewriter, flat)
+    return None if written is None else rewriter.call(aten.squeeze.dim, written, 2)
 
 
 def phase_kernel(

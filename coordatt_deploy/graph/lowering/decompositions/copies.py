@@ -1,8 +1,11 @@
 """Copies of a tensor to a greater shape: left out where broadcasting does the same, and spelled out elsewhere.
 
 x * gate.expand_as(x)      =  x * gate
-gate.expand(N, C, H, W)    =  gate * ones(1, 1, H, W)
+gate.expand(N, C, H, W)    =  2 gate * halves(1, 1, H, W)
 x.repeat(1, 2, 1, 1)       =  concat(x, x)
+
+Halves, for litert-torch makes a copy of a product with ones, and then writes one that is transposed as if it were not:
+a file that no interpreter opens, or a wrong one where the sizes happen to fit. Twice a half is exact.
 """
 
 from typing import Final
@@ -31,7 +34,7 @@ def needless(_: Rewriter, node: fx.Node) -> fx.Node | None:
 
 
 def copies(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
-    """Write ``expand``, ``expand_as``, ``repeat`` or ``tile`` as a product with ones, or as a concatenation."""
+    """Write ``expand``, ``expand_as``, ``repeat`` or ``tile`` as a product with halves, or as a concatenation."""
     value = source(node)
     left_out = needless(rewriter, node)
     if left_out is not None:
@@ -44,9 +47,13 @@ def copies(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
         value = rewriter.call(aten.reshape.default, value, list(padded))
     if op_name(node) in {"repeat", "tile"}:
         return _joined(rewriter, value, padded, after)
-    ones = [new if old != new else 1 for old, new in zip(padded, after, strict=True)]
-    constant = rewriter.constant(f"ones_{'x'.join(map(str, ones))}", torch.ones([size or 1 for size in ones]))
-    return rewriter.call(aten.mul.Tensor, value, constant)
+    return _widened(rewriter, value, [new or 1 if old != new else 1 for old, new in zip(padded, after, strict=True)])
+
+
+def _widened(rewriter: Rewriter, value: fx.Node, times: list[int]) -> fx.Node:
+    """Copy *value* along each axis as often as *times* says; axes that are copied have size 1."""
+    halves = rewriter.constant(f"halves_{'x'.join(map(str, times))}", torch.full(times, 0.5))
+    return rewriter.call(aten.mul.Tensor, rewriter.call(aten.mul.Tensor, value, 2.0), halves)
 
 
 def _joined(
@@ -54,9 +61,7 @@ def _joined(
 ) -> fx.Node:
     for axis, (old, new) in enumerate(zip(before, after, strict=True)):
         if old != new and old == 1:
-            shape = [new if at == axis else 1 for at in range(len(after))]
-            ones = rewriter.constant(f"ones_{'x'.join(map(str, shape))}", torch.ones([size or 1 for size in shape]))
-            value = rewriter.call(aten.mul.Tensor, value, ones)
+            value = _widened(rewriter, value, [new or 1 if at == axis else 1 for at in range(len(after))])
         elif old != new:
             assert old is not None  # noqa: S101 - the caller has static sizes
             assert new is not None  # noqa: S101
@@ -76,6 +81,13 @@ def _broadcasts(user: fx.Node, node: fx.Node, value: fx.Node) -> bool:
         any(len(shape) >= back and same_size(shape[-back], whole[-back]) for shape in shapes)
         for back in range(1, len(whole) + 1)
     )
+
+
+def filled(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
+    """Write ``new_ones``, ``new_zeros`` and ``new_full``, which take the type of a tensor, as ``full`` of that type."""
+    value = argument(node, 2, "fill_value") if op_name(node) == "new_full" else float(op_name(node) == "new_ones")
+    dtype = node.meta["val"].dtype
+    return rewriter.call(aten.full.default, argument(node, 1, "size"), value, dtype=dtype)
 
 
 def interleaved(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:

@@ -1,11 +1,19 @@
 """Shuffles, turns, pads and codes in views, transpositions of five axes at most, slices and concatenations."""
 
+import itertools
+import math
+import sys
+from typing import Final
+
 import torch
 from torch import fx
 
 from coordatt_deploy.graph.call_arguments import argument, input_node, integer, integers, source
 from coordatt_deploy.graph.graph import aten, op_name, static_shape
 from coordatt_deploy.graph.rewriter import Rewriter
+
+_MOST_AXES: Final = 5  # of a tensor of Core ML
+_VIEWS: Final = frozenset({"view", "reshape", "_unsafe_view", "unflatten"})
 
 
 def channel_shuffle(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
@@ -38,18 +46,15 @@ def circular(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
 
 def crop(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     """Write a pad by negative numbers as slices, and a pad of what is positive."""
-    value, shape = source(node), static_shape(source(node).meta["val"])
+    value = source(node)
     pads = integers(argument(node, 1, "pad"))
     if min(pads, default=0) >= 0 or argument(node, 2, "mode", "constant") != "constant":
         return None
     for position in range(len(pads) // 2):
-        axis = len(shape) - 1 - position
+        axis = value.meta["val"].ndim - 1 - position
         before, after = (max(0, -pad) for pad in pads[2 * position : 2 * position + 2])
-        size = shape[axis]
-        if (before or after) and size is None:
-            return None
-        if before or after:
-            value = rewriter.call(aten.slice.Tensor, value, axis, before, (size or 0) - after)
+        if before or after:  # counted from the end, so at every size
+            value = rewriter.call(aten.slice.Tensor, value, axis, before, -after if after else sys.maxsize)
     rest = [max(0, pad) for pad in pads]
     filling = argument(node, 3, "value")
     return rewriter.call(aten.constant_pad_nd.default, value, rest, filling or 0.0) if any(rest) else value
@@ -89,6 +94,29 @@ def triangle(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     ones = torch.ones([size or 1 for size in shape[-2:]])
     kept = ones.tril(diagonal) if op_name(node) == "tril" else ones.triu(diagonal)
     return rewriter.call(aten.mul.Tensor, value, rewriter.constant(f"{node.name}_kept", kept))
+
+
+def reduced_windows(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
+    """Write a reduction of a view of six axes and more on one of fewer: neighbours that stay together become one axis.
+
+    Core ML has five. ``x.view(n, c, h, 2, w, 2).mean((3, 5))`` is ``x.view(n c h, 2, w, 2).mean((1, 3))``, but for a
+    view.
+    """
+    value, shape = source(node), static_shape(source(node).meta["val"])
+    given = argument(node, 1, "dim")
+    if len(shape) <= _MOST_AXES or None in shape or not given or op_name(value) not in _VIEWS or len(value.users) > 1:
+        return None
+    reduced = {axis % len(shape) for axis in integers(given)}
+    together = [list(items) for _, items in itertools.groupby(range(len(shape)), lambda axis: axis in reduced)]
+    if len(together) > _MOST_AXES:
+        return None
+    merged = [math.prod(shape[axis] or 1 for axis in axes) for axes in together]
+    flat = rewriter.call(aten.reshape.default, source(value), merged)
+    assert callable(node.target)  # noqa: S101 - it is a call
+    over = [at for at, axes in enumerate(together) if axes[0] in reduced]
+    result = rewriter.call(node.target, flat, over, False)
+    rewriter.fuse(value.name, node.name)
+    return rewriter.call(aten.reshape.default, result, list(static_shape(node.meta["val"])))
 
 
 def one_hot(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:

@@ -1,12 +1,13 @@
 """Pools with windows that a converter does not have: uneven ones, and those that reach beyond the feature map."""
 
 import math
+from operator import getitem
 from typing import Final
 
 import torch
 from torch import fx
 
-from coordatt_deploy.graph.call_arguments import argument, pair, source, static_pair
+from coordatt_deploy.graph.call_arguments import argument, integer, pair, source, static_pair
 from coordatt_deploy.graph.graph import aten, op_name, static_shape
 from coordatt_deploy.graph.rewriter import Rewriter
 
@@ -92,9 +93,9 @@ def greatest_of_stretches(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
 def extremum(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     """Write the values, or the positions, of ``max`` or ``min`` along an axis by the operator that gives them alone."""
     both = source(node)
-    name, axis, keep = op_name(both), argument(both, 1, "dim"), bool(argument(both, 2, "keepdim", False))
-    if not isinstance(axis, int):
+    if node.target is not getitem or both.target not in (aten.max.dim, aten.min.dim):  # of two tensors, or of a whole
         return None
+    name, axis, keep = op_name(both), integer(both, 1, "dim"), bool(argument(both, 2, "keepdim", False))
     if node.args[1] == 0:
         return rewriter.call(getattr(aten, f"a{name}").default, source(both), [axis], keep)
     return rewriter.call(getattr(aten, f"arg{name}").default, source(both), axis, keep)

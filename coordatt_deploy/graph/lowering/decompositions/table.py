@@ -33,15 +33,18 @@ class Decomposition(enum.StrEnum):
     NEEDLESS_COPY = "needless_copy"
     COPY = "copy"
     REPEAT_INTERLEAVE = "repeat_interleave"
+    FILLED = "filled"
     NEAREST_RESIZE = "nearest_resize"
     NEAREST_BY_FACTOR = "nearest_by_factor"
     NEAREST_EXACT_RESIZE = "nearest_exact_resize"
+    FRACTIONAL_NEAREST_EXACT = "fractional_nearest_exact"
     BICUBIC_RESIZE = "bicubic_resize"
     ANTIALIASED_RESIZE = "antialiased_resize"
     ADAPTIVE_MAX = "adaptive_max"
     EXTREMUM = "extremum"
     UNEVEN_AVERAGE = "uneven_average"
     TRANSPOSED_CONVOLUTION = "transposed_convolution"
+    OUTPUT_PADDING = "output_padding"
     GELU_TANH = "gelu_tanh"
     CELU = "celu"
     SOFTPLUS = "softplus"
@@ -69,6 +72,9 @@ class Decomposition(enum.StrEnum):
     ONE_HOT = "one_hot"
     GREATEST = "greatest"
     SORTED = "sorted"
+    ONLY_POSITION = "only_position"
+    ATTENTION_OF_FOUR_AXES = "attention_of_four_axes"
+    REDUCED_WINDOWS = "reduced_windows"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +98,18 @@ DECOMPOSITIONS: Final[Mapping[Decomposition, Rule]] = {
     Decomposition.NEEDLESS_COPY: _rule("expand expand_as repeat tile", copies.needless),
     Decomposition.COPY: _rule("expand expand_as repeat tile", copies.copies),
     Decomposition.REPEAT_INTERLEAVE: _rule("repeat_interleave", copies.interleaved),
+    Decomposition.FILLED: _rule("new_ones new_zeros new_full", copies.filled),
     Decomposition.NEAREST_RESIZE: _rule("upsample_nearest2d", axes.fractional_choices),
     Decomposition.NEAREST_BY_FACTOR: _rule("upsample_nearest2d", axes.choices_by_factor),
     Decomposition.NEAREST_EXACT_RESIZE: _rule("_upsample_nearest_exact2d", axes.choices),
+    Decomposition.FRACTIONAL_NEAREST_EXACT: _rule("_upsample_nearest_exact2d", axes.fractional_choices),
     Decomposition.BICUBIC_RESIZE: _rule("upsample_bicubic2d", axes.products),
     Decomposition.ANTIALIASED_RESIZE: _rule("_upsample_bilinear2d_aa _upsample_bicubic2d_aa", axes.products),
     Decomposition.ADAPTIVE_MAX: _rule("adaptive_max_pool2d", pools.greatest_of_stretches),
     Decomposition.EXTREMUM: _rule("max min", pools.extremum),
     Decomposition.UNEVEN_AVERAGE: _rule("avg_pool2d", pools.average),
-    Decomposition.TRANSPOSED_CONVOLUTION: _rule("conv_transpose2d", convolutions.uncommon_phases),
+    Decomposition.TRANSPOSED_CONVOLUTION: _rule("conv_transpose1d conv_transpose2d", convolutions.uncommon_phases),
+    Decomposition.OUTPUT_PADDING: _rule("conv_transpose1d conv_transpose2d", convolutions.phases_beyond),
     Decomposition.GELU_TANH: _rule("gelu", activations.gelu_tanh),
     Decomposition.CELU: _rule("celu", activations.celu),
     Decomposition.SOFTPLUS: _rule("softplus", activations.scaled_softplus),
@@ -116,11 +125,14 @@ DECOMPOSITIONS: Final[Mapping[Decomposition, Rule]] = {
     Decomposition.PRODUCT: _rule("prod", arithmetic.product_of_slices),
     Decomposition.CHANNEL_SHUFFLE: _rule("channel_shuffle", layout.channel_shuffle),
     Decomposition.CIRCULAR_PAD: _rule("pad", layout.circular),
-    Decomposition.FRACTIONAL_RESIZE: _rule("upsample_bilinear2d", axes.fractional_products),
+    Decomposition.FRACTIONAL_RESIZE: _rule("upsample_bilinear2d upsample_bicubic2d", axes.fractional_products),
     Decomposition.CUMULATIVE_SUM: _rule("cumsum", axes.running_sum),
     Decomposition.ONE_HOT: _rule("one_hot", layout.one_hot),
     Decomposition.GREATEST: _rule("topk sort", axes.greatest),
     Decomposition.SORTED: _rule("sort", axes.greatest),
+    Decomposition.REDUCED_WINDOWS: _rule("mean sum amax amin", layout.reduced_windows),
+    Decomposition.ONLY_POSITION: _rule("argmax argmin", axes.only_position),
+    Decomposition.ATTENTION_OF_FOUR_AXES: _rule("scaled_dot_product_attention", arithmetic.attention_of_four_axes),
     Decomposition.CROP: _rule("pad", layout.crop),
     Decomposition.QUARTER_TURNS: _rule("rot90", layout.quarter_turns),
     Decomposition.ASSIGNED: _rule("select_scatter", layout.assigned),
