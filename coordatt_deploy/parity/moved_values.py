@@ -12,6 +12,7 @@ the input decides nothing but noise, that is much; where it does not, it is no m
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -20,11 +21,13 @@ from numpy.typing import NDArray
 from torch import fx
 
 from coordatt_deploy.array_types import NumberArray
-from coordatt_deploy.formats import Precision
+from coordatt_deploy.formats import Precision, Storage
 from coordatt_deploy.graph.execution import prepare
+from coordatt_deploy.graph.float16_range import lost_in_float16
 from coordatt_deploy.graph.graph import Feeds, Graph, op_name
 from coordatt_deploy.graph.operators import Trait, having
 from coordatt_deploy.parity.cases import ParityCases
+from coordatt_deploy.parity.reference_rounding import Rounder, Rounding
 from coordatt_deploy.parity.tolerances import UNIT_ROUNDOFF
 
 SAMPLES: Final = 2
@@ -59,10 +62,14 @@ def exact_nodes(module: fx.GraphModule) -> frozenset[str]:
 def moved_cases(graph: Graph, cases: ParityCases, precision: Precision) -> dict[str, list[NumberArray]]:
     """Return what the captured graph makes of each case where every value is moved, by output.
 
-    Of ``SAMPLES`` of them it is the one that is farthest from what it should be, for each output and case.
+    Of ``SAMPLES`` of them, and of torch's own run with statistics summed as files sum them, it is the one that is
+    farthest from what it should be, for each output and case.
     """
     spared = exact_nodes(graph.module)
-    runs = [prepare(graph, after=half_a_unit(precision, seed), spared=spared) for seed in range(SAMPLES)]
+    runs: list[Callable[[Feeds], Mapping[str, NumberArray]]] = [
+        prepare(graph, after=half_a_unit(precision, seed), spared=spared) for seed in range(SAMPLES)
+    ]
+    runs.append(partial(_with_statistics_summed, graph, precision))
     found: dict[str, list[NumberArray]] = {}
     for index, feeds in enumerate(cases.feeds(range(len(cases.names)))):
         samples = [run(feeds) for run in runs]
@@ -71,6 +78,15 @@ def moved_cases(graph: Graph, cases: ParityCases, precision: Precision) -> dict[
             farthest = max(samples, key=lambda sample: _distance(sample[name], exact))  # noqa: B023 - used at once
             found.setdefault(name, []).append(farthest[name])
     return found
+
+
+def _with_statistics_summed(graph: Graph, precision: Precision, feeds: Feeds) -> dict[str, NumberArray]:
+    spared = lost_in_float16(graph.module) if precision is Precision.FP16 else frozenset()
+    rounding = Rounding(Storage(precision), frozenset(), spared=spared, sums_statistics=True)
+    rounder = Rounder(graph.module, rounding, {}, frozenset())
+    with torch.no_grad():
+        values = rounder.run(*(torch.from_numpy(np.asarray(feeds[spec.name])) for spec in graph.inputs))
+    return {name: value.numpy() for name, value in zip(graph.outputs, values, strict=True)}
 
 
 def _distance(value: NumberArray, exact: NDArray[np.float64]) -> float:
