@@ -10,7 +10,6 @@ ML's order; one after another it is 880 times.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np

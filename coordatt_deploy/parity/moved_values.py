@@ -7,8 +7,8 @@ and weight, is moved in float64 as rounding may move it,
 
     value * (1 + u * x),   x uniform between -1 and 1,   u the unit roundoff of the storage type
 
-and what the network, or the layer, then gives is what rounding costs there (Monte Carlo arithmetic; Parker, 1997). Where
-the input decides nothing but noise, that is much; where it does not, it is no more than torch's own error.
+and what the network, or the layer, then gives is what rounding costs there (Monte Carlo arithmetic; Parker, 1997).
+Where the input decides nothing but noise, that is much; where it does not, it is no more than torch's own error.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,12 +35,14 @@ SAMPLES: Final = 2
 ROUNDS_NOTHING: Final = (
     having(Trait.LAYOUT) | having(Trait.SPLIT) | having(Trait.BROADCASTS) | having(Trait.IDENTITY)
     | having(Trait.MOVES) | having(Trait.DROPOUT)
-    | frozenset(
-        "getitem slice select cat stack unbind narrow expand repeat tile flip roll index index_select gather"
-        " pad constant_pad_nd reflection_pad2d replication_pad2d pixel_shuffle pixel_unshuffle channel_shuffle"
-        " relu relu6 clamp clamp_min clamp_max hardtanh abs neg sign floor ceil round maximum minimum amax amin max min"
-        " max_pool1d max_pool2d adaptive_max_pool2d topk sort where masked_fill upsample_nearest2d".split()
-    )
+    | {
+        "getitem", "slice", "select", "cat", "stack", "unbind", "narrow", "expand", "repeat", "tile", "flip",
+        "roll", "index", "index_select", "gather", "pad", "constant_pad_nd", "reflection_pad2d",
+        "replication_pad2d", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "relu", "relu6", "clamp",
+        "clamp_min", "clamp_max", "hardtanh", "abs", "neg", "sign", "floor", "ceil", "round", "maximum",
+        "minimum", "amax", "amin", "max", "min", "max_pool1d", "max_pool2d", "adaptive_max_pool2d", "topk",
+        "sort", "where", "masked_fill", "upsample_nearest2d",
+    }
 )  # fmt: skip
 
 
@@ -75,7 +77,7 @@ def moved_cases(graph: Graph, cases: ParityCases, precision: Precision) -> dict[
         samples = [run(feeds) for run in runs]
         for name, values in cases.outputs.items():
             exact = np.asarray(values[index], np.float64)
-            farthest = max(samples, key=lambda sample: _distance(sample[name], exact))  # noqa: B023 - used at once
+            farthest = max(samples, key=lambda sample: _distance(sample[name], exact))
             found.setdefault(name, []).append(farthest[name])
     return found
 

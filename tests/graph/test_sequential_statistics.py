@@ -69,7 +69,9 @@ def test_on_a_constant_map_that_order_costs_more(name):
     node, values, result = call(MODULES[name](), torch.full(SHAPE, 0.37))
 
     exact = node.target(*(v.double() if isinstance(v, torch.Tensor) else v for v in values), **node.kwargs)
-    costs = [(item.double() - exact).abs().max() for item in (result, with_statistics_in_sequence(node, values, result))]
+    costs = [
+        (item.double() - exact).abs().max() for item in (result, with_statistics_in_sequence(node, values, result))
+    ]
     assert 10 * costs[0] < costs[1] < 0.01 * 316
 
 

@@ -76,7 +76,9 @@ def verdict(folder, edit=None):
     cases = [{"image": random.standard_normal(SHAPE).astype(np.float32)} for _ in range(3)]
     rows = localise(candidate, cases, reference, TOLERANCE).rows
     assert all(row.passed is not False for row in rows)
-    lost = unproven_absences(layers, reference, rows, cases, lambda: probed_values(candidate, cases, reference, TOLERANCE))
+    lost = unproven_absences(
+        layers, reference, rows, cases, lambda: probed_values(candidate, cases, reference, TOLERANCE)
+    )
     found = shown_on_faint_values(candidate, cases[0], reference, TOLERANCE, lost, LOCAL)
     return lost, {row.layer_id: with_probe(row, found.get(row.layer_id)) for row in rows if row.layer_id in found}
 
