@@ -69,7 +69,8 @@ def moved_cases(graph: Graph, cases: ParityCases, precision: Precision) -> dict[
     """
     spared = exact_nodes(graph.module)
     runs: list[Callable[[Feeds], Mapping[str, NumberArray]]] = [
-        prepare(graph, after=half_a_unit(precision, seed), spared=spared) for seed in range(SAMPLES)
+        prepare(graph, dtype=torch.float64, after=half_a_unit(precision, seed), spared=spared)
+        for seed in range(SAMPLES)
     ]
     runs.append(partial(_with_statistics_summed, graph, precision))
     found: dict[str, list[NumberArray]] = {}
