@@ -341,7 +341,7 @@ ACTIVATIONS: Final = (
     Row("softplus", "", lambda: nn.Softplus()),
     Row("softplus", "beta and threshold", lambda: nn.Softplus(2, 5)),
     Row("div", "softsign", lambda: nn.Softsign()),
-    Row("log_sigmoid", "", lambda: nn.LogSigmoid()),
+    Row("log_sigmoid", "", plain(lambda x: F.logsigmoid(x * 20))),
     Row("tanh", "", lambda: nn.Tanh()),
     Row("softmax", "channels", lambda: nn.Softmax(1)),
     Row("softmax", "width", lambda: nn.Softmax(3)),

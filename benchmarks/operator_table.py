@@ -295,7 +295,7 @@ def main() -> None:
         else None
     )
     with workers(len(planned)) as pool:
-        for table in update(before, zip(planned, pool.map(run, planned), strict=True)):
+        for table in update(before, zip(planned, pool.executor.map(run, planned), strict=True)):
             options.document.write_text(dump(table), encoding="utf-8")
             options.page.write_text(page(table), encoding="utf-8")
 

@@ -45,6 +45,47 @@ def test_a_signal_runs_every_finally(number, error):
     assert [number] == left
 
 
+def test_a_native_module_that_is_being_loaded_is_loaded_first():
+    """
+    The signal arrives in what ONNX's C++ calls while it is loaded, where an exception would be the end by a signal.
+    """
+    program = """
+        import enum, os, signal
+        from coordatt_deploy.interruption import Terminated, handled
+
+        make = enum.EnumType.__call__
+        def made(*arguments, **keywords):
+            enum.EnumType.__call__ = make
+            os.kill(os.getpid(), signal.SIGTERM)
+            return make(*arguments, **keywords)
+
+        import google.protobuf.message, ml_dtypes, numpy, typing_extensions  # what it needs besides
+        import importlib.machinery as machinery
+        load = machinery.ExtensionFileLoader.exec_module
+        def loaded(self, module):
+            if module.__name__ == "onnx.onnx_cpp2py_export":
+                enum.EnumType.__call__ = made
+            load(self, module)
+            if module.__name__ == "onnx.onnx_cpp2py_export":
+                assert enum.EnumType.__call__ is make, "nothing was sent"
+                print("loaded", flush=True)
+        machinery.ExtensionFileLoader.exec_module = loaded
+        try:
+            with handled():
+                import onnx
+                import time; time.sleep(5)
+                print("was not ended")
+        except Terminated:
+            print("ended")
+    """
+
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], check=False, capture_output=True, text=True, timeout=60
+    )
+
+    assert (0, "loaded\nended\n") == (done.returncode, done.stdout), done.stderr
+
+
 def test_what_was_set_before_is_set_again():
     """
     Also what was ignored stays ignored: a command in the background of a script, or under nohup.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from coordatt_deploy.commands.options import bundle_argument, format_option, gathered, json_option
+from coordatt_deploy.commands.options import bundle_argument, format_option, gathered, json_option, output_option
 from coordatt_deploy.commands.output import print_result
 from coordatt_deploy.documents import member
 from coordatt_deploy.formats import Format
@@ -25,6 +25,7 @@ class EvaluateOptions:
         workers: Processes; None for one per core.
         max_drop: Percentage points of top-1 that an artifact may lose.
         target: Where the artifacts run; None for here.
+        output: A file for the figures in place of the bundle's.
     """
 
     dataset: str = ""
@@ -35,6 +36,7 @@ class EvaluateOptions:
     workers: int | None = None
     max_drop: float | None = None
     target: str | None = None
+    output: Path | None = None
 
 
 @click.command()
@@ -59,6 +61,7 @@ class EvaluateOptions:
         "--max-drop", type=float, help="Percentage points of top-1 that an artifact may lose; else exit code 1."
     ),
     click.option("--target", help="Run on another machine's kernels: qemu-arm64, or qemu-arm64:CPU."),
+    output_option("evaluate.json"),
 )
 @json_option
 def evaluate(options: EvaluateOptions, bundle: Path, as_json: bool) -> None:
@@ -66,7 +69,7 @@ def evaluate(options: EvaluateOptions, bundle: Path, as_json: bool) -> None:
 
     Top-1 and top-5 of the float64 reference and of every artifact, and a 95 % interval of the difference between the
     two. Without torch, the bundle's float32 artifact takes the reference's place. Images that cannot be read are named
-    and counted. Writes reports/evaluate.json.
+    and counted. Writes reports/evaluate.json, or the file of --output.
 
     \b
     Example:
@@ -89,6 +92,7 @@ def evaluate(options: EvaluateOptions, bundle: Path, as_json: bool) -> None:
         max_drop=options.max_drop,
         labels_by=None if options.labels_by is None else member(LabelsBy, options.labels_by, "--labels-by"),
         target=options.target,
+        output=options.output,
     )
     with console.bars() as stages:
         evaluation = evaluate_bundle(open_bundle(bundle), plan, stages)

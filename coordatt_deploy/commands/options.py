@@ -164,6 +164,12 @@ def format_option(text: str) -> Callable[[Callable[P, None]], Callable[P, None]]
     )
 
 
+def output_option(name: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
+    """``--output``, for what a bundle keeps as ``reports/NAME``."""
+    text = f"Write the document there and leave the bundle as it is.  [default: BUNDLE/reports/{name}]"
+    return click.option("--output", type=PATH, help=text)
+
+
 def strict_option(command: Callable[P, None]) -> Callable[P, None]:
     """``--strict``."""
     text = "Write all files or none. Without it those that can be written are, and the exit code is 1."

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from coordatt_deploy.commands.options import PATH, bundle_argument, format_option, gathered, json_option
+from coordatt_deploy.commands.options import PATH, bundle_argument, format_option, gathered, json_option, output_option
 from coordatt_deploy.commands.output import print_result
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.formats import Format
@@ -26,6 +26,7 @@ class ParityOptions:
         target: Where the artifacts run; None for here.
         junit: A further file for the verdicts.
         markdown: A file for a summary.
+        output: A file for the verdicts in place of the bundle's.
     """
 
     formats: tuple[Format, ...] = ()
@@ -37,6 +38,7 @@ class ParityOptions:
     target: str | None = None
     junit: Path | None = None
     markdown: Path | None = None
+    output: Path | None = None
 
 
 @click.command()
@@ -64,6 +66,7 @@ class ParityOptions:
     click.option("--target", help="Run on another machine's kernels: qemu-arm64, or qemu-arm64:CPU."),
     click.option("--junit", type=PATH, help="Write the verdicts there as JUnit XML as well."),
     click.option("--markdown", type=PATH, help="Write a summary for a CI run there."),
+    output_option("parity.json"),
 )
 @json_option
 def parity(options: ParityOptions, bundle: Path, as_json: bool) -> None:
@@ -71,7 +74,7 @@ def parity(options: ParityOptions, bundle: Path, as_json: bool) -> None:
 
     Runs each on the golden inputs and compares outputs and layers with the float64 reference; the first layer that
     differs is named. Exit code 1 if any artifact fails, 3 if one could not be run here. Writes reports/parity.json and
-    reports/junit.xml; with --target, both names end in the target's.
+    reports/junit.xml, or the file of --output alone; with --target, both names end in the target's.
 
     \b
     Example:
@@ -91,6 +94,7 @@ def parity(options: ParityOptions, bundle: Path, as_json: bool) -> None:
     from coordatt_deploy.report.terminal import console
     from coordatt_deploy.report.terminal import parity as terminal_parity
     from coordatt_deploy.report.write import write_summaries
+    from coordatt_deploy.report_file import check_folder
 
     plan = ParityPlan(
         formats=options.formats or tuple(Format),
@@ -100,7 +104,10 @@ def parity(options: ParityOptions, bundle: Path, as_json: bool) -> None:
         tolerances=BUILT_IN if options.tolerance is None else read_tolerances(options.tolerance),
         inputs=options.inputs,
         save_failing=options.save_failing,
+        output=options.output,
     )
+    for file in filter(None, (options.junit, options.markdown)):
+        check_folder(file)
     with console.bars() as stages:
         opened = open_bundle(bundle)
         if options.target is None:
@@ -108,7 +115,7 @@ def parity(options: ParityOptions, bundle: Path, as_json: bool) -> None:
         else:
             report = check_parity_on(opened, plan, options.target, stages)
     result = report.record()
-    write_summaries(opened, result, options.junit, options.markdown)
+    write_summaries(opened, result, options.junit, options.markdown, inside=options.output is None)
     if as_json:
         print_result(result)
     else:

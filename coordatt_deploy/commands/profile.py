@@ -6,7 +6,14 @@ from pathlib import Path
 
 import click
 
-from coordatt_deploy.commands.options import bundle_argument, format_option, gathered, json_option, numbers
+from coordatt_deploy.commands.options import (
+    bundle_argument,
+    format_option,
+    gathered,
+    json_option,
+    numbers,
+    output_option,
+)
 from coordatt_deploy.commands.output import print_result
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.formats import Format
@@ -31,11 +38,13 @@ class ProfileOptions:
         latency: How.
         formats: Empty for all.
         target: Whose instructions are counted instead; None for latency here.
+        output: A file for the figures in place of the bundle's.
     """
 
     latency: LatencyOptions = field(default_factory=LatencyOptions)
     formats: tuple[Format, ...] = ()
     target: str | None = None
+    output: Path | None = None
 
 
 @click.command()
@@ -49,14 +58,15 @@ class ProfileOptions:
     click.option("--cpu-affinity", type=numbers, metavar="TEXT", help="Cores to run on: 0,1.  [default: all]"),
     format_option("Only these."),
     click.option("--target", help="Count another machine's instructions instead: qemu-arm64, or qemu-arm64:CPU."),
+    output_option("profile.json"),
 )
 @json_option
 def profile(options: ProfileOptions, bundle: Path, as_json: bool) -> None:
     """Measure the artifacts' CPU latency on this machine.
 
     Rounds over the artifacts are interleaved, so that a slow moment hits all alike. Each figure comes with its interval
-    and a verdict: stable, noisy or unusable. Raw samples are kept in reports/profile.json. Ctrl-C keeps what was
-    measured.
+    and a verdict: stable, noisy or unusable. Raw samples are kept in reports/profile.json, or in the file of
+    --output. Ctrl-C keeps what was measured.
 
     \b
     Example:
@@ -82,7 +92,7 @@ def profile(options: ProfileOptions, bundle: Path, as_json: bool) -> None:
             raise UsageError(f"--target counts instructions; --{next(iter(given)).replace('_', '-')} is for latency")
         with console.bars() as stages:
             opened = open_bundle(bundle)
-            counted = count_on(opened, options.target, stages, formats=formats)
+            counted = count_on(opened, options.target, stages, formats=formats, output=options.output)
         if as_json:
             print_result(counted)
         else:
@@ -91,7 +101,7 @@ def profile(options: ProfileOptions, bundle: Path, as_json: bool) -> None:
     settings = ProfileSettings(**given)
     with console.bars() as stages:
         opened = open_bundle(bundle)
-        measured = profile_run.measure_latency(opened, stages, settings, formats=formats)
+        measured = profile_run.measure_latency(opened, stages, settings, formats=formats, output=options.output)
     if as_json:
         print_result(measured)
     else:

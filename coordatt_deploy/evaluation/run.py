@@ -7,11 +7,12 @@ the bundle's best float artifact, and the document says so.
 import math
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Final
 
 from coordatt_deploy import targets
 from coordatt_deploy.artifact_specs import Artifact, TensorSpec
-from coordatt_deploy.bundle import REPORTS, Bundle
+from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.data.labelled import Dataset, LabelsBy, open_dataset
 from coordatt_deploy.documents import dump
 from coordatt_deploy.errors import UsageError
@@ -23,6 +24,7 @@ from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.graph.source_weights import check_source_weights
 from coordatt_deploy.host import available_cores, describe
 from coordatt_deploy.progress import Stages
+from coordatt_deploy.report_file import ReportFile
 from coordatt_deploy.run_records import NotRun, accumulated, begin_session
 from coordatt_deploy.runtimes.reader import host_warning
 
@@ -43,6 +45,7 @@ class EvaluationPlan:
         max_drop: Percentage points of top-1 that an artifact may lose; None for no verdict.
         labels_by: How folders become classes; None for the first way that fits.
         target: Where artifacts run; None for this machine.
+        output: A file for the figures in place of the bundle's; None for ``reports/``.
     """
 
     dataset: str
@@ -53,6 +56,7 @@ class EvaluationPlan:
     max_drop: float | None = None
     labels_by: LabelsBy | None = None
     target: str | None = None
+    output: Path | None = None
 
     def __post_init__(self) -> None:
         for option, value in (("limit", self.limit), ("workers", self.workers)):
@@ -63,13 +67,18 @@ class EvaluationPlan:
 
 
 def evaluate_bundle(bundle: Bundle, plan: EvaluationPlan, stages: Stages) -> Evaluation:
-    """Evaluate the artifacts and write ``reports/evaluate.json``, or ``evaluate-TARGET.json``.
+    """Evaluate the artifacts and write ``reports/evaluate.json``, ``evaluate-TARGET.json``, or the user's file.
 
     Raises:
-        UsageError: The bundle has no such artifact or is no classifier of images, or the dataset does not fit.
+        UsageError: The bundle has no such artifact or is no classifier of images, the dataset does not fit, or the
+            figures could not be kept.
         MissingDependencyError: The digits need scikit-learn, which is not installed.
     """
     target = None if plan.target is None else targets.parse(plan.target)
+    kept = ReportFile(
+        bundle, f"evaluate{'' if target is None else '-' + str(target).replace(':', '-')}.json", plan.output
+    )
+    kept.check()
     output, classes = logits_of(bundle)
     dataset = open_dataset(plan.dataset, bundle.manifest.model.labels, classes, plan.labels_by)
     if plan.limit is not None:
@@ -91,9 +100,8 @@ def evaluate_bundle(bundle: Bundle, plan: EvaluationPlan, stages: Stages) -> Eva
         notes.append(f"compared with {judged[0].name} instead of the float64 reference: {missing}")
     notes += _doubts(judged[0], images, classes)
     evaluation = Evaluation(dataset, classes, images, unreadable, judged, skipped, plan.max_drop, place, tuple(notes))
-    suffix = "" if place is None else f"-{place.replace(':', '-')}"
-    with bundle.reporting():
-        _keep(bundle, f"evaluate{suffix}.json", evaluation.record())
+    with kept.replacing():
+        _keep(kept, evaluation.record())
     return evaluation
 
 
@@ -122,15 +130,12 @@ def _host_warnings(trial: Trial) -> dict[str, str | None]:
     }
 
 
-def _keep(bundle: Bundle, name: str, result: EvaluationResult) -> None:
-    """Add the runs of this call to the bundle's report."""
-    try:
-        earlier = read_reports((bundle.root / REPORTS / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # not there, or nothing that could be gone on with
-        earlier = EvaluationReports()
+def _keep(file: ReportFile, result: EvaluationResult) -> None:
+    """Add the runs of this call to the report."""
+    earlier = file.earlier(read_reports, EvaluationReports())
     session = begin_session(result.target)
     runs = accumulated(earlier.runs, runs_of(result, session.tool_versions, session.time))
-    bundle.write_report(name, dump(EvaluationReports(runs, result.skipped)))
+    file.write(dump(EvaluationReports(runs, result.skipped)))
 
 
 def logits_of(bundle: Bundle) -> tuple[TensorSpec, int]:

@@ -5,6 +5,9 @@ from typing import Final
 import torch
 from torch import fx
 
+from coordatt_deploy.graph.graph import op_name
+from coordatt_deploy.graph.summation_order import averaged_axes
+
 # Their results differ from call to call.
 RANDOM: Final = torch.Tag.nondeterministic_seeded
 
@@ -25,3 +28,22 @@ def repeated_calls(graph: fx.Graph) -> dict[str, str]:
         if kept is not node:
             same[node] = kept
     return {node.name: kept.name for node, kept in same.items() if node.op == "call_function"}
+
+
+def same_means(graph: fx.Graph) -> dict[str, frozenset[str]]:
+    """Return, for the name of each mean over whole axes, the others that take the same mean, in whatever shape.
+
+    Such as ``x.mean((2, 3))`` and ``adaptive_avg_pool2d(x, 1)``: converters write both as one operator, and keep one.
+    """
+    first = repeated_calls(graph)
+    groups: dict[tuple[str, tuple[int, ...]], set[str]] = {}
+    for node in graph.nodes:
+        source = node.args[0] if node.op == "call_function" and node.args else None
+        if op_name(node) == "sum" or not isinstance(source, fx.Node):
+            continue
+        values = [item.meta.get("val") for item in (source, node)]
+        if all(isinstance(value, torch.Tensor) for value in values):
+            axes = averaged_axes(node, *values)
+            if axes:
+                groups.setdefault((first.get(source.name, source.name), axes), set()).add(node.name)
+    return {name: frozenset(names - {name}) for names in groups.values() for name in names if len(names) > 1}

@@ -41,7 +41,7 @@ def in_sequence(node: fx.Node, source: object, result: torch.Tensor) -> torch.Te
     """
     if not isinstance(source, torch.Tensor) or source.dtype != torch.float32 or result.dtype != torch.float32:
         return result
-    axes = _averaged(node, source, result)
+    axes = averaged_axes(node, source, result)
     if not axes:
         return result
     count = math.prod(source.shape[axis] for axis in axes)
@@ -86,8 +86,8 @@ def _added_to(bias: torch.Tensor, row: torch.Tensor, weight: torch.Tensor) -> to
     return torch.from_numpy(np.add.accumulate(terms.numpy(), axis=1, dtype=np.float32)[:, -1])
 
 
-def _averaged(node: fx.Node, source: torch.Tensor, result: torch.Tensor) -> tuple[int, ...]:
-    """The axes of *source* that the call averages, or sums, completely; none where it does anything else."""
+def averaged_axes(node: fx.Node, source: torch.Tensor, result: torch.Tensor) -> tuple[int, ...]:
+    """Return the axes of *source* that the call averages, or sums, completely; none where it does anything else."""
     operator = op_name(node)
     if operator in ("mean", "sum"):
         given = node.args[1] if len(node.args) > 1 else None

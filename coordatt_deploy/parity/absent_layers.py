@@ -16,69 +16,80 @@ be. A layer that was fused into a later one is held to the same where it is an o
 """
 
 import copy
-import enum
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import fx
 
 from coordatt_deploy.array_types import NumberArray
-from coordatt_deploy.graph.call_arguments import argument, integer, pair
-from coordatt_deploy.graph.execution import prepare
-from coordatt_deploy.graph.graph import Graph, op_name, static_shape, weight
-from coordatt_deploy.graph.operators import Trait, having
+from coordatt_deploy.graph.graph import Graph, op_name, weight
+from coordatt_deploy.graph.repeats import repeated_calls
 from coordatt_deploy.layer_map import Layer, LayerMap
 from coordatt_deploy.metrics import sqnr_db_of_energies
-from coordatt_deploy.parity.error_statistics import by_channel
+from coordatt_deploy.parity.absences import Absence, by_graph
+from coordatt_deploy.parity.error_statistics import LayerErrorStats, by_channel
 from coordatt_deploy.parity.layers import LayerRow
-from coordatt_deploy.parity.reference_layers import ReferenceLayers
+from coordatt_deploy.parity.probing import Values
+from coordatt_deploy.parity.reference_layers import GraphSubmodels, ReferenceLayers
 
 Feeds = Mapping[str, NumberArray]
 
-MOVES: Final = (
-    having(Trait.LAYOUT) | having(Trait.SPLIT) | having(Trait.BROADCASTS) | having(Trait.IDENTITY)
-    | having(Trait.DROPOUT) | {"expand", "expand_as", "repeat", "getitem", "slice", "select", "cat"}
-)  # fmt: skip
 WITH_CONSTANT: Final = frozenset({
     "add", "sub", "rsub", "mul", "div", "maximum", "minimum", "clamp", "clamp_min", "clamp_max",
 })  # fmt: skip
-NEUTRAL: Final = {"add": 0.0, "sub": 0.0, "mul": 1.0, "div": 1.0}
 
 
-class Absence(enum.Enum):
-    """Why a layer may be absent."""
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Values that the pieces of an artifact were fed with, and judged on.
 
-    UNUSED = "no output depends on it"
-    CONSTANT = "it depends on no input"
-    MOVED = "its elements are those of what it reads"
-    NEUTRAL = "it changes nothing"
-    NEEDED = "what reads it cannot be had without it"
-    SEEN = "what reads it was judged, and would be beyond tolerance without it"
+    Attributes:
+        feeds: The inputs.
+        given: What the readers of each layer got, by layer id.
+        made: What each layer makes of what it got.
+        stirred: Whether they are values that no image gives; those have a verdict of their own.
+    """
+
+    feeds: Feeds
+    given: Values
+    made: Values
+    stirred: bool = False
 
 
 def unproven_absences(
-    layers: LayerMap, reference: ReferenceLayers, rows: Sequence[LayerRow], cases: Sequence[Feeds]
-) -> str | None:
-    """Say which layers of an artifact are absent without a proof; None where each has one.
+    layers: LayerMap,
+    reference: ReferenceLayers,
+    rows: Sequence[LayerRow],
+    cases: Sequence[Feeds],
+    probes: Callable[[], Sequence[Judged]] = tuple,
+) -> tuple[str, ...]:
+    """Return the ids of the layers of an artifact that are absent without a proof.
 
     Args:
         layers: The artifact's map.
         reference: Of the captured graph.
         rows: The verdicts on all layers.
         cases: What they were judged on.
+        probes: Makes the stirred values that they were judged on besides; asked for where the cases prove nothing.
     """
     by_id = {row.layer_id: row for row in rows}
-    lost = [
-        layer.layer_id
+    asked = [
+        layer
         for layer in layers.layers
-        if (layer.absent is not None or (layer.seen_through is not None and layer.operator in WITH_CONSTANT))
-        and why_absent(layer, layers, reference, by_id, cases) is None
+        if layer.absent is not None or (layer.seen_through is not None and layer.operator in WITH_CONSTANT)
     ]
+    lost = [layer for layer in asked if why_absent(layer, layers, reference, by_id, cases) is None]
+    stirred = probes() if lost else ()
+    if stirred:
+        lost = [layer for layer in lost if why_absent(layer, layers, reference, by_id, cases, stirred) is None]
+    return tuple(layer.layer_id for layer in lost)
+
+
+def told(lost: Sequence[str]) -> str | None:
+    """Say of which layers nothing shows that they are computed; None of none."""
     if not lost:
         return None
     more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
@@ -94,88 +105,87 @@ def why_absent(
     reference: ReferenceLayers,
     rows: Mapping[str, LayerRow],
     cases: Sequence[Feeds],
+    probes: Sequence[Judged] = (),
 ) -> Absence | None:
     """Return why *layer* may be absent; None where nothing proves it."""
     graph = reference.graph
-    node = next(item for item in graph.module.graph.nodes if item.name == reference.nodes[layer.layer_id])
+    node = node_of(layer, reference)
     reason = by_graph(graph, node)
     if reason is not None or (layer.seen_through is not None and not _has_constant(graph, node)):
         return reason or Absence.SEEN
-    stand_in = _stand_in(node)
+    present = {reference.nodes[item.layer_id]: item.layer_id for item in layers.layers if item.parts}
+    if any(present[twin] in rows for twin in _twins(graph, node) & present.keys()):
+        return Absence.REPEATED
+    stand_in = stand_in_of(node)
     if stand_in is None:
         return Absence.NEEDED
-    present = {reference.nodes[item.layer_id]: item.layer_id for item in layers.layers if item.parts}
-    readers = {reader: rows[present[reader]] for reader in _readers(node, present) if present[reader] in rows}
-    return Absence.SEEN if _seen(graph, node, stand_in, readers, cases) else None
-
-
-def by_graph(graph: Graph, node: fx.Node) -> Absence | None:
-    """Return why the value of *node* need not be in a file, as far as the graph itself says so."""
-    if not any(item.op == "output" for item in _reached(node, lambda at: at.users)):
-        return Absence.UNUSED
-    varying = _reached(node, lambda at: () if _is_one(at) else at.all_input_nodes)
-    if _is_one(node) or not any(item.op == "placeholder" for item in varying):
-        return Absence.CONSTANT
-    if op_name(node) in MOVES or _takes_single_elements(node):
-        return Absence.MOVED
-    if _is_product_with_one(node):
-        return Absence.NEUTRAL
-    neutral = NEUTRAL.get(op_name(node))
-    if neutral is not None and len(node.args) > 1 and not node.kwargs and _is_all(graph, node.args[1], neutral):
-        return Absence.NEUTRAL
+    readers = {reader: rows[present[reader]] for reader in readers_of(node, present) if present[reader] in rows}
+    if not readers:
+        return None
+    without = Without(reference, node, stand_in, present, tuple(readers))
+    for number, fed in enumerate(probes or _golden(reference, cases)):
+        others = without.infer(fed)
+        for name, row in readers.items():
+            tally = row.probed if fed.stirred else row.local or row.accumulated
+            integral = present[name] in reference.integral
+            if tally is not None and differs(
+                fed.made[present[name]], others[name], tally, number, row.limit_db, integral=integral
+            ):
+                return Absence.SEEN
     return None
 
 
-def _is_one(node: fx.Node) -> bool:
-    """Whether every element is 1 whatever the input is: a softmax along an axis of one element, perhaps moved."""
-    while op_name(node) in MOVES and len(node.all_input_nodes) == 1:
-        node = node.all_input_nodes[0]
-    if op_name(node) not in {"softmax", "_softmax"}:
-        return False
-    return static_shape(node.meta["val"])[integer(node, 1, "dim")] == 1
+def _golden(reference: ReferenceLayers, cases: Sequence[Feeds]) -> Iterator[Judged]:
+    for feeds in cases:
+        values = reference.reference(feeds).values
+        yield Judged(feeds, values, values)
 
 
-def _is_product_with_one(node: fx.Node) -> bool:
-    """Whether a product has a factor of 1 and another of its own shape."""
-    if op_name(node) != "mul" or len(node.args) != 2:
-        return False
-    factors = [item for item in node.args if isinstance(item, fx.Node) and "val" in item.meta]
-    return len(factors) == 2 and any(
-        _is_one(one) and other.meta["val"].shape == node.meta["val"].shape for one, other in (factors, factors[::-1])
-    )
+class Without:
+    """The captured graph without one of its calls, cut apart where the artifact is."""
+
+    def __init__(
+        self,
+        reference: ReferenceLayers,
+        node: fx.Node,
+        stand_in: fx.Node,
+        present: Mapping[str, str],
+        readers: tuple[str, ...],
+    ) -> None:
+        """Take *node* out of the graph.
+
+        Args:
+            reference: Of the captured graph.
+            node: The call.
+            stand_in: What its readers read in its place.
+            present: The layer ids of the calls that the artifact has a tensor for.
+            readers: The calls that are asked for.
+        """
+        module = copy.deepcopy(reference.graph.module)
+        nodes = {item.name: item for item in module.graph.nodes}
+        nodes[node.name].replace_all_uses_with(nodes[stand_in.name])
+        module.recompile()
+        self.present = present
+        self.pieces = GraphSubmodels(replace(reference.graph, module=module), readers)
+
+    def infer(self, fed: Judged) -> dict[str, NumberArray]:
+        """Return what the readers make of what they are fed with."""
+        given = {name: fed.given[layer] for name, layer in self.present.items()}
+        return self.pieces.infer(fed.feeds, given)
 
 
-def _takes_single_elements(node: fx.Node) -> bool:
-    """Whether a reduction or a pool has one element to each result: of a map of one pixel, or along an axis of one."""
-    name, sources = op_name(node), node.all_input_nodes
-    if not sources or not all(isinstance(at.meta.get("val"), torch.Tensor) for at in (sources[0], node)):
-        return False
-    before, after = static_shape(sources[0].meta["val"]), static_shape(node.meta["val"])
-    if name in {"mean", "sum", "amax", "amin"}:
-        return None not in before and math.prod(before) == math.prod(after)  # type: ignore[arg-type]
-    if name in {"adaptive_avg_pool2d", "adaptive_max_pool2d"}:
-        return before == after
-    if name in {"avg_pool2d", "max_pool2d"}:
-        return before == after and set(pair(argument(node, 1, "kernel_size"))) == {1}
-    return False
+def node_of(layer: Layer, reference: ReferenceLayers) -> fx.Node:
+    """Return the call of the captured graph that is *layer*."""
+    wanted = reference.nodes[layer.layer_id]
+    found: fx.Node = next(item for item in reference.graph.module.graph.nodes if item.name == wanted)
+    return found
 
 
-def _reached(node: fx.Node, onward: Callable[[fx.Node], Iterable[fx.Node]]) -> Iterator[fx.Node]:
-    """Yield all nodes that *onward* leads to from *node*, step by step."""
-    open_ends, seen = list(onward(node)), set()
-    while open_ends:
-        item = open_ends.pop()
-        if item not in seen:
-            seen.add(item)
-            open_ends += onward(item)
-            yield item
-
-
-def _is_all(graph: Graph, value: object, wanted: float) -> bool:
-    if isinstance(value, int | float):
-        return float(value) == wanted
-    tensor = weight(graph.module, value)
-    return tensor is not None and bool((tensor == wanted).all())
+def _twins(graph: Graph, node: fx.Node) -> set[str]:
+    """The calls that compute the same of the same values, itself aside."""
+    first = repeated_calls(graph.module.graph)
+    own = first.get(node.name, node.name)
+    return {name for name in (own, *(name for name, of in first.items() if of == own)) if name != node.name}
 
 
 def _has_constant(graph: Graph, node: fx.Node) -> bool:
@@ -185,8 +195,8 @@ def _has_constant(graph: Graph, node: fx.Node) -> bool:
     )
 
 
-def _stand_in(node: fx.Node) -> fx.Node | None:
-    """What a converter that drops the node would hand on: what it reads, of the same shape."""
+def stand_in_of(node: fx.Node) -> fx.Node | None:
+    """Return what a converter that drops the node would hand on: what it reads, of the same shape."""
     wanted = node.meta["val"]
     for source in node.all_input_nodes:
         value = source.meta.get("val")
@@ -195,8 +205,8 @@ def _stand_in(node: fx.Node) -> fx.Node | None:
     return None
 
 
-def _readers(node: fx.Node, present: Mapping[str, str]) -> list[str]:
-    """The nearest calls behind the node that the artifact has a tensor for."""
+def readers_of(node: fx.Node, present: Mapping[str, str]) -> list[str]:
+    """Return the nearest calls behind the node that the artifact has a tensor for."""
     found: dict[str, None] = {}
     open_ends, seen = list(node.users), set()
     while open_ends:
@@ -209,34 +219,36 @@ def _readers(node: fx.Node, present: Mapping[str, str]) -> list[str]:
     return list(found)
 
 
-def _seen(
-    graph: Graph, node: fx.Node, stand_in: fx.Node, readers: Mapping[str, LayerRow], cases: Sequence[Feeds]
+def differs(
+    value: NumberArray,
+    other: NumberArray,
+    tally: LayerErrorStats,
+    number: int,
+    limit_db: float | None = None,
+    *,
+    integral: bool = False,
 ) -> bool:
-    """Whether a reader would be beyond its tolerance without the node, on a case that it was judged on."""
-    if not readers or not cases:
-        return False
-    module = copy.deepcopy(graph.module)
-    nodes = {item.name: item for item in module.graph.nodes}
-    nodes[node.name].replace_all_uses_with(nodes[stand_in.name])
-    module.recompile()
-    right = prepare(graph, nodes=frozenset(readers))
-    without = prepare(replace(graph, module=module), nodes=frozenset(readers))
-    return any(
-        _differs(row, values[name], others[name])
-        for values, others in ((right(feeds), without(feeds)) for feeds in cases)
-        for name, row in readers.items()
-    )
+    """Whether *other* in the place of *value* would be beyond what a layer is allowed.
 
-
-def _differs(row: LayerRow, value: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
-    tally = row.local or row.accumulated
-    if tally is None or value.shape != other.shape:
-        return tally is not None
+    Args:
+        value: What the layer should give.
+        other: What it would give instead.
+        tally: Of the layer, with what it is allowed.
+        number: Of the case in the tally.
+        limit_db: The SQNR that layers need instead; None where they do not.
+        integral: Whether the layer gives positions, classes or yes and no.
+    """
+    if value.shape != other.shape:
+        return True
+    if integral and limit_db is None:
+        return bool(np.mean(value != other) > tally.allowed) if value.size else False
+    value, other = np.asarray(value, np.float64), np.asarray(other, np.float64)
     if not np.isfinite(other).all():
         return bool(np.isfinite(value).all())
     error = value - other
-    if row.limit_db is not None:
+    if limit_db is not None:
         noise = float(np.sum(np.square(error)))
-        return noise > 0 and sqnr_db_of_energies(float(np.sum(np.square(value))), noise) < row.limit_db
-    size = np.sqrt(by_channel(np.square(error))).max() if tally.on_grid else np.abs(error).max(initial=0.0)
-    return bool(size > tally.allowed)
+        return noise > 0 and sqnr_db_of_energies(float(np.sum(np.square(value))), noise) < limit_db
+    if tally.on_grid:
+        return bool(np.sqrt(by_channel(np.square(error))).max() > tally.allowed)
+    return bool(np.abs(error).max(initial=0.0) > tally.allowances[number])

@@ -1,13 +1,14 @@
 """What is judged: one artifact with all that the judges need of the bundle that it lies in."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from coordatt_deploy.artifact_specs import Artifact, OutputKind, OutputRegion
+from coordatt_deploy.formats import Precision
 from coordatt_deploy.layer_map import LayerMap
 from coordatt_deploy.manifest import QuantizationRecord
-from coordatt_deploy.parity.cases import ParityCases
+from coordatt_deploy.parity.cases import ParityCases, Values
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,6 +29,8 @@ class Candidate:
         regions: By output, the parts that different operators make; see ``OutputRegion``.
         kinds: What outputs are, by name; those that are not there are not known.
         integral: Names of outputs that hold integers or yes and no: classes, positions, masks.
+        moved: Computes what values moved by half a unit in the last place make of the outputs, in a precision
+            (``moved_values``); None where torch is not there.
         warning: Why its outputs on this machine may not be those of another; None where they are.
     """
 
@@ -43,6 +46,7 @@ class Candidate:
     regions: Mapping[str, tuple[OutputRegion, ...]] = field(default_factory=dict)
     kinds: Mapping[str, OutputKind] = field(default_factory=dict)
     integral: frozenset[str] = frozenset()
+    moved: Callable[[Precision], Values] | None = None
     warning: str | None = None
 
     @property

@@ -41,7 +41,11 @@ class Conditioning:
 
 
 def conditioning(
-    reference: Arrays, rounding: Arrays, tolerance: Tolerance, images: Sequence[bool] = ()
+    reference: Arrays,
+    rounding: Arrays,
+    tolerance: Tolerance,
+    images: Sequence[bool] = (),
+    moved: Arrays = (),
 ) -> Conditioning:
     """Say which cases of an output can prove something, and whether they suffice.
 
@@ -50,6 +54,8 @@ def conditioning(
         rounding: The same output computed by torch in the precision of ``tolerance.basis``.
         tolerance: With its floors.
         images: Which of the cases are real images; empty where that is not known.
+        moved: What values moved by half a unit in the last place make of it, where that was asked; whichever of both is
+            farther off counts.
     """
     computed = SPELLED[tolerance.basis]
     if tolerance.min_sqnr_db is not None:
@@ -59,12 +65,16 @@ def conditioning(
     if tolerance.floor_db is None:
         return Conditioning()
     decibels = case_decibels(reference, rounding)
+    if moved:
+        decibels = [min(pair) for pair in zip(decibels, case_decibels(reference, moved), strict=True)]
     aside = tuple(index for index, value in enumerate(decibels) if not value >= tolerance.floor_db)
     if any(images[index] for index in aside if images) or mostly_lost(decibels, tolerance.floor_db):
         return Conditioning(aside, _unreproduced(computed, min(decibels), tolerance.floor_db))
     if tolerance.floor_top1 is not None:
         kept = [index for index in range(len(decibels)) if index not in aside]
-        agreement = classes_kept([rounding[index] for index in kept], [reference[index] for index in kept])
+        exact = [reference[index] for index in kept]
+        both = [classes_kept([own[index] for index in kept], exact) for own in ((rounding, moved) if moved else (rounding,))]
+        agreement = min((share for share in both if share is not None), default=None)
         if agreement is not None and agreement < tolerance.floor_top1:
             return Conditioning(
                 aside,

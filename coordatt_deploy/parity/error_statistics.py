@@ -4,7 +4,8 @@ Float, with u the unit roundoff of the storage type, is judged by the greatest e
 
     allowed(case) = multiple * max(rounding(case), median of rounding over the cases, u * max |reference|)
 
-where rounding is torch's own error in the artifact's precision at that layer. The last term is a floor for layers that
+where rounding is torch's own error in the artifact's precision at that layer; where a file is beyond that, also what
+values moved by half a unit in the last place cost in that case (``moved_values``). The last term is a floor for layers that
 torch happens to round exactly (a ReLU, a concatenation). For a sigmoid it is the tolerance's ``sigmoid_error`` at
 least, however small the values are here.
 
@@ -25,7 +26,7 @@ is more. In trained networks they cost 1.3 to 6 times what the layer alone does,
 
 import math
 import statistics
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
@@ -58,6 +59,14 @@ class Rounded(Protocol):
         """Of the integer grid; 0 in float."""
 
 
+class Moved(Rounded, Protocol):
+    """What values moved by half a unit in the last place cost at one layer in one case (``moved_values``)."""
+
+    @property
+    def share(self) -> float:
+        """Of the elements that are not the reference's."""
+
+
 @dataclass(frozen=True, slots=True)
 class CaseError:
     """One layer in one case.
@@ -69,6 +78,7 @@ class CaseError:
         scale: max |reference|.
         signal: Mean square of the reference.
         noise: Mean square of torch's own rounding.
+        moved: What values moved by half a unit in the last place cost there, greatest; 0 where that was not asked.
     """
 
     error: float
@@ -77,6 +87,7 @@ class CaseError:
     scale: float
     signal: float = 0.0
     noise: float = 0.0
+    moved: float = 0.0
 
 
 class _Channels(NamedTuple):
@@ -166,6 +177,21 @@ class LayerErrorStats:
             signal = by_channel(np.square(reference))
             self.channels.append(_Channels(everything, within, by_channel(signed), rounding.noise, signal))
 
+    def concede(self, number: int, moved: float, noise: float) -> None:
+        """Allow in a case what values moved by half a unit in the last place cost, if that is more; in float.
+
+        What they cost is then also what torch keeps of the layer in that case: where it is nearly all, nothing is
+        proven.
+
+        Args:
+            number: Of the case.
+            moved: What they cost there: the greatest error, or the share of the elements that are otherwise.
+            noise: Mean square.
+        """
+        if math.isfinite(moved):  # else torch's own result would not be finite either, and it was
+            case = self.cases[number]
+            self.cases[number] = replace(case, moved=moved, noise=max(case.noise, noise))
+
     @property
     def max_abs_error(self) -> float:
         """Greatest over all cases."""
@@ -180,6 +206,11 @@ class LayerErrorStats:
     def allowed(self) -> float:
         """What was allowed there: the greatest error of that case, or the noise of that channel."""
         return self._worst_channel()[1] if self.on_grid else self._worst()[1]
+
+    @property
+    def allowances(self) -> list[float]:
+        """What was allowed in each case, in float."""
+        return [allowed for _, allowed in self._allowed()]
 
     @property
     def detectable(self) -> float | None:
@@ -231,7 +262,7 @@ class LayerErrorStats:
     def _allowed(self) -> list[tuple[CaseError, float]]:
         # The median over the cases is a floor: a case may round to nearly nothing by luck.
         usual = statistics.median(case.rounding for case in self.cases) if self.cases else 0.0
-        allowed = [self.multiple * max(case.rounding, usual, case.floor) for case in self.cases]
+        allowed = [self.multiple * max(case.rounding, usual, case.floor, case.moved) for case in self.cases]
         # where torch itself overflows, no tolerance can be derived
         return [(case, value if math.isfinite(value) else 0.0) for case, value in zip(self.cases, allowed, strict=True)]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -21,13 +22,14 @@ from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
 from coordatt_deploy.graph.passes.input_normalisation import baked_nodes
 from coordatt_deploy.logs import logged
 from coordatt_deploy.manifest import Manifest
-from coordatt_deploy.parity.absent_layers import unproven_absences
+from coordatt_deploy.parity.absent_layers import told, unproven_absences
 from coordatt_deploy.parity.candidate import Candidate
 from coordatt_deploy.parity.cases import ParityCases, choose_cases
 from coordatt_deploy.parity.executors import Executor
 from coordatt_deploy.parity.failing_layer import save_failing
-from coordatt_deploy.parity.layers import ArtifactLayers, check_map, kept
-from coordatt_deploy.parity.localise import localise, localise_graph
+from coordatt_deploy.parity.faint_values import shown_on_faint_values
+from coordatt_deploy.parity.layers import ArtifactLayers, check_map, kept, with_probe
+from coordatt_deploy.parity.localise import localise, localise_graph, probed_values
 from coordatt_deploy.parity.reference_layers import ReferenceLayers
 from coordatt_deploy.parity.result import ArtifactParity
 from coordatt_deploy.parity.tolerances import Tolerance, Tolerances, tolerance_of, tolerance_of_graphs
@@ -101,13 +103,20 @@ class LayerRun:
                 layers = ArtifactLayers(artifact, artifact.path, problem=str(error))
                 problem = "; ".join(filter(None, [verdict.problem, str(error)]))
                 return replace(verdict, layers=layers, passed=False, problem=problem)
-        lost = layers.precision_lost_at
-        if not verdict.provable and lost is not None:
+        worn = layers.precision_lost_at
+        if not verdict.provable and worn is not None:
             text = (
-                f"{verdict.problem}; precision is lost at {lost.layer_id} ({lost.operator}), where {kept(lost.loses)}"
+                f"{verdict.problem}; precision is lost at {worn.layer_id} ({worn.operator}), where {kept(worn.loses)}"
             )
             verdict = replace(verdict, problem=f"{text}: {REMEDY}")
-        unproven = unproven_absences(candidate.layers, self.reference, layers.rows, cases)
+        probes = partial(probed_values, candidate, cases, self.reference, tolerance)
+        lost = unproven_absences(candidate.layers, self.reference, layers.rows, cases, probes)
+        if lost:
+            with logged(f"faint-{candidate.path.stem}"):
+                faint = shown_on_faint_values(candidate, cases[0], self.reference, tolerance, lost, self.where)
+            layers = replace(layers, rows=tuple(with_probe(row, faint.get(row.layer_id)) for row in layers.rows))
+            lost = tuple(layer_id for layer_id in lost if layer_id not in faint)
+        unproven = told(lost)
         if layers.passed is not False and unproven is None:
             return replace(verdict, layers=layers)
         beyond = layers.sentence().partition(": ")[2] if layers.passed is False else None

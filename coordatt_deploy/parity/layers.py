@@ -8,8 +8,8 @@ channel or a bound that no image reaches hides a fault. ``tallies`` says what an
 import math
 import statistics
 from collections import Counter
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -21,8 +21,8 @@ from coordatt_deploy.errors import BundleError
 from coordatt_deploy.graph.operators import weight_positions
 from coordatt_deploy.layer_map import LayerMap
 from coordatt_deploy.parity.conditioning import mostly_lost
-from coordatt_deploy.parity.error_statistics import LayerErrorStats, Rounded
-from coordatt_deploy.parity.tolerances import UNIT_ROUNDOFF, Tolerance
+from coordatt_deploy.parity.error_statistics import LayerErrorStats, Moved, Rounded
+from coordatt_deploy.parity.tolerances import OTHERWISE_INTEGERS, UNIT_ROUNDOFF, Tolerance
 
 # Times the multiple: what layers that are all within it may add up to in the whole of an integer artifact.
 ADDED_UP: Final = 1.5
@@ -108,7 +108,7 @@ class LayerRow:
         """Whether the layer itself is within tolerance; None where nothing of it can be seen, or proven."""
         if self.misfit:
             return False
-        judged = self.local or self.accumulated
+        judged = self.local or self.accumulated or self.probed
         if judged is None:
             return None
         within = self._within(judged) and (self.probed is None or self._within(self.probed))
@@ -283,6 +283,13 @@ class ArtifactLayers:
         return f"{self.name}: first beyond tolerance at {row.layer_id}{through} ({row.shown()}){tail}"
 
 
+def with_probe(row: LayerRow, other: LayerRow | None) -> LayerRow:
+    """Return *row* with the verdict on values of its own that *other* holds, where there is one."""
+    if other is None:
+        return row
+    return replace(row, probed=other.probed, seen_through=row.seen_through or other.seen_through)
+
+
 def kept(decibels: float | None) -> str:
     """Say what torch's own rounding keeps of a layer."""
     if decibels is None or not math.isfinite(decibels):
@@ -330,12 +337,14 @@ class LayerJudge:
         tolerance: Its multiple is applied at every layer.
         limit_db: The SQNR that each layer must reach instead; None where the multiple holds.
         adjusted: Layers whose weights were rounded on data, so that they may make up for the layers before them.
+        integral: Layers of positions, classes and masks, of which shares are judged.
     """
 
     layers: LayerMap
     tolerance: Tolerance
     limit_db: float | None = None
     adjusted: frozenset[str] = frozenset()
+    integral: frozenset[str] = frozenset()
     whole: dict[str, LayerErrorStats] = field(default_factory=dict)
     alone: dict[str, LayerErrorStats] = field(default_factory=dict)
     probed: dict[str, LayerErrorStats] = field(default_factory=dict)
@@ -359,6 +368,15 @@ class LayerJudge:
             multiple = self.tolerance.multiple * (ADDED_UP if on_grid and tallies is self.whole else 1.0)
             tallies[layer_id] = LayerErrorStats(multiple, roundoff, on_grid, least=self._least(layer_id))
         tallies[layer_id].add(value, reference, rounding, cut_off, inherited)
+
+    def concede(self, tallies: dict[str, LayerErrorStats], number: int, moved: Mapping[str, Moved]) -> None:
+        """Allow every layer what values moved by half a unit in the last place cost it in one case; see ``Moved``."""
+        for layer_id, tally in tallies.items():
+            cost = moved[layer_id]
+            if layer_id in self.integral:  # of shares; a tenth of the elements otherwise is as good as all of them
+                tally.concede(number, cost.share, float(cost.share > OTHERWISE_INTEGERS))
+            else:
+                tally.concede(number, cost.greatest, float(np.mean(cost.noise)) if cost.noise.size else 0.0)
 
     def _least(self, layer_id: str) -> float:
         """What a sigmoid, and what one is seen through, may be off by before the multiple; 0 for every other layer."""

@@ -12,6 +12,7 @@ from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.errors import InferenceError
 from coordatt_deploy.graph.graph import Graph
 from coordatt_deploy.layer_map import Layer, place_all, restore
+from coordatt_deploy.parity.absent_layers import Judged
 from coordatt_deploy.parity.candidate import Candidate
 from coordatt_deploy.parity.error_statistics import LayerErrorStats
 from coordatt_deploy.parity.executors import LOCAL, Executor
@@ -81,6 +82,8 @@ def localise(
             if not run.case(number, feeds, whole, partial(_infer, pieces, artifact)):
                 break
             step()
+    if refused is None:
+        run.ask_again()
     found = ArtifactLayers(artifact, artifact.path, judge.rows(), difference)
     if refused is not None and found.first_diverging_layer is None:
         raise refused
@@ -96,6 +99,24 @@ def _both(marked: Runner, final: Runner, own: Feeds, artifact: Artifact) -> tupl
         difference = max(difference, float(gap.max()) if gap.size else 0.0)
         whole[spec.name] = dequantized(whole[spec.name], spec)
     return whole, difference
+
+
+def probed_values(
+    candidate: Candidate, cases: Cases, reference: ReferenceLayers, tolerance: Tolerance
+) -> tuple[Judged, ...]:
+    """Return the stirred values that ``localise`` judges the layers of *candidate* on; none on integer grids.
+
+    They are made again, not kept: of a large network they are many.
+    """
+    judge = LayerJudge(candidate.layers, tolerance, tolerance.layer_sqnr_db)
+    run = _Run(judge, reference, cases, candidate.ranges)
+    if run.on_grid or judge.limit_db is not None:
+        return ()
+    found = []
+    for number, feeds in enumerate(cases[:PROBES]):
+        probe = reference.probe(feeds, reference.reference(feeds), run.stirred, run.rounding, seed=number)
+        found.append(Judged(feeds, probe.given, probe.made, stirred=True))
+    return tuple(found)
 
 
 def localise_graph(
@@ -126,6 +147,7 @@ def localise_graph(
         if not run.case(number, feeds, cut.infer(feeds, {}), cut.infer):
             break
         step()
+    run.ask_again()
     return ArtifactLayers(None, name, judge.rows())
 
 
@@ -146,13 +168,14 @@ class _Run:
         rounded_on_data: bool = False,
     ) -> None:
         self.judge, self.reference, self.calibrated = judge, reference, calibrated or {}
+        judge.integral, self.cases = reference.integral, cases
         storage = judge.tolerance.storage
         self.on_grid = judge.tolerance.calibrated
         self.present = [layer for layer in judge.layers.layers if layer.parts]
         self.tensors = tuple(dict.fromkeys(part.tensor for layer in self.present for part in layer.parts))
         cuts = frozenset(layer.layer_id for layer in self.present)
         self.rounding = reference.rounding(storage, cases, cuts, calibrated)
-        self.stirred = _own_tensors(self.present)
+        self.stirred = _own_tensors(self.present) - reference.shared_means(cuts)
         self.makers = _makers(self.present)
         self.first = self.stirred - {layer for layer in self.stirred if reference.before(layer, cuts)}
         self.channelwise = {layer: reference.before(layer, cuts, unmixed=True) for layer in cuts if self.on_grid}
@@ -195,6 +218,23 @@ class _Run:
         if self.judge.limit_db is None and number < PROBES:
             self._probe(number, feeds, exact, shapes, pieces)
         return True
+
+    def ask_again(self) -> None:
+        """Where layers are beyond a multiple of torch's own rounding, allow them what half a unit in the last place costs.
+
+        In float, where torch may have rounded nothing by luck; nothing is asked where all are within, or do not fit.
+        """
+        judge, reference = self.judge, self.reference
+        rows = ArtifactLayers(None, "", judge.rows())
+        if judge.tolerance.weight_bits is not None or judge.limit_db is not None or judge.misfits or rows.passed:
+            return
+        for number, feeds in enumerate(self.cases):
+            exact = reference.reference(feeds)
+            judge.concede(judge.whole, number, reference.moved(feeds, self.rounding, {}, exact.values))
+            judge.concede(judge.alone, number, reference.moved(feeds, self.rounding, exact.values, exact.values))
+            if number < PROBES:
+                probe = reference.probe(feeds, exact, self.stirred, self.rounding, seed=number)
+                judge.concede(judge.probed, number, reference.moved(feeds, self.rounding, probe.given, probe.made))
 
     def _probe(
         self,

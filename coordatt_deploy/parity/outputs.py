@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from coordatt_deploy.artifact_specs import OutputKind, OutputRegion
 from coordatt_deploy.metrics import Arrays, cosine, sqnr_db, sqnr_db_of_energies, top1_agreement
 from coordatt_deploy.output_grids import coarse_parts, grid_step, is_bounded, part_of, whole
-from coordatt_deploy.parity.conditioning import conditioning
+from coordatt_deploy.parity.conditioning import MOST_SET_ASIDE, conditioning
 from coordatt_deploy.parity.tolerances import OTHERWISE_INTEGERS, Tolerance, allowed_otherwise
 
 BOUNDED_SIGNAL: Final = 0.25  # mean square of the values 0 and 1, half of each: what a score can come to
@@ -146,6 +146,7 @@ def judge(
     images: Sequence[bool] = (),
     regions: Sequence[OutputRegion] = (),
     kind: OutputKind = OutputKind.OTHER,
+    moved: Arrays = (),
 ) -> OutputParity:
     """Compare an output over all golden cases.
 
@@ -158,6 +159,8 @@ def judge(
         images: Which of the cases are real images; see ``conditioning``.
         regions: Parts of the output that different operators make; none for a single one.
         kind: What the output is.
+        moved: What values moved by half a unit in the last place make of it (``moved_values``), one array per case;
+            nothing where that was not asked.
 
     Raises:
         ValueError: The cases differ in number or shape, or there is nothing to compare, or a part is none of it.
@@ -169,11 +172,12 @@ def judge(
         least_masks = 1.0 - allowed_otherwise(tolerance, 1.0 - (mask_agreement(rounding, reference) or 0.0))
     if kind not in {OutputKind.SCORES, OutputKind.OTHER}:  # then the greatest of its numbers names no class
         tolerance = replace(tolerance, min_top1_agreement=None, floor_top1=None)
-    condition = conditioning(reference, rounding, tolerance, images)
+    condition = conditioning(reference, rounding, tolerance, images, moved)
     kept = [index for index in range(len(reference)) if index not in condition.set_aside]
     sigmoids = tolerance.sigmoid_error > 0 and bool(regions) and all(item.operator == "sigmoid" for item in regions)
     floor = tolerance.sigmoid_error if sigmoids else 0.0
-    limits = allowance([reference[i] for i in kept], [rounding[i] for i in kept], tolerance.multiple, floor)
+    exact, own, others = ([values[i] for i in kept] for values in (reference, rounding, moved or reference))
+    limits = allowance(exact, own, tolerance.multiple, floor, others)
     allowed = dict(zip(kept, limits, strict=True))
     errors = [np.abs(np.asarray(c, np.float64) - r) for c, r in zip(candidate, reference, strict=True)]
     with np.errstate(invalid="ignore"):
@@ -221,28 +225,42 @@ def judge(
 
 
 def judge_elements(
-    name: str, candidate: Arrays, reference: Arrays, rounding: Arrays, tolerance: Tolerance
+    name: str,
+    candidate: Arrays,
+    reference: Arrays,
+    rounding: Arrays,
+    tolerance: Tolerance,
+    images: Sequence[bool] = (),
+    moved: Arrays = (),
 ) -> OutputParity:
     """Compare an output of classes, positions, or yes and no, over all golden cases: the share that differs is judged.
 
     How far one class is from another says nothing. What torch itself has otherwise in more than ``OTHERWISE_INTEGERS``
-    of the elements proves nothing.
+    of the elements proves nothing. Made-up cases in which values moved by half a unit in the last place decide so much
+    that a multiple of it is a tenth (a constant image, where every class scores alike) are set aside, while they are
+    not more than half.
 
     Raises:
         ValueError: The cases differ in number or shape, or there is nothing to compare.
     """
     _check_shapes(name, candidate, reference, rounding)
-    elements = sum(item.size for item in reference)
     wrong = [int((c != r).sum()) for c, r in zip(candidate, reference, strict=True)]
-    own = sum(int((c != r).sum()) for c, r in zip(rounding, reference, strict=True)) / elements
-    share, allowed = sum(wrong) / elements, allowed_otherwise(tolerance, own)
+    own = [int((c != r).sum()) for c, r in zip(rounding, reference, strict=True)]
+    if moved:
+        own = [max(pair) for pair in zip(own, [int((c != r).sum()) for c, r in zip(moved, reference, strict=True)])]
+    aside = _ties(own, reference, images, tolerance.multiple) if moved else ()
+    kept = [index for index in range(len(reference)) if index not in aside]
+    elements = sum(reference[index].size for index in kept)
+    torch_own = sum(own[index] for index in kept) / elements
+    share, allowed = sum(wrong[index] for index in kept) / elements, allowed_otherwise(tolerance, torch_own)
     nonfinite = sum(int((~np.isfinite(item)).sum()) for item in candidate)
-    worst = int(np.argmax(wrong))
+    worst = max(kept, key=lambda index: wrong[index])
     flat = int(np.argmax(candidate[worst] != reference[worst]))
     unproven = None
-    if own > OTHERWISE_INTEGERS:
+    if torch_own > OTHERWISE_INTEGERS:
         unproven = (
-            f"torch's own rounding has {own:.0%} of its elements otherwise, {OTHERWISE_INTEGERS:.0%} at most prove it"
+            f"torch's own rounding has {torch_own:.0%} of its elements otherwise, {OTHERWISE_INTEGERS:.0%} at most"
+            " prove it"
         )
     return OutputParity(
         name=name,
@@ -251,16 +269,24 @@ def judge_elements(
         allowed=allowed,
         worst_case=worst,
         worst_index=tuple(int(i) for i in np.unravel_index(flat, reference[worst].shape)),
-        mismatched=sum(wrong),
+        mismatched=sum(wrong[index] for index in kept),
         elements=elements,
         sqnr_db=sqnr_db(candidate, reference),
         cosine=cosine(candidate, reference),
         top1_agreement=None,
         nonfinite=nonfinite,
+        set_aside=aside,
         unproven=unproven,
         kind=OutputKind.MASK,
         by_share=True,
     )
+
+
+def _ties(own: Sequence[int], reference: Arrays, images: Sequence[bool], multiple: float) -> tuple[int, ...]:
+    """Return the made-up cases in which the last digits decide; none where they are more than half of all."""
+    made_up = [index for index in range(len(reference)) if index < len(images) and not images[index]]
+    found = tuple(index for index in made_up if multiple * own[index] > OTHERWISE_INTEGERS * reference[index].size)
+    return found if len(found) <= MOST_SET_ASIDE * len(reference) else ()
 
 
 def mask_agreement(candidate: Arrays, reference: Arrays) -> float | None:
@@ -343,15 +369,22 @@ def unjudged(expected: Sequence[str], judged: Sequence[OutputParity]) -> str | N
     return f"{len(missing)} of {len(expected)} outputs were not judged: {', '.join(missing)}"
 
 
-def allowance(reference: Arrays, rounding: Arrays, multiple: float, least: float = 0.0) -> list[float]:
+def allowance(
+    reference: Arrays, rounding: Arrays, multiple: float, least: float = 0.0, moved: Arrays = ()
+) -> list[float]:
     """Return what is allowed in each case; 0 where the rounding itself is not finite, so that nothing passes.
 
-    The median over the cases is a floor: a case may round to nearly nothing by luck. So is *least*.
+    The median over the cases is a floor: a case may round to nearly nothing by luck. So is *least*, and in its own case
+    what *moved* is off by.
     """
     own = [_worst(np.abs(np.asarray(r, np.float64) - e)) for r, e in zip(rounding, reference, strict=True)]
     finite = [value for value in own if math.isfinite(value)]
     floor = max(least, float(np.median(finite)) if finite else 0.0)
-    return [multiple * max(value, floor) if math.isfinite(value) else 0.0 for value in own]
+    asked = [_worst(np.abs(np.asarray(m, np.float64) - e)) for m, e in zip(moved or reference, reference, strict=True)]
+    return [
+        multiple * max(value, floor, further if math.isfinite(further) else 0.0) if math.isfinite(value) else 0.0
+        for value, further in zip(own, asked, strict=True)
+    ]
 
 
 def _worst(error: NDArray[np.float64]) -> float:

@@ -14,8 +14,10 @@ from coordatt_deploy.graph.call_arguments import input_node
 from coordatt_deploy.graph.execution import prepare
 from coordatt_deploy.graph.float16_range import lost_in_float16
 from coordatt_deploy.graph.graph import Feeds, Graph, op_name
+from coordatt_deploy.graph.repeats import same_means
+from coordatt_deploy.parity.moved_values import SAMPLES, Moving
 from coordatt_deploy.parity.probing import Noise, Probe, Stirring, Values
-from coordatt_deploy.parity.reference_rounding import WEIGHTED, Rounder, Rounding, RoundingError, compare
+from coordatt_deploy.parity.reference_rounding import WEIGHTED, Rounder, Rounding, RoundingError, compare, max_noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,17 @@ class ReferenceLayers:
             found += (source,) if source in cuts else self.before(source, cuts, unmixed=unmixed)
         return tuple(dict.fromkeys(found))
 
+    def shared_means(self, cuts: frozenset[str]) -> frozenset[str]:
+        """Return the means of *cuts* that another call takes as well, for which the artifact has no tensor of its own.
+
+        What reads that other call may read the same tensor, or one inside a fused operator: nothing tells which.
+        """
+        layer_of = {node: layer for layer, node in self.nodes.items()}
+        twins = same_means(self.graph.module.graph)
+        return frozenset(
+            layer for layer in cuts if any(layer_of.get(name) not in cuts for name in twins.get(self.nodes[layer], ()))
+        )
+
     def weighted(self, layer_id: str, cuts: frozenset[str]) -> bool:
         """Whether there are weights in what makes a layer of the layers of *cuts* before it."""
         node = self._node(layer_id)
@@ -131,13 +144,21 @@ class ReferenceLayers:
 
     def accumulated(self, feeds: Feeds, rounding: Rounding, reference: LayerReference) -> dict[str, RoundingError]:
         """Return the error of each layer when torch itself rounds from the input on."""
-        return self._errors(feeds, rounding, {}, reference.values)
+        return self.local_errors(feeds, rounding, {}, reference.values)
 
     def local(self, feeds: Feeds, rounding: Rounding, reference: LayerReference) -> dict[str, RoundingError]:
         """Return the error of each layer when torch rounds, and goes on from the reference at the cuts."""
-        return self._errors(feeds, rounding, reference.values, reference.values)
+        return self.local_errors(feeds, rounding, reference.values, reference.values)
 
-    def _errors(self, feeds: Feeds, rounding: Rounding, given: Values, made: Values) -> dict[str, RoundingError]:
+    def local_errors(self, feeds: Feeds, rounding: Rounding, given: Values, made: Values) -> dict[str, RoundingError]:
+        """Return the error of each layer when torch rounds, and goes on from *given* at the cuts.
+
+        Args:
+            feeds: The inputs.
+            rounding: How torch is to round.
+            given: What the readers of each layer go on from; empty to run from the input on.
+            made: What each layer makes of that.
+        """
         exact = {self.nodes[layer]: value for layer, value in given.items() if self.nodes[layer] in rounding.cuts}
         rounder = Rounder(self.graph.module, rounding, exact, frozenset(self.nodes.values()))
         tensors = [torch.from_numpy(np.asarray(feeds[spec.name])).float() for spec in self.graph.inputs]
@@ -147,6 +168,32 @@ class ReferenceLayers:
             layer: compare(rounder.kept[node], made[layer], rounder.steps.get(node, 0.0))
             for layer, node in self.nodes.items()
         }
+
+    def moved(
+        self, feeds: Feeds, rounding: Rounding, given: Values, made: Values
+    ) -> dict[str, RoundingError]:
+        """Return the error of each layer where every value is moved by half a unit in the last place.
+
+        Or, if that is more, where normalisations sum their statistics as files do.
+
+        Args:
+            feeds: The inputs.
+            rounding: How torch rounds: where the artifact is cut, and in which precision it stores values.
+            given: What the readers of each layer go on from at the cuts; empty to run from the input on.
+            made: What each layer makes of that.
+        """
+        exact = {self.nodes[layer]: value for layer, value in given.items() if self.nodes[layer] in rounding.cuts}
+        tensors = [torch.from_numpy(np.asarray(feeds[spec.name])) for spec in self.graph.inputs]
+        summed = self.local_errors(feeds, replace(rounding, sums_statistics=True), given, made)
+        found = {layer: [error] for layer, error in summed.items()}
+        for seed in range(SAMPLES):
+            kept = frozenset(self.nodes.values())
+            run = Moving(self._exact_module(), exact, kept, rounding.storage.values, seed)
+            with torch.no_grad():
+                run.run(*(item.double() if item.is_floating_point() else item for item in tensors))
+            for layer, node in self.nodes.items():
+                found[layer].append(compare(run.kept[node], made[layer]))
+        return {layer: max_noise(errors) for layer, errors in found.items()}
 
     def probe(
         self, feeds: Feeds, reference: LayerReference, stirred: frozenset[str], rounding: Rounding, seed: int
@@ -168,7 +215,7 @@ class ReferenceLayers:
             run = self._stir(feeds, reference, stirred, seed, noise)
             given = {layer: run.given[node] for layer, node in self.nodes.items()}
             made = {layer: run.made[node] for layer, node in self.nodes.items()}
-            errors = self._errors(feeds, rounding, given, made)
+            errors = self.local_errors(feeds, rounding, given, made)
             lost = {layer for layer, error in errors.items() if not np.isfinite(error.greatest)}
             moved = frozenset(layer for layer, node in self.nodes.items() if run.first.get(node, node) in run.stirred)
             narrowed = {

@@ -22,6 +22,7 @@ from coordatt_deploy.graph.call_arguments import argument
 from coordatt_deploy.graph.float16_range import rounded_to_float16
 from coordatt_deploy.graph.graph import op_name
 from coordatt_deploy.graph.operators import Trait, having, integer_ranges, weight_positions
+from coordatt_deploy.graph.sequential_statistics import with_statistics_in_sequence
 from coordatt_deploy.graph.summation_order import bias_first, in_sequence
 
 WEIGHTED: Final = weight_positions()
@@ -39,6 +40,7 @@ class Rounding:
         ranges: The least and greatest value of each node, 0 included; for integers.
         clips: Whether what lies beyond the range is cut off. Not for values that nothing was calibrated on.
         spared: The names of the nodes that compute in float32 in a float16 artifact.
+        sums_statistics: Whether mean and variance of normalisations are summed one element after another.
     """
 
     storage: Storage
@@ -46,6 +48,7 @@ class Rounding:
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     clips: bool = True
     spared: frozenset[str] = frozenset()
+    sums_statistics: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,8 @@ class Rounder(fx.Interpreter):
                 value = in_sequence(n, self.env[n.args[0]], value)
             if op_name(n) == "linear" and self.rounding.storage.values is Precision.FP32:
                 value = bias_first(self._arguments(n), value)
+            if self.rounding.sums_statistics and n.op == "call_function":
+                value = with_statistics_in_sequence(n, self._arguments(n), value)
             value = self._stored(n, value)
             if n.name in self.nodes:
                 self.kept[n.name] = value.numpy()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from coordatt_deploy import host
 from coordatt_deploy.artifact_specs import Artifact, OutputKind
-from coordatt_deploy.bundle import REPORTS, Bundle
+from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.documents import dump
 from coordatt_deploy.errors import BundleError, DeployError, InferenceError, MissingDependencyError, UsageError
 from coordatt_deploy.format_modules import not_installed
@@ -23,15 +23,16 @@ from coordatt_deploy.formats import TORCH_EXTRA, Format, Precision
 from coordatt_deploy.logs import logged, set_environment
 from coordatt_deploy.parity.bundle_cases import candidate_of, golden_cases, golden_images
 from coordatt_deploy.parity.candidate import Candidate
-from coordatt_deploy.parity.cases import ParityCases
+from coordatt_deploy.parity.cases import ParityCases, Values
 from coordatt_deploy.parity.executors import Executor, LocalExecutor
 from coordatt_deploy.parity.layers import ArtifactLayers
-from coordatt_deploy.parity.outputs import judge, judge_elements, unjudged
+from coordatt_deploy.parity.outputs import OutputParity, judge, judge_elements, unjudged
 from coordatt_deploy.parity.preprocessing_check import GoldenImage, image_feeds
 from coordatt_deploy.parity.reports import ParityReports, ParityRun, ParitySettings, covered, read_reports
 from coordatt_deploy.parity.result import ArtifactParity, ParityReport
-from coordatt_deploy.parity.tolerances import BUILT_IN, Tolerances, for_untrained, tolerance_of
+from coordatt_deploy.parity.tolerances import BUILT_IN, Tolerance, Tolerances, for_untrained, tolerance_of
 from coordatt_deploy.progress import Stages
+from coordatt_deploy.report_file import ReportFile
 from coordatt_deploy.run_records import GOLDEN, HELD_OUT, HERE, NotRun, RunInputs, accumulated, begin_session
 from coordatt_deploy.runtimes import Runner
 from coordatt_deploy.runtimes.provenance import check_provenance
@@ -75,6 +76,7 @@ class ParityPlan:
         tolerances: By format and precision.
         inputs: Other inputs than the golden ones; see ``data.arrays.read_inputs``. Needs torch.
         save_failing: Where the first failing layer of each artifact goes.
+        output: A file for the verdicts in place of the bundle's; None for ``reports/``.
         machine: What this is run on, for the warning where int8 sums saturate; looked up by default.
     """
 
@@ -85,6 +87,7 @@ class ParityPlan:
     tolerances: Tolerances = field(default_factory=lambda: BUILT_IN)
     inputs: Path | None = None
     save_failing: Path | None = None
+    output: Path | None = None
     machine: host.Host | None = None
 
 
@@ -100,11 +103,14 @@ def check_parity(
         target: Another machine to run them on. What cannot run there is listed as skipped, never as passed.
 
     Raises:
-        UsageError: The bundle has no such artifact, none can run on the target, or the inputs do not fit.
+        UsageError: The bundle has no such artifact, none can run on the target, the inputs do not fit, or the verdicts
+            could not be kept.
         BundleError: An artifact was made from other weights, or has no layer map.
         MissingDependencyError: Other inputs, or layers that are needed, without torch or the reference.
     """
     set_environment()
+    kept = ReportFile(bundle, _file_name(target), plan.output)
+    kept.check()
     chosen, skipped = _choose(bundle, plan.formats, target)
     tolerances = for_untrained(plan.tolerances) if bundle.manifest.model.untrained else plan.tolerances
     missing = _missing(bundle)
@@ -120,7 +126,10 @@ def check_parity(
     if graph is not None:
         verified = _verified(bundle, graph, cases, candidates, plan, stages)
         believed = verified.believed
-        candidates = [replace(candidate, regions=verified.regions) for candidate in candidates]
+        candidates = [
+            replace(candidate, regions=verified.regions, moved=_moved(graph, candidate.cases))
+            for candidate in candidates
+        ]
     where = LocalExecutor(plan.threads) if target is None else target.where
     images, image_input = golden_images(bundle), bundle.manifest.inputs[0].name
     verdicts = []
@@ -144,8 +153,8 @@ def check_parity(
         verdicts = [layer_run.with_layers(candidate, verdict) for candidate, verdict in pairs]
     names = cases.names if target is None else cases.few(target.most_cases).names
     report = ParityReport(tuple(verdicts), skipped, None if target is None else target.name, graphs, names, believed)
-    with bundle.reporting():
-        _keep(bundle, report, candidates, plan)
+    with kept.replacing():
+        _keep(kept, report, candidates, plan)
     return report
 
 
@@ -200,6 +209,12 @@ def _verified(
         if candidate.own_cases and candidate.record is not None and candidate.record.held_out is not None
     }
     return verify(bundle.path("reference"), graph, bundle.manifest, golden | held_out, stages)
+
+
+def _moved(graph: "Graph", cases: ParityCases) -> Callable[[Precision], Values]:
+    from coordatt_deploy.parity import moved_values  # torch, which boards do not have
+
+    return partial(moved_values.moved_cases, graph, cases)
 
 
 def _check_provenance(bundle: Bundle, artifact: Artifact) -> None:
@@ -283,23 +298,11 @@ def check_artifact(
                     for spec in runner.outputs:
                         results.setdefault(spec.name, []).append(decode(given[spec.name], spec))
                     step()
-        # an integer artifact's outputs are judged by SQNR: what float32 costs is only shown beside it
-        basis = cases.rounding.get(tolerance.basis, cases.rounding[Precision.FP32])
-        outputs = tuple(
-            judge_elements(o, results[o], cases.outputs[o], basis[o], tolerance)
-            if o in candidate.integral
-            else judge(
-                o,
-                results[o],
-                cases.outputs[o],
-                basis[o],
-                tolerance,
-                cases.images,
-                candidate.regions.get(o, ()),
-                candidate.kinds.get(o, OutputKind.OTHER),
-            )
-            for o in cases.outputs
-        )
+        outputs = _judged(candidate, cases, results, tolerance)
+        if not all(output.passed for output in outputs) and candidate.moved is not None and tolerance.weight_bits is None:
+            with logged(f"moved-{candidate.path.stem}"):
+                moved = candidate.moved(tolerance.basis)
+            outputs = _judged(candidate, cases, results, tolerance, moved)
     except MissingDependencyError as error:
         return ArtifactParity(artifact, name, origin, None, problem=f"not run: {error}")
     except InferenceError as error:  # its layers can still be judged, each on its own
@@ -313,16 +316,49 @@ def check_artifact(
     return ArtifactParity(artifact, name, origin, problem is None, outputs, tolerance, problem)
 
 
+def _judged(
+    candidate: Candidate, cases: ParityCases, results: Values, tolerance: Tolerance, moved: Values | None = None
+) -> tuple[OutputParity, ...]:
+    """Judge every output.
+
+    Args:
+        candidate: The artifact, with what its outputs are.
+        cases: That it was run on.
+        results: What it made of them.
+        tolerance: What to apply.
+        moved: What values moved by half a unit in the last place make of them; None where that was not asked.
+    """
+    # an integer artifact's outputs are judged by SQNR: what float32 costs is only shown beside it
+    basis = cases.rounding.get(tolerance.basis, cases.rounding[Precision.FP32])
+    further = moved or {}
+    return tuple(
+        judge_elements(o, results[o], cases.outputs[o], basis[o], tolerance, cases.images, further.get(o, ()))
+        if o in candidate.integral
+        else judge(
+            o,
+            results[o],
+            cases.outputs[o],
+            basis[o],
+            tolerance,
+            cases.images,
+            candidate.regions.get(o, ()),
+            candidate.kinds.get(o, OutputKind.OTHER),
+            further.get(o, ()),
+        )
+        for o in cases.outputs
+    )
+
+
 # What is kept --------------------------------------------------------------------------------------------------------
 
 
-def _keep(bundle: Bundle, report: ParityReport, candidates: Sequence[Candidate], plan: ParityPlan) -> None:
-    """Add the runs of this call to the bundle's report."""
-    name = "parity.json" if report.target is None else f"parity-{report.target.replace(':', '-')}.json"
-    try:
-        earlier = read_reports((bundle.root / REPORTS / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # not there, or nothing that could be gone on with
-        earlier = ParityReports()
+def _file_name(target: RemoteTarget | None) -> str:
+    return "parity.json" if target is None else f"parity-{target.name.replace(':', '-')}.json"
+
+
+def _keep(file: ReportFile, report: ParityReport, candidates: Sequence[Candidate], plan: ParityPlan) -> None:
+    """Add the runs of this call to the report."""
+    earlier = file.earlier(read_reports, ParityReports())
     session, result = begin_session(report.target), report.record()
     settings = ParitySettings(plan.threads, own_tolerances=plan.tolerances is not BUILT_IN)
     runs = []
@@ -346,4 +382,4 @@ def _keep(bundle: Bundle, report: ParityReport, candidates: Sequence[Candidate],
     kept = ParityReports(
         accumulated(earlier.runs, runs), result.graphs or earlier.graphs, result.skipped, result.believed
     )
-    bundle.write_report(name, dump(kept))
+    file.write(dump(kept))

@@ -8,10 +8,11 @@ from typing import ClassVar
 
 from coordatt_deploy import targets
 from coordatt_deploy.artifact_specs import Artifact, Origin
-from coordatt_deploy.bundle import REPORTS, Bundle
+from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.documents import check_version, dump, from_json, parse_object
 from coordatt_deploy.formats import Format, Precision, TargetCpu
 from coordatt_deploy.progress import Stages
+from coordatt_deploy.report_file import ReportFile
 from coordatt_deploy.run_records import GOLDEN, Covered, NotRun, RunInputs, RunRecord, accumulated, begin_session
 from coordatt_deploy.targets import InstructionCount
 from coordatt_deploy.tensors import encode
@@ -108,15 +109,21 @@ def read_reports(text: str) -> InstructionReports:
     return InstructionReports(_runs(profile, {}, {}, None), profile.skipped)
 
 
-def count_on(bundle: Bundle, target: str, stages: Stages, *, formats: Sequence[Format]) -> InstructionProfile:
-    """Count the target's instructions per inference of every artifact; write ``reports/profile-TARGET.json``.
+def count_on(
+    bundle: Bundle, target: str, stages: Stages, *, formats: Sequence[Format], output: Path | None = None
+) -> InstructionProfile:
+    """Count the target's instructions per inference of every artifact, and keep them.
+
+    They go into ``reports/profile-TARGET.json``, or *output*.
 
     Raises:
-        UsageError: No such target, or nothing that can run there.
+        UsageError: No such target, nothing that can run there, or the figures could not be kept.
         MissingDependencyError: The target is not set up, or cannot count.
     """
     name = targets.parse(target)
     module = targets.target(name.name)
+    kept = ReportFile(bundle, f"profile-{str(name).replace(':', '-')}.json", output)
+    kept.check()
     able, unable = targets.runnable(bundle.manifest.artifacts, module, formats, str(bundle.root))
     inputs = bundle.golden("inputs")
     results: list[CountedArtifact] = []
@@ -133,22 +140,18 @@ def count_on(bundle: Bundle, target: str, stages: Stages, *, formats: Sequence[F
         ),
         skipped=tuple(NotRun(artifact.path, reason) for artifact, reason in unable),
     )
-    with bundle.reporting():
-        _keep(bundle, profile)
+    with kept.replacing():
+        _keep(kept, bundle, profile)
     return profile
 
 
-def _keep(bundle: Bundle, profile: InstructionProfile) -> None:
-    """Add the runs of this call to the bundle's report."""
-    file = f"profile-{profile.target.replace(':', '-')}.json"
-    try:
-        earlier = read_reports((bundle.root / REPORTS / file).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # not there, or nothing that could be gone on with
-        earlier = InstructionReports()
+def _keep(file: ReportFile, bundle: Bundle, profile: InstructionProfile) -> None:
+    """Add the runs of this call to the report."""
+    earlier = file.earlier(read_reports, InstructionReports())
     session = begin_session(profile.target)
     hashes = {artifact.path: artifact.sha256 for artifact in bundle.manifest.artifacts}
     runs = _runs(profile, hashes, session.tool_versions, session.time)
-    bundle.write_report(file, dump(InstructionReports(accumulated(earlier.runs, runs), profile.skipped)))
+    file.write(dump(InstructionReports(accumulated(earlier.runs, runs), profile.skipped)))
 
 
 def _runs(

@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from coordatt_deploy import host
 from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact, Origin
-from coordatt_deploy.bundle import REPORTS, Bundle
+from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.documents import dump
 from coordatt_deploy.errors import MissingDependencyError, UsageError
 from coordatt_deploy.formats import Format
@@ -23,6 +24,7 @@ from coordatt_deploy.profile.reports import ProfileReports, read_reports, runs_o
 from coordatt_deploy.profile.result import ArtifactLatency, Profile, ProfileResult, SettingsRecord, profile_result
 from coordatt_deploy.profile.rounds import Call, measure_openings, pinned
 from coordatt_deploy.progress import Stages
+from coordatt_deploy.report_file import ReportFile
 from coordatt_deploy.run_records import NotRun, begin_session
 from coordatt_deploy.runtimes import Runner, runtime
 from coordatt_deploy.runtimes.reader import host_warning
@@ -247,33 +249,33 @@ def measure_latency(
     settings: ProfileSettings | None = None,
     *,
     formats: Sequence[Format] = tuple(Format),
+    output: Path | None = None,
 ) -> ProfileResult:
-    """Time every artifact and keep the figures in ``reports/profile.json``.
+    """Time every artifact and keep the figures in ``reports/profile.json``, or in *output*.
 
     Raises:
-        UsageError: The bundle has no such artifact.
+        UsageError: The bundle has no such artifact, or the figures could not be kept.
         MissingDependencyError: None of them can be run here.
     """
     set_environment()
+    kept = ReportFile(bundle, "profile.json", output)
+    kept.check()
     with logged("profile"):
         profile = profile_bundle(bundle, settings or ProfileSettings(), stages, formats=formats)
     result = profile_result(profile)
-    with bundle.reporting():
-        _keep(bundle, result)
+    with kept.replacing():
+        _keep(kept, bundle, result)
     return result
 
 
-def _keep(bundle: Bundle, result: ProfileResult) -> None:
-    """Add the runs of this call to the bundle's report."""
-    try:
-        earlier = read_reports((bundle.root / REPORTS / "profile.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # not there, or nothing that could be gone on with
-        earlier = ProfileReports()
+def _keep(file: ReportFile, bundle: Bundle, result: ProfileResult) -> None:
+    """Add the runs of this call to the report."""
+    earlier = file.earlier(read_reports, ProfileReports())
     session = begin_session(None)
     hashes = {artifact.path: artifact.sha256 for artifact in bundle.manifest.artifacts}
     runs = runs_of(result, hashes, session.tool_versions, session.time)
     kept = earlier.with_session(runs, session_of(result, session.time))
-    bundle.write_report("profile.json", dump(kept, indent=None))
+    file.write(dump(kept, indent=None))
 
 
 def _settings(settings: ProfileSettings) -> SettingsRecord:

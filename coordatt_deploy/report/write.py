@@ -9,13 +9,13 @@ from coordatt_deploy import __version__
 from coordatt_deploy.bundle import REPORTS, Bundle
 from coordatt_deploy.errors import BundleError, DeployError, UsageError
 from coordatt_deploy.evaluation import reports as evaluation_reports
-from coordatt_deploy.files import write_whole
 from coordatt_deploy.parity import reports as parity_reports
 from coordatt_deploy.parity.result import ParityResult
 from coordatt_deploy.profile import reports as profile_reports
 from coordatt_deploy.report.junit import junit
 from coordatt_deploy.report.markdown import markdown
 from coordatt_deploy.report.page.render import Contents, page
+from coordatt_deploy.report_file import ReportFile, write_text
 from coordatt_deploy.runtimes.reader import count_operators
 
 PAGE: Final = "report.html"
@@ -32,9 +32,10 @@ def write_page(bundle: Bundle, target: Path | None = None, *, now: datetime | No
         now: For the foot of the page; the present by default.
 
     Raises:
-        UsageError: Neither parity nor profile was run, or *target* cannot be written.
+        UsageError: Neither parity nor profile was run, or *target* or the bundle cannot be written.
         BundleError: A document is damaged.
     """
+    ReportFile(bundle, PAGE, target).check()
     parity = _read(bundle, "parity.json", parity_reports.read_reports)
     profile = _read(bundle, "profile.json", profile_reports.read_reports)
     accuracy = _read(bundle, "evaluate.json", evaluation_reports.read_reports)
@@ -79,9 +80,21 @@ def _read(bundle: Bundle, name: str, read: Callable[[str], Reports[R_co]]) -> R_
 
 
 def write_summaries(
-    bundle: Bundle, parity: ParityResult, junit_file: Path | None = None, markdown_file: Path | None = None
+    bundle: Bundle,
+    parity: ParityResult,
+    junit_file: Path | None = None,
+    markdown_file: Path | None = None,
+    *,
+    inside: bool = True,
 ) -> None:
     """Write *parity* as ``reports/junit.xml``, or ``reports/junit-TARGET.xml``, and where else it is asked for.
+
+    Args:
+        bundle: What was judged.
+        parity: The verdicts.
+        junit_file: A further file for them.
+        markdown_file: A file for a summary.
+        inside: Whether the bundle gets its file.
 
     Raises:
         UsageError: A file cannot be written.
@@ -89,22 +102,9 @@ def write_summaries(
     refused = bundle.manifest.refused
     text = junit(parity, refused)
     target = parity.target
-    bundle.write_report("junit.xml" if target is None else f"junit-{target.replace(':', '-')}.xml", text)
+    if inside:
+        bundle.write_report("junit.xml" if target is None else f"junit-{target.replace(':', '-')}.xml", text)
     if junit_file is not None:
         write_text(junit_file, text)
     if markdown_file is not None:
         write_text(markdown_file, markdown(parity, bundle.manifest.model.name, refused))
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write *text* to a file of the user's.
-
-    Raises:
-        UsageError: Its folder does not exist, or it cannot be written there.
-    """
-    if not path.parent.is_dir():
-        raise UsageError(f"{path} cannot be written: there is no folder {path.parent}; make it first")
-    try:
-        return write_whole(path, text)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}") from error

@@ -258,12 +258,15 @@ def _candidates(node: fx.Node, renamed: Mapping[str, str], outputs: Mapping[str,
 
 
 def _fits(node: fx.Node, shape: tuple[int | None, ...] | None) -> bool:
-    """Whether a tensor of *shape* can hold the node's value: the same name with another shape is another value."""
+    """Whether a tensor of *shape* can hold the node's value: the same name with another shape is another value.
+
+    Between two permutations that cancel, coremltools computes in the order of axes before them, under the old names.
+    """
     if shape is None:
         return False
     wanted = node.meta["val"].shape
     return len(wanted) == len(shape) and all(
-        have is None or not isinstance(want, int) or have == want for have, want in zip(shape, wanted, strict=True)
+        have is None or (isinstance(want, int) and have == want) for have, want in zip(shape, wanted, strict=True)
     )
 
 

@@ -55,6 +55,7 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
             verbose=False,
         )
         assert converted is not None  # noqa: S101 - None only with a file argument
+        _rename_clashing(converted)
         optimise(converted)
         model, same = onnxsim.simplify(converted.model_proto)
     except Exception as error:
@@ -69,6 +70,21 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
     onnx.checker.check_model(model, full_check=True)
     Path(request.path).write_bytes(model.SerializeToString(deterministic=True))
     return Exported(tuple(map(_spec, model.graph.input)), tuple(map(_spec, model.graph.output)), layers)
+
+
+def _rename_clashing(program: torch.onnx.ONNXProgram) -> None:
+    """Give constants that are called as a call's value another name.
+
+    The exporter would number the values anew instead, and ``sigmoid_1`` be another call's than the graph's.
+    """
+    graph = program.model.graph
+    taken = {value.name for node in graph for value in node.outputs}
+    for value in [*graph.initializers.values()]:
+        if value.name in taken:
+            name = f"{value.name}_constant"
+            while name in taken or name in graph.initializers:
+                name += "_"
+            value.name = name
 
 
 def _layer_map(graph: Graph, model: onnx.ModelProto, renamed: dict[str, str]) -> LayerMap:
@@ -113,12 +129,19 @@ def _fused(graph: Graph, places: dict[str, Part | None]) -> dict[str, str]:
         before = _scaled(node)
         if before is None or places[node.name] is not None or places[before.name] is None or len(before.users) != 1:
             continue
-        layer = graph.layer_of(node.name)
+        layer = _layer_behind(graph, node)
         if layer is not None and (op_name(before) in CONVOLUTIONS or before.name in fused):
             places[node.name], places[before.name] = places[before.name], None
             reasons[before.name] = f"->{layer}"
             fused.add(node.name)
     return reasons
+
+
+def _layer_behind(graph: Graph, node: fx.Node) -> str | None:
+    """The layer that a call is, or where it is a part of one, the layer that it is a part of."""
+    while graph.layer_of(node.name) is None and len(node.users) == 1:
+        (node,) = node.users
+    return graph.layer_of(node.name)
 
 
 def _scaled(node: fx.Node) -> fx.Node | None:

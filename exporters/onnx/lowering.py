@@ -7,12 +7,16 @@ from coordatt_deploy.graph.lowering.decompositions.table import Decomposition
 from coordatt_deploy.graph.lowering.forms import Form
 from coordatt_deploy.graph.lowering.target import LoweringTarget
 
-# What torch.onnx or ONNX Runtime refuse or compute differently; ``docs/operators.md`` has what they say of each.
+# What torch.onnx or ONNX Runtime refuse or compute differently; ``docs/operators.md`` has what they say of each. Of a
+# product inside another operator the map would not know that it was fused into the convolution before it.
 DECOMPOSITIONS: Final = (
     Decomposition.NEEDLESS_COPY,
     Decomposition.ADAPTIVE_MAX,
     Decomposition.EXTREMUM,
     Decomposition.UNEVEN_AVERAGE,
+    Decomposition.ADDCMUL,
+    Decomposition.SCALED_SUM,
+    Decomposition.LOG_SIGMOID_OF_SOFTPLUS,
     Decomposition.NEAREST_RESIZE,
     Decomposition.FRACTIONAL_NEAREST_EXACT,
     Decomposition.FRACTIONAL_RESIZE,

@@ -49,6 +49,7 @@ TYPES: Final = {
     schema.TensorType.FLOAT32: "float32", schema.TensorType.INT32: "int32", schema.TensorType.INT64: "int64",
     schema.TensorType.BOOL: "bool", schema.TensorType.UINT8: "uint8", schema.TensorType.INT8: "int8",
 }  # fmt: skip
+MOVING: Final = frozenset({"TRANSPOSE", "RESHAPE", "SQUEEZE", "EXPAND_DIMS"})
 ROLES: Final = {  # of the constant inputs, by position
     "CONV_2D": {1: "weight", 2: "bias"},
     "DEPTHWISE_CONV_2D": {1: "weight", 2: "bias"},
@@ -73,7 +74,7 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
     feeds = [{spec.name: _moved(one[spec.name], spec) for spec in inputs} for one in feeds_for(graph)]
     sources = _sources(model, graph)
     results = [_run(converted, one, sources) for one in feeds]
-    found = find(graph, results, sources)
+    found = find(graph, results, sources, _copies(model))
     names = _names(model, graph, found, sources)
     for tensor, name in zip(model.subgraphs[0].tensors, names, strict=True):
         tensor.name = name
@@ -211,6 +212,13 @@ def _sources(model: schema.ModelT, graph: Graph) -> dict[str, str]:
             node = node.args[0]
         sources[str(entry.tensorIndex)] = text
     return sources
+
+
+def _copies(model: schema.ModelT) -> frozenset[str]:
+    """Index of each tensor that holds another one's elements in another order."""
+    codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
+    moving = (op for op in model.subgraphs[0].operators if OPERATOR_NAMES[codes[op.opcodeIndex]] in MOVING)
+    return frozenset(str(index) for op in moving for index in op.outputs)
 
 
 def _run(content: bytes, feeds: Mapping[str, NumberArray], tensors: Iterable[str]) -> dict[str, NumberArray]:

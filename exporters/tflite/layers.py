@@ -4,9 +4,10 @@ The converter names a tensor after all nodes that went into the operator which m
 likes. So names only say where to look; what is claimed is proven: the file and the graph are run on the same random
 feeds, and
 
-    tensor i holds node n  <=>  max |transpose(tensor_i) - value_n| <= TOLERANCE * std(value_n)   on every feed
+    tensor i holds node n  <=>  max |transpose(tensor_i) - value_n| <= max(TOLERANCE * std(value_n), ROUNDED * own)
 
-for one order of the axes. Feeds of two widths make sure that clipping operators clip, hence that what stands before one
+on every feed for one order of the axes, where own is what torch itself is off by there in float32: what depends on the
+last digits (a small difference of large values) is no farther from the file's than that. Feeds of two widths make sure that clipping operators clip, hence that what stands before one
 is told from what stands behind it.
 """
 
@@ -17,6 +18,7 @@ from itertools import permutations
 from typing import Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import fx
 
@@ -24,10 +26,12 @@ from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.graph.execution import run
 from coordatt_deploy.graph.graph import Graph, is_tensor, op_name
 from coordatt_deploy.graph.operators import Trait, having
+from coordatt_deploy.graph.repeats import repeated_calls
 from coordatt_deploy.layer_map import Part, spare_axes
 
 # Both sides compute in float32 or better; rounding stays a thousand times below this, another layer's value far above.
 TOLERANCE: Final = 1e-3
+ROUNDED: Final = 16.0  # as parity allows: sums in another order
 WIDTHS: Final = (1.0, 4.0)  # standard deviations of the feeds
 SEED: Final = 20210305
 
@@ -72,7 +76,9 @@ def feeds_for(graph: Graph) -> list[dict[str, NDArray[np.float32]]]:
     ]
 
 
-def find(graph: Graph, tensors: Sequence[Arrays], sources: Mapping[str, str]) -> Found:
+def find(
+    graph: Graph, tensors: Sequence[Arrays], sources: Mapping[str, str], copies: frozenset[str] = frozenset()
+) -> Found:
     """Match nodes and tensors.
 
     Args:
@@ -80,10 +86,13 @@ def find(graph: Graph, tensors: Sequence[Arrays], sources: Mapping[str, str]) ->
         tensors: The file's tensors in execution order, for each of ``feeds_for(graph)``.
         sources: The name that the converter gave to each tensor. Graph outputs, which it names otherwise, are given as
             ``_Call_at_<node>;``.
+        copies: The tensors that hold another one's elements in another order.
     """
     nodes = {node.name: node for node in graph.module.graph.nodes if is_tensor(node)}
     order = {name: position for position, name in enumerate(nodes)}
     results = [run(graph, feeds, nodes=frozenset(nodes)) for feeds in feeds_for(graph)]
+    rounded = [run(graph, feeds, dtype=torch.float32, nodes=frozenset(nodes)) for feeds in feeds_for(graph)]
+    own = {name: [_off(mine[name], one[name]) for mine, one in zip(rounded, results, strict=True)] for name in nodes}
     moved = _moved_together(nodes.values())
     owners: dict[str, str] = {}
     named: dict[str, Part] = {}
@@ -94,7 +103,8 @@ def find(graph: Graph, tensors: Sequence[Arrays], sources: Mapping[str, str]) ->
         matches = {
             name: axes
             for name in sorted(candidates, key=lambda name: order[name], reverse=True)
-            if (axes := axes_between([one[tensor] for one in tensors], [one[name] for one in results])) is not None
+            if (axes := axes_between([one[tensor] for one in tensors], [one[name] for one in results], own[name]))
+            is not None
         }
         if not matches:
             continue
@@ -103,17 +113,34 @@ def find(graph: Graph, tensors: Sequence[Arrays], sources: Mapping[str, str]) ->
         owner = next((name for name in matches if name in mentioned), next(iter(matches)))
         owners[tensor] = owner
         for name in moved[owner]:
-            if name in matches:
-                (named if name in mentioned else implied).setdefault(name, Part(tensor, matches[name]))
+            if name in matches and name in mentioned:
+                if name not in named or tensor not in copies:  # the last operator of a call gives its value
+                    named[name] = Part(tensor, matches[name])
+            elif name in matches:
+                implied.setdefault(name, Part(tensor, matches[name]))
     places = {name: named.get(name, implied.get(name)) for name in nodes}
+    for name, first in repeated_calls(graph.module.graph).items():  # the converter keeps one of them, either one
+        if name in places and first in places:
+            places[name] = places[name] or places[first]
+            places[first] = places[first] or places[name]
     reasons = {name: _reason(graph, nodes[name], sources, owners) for name, part in places.items() if part is None}
     return Found(places, reasons, owners)
 
 
-def axes_between(tensors: Sequence[NumberArray], values: Sequence[NDArray[np.float64]]) -> tuple[int, ...] | None:
+def axes_between(
+    tensors: Sequence[NumberArray], values: Sequence[NDArray[np.float64]], own: Sequence[float] = ()
+) -> tuple[int, ...] | None:
     """Return the axes by which the tensor is the value on every feed (axis i of it is axis ``axes[i]`` of the value).
 
-    A tensor may lack or add axes of size 1. None if no order of the axes does it.
+    A tensor may lack or add axes of size 1.
+
+    Args:
+        tensors: Of the file, one for each feed.
+        values: float64, likewise.
+        own: What torch itself is off by in float32; nothing where it is not given.
+
+    Returns:
+        None if no order of the axes does it.
     """
     tensor, value = tensors[0], values[0]
     if tensor.size != value.size:
@@ -122,7 +149,8 @@ def axes_between(tensors: Sequence[NumberArray], values: Sequence[NDArray[np.flo
     shape = _without_spare_ones(tensor.shape, value.ndim)
     exact = [axes for axes in fitting if shape == tuple(value.shape[axis] for axis in axes)]
     for axes in dict.fromkeys([*exact, *fitting]):
-        if all(_equal(one, other, axes) for one, other in zip(tensors, values, strict=True)):
+        pairs = zip(tensors, values, own or (0.0,) * len(values), strict=True)
+        if all(_equal(one, other, axes, off) for one, other, off in pairs):
             return axes
     return None
 
@@ -149,11 +177,18 @@ def _longer(sizes: Sequence[int]) -> tuple[int, ...]:
     return tuple(size for size in sizes if size != 1)
 
 
-def _equal(tensor: NumberArray, value: NDArray[np.float64], axes: tuple[int, ...]) -> bool:
+def _off(rounded: NumberArray, value: NDArray[np.float64]) -> float:
+    """The greatest error of *rounded* where it is finite."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        error = np.abs(np.asarray(rounded, np.float64) - value)
+    return float(np.max(error, initial=0.0, where=np.isfinite(error)))
+
+
+def _equal(tensor: NumberArray, value: NDArray[np.float64], axes: tuple[int, ...], own: float) -> bool:
     moved = np.transpose(value, axes).reshape(tensor.shape)
     if np.issubdtype(tensor.dtype, np.bool_) or not np.issubdtype(value.dtype, np.floating):  # truth values, positions
         return bool(np.array_equal(tensor, moved))
-    allowed = TOLERANCE * np.std(value) + 1e-6 * np.max(np.abs(value), initial=0.0)
+    allowed = max(TOLERANCE * np.std(value) + 1e-6 * np.max(np.abs(value), initial=0.0), ROUNDED * own)
     return bool(np.max(np.abs(tensor - moved), initial=0.0) <= allowed)
 
 

@@ -14,7 +14,8 @@ from coordatt_deploy.graph.capture import capture
 from coordatt_deploy.graph.graph import is_call, op_name
 from coordatt_deploy.graph.operators import Trait, having
 from coordatt_deploy.layer_map import LayerMap
-from coordatt_deploy.parity.absent_layers import Absence, by_graph, unproven_absences, why_absent
+from coordatt_deploy.parity.absences import Absence, by_graph
+from coordatt_deploy.parity.absent_layers import told, unproven_absences, why_absent
 from coordatt_deploy.parity.error_statistics import LayerErrorStats
 from coordatt_deploy.parity.layers import LayerRow
 from coordatt_deploy.parity.reference_layers import ReferenceLayers
@@ -86,7 +87,7 @@ def test_a_layer_that_computes_needs_a_proof(operator, index, expected):
     layers, layer = without(reference, operator, index)
 
     assert expected is why_absent(layer, layers, reference, rows, feeds)
-    assert unproven_absences(layers, reference, list(rows.values()), feeds) is None
+    assert unproven_absences(layers, reference, list(rows.values()), feeds) == ()
 
 
 @pytest.mark.parametrize("place", [{"absent": "gone"}, {"seen_through": ":div"}], ids=["absent", "fused"])
@@ -98,9 +99,9 @@ def test_an_epsilon_that_nothing_shows_is_not_passed(place):
     reference, feeds, rows = judged(Steps())
     layers, layer = without(reference, "add", **place)
     assert why_absent(layer, layers, reference, rows, feeds) is None
-    assert ":add: no tensor of the file holds the value" in unproven_absences(
-        layers, reference, list(rows.values()), feeds
-    )
+    lost = unproven_absences(layers, reference, list(rows.values()), feeds)
+    assert lost == (":add",)
+    assert ":add: no tensor of the file holds the value" in told(lost)
     for module in (Steps(dead=True), Steps(epsilon=0.5)):
         reference, feeds, rows = judged(module)
         layers, layer = without(reference, "add", **place)

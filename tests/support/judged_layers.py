@@ -23,7 +23,7 @@ from coordatt_deploy.runtimes import runtime
 CLOSE = 1e-5  # of the greatest value
 
 
-def judged(kind, right, shape, *, made_of=None, edit=None):
+def judged(kind, right, shape, *, made_of=None, edit=None, images=None):
     """Judge a float32 file.
 
     Args:
@@ -32,6 +32,7 @@ def judged(kind, right, shape, *, made_of=None, edit=None):
         shape: Of its image.
         made_of: The module that the file is made of, with the same layers; *right* by default.
         edit: Does something to the file.
+        images: That it is judged on; noise by default.
 
     Returns:
         Whether its output is torch's on an image, and what parity says of its layers.
@@ -47,7 +48,8 @@ def judged(kind, right, shape, *, made_of=None, edit=None):
             edit(path)
         artifact = Artifact(path.name, kind, Precision.FP32, None, cpu, 0, "", made.inputs, made.outputs, "")
         generator = np.random.default_rng(5)
-        cases = [{"image": generator.standard_normal(shape).astype(np.float32)} for _ in range(3)]
+        images = images or [generator.standard_normal(shape).astype(np.float32) for _ in range(3)]
+        cases = [{"image": image} for image in images]
         candidate = Candidate(artifact, path, made.layers, None, (), ParityCases((), {}, {}, {}, ()))
         found = localise(candidate, cases, ReferenceLayers(graph), TOLERANCES[kind, Precision.FP32])
         return _close(path, artifact, right, cases[0]["image"]), found

@@ -66,6 +66,15 @@ def log_sigmoid(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     return rewriter.call(aten.neg.default, _softplus(rewriter, negative))
 
 
+def log_sigmoid_of_softplus(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
+    """Write the logarithm of a sigmoid as -softplus(-x), where a runtime's softplus keeps its small values.
+
+    torch.onnx writes Log(Sigmoid(x)), and ONNX Runtime's sigmoid is 0 below -17: minus infinity instead of -17.
+    """
+    negative = rewriter.call(aten.neg.default, source(node))
+    return rewriter.call(aten.neg.default, rewriter.call(aten.softplus.default, negative))
+
+
 def float_numbers(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     """Write the numbers that an activation takes as floating-point ones where they are integers."""
     assert isinstance(node.target, torch._ops.OpOverload)  # noqa: S101 - the table names operators of ATen

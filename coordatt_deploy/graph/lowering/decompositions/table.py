@@ -49,6 +49,7 @@ class Decomposition(enum.StrEnum):
     CELU = "celu"
     SOFTPLUS = "softplus"
     LOG_SIGMOID = "log_sigmoid"
+    LOG_SIGMOID_OF_SOFTPLUS = "log_sigmoid_of_softplus"
     FLOAT_NUMBERS = "float_numbers"
     HARD_SHRINK = "hard_shrink"
     SCALED_SUM = "scaled_sum"
@@ -108,11 +109,12 @@ DECOMPOSITIONS: Final[Mapping[Decomposition, Rule]] = {
     Decomposition.EXTREMUM: _rule("max min", pools.extremum),
     Decomposition.UNEVEN_AVERAGE: _rule("avg_pool2d", pools.average),
     Decomposition.TRANSPOSED_CONVOLUTION: _rule("conv_transpose1d conv_transpose2d", convolutions.uncommon_phases),
-    Decomposition.OUTPUT_PADDING: _rule("conv_transpose1d conv_transpose2d", convolutions.phases_beyond),
+    Decomposition.OUTPUT_PADDING: _rule("conv_transpose1d conv_transpose2d", convolutions.beyond_the_taps),
     Decomposition.GELU_TANH: _rule("gelu", activations.gelu_tanh),
     Decomposition.CELU: _rule("celu", activations.celu),
     Decomposition.SOFTPLUS: _rule("softplus", activations.scaled_softplus),
     Decomposition.LOG_SIGMOID: _rule("log_sigmoid", activations.log_sigmoid),
+    Decomposition.LOG_SIGMOID_OF_SOFTPLUS: _rule("log_sigmoid", activations.log_sigmoid_of_softplus),
     Decomposition.FLOAT_NUMBERS: _rule("hardtanh elu leaky_relu threshold", activations.float_numbers),
     Decomposition.HARD_SHRINK: _rule("hardshrink", activations.hard_shrink),
     Decomposition.SCALED_SUM: _rule("add sub", arithmetic.scaled_sum),
