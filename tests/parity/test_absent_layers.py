@@ -208,3 +208,19 @@ def test_a_mean_over_one_place_may_be_gone(average, expected):
     (node,) = (item for item in graph.module.graph.nodes if op_name(item) in having(Trait.AVERAGE))
 
     assert expected is by_graph(graph, node)
+
+
+def test_a_comparison_has_no_stand_in():
+    """
+    What is compared is a number; whoever asks whether it is greater cannot be given the number itself.
+    """
+
+    class Chosen(nn.Module):
+        def forward(self, image):
+            value = F.softplus(image)
+            return torch.where(value > 0, value, image) * 2.0
+
+    reference, feeds, rows = judged(Chosen())
+    layers, mask = without(reference, "gt")
+
+    assert Absence.NEEDED is why_absent(mask, layers, reference, rows, feeds)
