@@ -41,9 +41,11 @@ def same_means(graph: fx.Graph) -> dict[str, frozenset[str]]:
         source = node.args[0] if node.op == "call_function" and node.args else None
         if op_name(node) == "sum" or not isinstance(source, fx.Node):
             continue
-        values = [item.meta.get("val") for item in (source, node)]
-        if all(isinstance(value, torch.Tensor) for value in values):
-            axes = averaged_axes(node, *values)
-            if axes:
-                groups.setdefault((first.get(source.name, source.name), axes), set()).add(node.name)
+        read, made = source.meta.get("val"), node.meta.get("val")
+        if (
+            isinstance(read, torch.Tensor)
+            and isinstance(made, torch.Tensor)
+            and (axes := averaged_axes(node, read, made))
+        ):
+            groups.setdefault((first.get(source.name, source.name), axes), set()).add(node.name)
     return {name: frozenset(names - {name}) for names in groups.values() for name in names if len(names) > 1}

@@ -9,8 +9,7 @@ ML's order; one after another it is 880 times.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -59,6 +58,8 @@ def with_statistics_in_sequence(node: fx.Node, values: Sequence[object], result:
 
 def _of_its_own(node: fx.Node, values: Sequence[object]) -> bool:
     """Whether the call takes the statistics of what it reads, and not known ones."""
+    if any(isinstance(value, fx.Node) for value in node.kwargs.values()):
+        return False
     if op_name(node) in ("batch_norm", "instance_norm"):
         return len(values) > 5 and values[5] is True
     return op_name(node) in NORMALISATIONS or op_name(node) in SPREADS
@@ -125,6 +126,7 @@ def _mean(rows: torch.Tensor) -> torch.Tensor:
 
 
 def _exact(node: fx.Node, values: Sequence[object]) -> torch.Tensor:
-    target: Callable[..., torch.Tensor] = node.target  # type: ignore[assignment]  # an ATen operator
-    return target(*(v.double() if isinstance(v, torch.Tensor) and v.is_floating_point() else v for v in values),
-                  **node.kwargs)  # fmt: skip
+    assert isinstance(node.target, torch._ops.OpOverload)  # noqa: S101 - the names are operators of ATen
+    doubles = [v.double() if isinstance(v, torch.Tensor) and v.is_floating_point() else v for v in values]
+    exact: torch.Tensor = node.target(*doubles, **node.kwargs)
+    return exact

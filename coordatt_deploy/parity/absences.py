@@ -122,10 +122,10 @@ def _is_widening(node: fx.Node) -> bool:
     """Whether a cast keeps every value, but for the rounding of float32: files compute in nothing finer anyway."""
     if op_name(node) not in CASTS or not node.all_input_nodes:
         return False
-    values = [item.meta.get("val") for item in (node.all_input_nodes[0], node)]
-    if not all(isinstance(value, torch.Tensor) for value in values):
+    read, made = (item.meta.get("val") for item in (node.all_input_nodes[0], node))
+    if not isinstance(read, torch.Tensor) or not isinstance(made, torch.Tensor):
         return False
-    before, after = (value.dtype for value in values)
+    before, after = read.dtype, made.dtype
     if after in (torch.float32, torch.float64):
         return True
     exact = before is torch.bool or not (before.is_floating_point or after.is_floating_point)

@@ -22,11 +22,10 @@ from typing import Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import fx
 
 from coordatt_deploy.array_types import NumberArray
-from coordatt_deploy.graph.graph import Graph, op_name, weight
+from coordatt_deploy.graph.graph import Graph, weight
 from coordatt_deploy.graph.repeats import repeated_calls
 from coordatt_deploy.layer_map import Layer, LayerMap
 from coordatt_deploy.metrics import sqnr_db_of_energies

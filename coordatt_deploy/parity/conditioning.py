@@ -73,7 +73,9 @@ def conditioning(
     if tolerance.floor_top1 is not None:
         kept = [index for index in range(len(decibels)) if index not in aside]
         exact = [reference[index] for index in kept]
-        both = [classes_kept([own[index] for index in kept], exact) for own in ((rounding, moved) if moved else (rounding,))]
+        both = [
+            classes_kept([own[index] for index in kept], exact) for own in ((rounding, moved) if moved else (rounding,))
+        ]
         agreement = min((share for share in both if share is not None), default=None)
         if agreement is not None and agreement < tolerance.floor_top1:
             return Conditioning(

@@ -5,8 +5,8 @@ Float, with u the unit roundoff of the storage type, is judged by the greatest e
     allowed(case) = multiple * max(rounding(case), median of rounding over the cases, u * max |reference|)
 
 where rounding is torch's own error in the artifact's precision at that layer; where a file is beyond that, also what
-values moved by half a unit in the last place cost in that case (``moved_values``). The last term is a floor for layers that
-torch happens to round exactly (a ReLU, a concatenation). For a sigmoid it is the tolerance's ``sigmoid_error`` at
+values moved by half a unit in the last place cost in that case (``moved_values``). The last term is a floor for layers
+that torch happens to round exactly (a ReLU, a concatenation). For a sigmoid it is the tolerance's ``sigmoid_error`` at
 least, however small the values are here.
 
 Where weights are integers each error is a matter of luck, and the sum of them is not. So the root of the mean square

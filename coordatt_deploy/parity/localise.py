@@ -220,7 +220,7 @@ class _Run:
         return True
 
     def ask_again(self) -> None:
-        """Where layers are beyond a multiple of torch's own rounding, allow them what half a unit in the last place costs.
+        """Where layers are beyond a multiple of torch's own rounding, allow what half a unit in the last place costs.
 
         In float, where torch may have rounded nothing by luck; nothing is asked where all are within, or do not fit.
         """

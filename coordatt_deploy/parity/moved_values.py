@@ -7,11 +7,12 @@ and weight, is moved in float64 as rounding may move it,
 
     value * (1 + u * x),   x uniform between -1 and 1,   u the unit roundoff of the storage type
 
-and what the network, or the layer, then gives is what rounding costs there (Monte Carlo arithmetic; Parker, 1997). Where
-the input decides nothing but noise, that is much; where it does not, it is no more than torch's own error.
+and what the network, or the layer, then gives is what rounding costs there (Monte Carlo arithmetic; Parker, 1997).
+Where the input decides nothing but noise, that is much; where it does not, it is no more than torch's own error.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -20,11 +21,13 @@ from numpy.typing import NDArray
 from torch import fx
 
 from coordatt_deploy.array_types import NumberArray
-from coordatt_deploy.formats import Precision
+from coordatt_deploy.formats import Precision, Storage
 from coordatt_deploy.graph.execution import prepare
+from coordatt_deploy.graph.float16_range import lost_in_float16
 from coordatt_deploy.graph.graph import Feeds, Graph, op_name
 from coordatt_deploy.graph.operators import Trait, having
 from coordatt_deploy.parity.cases import ParityCases
+from coordatt_deploy.parity.reference_rounding import Rounder, Rounding
 from coordatt_deploy.parity.tolerances import UNIT_ROUNDOFF
 
 SAMPLES: Final = 2
@@ -32,12 +35,14 @@ SAMPLES: Final = 2
 ROUNDS_NOTHING: Final = (
     having(Trait.LAYOUT) | having(Trait.SPLIT) | having(Trait.BROADCASTS) | having(Trait.IDENTITY)
     | having(Trait.MOVES) | having(Trait.DROPOUT)
-    | frozenset(
-        "getitem slice select cat stack unbind narrow expand repeat tile flip roll index index_select gather"
-        " pad constant_pad_nd reflection_pad2d replication_pad2d pixel_shuffle pixel_unshuffle channel_shuffle"
-        " relu relu6 clamp clamp_min clamp_max hardtanh abs neg sign floor ceil round maximum minimum amax amin max min"
-        " max_pool1d max_pool2d adaptive_max_pool2d topk sort where masked_fill upsample_nearest2d".split()
-    )
+    | {
+        "getitem", "slice", "select", "cat", "stack", "unbind", "narrow", "expand", "repeat", "tile", "flip",
+        "roll", "index", "index_select", "gather", "pad", "constant_pad_nd", "reflection_pad2d",
+        "replication_pad2d", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "relu", "relu6", "clamp",
+        "clamp_min", "clamp_max", "hardtanh", "abs", "neg", "sign", "floor", "ceil", "round", "maximum",
+        "minimum", "amax", "amin", "max", "min", "max_pool1d", "max_pool2d", "adaptive_max_pool2d", "topk",
+        "sort", "where", "masked_fill", "upsample_nearest2d",
+    }
 )  # fmt: skip
 
 
@@ -59,18 +64,32 @@ def exact_nodes(module: fx.GraphModule) -> frozenset[str]:
 def moved_cases(graph: Graph, cases: ParityCases, precision: Precision) -> dict[str, list[NumberArray]]:
     """Return what the captured graph makes of each case where every value is moved, by output.
 
-    Of ``SAMPLES`` of them it is the one that is farthest from what it should be, for each output and case.
+    Of ``SAMPLES`` of them, and of torch's own run with statistics summed as files sum them, it is the one that is
+    farthest from what it should be, for each output and case.
     """
     spared = exact_nodes(graph.module)
-    runs = [prepare(graph, after=half_a_unit(precision, seed), spared=spared) for seed in range(SAMPLES)]
+    runs: list[Callable[[Feeds], Mapping[str, NumberArray]]] = [
+        prepare(graph, dtype=torch.float64, after=half_a_unit(precision, seed), spared=spared)
+        for seed in range(SAMPLES)
+    ]
+    runs.append(partial(_with_statistics_summed, graph, precision))
     found: dict[str, list[NumberArray]] = {}
     for index, feeds in enumerate(cases.feeds(range(len(cases.names)))):
         samples = [run(feeds) for run in runs]
         for name, values in cases.outputs.items():
             exact = np.asarray(values[index], np.float64)
-            farthest = max(samples, key=lambda sample: _distance(sample[name], exact))  # noqa: B023 - used at once
+            farthest = max(samples, key=lambda sample: _distance(sample[name], exact))
             found.setdefault(name, []).append(farthest[name])
     return found
+
+
+def _with_statistics_summed(graph: Graph, precision: Precision, feeds: Feeds) -> dict[str, NumberArray]:
+    spared = lost_in_float16(graph.module) if precision is Precision.FP16 else frozenset()
+    rounding = Rounding(Storage(precision), frozenset(), spared=spared, sums_statistics=True)
+    rounder = Rounder(graph.module, rounding, {}, frozenset())
+    with torch.no_grad():
+        values = rounder.run(*(torch.from_numpy(np.asarray(feeds[spec.name])) for spec in graph.inputs))
+    return {name: value.numpy() for name, value in zip(graph.outputs, values, strict=True)}
 
 
 def _distance(value: NumberArray, exact: NDArray[np.float64]) -> float:

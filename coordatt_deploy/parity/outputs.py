@@ -247,7 +247,8 @@ def judge_elements(
     wrong = [int((c != r).sum()) for c, r in zip(candidate, reference, strict=True)]
     own = [int((c != r).sum()) for c, r in zip(rounding, reference, strict=True)]
     if moved:
-        own = [max(pair) for pair in zip(own, [int((c != r).sum()) for c, r in zip(moved, reference, strict=True)])]
+        further = [int((c != r).sum()) for c, r in zip(moved, reference, strict=True)]
+        own = [max(pair) for pair in zip(own, further, strict=True)]
     aside = _ties(own, reference, images, tolerance.multiple) if moved else ()
     kept = [index for index in range(len(reference)) if index not in aside]
     elements = sum(reference[index].size for index in kept)

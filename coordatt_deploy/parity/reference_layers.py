@@ -169,9 +169,7 @@ class ReferenceLayers:
             for layer, node in self.nodes.items()
         }
 
-    def moved(
-        self, feeds: Feeds, rounding: Rounding, given: Values, made: Values
-    ) -> dict[str, RoundingError]:
+    def moved(self, feeds: Feeds, rounding: Rounding, given: Values, made: Values) -> dict[str, RoundingError]:
         """Return the error of each layer where every value is moved by half a unit in the last place.
 
         Or, if that is more, where normalisations sum their statistics as files do.

@@ -299,7 +299,11 @@ def check_artifact(
                         results.setdefault(spec.name, []).append(decode(given[spec.name], spec))
                     step()
         outputs = _judged(candidate, cases, results, tolerance)
-        if not all(output.passed for output in outputs) and candidate.moved is not None and tolerance.weight_bits is None:
+        if (
+            not all(output.passed for output in outputs)
+            and candidate.moved is not None
+            and tolerance.weight_bits is None
+        ):
             with logged(f"moved-{candidate.path.stem}"):
                 moved = candidate.moved(tolerance.basis)
             outputs = _judged(candidate, cases, results, tolerance, moved)

@@ -7,8 +7,8 @@ feeds, and
     tensor i holds node n  <=>  max |transpose(tensor_i) - value_n| <= max(TOLERANCE * std(value_n), ROUNDED * own)
 
 on every feed for one order of the axes, where own is what torch itself is off by there in float32: what depends on the
-last digits (a small difference of large values) is no farther from the file's than that. Feeds of two widths make sure that clipping operators clip, hence that what stands before one
-is told from what stands behind it.
+last digits (a small difference of large values) is no farther from the file's than that. Feeds of two widths make sure
+that clipping operators clip, hence that what stands before one is told from what stands behind it.
 """
 
 import re

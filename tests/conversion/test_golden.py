@@ -60,3 +60,19 @@ def test_golden_inputs_lie_where_preprocessing_puts_them(channels):
     assert (-2.0, 2.0) == (values.min(), values.max())
     assert (1, channels, 8, 12) == values.shape[1:]
     assert (channels in (1, 3)) == any(case.image for case in golden.cases)
+
+
+def test_an_input_beside_the_image_has_its_size_where_that_is_dynamic():
+    """
+    Height and width are one size in all inputs; what is fixed stays as it is, and other ranks have no size.
+    """
+    specs = [TensorSpec("image", (1, 3, None, None), "float32", "NCHW"),
+             TensorSpec("guide", (1, 2, None, None), "float32", "NCHW"),
+             TensorSpec("fixed", (1, 2, 5, 5), "float32", "NCHW"),
+             TensorSpec("state", (1, 7), "float32", "")]  # fmt: skip
+    golden = golden_inputs(specs, Preprocessing((8, 12)), (), [(16, 10)])
+
+    sizes = {image.shape[2:] for image in golden.feeds["image"]}
+    assert {(8, 12), (16, 10)} == sizes
+    for image, guide, fixed, state in zip(*(golden.feeds[spec.name] for spec in specs), strict=True):
+        assert [(1, 2, *image.shape[2:]), (1, 2, 5, 5), (1, 7)] == [guide.shape, fixed.shape, state.shape]

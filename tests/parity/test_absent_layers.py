@@ -15,7 +15,7 @@ from coordatt_deploy.graph.graph import is_call, op_name
 from coordatt_deploy.graph.operators import Trait, having
 from coordatt_deploy.layer_map import LayerMap
 from coordatt_deploy.parity.absences import Absence, by_graph
-from coordatt_deploy.parity.absent_layers import told, unproven_absences, why_absent
+from coordatt_deploy.parity.absent_layers import Judged, told, unproven_absences, why_absent
 from coordatt_deploy.parity.error_statistics import LayerErrorStats
 from coordatt_deploy.parity.layers import LayerRow
 from coordatt_deploy.parity.reference_layers import ReferenceLayers
@@ -208,6 +208,136 @@ def test_a_mean_over_one_place_may_be_gone(average, expected):
     (node,) = (item for item in graph.module.graph.nodes if op_name(item) in having(Trait.AVERAGE))
 
     assert expected is by_graph(graph, node)
+
+
+class Moves(nn.Module):
+    """Turns, reversals, paddings and casts that do nothing to a map of one channel; with more, all of them do."""
+
+    def __init__(self, width=0, shift=1):
+        super().__init__()
+        self.width, self.shift = width, shift
+
+    def forward(self, image):
+        value = image.mean(1, keepdim=True).sigmoid()
+        value = value.roll(self.shift, 1).flip(1)
+        value = F.pad(value, (self.width, 0, 0, 0), mode="replicate")
+        return (value.double() * 2).float().tanh()
+
+
+class Scattered(Moves):
+    """The same of three channels."""
+
+    def forward(self, image):
+        value = image.sigmoid().roll(self.shift, 1).flip(1)
+        value = F.pad(value, (self.width, -self.width, 0, 0), mode="constant")
+        return (value * 3).to(torch.int32).float().tanh()
+
+
+@pytest.mark.parametrize(("operator", "index"), [("roll", 0), ("flip", 0), ("pad", 0), ("to", 0), ("to", 1)])
+def test_what_moves_nothing_may_be_gone(operator, index):
+    """
+    A turn by whole turns, a reversal of one element, a padding without width, a cast to a wider type; with more
+    elements, another width or a narrower type each of them computes.
+    """
+    nothing = capture(Moves().eval(), (torch.randn(1, 3, 4, 6),))
+    something = capture(Scattered(width=1).eval(), (torch.randn(1, 3, 4, 6),))
+
+    assert Absence.MOVED is by_graph(nothing, called(nothing, operator, index))
+    if (operator, index) != ("to", 1):  # which is a cast of integers to float in both
+        assert by_graph(something, called(something, operator, index)) is None
+
+
+@pytest.mark.parametrize(("shift", "expected"), [(3, Absence.MOVED), (-6, Absence.MOVED), (2, None)])
+def test_whole_turns_turn_nothing(shift, expected):
+    """
+    Three channels turned by three are as they were.
+    """
+    graph = capture(Scattered(shift=shift).eval(), (torch.randn(1, 3, 4, 6),))
+    assert expected is by_graph(graph, called(graph, "roll", 0))
+
+
+class OnePlace(nn.Module):
+    """Attention over one place: what queries and keys are does not matter; over two it does."""
+
+    def __init__(self, places=1):
+        super().__init__()
+        torch.manual_seed(0)
+        self.query, self.key, self.places = nn.Linear(3, 3), nn.Linear(3, 3), places
+
+    def forward(self, image):
+        tokens = F.adaptive_avg_pool2d(image, (1, self.places)).flatten(2).transpose(1, 2)
+        return (self.query(tokens) @ self.key(tokens).transpose(1, 2)).softmax(-1) @ tokens.tanh()
+
+
+def test_what_only_a_share_of_one_depends_on_is_unused():
+    """
+    A softmax over one element is 1, whatever it reads.
+    """
+    for places, expected in ((1, Absence.UNUSED), (2, None)):
+        graph = capture(OnePlace(places).eval(), (torch.randn(1, 3, 4, 6),))
+        found = [by_graph(graph, called(graph, "linear", index)) for index in (0, 1)]
+        assert [expected, expected] == found
+
+
+class Twice(nn.Module):
+    """The same function twice on the same values, and once on others."""
+
+    def forward(self, image):
+        value = image.sigmoid()
+        first, second, other = ((item.abs() + 0.1).rsqrt() for item in (value, value, value * 2))
+        return first.tanh(), second.exp(), other.tanh()
+
+
+def test_a_call_that_was_judged_need_not_be_there_twice():
+    """
+    Its twin holds the value; the same call of other values proves nothing, nor does a twin that is gone as well.
+    """
+    reference, feeds, rows = judged(Twice())
+    layers, layer = without(reference, "abs", 1)
+    assert Absence.REPEATED is why_absent(layer, layers, reference, rows, feeds)
+
+    layers, layer = without(reference, "abs", 2)
+    assert why_absent(layer, layers, reference, rows, feeds) is None
+    both = LayerMap(tuple(
+        replace(item, parts=(), absent="gone") if item.operator == "abs" else item for item in layers.layers
+    ))  # fmt: skip
+    assert why_absent(layer, both, reference, rows, feeds) is None
+
+
+def test_stirred_values_show_what_no_case_does():
+    """
+    An absolute value of what is never negative, behind a convolution that may be: judged on stirred values, it is seen;
+    where the reader was not judged on them, it is not.
+    """
+
+    class Positive(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(1)
+            self.first, self.last = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+            self.first.bias.data += 20.0
+
+        def forward(self, image):
+            return self.last(self.first(image).abs())
+
+    reference, feeds, rows = judged(Positive())
+    layers, layer = without(reference, "abs")
+    cuts = frozenset(item.layer_id for item in layers.layers if item.parts)
+    rounding = reference.rounding(TOLERANCES[Format.ONNX, Precision.FP32].storage, feeds, cuts)
+    wide = reference.probe(feeds[0], reference.reference(feeds[0]), frozenset({"first"}), rounding, seed=0)
+    negative = {name: value - 20.0 if name == "first" else value for name, value in wide.given.items()}
+    with torch.no_grad():
+        made = wide.made | {"last": Positive().double().last(torch.from_numpy(negative["first"]).abs()).numpy()}
+    probes = (Judged(feeds[0], negative, made, stirred=True),)
+    tally = LayerErrorStats(16.0, 2.0**-24)
+    tally.add(made["last"], made["last"], compare(made["last"].astype(np.float32), made["last"]))
+    probed = rows | {"last": replace(rows["last"], probed=tally)}
+
+    assert why_absent(layer, layers, reference, probed, feeds) is None
+    assert Absence.SEEN is why_absent(layer, layers, reference, probed, feeds, probes)
+    assert why_absent(layer, layers, reference, rows, feeds, probes) is None
+    assert (":abs",) == unproven_absences(layers, reference, list(probed.values()), feeds)
+    assert () == unproven_absences(layers, reference, list(probed.values()), feeds, lambda: probes)
 
 
 def test_a_comparison_has_no_stand_in():

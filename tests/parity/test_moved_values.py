@@ -129,7 +129,8 @@ def test_values_move_by_half_a_unit_at_most():
 
     graph = captured(Product().eval(), SHAPE)
     image = images()[0]
-    exact = {name: [value.numpy()] for name, value in zip(graph.outputs, Product()(torch.from_numpy(image).double()))}
+    values = Product()(torch.from_numpy(image).double())
+    exact = {name: [value.numpy()] for name, value in zip(graph.outputs, values, strict=True)}
     cases = ParityCases(("noise",), {"image": [image]}, exact, {}, (False,))
 
     moved = moved_cases(graph, cases, Precision.FP32)
@@ -163,7 +164,9 @@ def test_an_output_may_be_off_where_the_last_digits_decide_and_nowhere_else(case
     assert not judge("y", off(case, error), REFERENCE, LUCKY, FP32).passed
 
 
-@pytest.mark.parametrize(("images", "unproven"), [((), False), ((False,) * 4, False), ((False, False, False, True), True)])
+@pytest.mark.parametrize(
+    ("images", "unproven"), [((), False), ((False,) * 4, False), ((False, False, False, True), True)]
+)
 def test_a_case_that_only_luck_reproduces_is_set_aside_unless_it_is_an_image(images, unproven):
     """
     Where moved values leave less than the floor, the case proves nothing, whatever torch's own rounding says.
