@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
+import torch
 from torch import fx
 
 from coordatt_deploy.array_types import NumberArray
@@ -195,13 +196,17 @@ def _has_constant(graph: Graph, node: fx.Node) -> bool:
 
 
 def stand_in_of(node: fx.Node) -> fx.Node | None:
-    """Return what a converter that drops the node would hand on: what it reads, of the same shape."""
+    """Return what a converter that drops the node would hand on: what it reads, of the same shape and type."""
     wanted = node.meta["val"]
     for source in node.all_input_nodes:
         value = source.meta.get("val")
-        if source.op != "get_attr" and value is not None and getattr(value, "shape", None) == wanted.shape:
+        if source.op != "get_attr" and isinstance(value, torch.Tensor) and _are_alike(value, wanted):
             return source
     return None
+
+
+def _are_alike(value: torch.Tensor, wanted: torch.Tensor) -> bool:
+    return value.shape == wanted.shape and value.is_floating_point() == wanted.is_floating_point()
 
 
 def readers_of(node: fx.Node, present: Mapping[str, str]) -> list[str]:

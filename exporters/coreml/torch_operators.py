@@ -259,7 +259,8 @@ def _steps(x: mil.Var, context: TranscriptionContext, node: InternalTorchIRNode,
         height, width = (mb.cast(x=size, dtype="int32") for size in given)
         return (height, (have[0], height)), (width, (have[1], width))
     if plan.fractions is None:
-        raise ValueError(f"{node.name}: a factor that is no simple fraction at every size; resize to a size instead")
+        what = f"Torch operation named {node.kind} ({node.name})"
+        raise ValueError(f"{what} has a factor that is no simple fraction at every size; resize to a size instead")
     tall, wide = ((np.int32(item.denominator), np.int32(item.numerator)) for item in plan.fractions)
     height, width = (
         mb.floor_div(x=mb.mul(x=size, y=up), y=down) for size, (down, up) in zip(have, (tall, wide), strict=True)

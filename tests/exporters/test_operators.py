@@ -83,6 +83,29 @@ class PatchAttention(nn.Module):
         return self.out(mixed.transpose(1, 2).reshape(1, 96, 8).transpose(1, 2).reshape(1, 8, 8, 12))
 
 
+class Channels(nn.Module):
+    """A convolution to one channel, and a function of it and of what it was made of."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.conv, self.function = nn.Conv2d(8, 1, 1), function
+
+    def forward(self, x):
+        return self.function(self.conv(x), x)
+
+
+class Mixed(nn.Module):
+    """Rows mixed with their normalised selves: in TFLite one of the two lies in another order of axes."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(96)
+
+    def forward(self, x):
+        y = x.flatten(2)
+        return torch.lerp(self.norm(y), y, 0.4)
+
+
 def _gate(x):
     return torch.sigmoid(F.adaptive_avg_pool2d(x, 1))
 
@@ -123,6 +146,21 @@ NETS = {
     "class map": lambda: Net(lambda x: x.argmax(1), 0),
     "patch attention": lambda: Net(PatchAttention()),
     "where": lambda: Net(lambda x: torch.where(x > 0, x, 0.1 * x), 0),
+    "the lesser of two": lambda: Net(lambda x: torch.min(x.log_softmax(1), x)),
+    "a number to a power": lambda: Net(lambda x: 2.0 ** x.tanh()),
+    "nearest, fewer rows": lambda: Net(lambda x: F.interpolate(F.interpolate(x, size=(28, 14)), size=(4, 2))),
+    "a factor that no float32 is": lambda: Net(lambda x: F.interpolate(
+        F.pad(x, (0, 0, 1, 1)), scale_factor=1.3, mode="bilinear")),
+    "a map of means copied": lambda: Net(lambda x: x.mean(1, keepdim=True).expand(-1, 4, -1, -1).flatten(2), 0),
+    "a strip copied": lambda: Net(lambda x: x.mean(3, keepdim=True).expand(-1, -1, -1, 5)),
+    "decoder, odd size": lambda: Net(nn.ConvTranspose2d(8, 8, 3, 2, 1)),
+    "decoder of rows": lambda: Net(nn.ConvTranspose2d(8, 8, 3, (2, 1), 1)),
+    "decoder, output padding alone": lambda: Net(nn.ConvTranspose2d(8, 8, 2, 2, output_padding=1, groups=2)),
+    "decoder of one axis": lambda: Net(nn.Sequential(nn.Flatten(2), nn.ConvTranspose1d(8, 8, 3, 2, 1)), 0),
+    "attention without heads": lambda: Net(lambda x: F.scaled_dot_product_attention(*[x.mean(3)] * 3), 0),
+    "place of the only channel": lambda: Net(Channels(lambda y, x: x * (y.argmax(1, keepdim=True) == 0)), 8),
+    "mean of windows": lambda: Net(lambda x: x.reshape(1, 8, 4, 2, 6, 2).mean((3, 5))),
+    "mixed with its norm": lambda: Net(Mixed(), 0),
 }  # fmt: skip
 FAST = {(Format.COREML, name) for name in ("simam", "instance norm", "gelu", "antialias", "uneven average", "circular")}
 CASES = [

@@ -1,12 +1,15 @@
 """Random networks, composed of the operators of the table: every file is right, or refused in a cell that says so."""
 
 import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import torch
 from random_networks import trial
 from random_networks.compose import compose
+from random_networks.network import Network, Statement
 from random_networks.survey import survey
 from random_networks.trial import Ending
 
@@ -86,6 +89,59 @@ def test_integers_have_to_be_equal():
     assert trial._allowed(mask, noise=0.0) == 0.0
     assert trial._allowed(torch.randn(9), noise=1.0) == float("inf")
     assert trial._allowed(torch.ones(9), noise=0.0) == pytest.approx(trial.LEAST)
+
+
+def cases_of(expression, tmp_path):
+    """What a network of one expression of an image may be off by, by the name of the case, in each format."""
+    shape = (1, 3, 12, 12)
+    network = Network(0, (("image", shape),), (Statement("v0", expression, ("image",)),), ("v0",))
+    found = trial._cases(network, network.module(tmp_path), tuple(Format))
+    return {case.name: {kind: allowed / np.abs(case.expected[0]).max() for kind, (allowed,) in case.allowed.items()}
+            for case in found}  # fmt: skip
+
+
+def test_rounding_costs_little_on_random_inputs():
+    """
+    What constants are allowed is no licence: on noise a few units in the last place are all.
+    """
+    network = compose(3)
+    with TemporaryDirectory() as folder:
+        cases = trial._cases(network, network.module(Path(folder)), tuple(Format))
+
+    for case in cases[:2]:
+        for allowed in case.allowed.values():
+            assert all(own <= 1e-5 * np.abs(value).max() for own, value in zip(allowed, case.expected, strict=True))
+
+
+def test_a_small_sigmoid_is_allowed_what_its_runtime_is_off_by(tmp_path):
+    """
+    ONNX Runtime's keeps an absolute error, the others' a relative one.
+    """
+    found = cases_of("(image.tanh() - 14).sigmoid()", tmp_path)["random"]
+
+    assert found[Format.ONNX] > 0.1
+    assert found[Format.TFLITE] < 1e-4
+
+
+def test_a_normalised_constant_is_allowed_what_a_sum_is_off_by(tmp_path):
+    """
+    Nothing is left of it but the rounding of a mean, a thousand times as large; of noise no more than a few units.
+    """
+    found = cases_of("F.group_norm(image * 0.3 + 0.7, 1, eps=1e-6) + 2", tmp_path)
+
+    assert found["all 1.0"][Format.TFLITE] > 1e-4
+    assert found["random"][Format.TFLITE] < 2e-5  # the mean of 432 elements counts there too
+
+
+def test_only_refusals_that_the_table_says_are_marked():
+    """
+    A median is refused, a convolution is not; a bicubic resize is written by products of known sizes.
+    """
+    assert trial.marked("median", Format.ONNX, dynamic=False)
+    assert not trial.marked("conv2d", Format.ONNX, dynamic=True)
+    assert not trial.marked("no_such_operator", Format.ONNX, dynamic=True)
+    assert trial.marked("upsample_bicubic2d", Format.COREML, dynamic=True)
+    assert not trial.marked("upsample_bicubic2d", Format.COREML, dynamic=False)
 
 
 @pytest.mark.slow

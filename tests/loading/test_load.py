@@ -3,16 +3,18 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 from zoo_requests import ZOO, trouble, zoo
 
+from coordatt_deploy.artifact_specs import ModelSpec, Preprocessing
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.graph.capture import capture
 from coordatt_deploy.graph.execution import run
 from coordatt_deploy.graph.graph import DynamicSize
 from coordatt_deploy.loading.load import resolve
-from coordatt_deploy.loading.loaded_model import capture_source, reference_module
+from coordatt_deploy.loading.loaded_model import LoadedModel, capture_source, reference_module
 from coordatt_deploy.loading.model_request import ModelRequest
 
 CLASSIFIERS = (
@@ -58,6 +60,43 @@ def test_a_size_that_torch_export_fixes_silently_is_found():
 
     with pytest.raises(UsageError, match=r"no longer the same at .* avg_pool2d with kernel 24 at .*home_made\.py:\d+"):
         capture_source(resolve(zoo("home_made:functional", input_size=(64, 48), dynamic=(32, 96, 4))))
+
+
+class _Mask(nn.Module):
+    """A mask, and a class for each place, of a pool that torch.export follows or not."""
+
+    def __init__(self, pool):
+        super().__init__()
+        self.stem, self.pool = nn.Conv2d(3, 4, 3, 2, 1), pool
+
+    def forward(self, image):
+        x = self.stem(image)
+        x = x - self.pool(x)
+        return x > 0.1, x.argmax(1)
+
+
+def _source(module, outputs):
+    spec = ModelSpec("net", Preprocessing((16, 16)))
+    return LoadedModel(module.eval(), spec, (torch.randn(1, 3, 16, 16),), (), outputs=outputs, dynamic=(8, 32, 4))
+
+
+def test_masks_and_classes_go_with_a_dynamic_size():
+    """
+    They are compared by how many differ, as there is nothing between yes and no.
+    """
+    graph = capture_source(_source(_Mask(nn.AdaptiveAvgPool2d(1)), ("mask", "classes")))
+
+    assert (None, None) == graph.layers.layers[-1].shape[-2:]
+
+
+def test_a_mask_of_a_size_that_torch_export_fixes_is_found():
+    """
+    The negative: the same mask, of a pool whose window is the size of the capture.
+    """
+    frozen = _Mask(lambda x: F.avg_pool2d(x, (1, x.shape[3])))
+
+    with pytest.raises(UsageError, match=r"no longer the same at .* avg_pool2d with kernel 8 at .*test_load\.py:\d+"):
+        capture_source(_source(frozen, ("mask", "classes")))
 
 
 def test_a_result_whose_size_depends_on_values_is_refused():

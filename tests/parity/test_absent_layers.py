@@ -338,3 +338,19 @@ def test_stirred_values_show_what_no_case_does():
     assert why_absent(layer, layers, reference, rows, feeds, probes) is None
     assert (":abs",) == unproven_absences(layers, reference, list(probed.values()), feeds)
     assert () == unproven_absences(layers, reference, list(probed.values()), feeds, lambda: probes)
+
+
+def test_a_comparison_has_no_stand_in():
+    """
+    What is compared is a number; whoever asks whether it is greater cannot be given the number itself.
+    """
+
+    class Chosen(nn.Module):
+        def forward(self, image):
+            value = F.softplus(image)
+            return torch.where(value > 0, value, image) * 2.0
+
+    reference, feeds, rows = judged(Chosen())
+    layers, mask = without(reference, "gt")
+
+    assert Absence.NEEDED is why_absent(mask, layers, reference, rows, feeds)

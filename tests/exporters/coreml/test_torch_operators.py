@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from coordatt_deploy.artifact_specs import ModelSpec, Preprocessing
+from coordatt_deploy.errors import UnsupportedOperatorsError
 from coordatt_deploy.exporters import ExportRequest
 from coordatt_deploy.exporters.coreml import export as coreml
 from coordatt_deploy.formats import Format, Precision
@@ -163,6 +164,11 @@ RESIZED = {
         y[:, :, 1:-1, 2:], size=y.shape[2:], mode="bilinear", align_corners=True),
     "nearest, four times as large": lambda y: F.interpolate(y[:, :, ::4, ::4], size=y.shape[2:]),
     "nearest, no factor": lambda y: F.interpolate(y[:, :, 1:-1, 2:], size=y.shape[2:]),
+    "bilinear, by a half": lambda y: F.interpolate(y[:, :, 1:], scale_factor=0.5, mode="bilinear"),
+    "nearest, by a half": lambda y: F.interpolate(y[:, :, 1:], scale_factor=0.5),
+    "bilinear, by a factor that no float32 is": lambda y: F.interpolate(y, scale_factor=(1.3, 0.7), mode="bilinear"),
+    "filled to its size": lambda y: y + y.new_ones(y.shape[2], y.shape[3]) * 0.3,
+    "cropped": lambda y: F.pad(y, (-1, 2, 0, -3)),
     "unequal parts": lambda y: torch.cat(
         torch.cat([y.mean(3), y.mean(2)], 2).split([y.shape[2], y.shape[3]], 2)[::-1], 2),
 }  # fmt: skip
@@ -182,6 +188,20 @@ def test_sizes_that_only_the_run_knows(name, precision, tmp_path):
     check(program, module, SIZES, precision)
     if "large" in name or "corners" in name:  # a factor was found and proven: one operator
         assert "gather" not in {step.operator for step in program.steps}
+
+
+def test_a_factor_that_is_no_fraction_at_every_size_is_refused_with_its_line(tmp_path):
+    """
+    The negative: torch takes 28 rows of 100 for 0.29, 29 hundredths would be 29.
+    """
+    module = Function(lambda y: F.interpolate(y, scale_factor=0.29, mode="bilinear"))
+
+    with pytest.raises(UnsupportedOperatorsError, match="resize to a size instead") as caught:
+        packaged(tmp_path, module, (98, 98), DynamicSize(98, 101))
+
+    (refused,) = caught.value.refused
+    assert "upsample_bilinear2d" == refused.operator
+    assert "test_torch_operators.py" in refused.line
 
 
 def test_windows_left_out_on_one_axis_alone_are_right(tmp_path):

@@ -165,6 +165,64 @@ def test_softplus_keeps_its_threshold(beta, threshold):
     assert max(error.relative_error for error in lowering_error(graph, rewritten)) <= 1e-7
 
 
+@pytest.mark.parametrize("options", [
+    {"kernel_size": 3, "stride": 2, "padding": 1}, {"kernel_size": 2, "stride": 2, "output_padding": 1},
+    {"kernel_size": 1, "stride": 3, "output_padding": 2}, {"kernel_size": 3, "stride": 2, "dilation": 2, "groups": 2},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize(("kind", "before"), [
+    (nn.ConvTranspose1d, lambda x: x.mean(3)), (nn.ConvTranspose2d, lambda x: x),
+])  # fmt: skip
+def test_phases_of_one_axis_and_beyond_the_last_tap(kind, before, options):
+    """
+    One axis goes as two; behind the last tap, where output padding reaches, there is nothing but the bias.
+    """
+    torch.manual_seed(3)
+    layer = kind(8, 4, **options)
+    graph = graph_of(Net(nn.Sequential(Function(before), layer)))
+
+    rewritten, (done,) = decompose(graph, [Decomposition.TRANSPOSED_CONVOLUTION])
+
+    assert "transposed_convolution" == done.decomposition
+    assert "conv_transpose" not in " ".join(operators(rewritten))
+    assert max(error.relative_error for error in lowering_error(graph, rewritten)) <= 1e-6
+
+
+class Function(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, value):
+        return self.function(value)
+
+
+def test_the_lesser_of_two_values_is_no_minimum_along_an_axis():
+    """
+    Whatever made the first of them, and whichever number it was given.
+    """
+    graph = graph_of(Net(lambda x: torch.min(x.log_softmax(1), torch.max(x * 2, x))))
+
+    rewritten, done = decompose(graph, [Decomposition.EXTREMUM])
+
+    assert () == done
+    assert rewritten is graph
+
+
+def test_six_axes_that_do_not_fit_into_five_are_left_alone():
+    """
+    The negative of windows whose neighbours stay together: of a view that others read as well, and of alternate axes.
+    """
+
+    def shared(x):
+        y = x.reshape(1, 8, 4, 2, 6, 2)
+        return y.mean((3, 5)), y.amax((3, 5))
+
+    for function in (shared, lambda x: x.reshape(2, 4, 4, 2, 6, 2).sum((1, 3, 5))):
+        graph = graph_of(Net(function))
+
+        assert () == decompose(graph, [Decomposition.REDUCED_WINDOWS])[1]
+
+
 def test_a_decomposition_that_computes_something_else_is_refused(monkeypatch):
     """
     The negative twin: lowering holds every layer against the graph before, whichever decomposition was used.

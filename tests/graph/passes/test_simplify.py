@@ -159,6 +159,19 @@ def test_a_pool_with_ceil_mode_adds_windows_along_every_axis_or_none(pool, optio
             assert keeps is False or after != plain or True in changed
 
 
+def test_a_window_of_one_element_adds_none_at_a_dynamic_size():
+    """
+    The rows go without ``ceil_mode``, as no converter could tell what torch drops there; the columns keep theirs.
+    """
+    net = Spelled(lambda x: F.max_pool2d(x, (1, 3), 2, ceil_mode=True))
+
+    graph, folded = graphs(net, (1, 3, 16, 24), dynamic=DynamicSize(8, 64, 8))
+
+    pools = [node for node in graph.module.graph.nodes if op_name(node) == "max_pool2d"]
+    assert [([1, 1], False), ([1, 3], True)] == [(list(node.args[1]), node.args[5]) for node in pools]
+    assert all(holds(net, folded, size) for size in (None, (8, 64), (40, 24)))
+
+
 def test_an_instance_norm_by_its_running_statistics_is_folded():
     """
     It is a batch norm by another name.

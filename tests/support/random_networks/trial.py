@@ -35,6 +35,7 @@ from coordatt_deploy.conversion.golden import golden_inputs, write_golden
 from coordatt_deploy.errors import ConversionError, DeployError, UnsupportedOperatorsError
 from coordatt_deploy.formats import FORMATS, Format, Precision, TargetCpu
 from coordatt_deploy.graph.graph import tensor_outputs, weights_sha256
+from coordatt_deploy.graph.operator_support import Verdict, table
 from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
 from coordatt_deploy.graph.saved_graph import save_graph
 from coordatt_deploy.loading.loaded_model import LoadedModel, capture_source, reference_module
@@ -149,7 +150,9 @@ def _attempt(network: Network, kinds: Sequence[Format], folder: Path, layers: bo
                 made.append(convert(job))
             except UnsupportedOperatorsError as error:
                 names = tuple(item.operator for item in error.refused)
-                ended[job.kind] = FormatTrial(job.kind, Ending.REFUSED, _line(error), names)
+                known = all(marked(name, job.kind, dynamic=network.dynamic is not None) for name in names)
+                ending = Ending.REFUSED if known else Ending.UNMARKED
+                ended[job.kind] = FormatTrial(job.kind, ending, _line(error), names)
             except ConversionError as error:
                 ended[job.kind] = FormatTrial(job.kind, Ending.UNMARKED, _line(error.__cause__ or error))
             except Exception as error:  # noqa: BLE001 - as above
@@ -165,6 +168,13 @@ def _attempt(network: Network, kinds: Sequence[Format], folder: Path, layers: bo
         wrong, unproven = _hold(folder / "bundle" / item.artifact.path, item.artifact, network, cases)
         ended[item.artifact.format] = _ending(item.artifact.format, wrong, unproven, verdicts[item.artifact.path])
     return [ended[kind] for kind in kinds]
+
+
+def marked(operator: str, kind: Format, *, dynamic: bool) -> bool:
+    """Whether the table says of an operator that a format refuses it, or writes it in other terms of known sizes."""
+    cells = [row.cells[kind] for row in table().rows if row.operator == operator]
+    refusing = (Verdict.REFUSED, Verdict.DECOMPOSED) if dynamic else (Verdict.REFUSED,)
+    return any(cell.verdict in refusing for cell in cells)
 
 
 def _ending(kind: Format, wrong: str | None, unproven: bool, parity: str | None) -> FormatTrial:

@@ -163,15 +163,15 @@ def running_sum(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
 
 
 def only_position(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
-    """Write the position of the greatest or least of an axis of size 1, which is 0, as a comparison that never holds.
+    """Write the position of the greatest or least of an axis of size 1, which is 0, as a whole number times 0.
 
-    litert-torch makes a reduction of it that it cannot write.
+    litert-torch makes a reduction of it that it cannot write. A number with a fraction would not do: infinity times 0.
     """
     value, axis = source(node), argument(node, 1, "dim")
     if not isinstance(axis, int) or value.meta["val"].shape[axis] != 1:
         return None
-    never = rewriter.call(aten.lt.Tensor, value, value)
-    result = rewriter.call(aten._to_copy.default, never, dtype=torch.int64)
+    whole = rewriter.call(aten._to_copy.default, value, dtype=torch.int64)
+    result = rewriter.call(aten.mul.Tensor, whole, 0)
     return result if argument(node, 2, "keepdim", False) else rewriter.call(aten.squeeze.dim, result, axis)
 
 

@@ -12,6 +12,7 @@ from typing import Final
 import torch
 from torch import fx
 
+from coordatt_deploy.graph import call_arguments
 from coordatt_deploy.graph.call_arguments import argument, input_node, integer, integers, source, static_pair
 from coordatt_deploy.graph.graph import aten, static_shape
 from coordatt_deploy.graph.rewriter import Rewriter
@@ -71,13 +72,28 @@ def uncommon_phases(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     return _phases(rewriter, node) if grouped or max(dilation) > 1 or any(ends) or not usual else None
 
 
-def phases_beyond(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
-    """Write as ``phases`` what has output padding and no padding, which coremltools fails at."""
-    weight = rewriter.weight(input_node(node, 1, "weight"))
-    if weight is None:
+def beyond_the_taps(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
+    """Write output padding without padding, which coremltools fails at, as zeros behind the result, and the bias added.
+
+    The last tap of the last element ends where the result would without it.
+    """
+    kernel, bias = input_node(node, 1, "weight"), input_node(node, 2, "bias")
+    if kernel is None:
         return None
-    _, padding, ends, *_ = _numbers(node, weight.ndim - 2)
-    return _phases(rewriter, node) if any(ends) and not any(padding) else None
+    axes = len(call_arguments.sizes(kernel)) - 2
+    stride, padding, ends, groups, dilation = _numbers(node, axes)
+    if any(padding) or not any(ends):
+        return None
+    assert callable(node.target)  # noqa: S101 - it is a call
+    zeros = [0] * axes
+    result = rewriter.call(
+        node.target, source(node), kernel, None, list(stride), zeros, zeros, groups, list(dilation)
+    )  # fmt: skip
+    around = [width for end in reversed(ends) for width in (0, end)]
+    result = rewriter.call(aten.constant_pad_nd.default, result, around, 0.0)
+    if bias is None:
+        return result
+    return rewriter.call(aten.add.Tensor, result, rewriter.call(aten.reshape.default, bias, [1, -1, *[1] * axes]))
 
 
 def _numbers(

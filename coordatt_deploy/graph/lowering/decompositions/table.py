@@ -109,7 +109,7 @@ DECOMPOSITIONS: Final[Mapping[Decomposition, Rule]] = {
     Decomposition.EXTREMUM: _rule("max min", pools.extremum),
     Decomposition.UNEVEN_AVERAGE: _rule("avg_pool2d", pools.average),
     Decomposition.TRANSPOSED_CONVOLUTION: _rule("conv_transpose1d conv_transpose2d", convolutions.uncommon_phases),
-    Decomposition.OUTPUT_PADDING: _rule("conv_transpose1d conv_transpose2d", convolutions.phases_beyond),
+    Decomposition.OUTPUT_PADDING: _rule("conv_transpose1d conv_transpose2d", convolutions.beyond_the_taps),
     Decomposition.GELU_TANH: _rule("gelu", activations.gelu_tanh),
     Decomposition.CELU: _rule("celu", activations.celu),
     Decomposition.SOFTPLUS: _rule("softplus", activations.scaled_softplus),
