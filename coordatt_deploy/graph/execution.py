@@ -36,13 +36,16 @@ class _Recorder(fx.Interpreter):
         nodes: frozenset[str],
         after: Callable[[torch.Tensor], torch.Tensor] | None,
         spared: frozenset[str],
+        given: Mapping[str, NumberArray],
     ) -> None:
         super().__init__(module)
-        self.dtype, self.nodes, self.after, self.spared = dtype, nodes, after, spared
+        self.dtype, self.nodes, self.after, self.spared, self.given = dtype, nodes, after, spared, given
         self.kept: dict[str, torch.Tensor] = {}
 
     def run_node(self, n: fx.Node) -> object:
         value = super().run_node(n)
+        if n.name in self.given:
+            value = _as_tensor(self.given[n.name], self.dtype)
         if isinstance(value, torch.Tensor) and value.is_floating_point():
             value = value.to(self.dtype)
             if is_tensor(n) and n.args and isinstance(n.args[0], fx.Node):
@@ -57,13 +60,22 @@ class _Recorder(fx.Interpreter):
 After = Callable[[torch.Tensor], torch.Tensor]
 Exact = Mapping[str, NDArray[np.float64]]
 Values = Mapping[str, FloatArray]
+Given = Mapping[str, NumberArray]
 
 
-@overload
-def run(graph: Graph, feeds: Feeds, *, nodes: frozenset[str] = ..., after: After | None = ...) -> Exact: ...
 @overload
 def run(
-    graph: Graph, feeds: Feeds, *, dtype: torch.dtype, nodes: frozenset[str] = ..., after: After | None = ...
+    graph: Graph, feeds: Feeds, *, nodes: frozenset[str] = ..., after: After | None = ..., given: Given | None = ...
+) -> Exact: ...
+@overload
+def run(
+    graph: Graph,
+    feeds: Feeds,
+    *,
+    dtype: torch.dtype,
+    nodes: frozenset[str] = ...,
+    after: After | None = ...,
+    given: Given | None = ...,
 ) -> Values: ...
 def run(
     graph: Graph,
@@ -72,13 +84,25 @@ def run(
     dtype: torch.dtype = torch.float64,
     nodes: frozenset[str] = frozenset(),
     after: After | None = None,
+    given: Given | None = None,
 ) -> Exact | Values:
-    """Run the graph once; see ``prepare``."""
-    return prepare(graph, dtype=dtype, nodes=nodes, after=after)(feeds)
+    """Run the graph once; see ``prepare``.
+
+    Args:
+        graph: See there.
+        feeds: One array per input, in the reference's layout.
+        dtype: See there.
+        nodes: See there.
+        after: See there.
+        given: Values that nodes have instead of their own, by name: what comes after them starts from these.
+    """
+    return prepare(graph, dtype=dtype, nodes=nodes, after=after, given=given)(feeds)
 
 
 @overload
-def prepare(graph: Graph, *, nodes: frozenset[str] = ..., after: After | None = ...) -> Callable[[Feeds], Exact]: ...
+def prepare(
+    graph: Graph, *, nodes: frozenset[str] = ..., after: After | None = ..., given: Given | None = ...
+) -> Callable[[Feeds], Exact]: ...
 @overload
 def prepare(
     graph: Graph,
@@ -87,6 +111,7 @@ def prepare(
     nodes: frozenset[str] = ...,
     after: After | None = ...,
     spared: frozenset[str] = ...,
+    given: Given | None = ...,
 ) -> Callable[[Feeds], Values]: ...
 def prepare(
     graph: Graph,
@@ -95,6 +120,7 @@ def prepare(
     nodes: frozenset[str] = frozenset(),
     after: After | None = None,
     spared: frozenset[str] = frozenset(),
+    given: Given | None = None,
 ) -> Callable[[Feeds], Exact] | Callable[[Feeds], Values]:
     """Make the graph ready to run many times in *dtype*.
 
@@ -104,6 +130,7 @@ def prepare(
         nodes: Names of nodes whose values are wanted as well.
         after: Applied to every floating value, weights included: rounds to a storage type, for instance.
         spared: Names of nodes whose values it is not applied to.
+        given: See ``run``.
 
     Returns:
         A function of the feeds (one array per input, in the reference's layout) that gives the outputs by name, and the
@@ -113,7 +140,7 @@ def prepare(
     module = copy.deepcopy(graph.module).to(dtype)
 
     def call(feeds: Feeds) -> Values:
-        recorder = _Recorder(module, dtype, nodes, after, spared)
+        recorder = _Recorder(module, dtype, nodes, after, spared, given or {})
         try:
             with torch.no_grad():
                 values = recorder.run(*(_as_tensor(feeds[spec.name], dtype) for spec in graph.inputs))

@@ -7,8 +7,9 @@ feeds, and
     tensor i holds node n  <=>  max |transpose(tensor_i) - value_n| <= max(TOLERANCE * std(value_n), ROUNDED * own)
 
 on every feed for one order of the axes, where own is what torch itself is off by there in float32: what depends on the
-last digits (a small difference of large values) is no farther from the file's than that. Feeds of two widths make sure
-that clipping operators clip, hence that what stands before one is told from what stands behind it.
+last digits (a small difference of large values) is no farther from the file's than that. What has been found is where
+the values behind it begin, so that rounding does not add up over the layers. Feeds of two widths make sure that
+clipping operators clip, hence that what stands before one is told from what stands behind it.
 """
 
 import re
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from torch import fx
 
 from coordatt_deploy.array_types import NumberArray
-from coordatt_deploy.graph.execution import run
+from coordatt_deploy.graph.execution import Exact, Values, run
 from coordatt_deploy.graph.graph import Graph, is_tensor, op_name
 from coordatt_deploy.graph.operators import Trait, having
 from coordatt_deploy.graph.repeats import repeated_calls
@@ -89,42 +90,111 @@ def find(
         copies: The tensors that hold another one's elements in another order.
     """
     nodes = {node.name: node for node in graph.module.graph.nodes if is_tensor(node)}
-    order = {name: position for position, name in enumerate(nodes)}
-    results = [run(graph, feeds, nodes=frozenset(nodes)) for feeds in feeds_for(graph)]
-    rounded = [run(graph, feeds, dtype=torch.float32, nodes=frozenset(nodes)) for feeds in feeds_for(graph)]
-    own = {name: [_off(mine[name], one[name]) for mine, one in zip(rounded, results, strict=True)] for name in nodes}
-    moved = _moved_together(nodes.values())
-    owners: dict[str, str] = {}
-    named: dict[str, Part] = {}
-    implied: dict[str, Part] = {}
-    for tensor, source in sources.items():
-        mentioned = _mentioned(graph, source)
-        candidates = {name for node in mentioned for name in moved.get(node, ())}
+    search = _Search(graph, nodes, tensors, sources, copies)
+    while search.step(lenient=False) or search.step(lenient=True):  # what has been found is where values begin
+        pass
+    owners, places = search.owners, search.places()
+    reasons = {name: _reason(graph, nodes[name], sources, owners) for name, part in places.items() if part is None}
+    return Found(places, reasons, owners)
+
+
+class _Search:
+    """Finds nodes step by step.
+
+    Rounding grows from layer to layer, on random feeds beyond all bounds where gates or divisions come one after the
+    other. So values are computed again from the file's own tensors that have been found, until nothing more is found.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        nodes: Mapping[str, fx.Node],
+        tensors: Sequence[Arrays],
+        sources: Mapping[str, str],
+        copies: frozenset[str],
+    ) -> None:
+        self.graph, self.nodes, self.tensors, self.sources, self.copies = graph, nodes, tensors, sources, copies
+        self.order = {name: position for position, name in enumerate(nodes)}
+        self.moved = _moved_together(nodes.values())
+        self.owners: dict[str, str] = {}
+        self.named: dict[str, Part] = {}
+        self.implied: dict[str, Part] = {}
+
+    def step(self, *, lenient: bool) -> bool:
+        """Look for the nodes that are nowhere yet; whether it is worth looking again.
+
+        Args:
+            lenient: Allow what torch itself is off by. Only where nothing is found without it: where rounding has
+                grown beyond bounds every tensor would do.
+        """
+        places = self.places()
+        mentioned = {tensor: _mentioned(self.graph, source) for tensor, source in self.sources.items()}
+        wanted = {tensor: names for tensor, names in mentioned.items()
+                  if tensor not in self.owners and any(places.get(name) is None for name in names)}  # fmt: skip
+        if not wanted:
+            return False
+        results = [self._exact(case) for case in range(len(self.tensors))]
+        own: dict[str, list[float]] = {name: [] for name in self.nodes}
+        if lenient:
+            rounded = [self._rounded(case) for case in range(len(self.tensors))]
+            for name, found in own.items():
+                found += [_off(mine[name], one[name]) for mine, one in zip(rounded, results, strict=True)]
+        before = len(self.owners)
+        for tensor, names in wanted.items():
+            self._look(tensor, names, results, own)
+        return before < len(self.owners)
+
+    def _look(
+        self,
+        tensor: str,
+        mentioned: set[str],
+        results: Sequence[Exact],
+        own: Mapping[str, Sequence[float]],
+    ) -> None:
+        candidates = {name for node in mentioned for name in self.moved.get(node, ())}
         matches = {
             name: axes
-            for name in sorted(candidates, key=lambda name: order[name], reverse=True)
-            if (axes := axes_between([one[tensor] for one in tensors], [one[name] for one in results], own[name]))
+            for name in sorted(candidates, key=lambda name: self.order[name], reverse=True)
+            if (axes := axes_between([one[tensor] for one in self.tensors], [one[name] for one in results], own[name]))
             is not None
         }
         if not matches:
-            continue
+            return
         # The last operator in a fused one is what the tensor holds; an earlier one that looks the same on these feeds
         # (a clip that clipped nothing) does not count, unless only the order of the elements differs.
         owner = next((name for name in matches if name in mentioned), next(iter(matches)))
-        owners[tensor] = owner
-        for name in moved[owner]:
+        self.owners[tensor] = owner
+        for name in self.moved[owner]:
             if name in matches and name in mentioned:
-                if name not in named or tensor not in copies:  # the last operator of a call gives its value
-                    named[name] = Part(tensor, matches[name])
+                if name not in self.named or tensor not in self.copies:  # the last operator of a call gives its value
+                    self.named[name] = Part(tensor, matches[name])
             elif name in matches:
-                implied.setdefault(name, Part(tensor, matches[name]))
-    places = {name: named.get(name, implied.get(name)) for name in nodes}
-    for name, first in repeated_calls(graph.module.graph).items():  # the converter keeps one of them, either one
-        if name in places and first in places:
-            places[name] = places[name] or places[first]
-            places[first] = places[first] or places[name]
-    reasons = {name: _reason(graph, nodes[name], sources, owners) for name, part in places.items() if part is None}
-    return Found(places, reasons, owners)
+                self.implied.setdefault(name, Part(tensor, matches[name]))
+
+    def _exact(self, case: int) -> Exact:
+        """Return the nodes' values on a feed; those that are found are the file's own."""
+        feeds, nodes = feeds_for(self.graph)[case], frozenset(self.nodes)
+        return run(self.graph, feeds, nodes=nodes, given=self._given(case))
+
+    def _rounded(self, case: int) -> Values:
+        feeds, nodes = feeds_for(self.graph)[case], frozenset(self.nodes)
+        return run(self.graph, feeds, dtype=torch.float32, nodes=nodes, given=self._given(case))
+
+    def _given(self, case: int) -> dict[str, NumberArray]:
+        return {
+            name: _as_value(self.tensors[case][part.tensor], part, self.nodes[name])
+            for name, part in self.named.items()
+            if self.nodes[name].meta["val"].is_floating_point()
+        }
+
+    def places(self) -> dict[str, Part | None]:
+        """Return where each node is; None for those that are nowhere."""
+        places = {name: self.named.get(name, self.implied.get(name)) for name in self.nodes}
+        for name, first in repeated_calls(self.graph.module.graph).items():  # the converter keeps one of them
+            if name in places and first in places:
+                places[name] = places[name] or places[first]
+                places[first] = places[first] or places[name]
+        return places
 
 
 def axes_between(
@@ -153,6 +223,13 @@ def axes_between(
         if all(_equal(one, other, axes, off) for one, other, off in pairs):
             return axes
     return None
+
+
+def _as_value(tensor: NumberArray, part: Part, node: fx.Node) -> NumberArray:
+    """Return a tensor of the file in the order and shape of the node whose value it is."""
+    shape = tuple(node.meta["val"].shape)
+    axes = part.axes or tuple(range(len(shape)))
+    return np.transpose(tensor.reshape([shape[axis] for axis in axes]), np.argsort(axes))
 
 
 def _fits(shape: tuple[int, ...], sizes: Sequence[int]) -> bool:

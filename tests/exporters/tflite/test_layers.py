@@ -1,5 +1,8 @@
 """Layers whose batch axis was taken apart: the queries, keys and values of attention."""
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +10,13 @@ from files_against_torch import check
 from torch import nn
 
 from coordatt_deploy import layer_map
+from coordatt_deploy.artifact_specs import ModelSpec, Preprocessing
+from coordatt_deploy.exporters import ExportRequest
+from coordatt_deploy.exporters.tflite import layers
+from coordatt_deploy.exporters.tflite.export import export
 from coordatt_deploy.exporters.tflite.layers import axes_between
-from coordatt_deploy.formats import Format
+from coordatt_deploy.formats import Format, Precision
+from coordatt_deploy.graph.capture import capture
 
 HEADS, CHANNELS = 4, 16
 
@@ -38,6 +46,47 @@ class Attention(nn.Module):
         x = x.view(batch, 4, rows * columns, channels).transpose(1, 3)
         x = x.reshape(batch * channels * rows, columns, 2, 2).transpose(1, 2)
         return self.head(x.reshape(batch, channels, height, width))
+
+
+class Growing(nn.Module):
+    """On random images rounding grows tenfold from wave to wave, and no value tells anything about another."""
+
+    def __init__(self, depth=14):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(nn.Conv2d(3 if index == 0 else 8, 8, 1) for index in range(depth))
+        for layer in self.layers:
+            nn.init.normal_(layer.weight, std=6.0)
+
+    def forward(self, image):
+        for layer in self.layers:
+            image = torch.sin(layer(image))
+        return image
+
+
+def mapped(module):
+    """Export to TFLite; return the layer map's own account, and the tensors that stand for the waves."""
+    graph = capture(module.eval(), (torch.randn(1, 3, 4, 4),), input_names=["image"], output_names=["map"])
+    with TemporaryDirectory() as folder:
+        spec = ModelSpec("net", Preprocessing((4, 4)), source_sha256="0" * 64)
+        found = export(graph, ExportRequest(spec, Precision.FP32, Path(folder) / "net.tflite"))
+    return [layer for layer in found.layers.layers if layer.operator == "sin"]
+
+
+@pytest.mark.slow
+def test_layers_are_found_however_rounding_grows(monkeypatch):
+    """
+    Each wave in a tensor of its own: values begin anew at what has been found. Without that they are lost on the way.
+    """
+    waves = mapped(Growing())
+
+    assert 14 == len({part.tensor for layer in waves for part in layer.parts})
+
+    monkeypatch.setattr(layers._Search, "_given", lambda *_: {})
+    monkeypatch.setattr(layers, "ROUNDED", 0.0)  # by what torch itself is off there every tensor would do
+    waves = mapped(Growing())
+
+    assert 14 > len({part.tensor for layer in waves for part in layer.parts})
 
 
 @pytest.mark.slow
