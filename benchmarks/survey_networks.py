@@ -217,9 +217,8 @@ def stir(module: nn.Module, generator: torch.Generator) -> None:
     """
     with torch.no_grad():
         for name, parameter in module.named_parameters():
-            if parameter.numel() < 2 or float(parameter.std()) > LEAST_STANDARD_DEVIATION * abs(
-                float(parameter.mean())
-            ):
+            apart = parameter.numel() > 1 and float(parameter.std())
+            if apart > LEAST_STANDARD_DEVIATION * abs(float(parameter.mean())):
                 continue
             noise = torch.randn(parameter.shape, generator=generator)
             shift = name.rpartition(".")[2] in ("bias", "beta") or "bias" in name.rpartition(".")[2]

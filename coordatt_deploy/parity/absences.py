@@ -18,6 +18,7 @@ MOVES: Final = (
     | having(Trait.DROPOUT) | {"expand", "expand_as", "repeat", "getitem", "slice", "select", "cat"}
 )  # fmt: skip
 NEUTRAL: Final = {"add": 0.0, "sub": 0.0, "mul": 1.0, "div": 1.0}
+COMMUTATIVE: Final = frozenset({"add", "mul"})
 CASTS: Final = frozenset({"to", "_to_copy", "type_as"})
 PADS: Final = frozenset({"pad", "constant_pad_nd", "reflection_pad2d", "replication_pad2d"})
 
@@ -47,10 +48,7 @@ def by_graph(graph: Graph, node: fx.Node) -> Absence | None:
         return Absence.MOVED
     if _is_product_with_one(node):
         return Absence.NEUTRAL
-    neutral = NEUTRAL.get(op_name(node))
-    if neutral is not None and len(node.args) > 1 and not node.kwargs and _is_all(graph, node.args[1], neutral):
-        return Absence.NEUTRAL
-    return None
+    return Absence.NEUTRAL if _takes_neutral(graph, node) else None
 
 
 def _dependent(node: fx.Node) -> list[fx.Node]:
@@ -65,6 +63,21 @@ def _is_one(node: fx.Node) -> bool:
     if op_name(node) not in {"softmax", "_softmax"}:
         return False
     return static_shape(node.meta["val"])[integer(node, 1, "dim")] == 1
+
+
+def _takes_neutral(graph: Graph, node: fx.Node) -> bool:
+    """Whether a constant of a sum, difference, product or quotient leaves the other operand what it is."""
+    name, neutral = op_name(node), NEUTRAL.get(op_name(node))
+    if neutral is None or len(node.args) != 2 or node.kwargs:
+        return False
+    orders = (node.args, node.args[::-1]) if name in COMMUTATIVE else (node.args,)
+    return any(
+        isinstance(kept, fx.Node)
+        and isinstance(kept.meta.get("val"), torch.Tensor)
+        and kept.meta["val"].shape == node.meta["val"].shape
+        and _is_all(graph, constant, neutral)
+        for kept, constant in orders
+    )
 
 
 def _is_product_with_one(node: fx.Node) -> bool:

@@ -90,6 +90,55 @@ def test_a_layer_that_computes_needs_a_proof(operator, index, expected):
     assert unproven_absences(layers, reference, list(rows.values()), feeds) == ()
 
 
+class Affine(nn.Module):
+    """A learnable scale and shift of the whole map, written with the constant first as in HGNetV2."""
+
+    def __init__(self, scale, shift):
+        super().__init__()
+        self.scale, self.shift = nn.Parameter(torch.tensor([scale])), nn.Parameter(torch.tensor([shift]))
+
+    def forward(self, image):
+        return (self.scale * image + self.shift).relu()
+
+
+@pytest.mark.parametrize(
+    ("operator", "scale", "shift", "expected"),
+    [
+        ("mul", 1.0, 0.5, Absence.NEUTRAL),
+        ("mul", 1.001, 0.5, Absence.SEEN),
+        ("add", 2.0, 0.0, Absence.NEUTRAL),
+        ("add", 2.0, 0.001, Absence.SEEN),
+    ],
+)
+def test_a_constant_may_stand_on_either_side(operator, scale, shift, expected):
+    """
+    1 and 0 change nothing, from the left as from the right; what is nearly so is no proof by itself.
+    """
+    reference, feeds, rows = judged(Affine(scale, shift))
+    layers, layer = without(reference, operator)
+
+    assert expected is why_absent(layer, layers, reference, rows, feeds)
+
+
+class Negated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.zero = nn.Parameter(torch.zeros(1))
+
+    def forward(self, image):
+        return (self.zero - image).relu()
+
+
+def test_zero_minus_a_value_is_not_the_value():
+    """
+    A difference takes its neutral number on the right alone.
+    """
+    reference, feeds, rows = judged(Negated())
+    layers, layer = without(reference, "sub")
+
+    assert Absence.NEUTRAL is not why_absent(layer, layers, reference, rows, feeds)
+
+
 @pytest.mark.parametrize("place", [{"absent": "gone"}, {"seen_through": ":div"}], ids=["absent", "fused"])
 def test_an_epsilon_that_nothing_shows_is_not_passed(place):
     """
