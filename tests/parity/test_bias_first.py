@@ -13,11 +13,10 @@ from coordatt_deploy.exporters import ExportRequest, exporter
 from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.graph.lowering.lower import lower
 from coordatt_deploy.graph.lowering.target import target_of
-from coordatt_deploy.parity import reference_rounding
+from coordatt_deploy.parity import localise, reference_rounding
 from coordatt_deploy.parity.candidate import Candidate
 from coordatt_deploy.parity.cases import ParityCases
 from coordatt_deploy.parity.executors import LocalExecutor
-from coordatt_deploy.parity.localise import localise
 from coordatt_deploy.parity.reference_layers import ReferenceLayers
 from coordatt_deploy.parity.tolerances import TOLERANCES
 
@@ -63,7 +62,7 @@ def judged(tmp_path):
         cases = [{"image": random.standard_normal(IMAGE).astype(np.float32)} for _ in range(CASES)]
         none = ParityCases((), {}, {}, {}, ())
         candidate = Candidate(artifact, path, done.layers, None, graph.outputs, none)
-        return localise(
+        return localise.localise(
             candidate, cases, reference, TOLERANCES[Format.TFLITE, Precision.FP32], where=LocalExecutor(),
             step=lambda: None,
         )  # fmt: skip
@@ -80,9 +79,11 @@ def test_the_file_is_right(judged):
 
 def test_by_torchs_order_alone_it_would_be_wrong(judged, monkeypatch):
     """
-    The twin: without the order that the runtime computes in, a right file fails at the linear layer.
+    The twin: without the order that the runtime computes in, a right file is beyond a multiple of torch's rounding at
+    the linear layer. What moved values cost, which would be asked next, is left out.
     """
     monkeypatch.setattr(reference_rounding, "bias_first", lambda _, result: result)
+    monkeypatch.setattr(localise._Run, "ask_again", lambda _: None)
 
     assert "proj" == judged(Projection(), Projection()).first_diverging_layer
 
