@@ -38,13 +38,13 @@ def write_held_out(job: Job) -> None:
         place = held_out_cases(job)
         if place is None or job.data is None or job.data.aside is None:
             return
-        cases = list(job.data.aside.feeds(graph.example[0].shape[0]))
+        cases = list(job.data.aside.feeds(graph.images_at_once))
         folder = job.root / "golden" / place.folder
         folder.mkdir(exist_ok=True)
         for file, run in (("outputs", prepare(graph)), ("rounding_fp32", prepare(graph, dtype=torch.float32))):
             results = [run(feeds) for feeds in cases]
             save_golden(folder / f"{file}.npz", {name: [case[name] for case in results] for name in graph.outputs})
-        ranges = ReferenceLayers(graph).ranges(job.data.feeds(graph.example[0].shape[0]))
+        ranges = ReferenceLayers(graph).ranges(job.data.feeds(graph.images_at_once))
         save_golden(folder / "ranges.npz", {layer: [np.array(ends)] for layer, ends in ranges.items()})
         save_golden(folder / "inputs.npz", {name: [case[name] for case in cases] for name in job.data.aside.arrays})
     log.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """A model that is ready to be captured, its capture, and its float64 reference."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +11,8 @@ from coordatt_deploy.artifact_specs import ModelSpec
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.graph.capture import capture, trial
 from coordatt_deploy.graph.execution import run
-from coordatt_deploy.graph.graph import DynamicSize, Graph, op_name, tensor_outputs
-from coordatt_deploy.loading.sizes import Bounds, unseen_sizes
+from coordatt_deploy.graph.graph import DynamicBatch, DynamicSize, Graph, op_name, tensor_outputs
+from coordatt_deploy.loading.sizes import BatchBounds, Bounds, unseen_batches, unseen_sizes
 from coordatt_deploy.user_code import source_line
 
 Images = tuple[tuple[str, Image.Image, int | None], ...]
@@ -31,6 +32,7 @@ class LoadedModel:
         outputs: Stable names of the outputs, nested ones flattened.
         notes: What was assumed, renamed or done, for the user to read.
         dynamic: Bounds of a dynamic height and width; None for a static size.
+        batch: Bounds of a dynamic batch; None for a static one.
     """
 
     module: nn.Module
@@ -41,37 +43,63 @@ class LoadedModel:
     outputs: tuple[str, ...] = ("logits",)
     notes: tuple[str, ...] = ()
     dynamic: Bounds | None = None
+    batch: BatchBounds | None = None
 
     def unseen_sizes(self) -> tuple[tuple[int, int], ...]:
         """The sizes at which a dynamic model has to be right as well; none for a static one."""
         return () if self.dynamic is None else unseen_sizes(self.dynamic, self.spec.preprocessing.size)
 
+    def unseen_batches(self) -> tuple[int, ...]:
+        """The batches at which a dynamic model has to be right as well; none for a static one."""
+        return () if self.batch is None else unseen_batches(self.batch, self.example[0].shape[0])
+
+    def golden_batches(self) -> tuple[int, ...]:
+        """The batches of the golden inputs; none for a static one."""
+        return self.unseen_batches()
+
+    def unseen(self) -> Iterator[tuple[str, list[torch.Tensor]]]:
+        """Yield inputs at every size and every batch that the capture did not see, with the words for them."""
+        for size in self.unseen_sizes():
+            yield f"{size[0]}x{size[1]}", at_size(self.example, size)
+        sizes = (*self.unseen_sizes(), None)
+        for index, batch in enumerate(self.unseen_batches()):
+            size = sizes[index % len(sizes)]
+            example = self.example if size is None else at_size(self.example, size)
+            at = "" if size is None else f" at {size[0]}x{size[1]}"
+            yield f"a batch of {batch}{at}", at_batch(example, batch)
+
 
 def capture_source(source: LoadedModel) -> Graph:
-    """Capture the model under its stable names, with its dynamic size if it has one.
+    """Capture the model under its stable names, with its dynamic size and batch if it has them.
 
     Raises:
         UsageError: torch.export cannot follow the model, or fixed a size that should have stayed open.
     """
-    dynamic = None if source.dynamic is None else DynamicSize(*source.dynamic)
     graph = capture(
-        source.module, source.example, input_names=source.inputs, output_names=source.outputs, dynamic=dynamic
+        source.module,
+        source.example,
+        input_names=source.inputs,
+        output_names=source.outputs,
+        dynamic=None if source.dynamic is None else DynamicSize(*source.dynamic),
+        batch=None if source.batch is None else DynamicBatch(*source.batch),
     )
-    for size in source.unseen_sizes():
-        _check_unseen(source, graph, size)
+    for at, inputs in source.unseen():
+        _check_unseen(source, graph, at, inputs)
     return graph
 
 
-def _check_unseen(source: LoadedModel, graph: Graph, size: tuple[int, int]) -> None:
+def _check_unseen(source: LoadedModel, graph: Graph, at: str, inputs: list[torch.Tensor]) -> None:
     """Compare the graph with the module at a size that the capture did not see: torch.export fixes some silently."""
-    inputs = at_size(source.example, size)
     expected = tensor_outputs(trial(source.module, inputs))
     feeds = {name: tensor.numpy() for name, tensor in zip(source.inputs, inputs, strict=True)}
     try:
         results = run(graph, feeds, dtype=torch.float32)
         # A wrong kernel changes the first digits; rounding in another order changes the sixth.
         right = all(
-            torch.allclose(torch.from_numpy(results[name]), tensor, rtol=1e-3, atol=1e-3 * float(tensor.abs().max()))
+            results[name].shape == tuple(tensor.shape)
+            and torch.allclose(
+                torch.from_numpy(results[name]), tensor, rtol=1e-3, atol=1e-3 * float(tensor.abs().max())
+            )
             for name, tensor in zip(source.outputs, expected, strict=True)
         )
     except RuntimeError:
@@ -79,8 +107,14 @@ def _check_unseen(source: LoadedModel, graph: Graph, size: tuple[int, int]) -> N
     if not right:
         fixed = _fixed_pools(graph)
         where = f" (it looks like {'; '.join(fixed)})" if fixed else ""
+        if source.batch is not None and at.startswith("a batch"):
+            raise UsageError(
+                f"captured with a dynamic batch, the model is no longer the same at {at}: its code does something else"
+                " there, or torch.export fixed a number that the code computes of the batch; compute the same for every"
+                " batch, or leave --dynamic-batch out"
+            )
         raise UsageError(
-            f"captured with a dynamic size, the model is no longer the same at {size[0]}x{size[1]}: torch.export"
+            f"captured with a dynamic size, the model is no longer the same at {at}: torch.export"
             f" fixed a size that the code computes{where}; write such pools as x.mean(3, keepdim=True) or as adaptive"
             " pools, or leave --dynamic-size out"
         )
@@ -104,6 +138,17 @@ def at_size(example: tuple[torch.Tensor, ...], size: tuple[int, int]) -> list[to
     generator = torch.Generator().manual_seed(size[0])
     return [
         torch.randn(*tensor.shape[:2], *size, generator=generator) if tensor.ndim == 4 else tensor for tensor in example
+    ]
+
+
+def at_batch(example: Sequence[torch.Tensor], batch: int) -> list[torch.Tensor]:
+    """Return inputs like *example* with another batch, in those that share it with the first."""
+    generator = torch.Generator().manual_seed(batch)
+    return [
+        torch.randn(batch, *tensor.shape[1:], generator=generator)
+        if tensor.ndim and tensor.shape[0] == example[0].shape[0]
+        else tensor
+        for tensor in example
     ]
 
 

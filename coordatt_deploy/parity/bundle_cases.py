@@ -39,7 +39,9 @@ def candidate_of(
     held_out = None if record is None else record.held_out
     own_cases = not users and held_out is not None
     if not users and held_out is not None:
-        names = _batches(held_out.names, bundle.manifest.inputs[0].shape[0] or 1)
+        first = bundle.manifest.inputs[0]
+        golden = cases.inputs.get(first.name, ())
+        names = _batches(held_out.names, first.shape[0] or (len(golden[0]) if golden else 1))
         inputs, outputs, rounding = (
             _archive(bundle, f"{held_out.folder}/{name}", len(names)) for name in (INPUTS, "outputs", "rounding_fp32")
         )

@@ -90,7 +90,7 @@ def adaptive_average(editor: Editor, node: fx.Node) -> None:
     """A dynamic size: converters would take the windows of the captured size for those of every size."""
     value = source(node)
     have, want = sizes(value), sizes(node)[-2:]
-    if all(isinstance(size, int) for size in have):
+    if all(isinstance(size, int) for size in have[-2:]):
         return
     gone = [axis - 2 for axis in (0, 1) if same_size(want[axis], 1) and not same_size(have[axis - 2], 1)]
     result = editor.call(node, aten.mean.dim, value, gone, True) if gone else value

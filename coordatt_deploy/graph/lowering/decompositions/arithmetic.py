@@ -7,7 +7,7 @@ import torch
 from torch import fx
 
 from coordatt_deploy.graph.call_arguments import argument, input_node, integers, is_number, source
-from coordatt_deploy.graph.graph import aten, op_name, static_shape
+from coordatt_deploy.graph.graph import aten, op_name, reshape_sizes, static_shape
 from coordatt_deploy.graph.rewriter import LETTERS, Placed, Rewriter
 
 _GREATEST_POWER: Final = 4  # beyond it a runtime's own power is the shorter way
@@ -31,12 +31,13 @@ def power_of_many_axes(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     if len(shape) <= 4:
         return None
     product = power(rewriter, node)
-    if product is not None or None in shape or not is_number(argument(node, 1, "exponent")):
+    sizes = reshape_sizes(value.meta["val"])
+    if product is not None or sizes is None or not is_number(argument(node, 1, "exponent")):
         return product
     assert callable(node.target)  # noqa: S101 - it is a call
     flat = rewriter.call(aten.reshape.default, value, [1, -1])
     result = rewriter.call(node.target, flat, *node.args[1:], **node.kwargs)
-    return rewriter.call(aten.reshape.default, result, list(shape))
+    return rewriter.call(aten.reshape.default, result, sizes)
 
 
 def quotient_of_sum(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
@@ -51,9 +52,9 @@ def quotient_of_sum(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
         return None
     value, axes = source(total), argument(total, 1, "dim")
     shape = static_shape(value.meta["val"])
-    if None in shape:
-        return None
     over = integers(axes) if axes else tuple(range(len(shape)))
+    if any(shape[axis] is None for axis in over):
+        return None
     count = math.prod(shape[axis] or 1 for axis in over)
     mean = rewriter.call(aten.mean.dim, value, list(over), bool(argument(total, 2, "keepdim", False)))
     if len(total.users) == 1:  # the sum itself is gone: the mean holds it
