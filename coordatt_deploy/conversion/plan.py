@@ -105,7 +105,7 @@ class ExportPlan:
         formats = self.formats or tuple(Format)
         model = self.model
         if model.dynamic is not None or model.batch is not None:
-            formats, _ = formats_for_dynamic(model.dynamic, formats, asked=bool(self.formats), batch=model.batch)
+            formats, _ = formats_for_dynamic(model.dynamic, formats, asked=bool(self.formats))
         if self.precisions and not self.formats:  # all formats that have one of them
             formats = tuple(kind for kind in formats if set(self.precisions) & set(_precisions(kind)))
         asked = []

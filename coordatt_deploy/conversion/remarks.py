@@ -41,7 +41,7 @@ def of_formats_and_attention(plan: ExportPlan, converted: Sequence[FloatArtifact
 
     dynamic, batch = plan.model.dynamic, plan.model.batch
     if (dynamic is not None or batch is not None) and not plan.formats:
-        _, text = formats_for_dynamic(dynamic, tuple(Format), asked=False, batch=batch)
+        _, text = formats_for_dynamic(dynamic, tuple(Format), asked=False)
         if text is not None:
             yield text
     if batch is not None and batch[1] > LARGEST_TRIED:

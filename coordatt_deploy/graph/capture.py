@@ -26,6 +26,7 @@ from coordatt_deploy.graph.call_arguments import listed_nodes
 from coordatt_deploy.graph.editor import Editor
 from coordatt_deploy.graph.execution import input_values
 from coordatt_deploy.graph.exported_program import BATCH, dynamic_shapes, set_shapes
+from coordatt_deploy.graph.fixed_batch import FIXED_BATCH, check_batch
 from coordatt_deploy.graph.graph import (
     DynamicBatch,
     DynamicSize,
@@ -40,7 +41,6 @@ from coordatt_deploy.graph.graph import (
     static_shape,
     weight_name,
 )
-from coordatt_deploy.graph.fixed_batch import FIXED_BATCH, check_batch
 from coordatt_deploy.graph.passes.constants import compute_constants, read_sizes_late
 from coordatt_deploy.graph.passes.functionalise import DROPOUTS, functional, functionalise
 from coordatt_deploy.graph.passes.identities import drop_identities

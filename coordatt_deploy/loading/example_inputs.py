@@ -11,14 +11,14 @@ from coordatt_deploy.graph.capture import trial
 from coordatt_deploy.graph.fixed_batch import FIXED_BATCH
 from coordatt_deploy.loading.factories import LoadedModule
 from coordatt_deploy.loading.model_request import SMALLEST, ModelRequest
-from coordatt_deploy.loading.sizes import BatchBounds, batch_within, check_size, size_within
+from coordatt_deploy.loading.sizes import LARGEST_TRIED, BatchBounds, batch_within, check_size, size_within
 
 COLOUR: Final = 3  # channels
 USUAL_SIZE: Final = (224, 224)
 
 
 def capture_size(request: ModelRequest, built: LoadedModule, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return the (H, W) to capture with: the user's, the model's own, or the usual one, within the dynamic bounds if any.
+    """Return the (H, W) to capture with: the user's, the model's own, or the usual one, within dynamic bounds if any.
 
     Args:
         request: Of the user.
@@ -75,21 +75,31 @@ def _tried_with_batch(
     shapes: list[tuple[int, ...]], bounds: BatchBounds, built: LoadedModule
 ) -> tuple[tuple[torch.Tensor, ...], object]:
     """Like ``example_inputs``, with several images in every input that takes as many as the first."""
-    once = shapes[0][:1]
-    taken = [shape[0] for shape in shapes if shape and shape[:1] != once]
-    batch = batch_within(bounds, taken)
-    example = _random([(batch, *shape[1:]) if shape[:1] == once else shape for shape in shapes])
+    batch = batch_within(bounds, [shape[0] for shape in shapes if shape and shape[:1] != shapes[0][:1]])
+    example = _random(_with_batch(shapes, batch))
     try:
         return example, trial(built.module, example)
     except UsageError as error:
-        try:
-            trial(built.module, _random(shapes))
-        except UsageError:
-            raise error from None  # it takes no input of this kind, of whatever batch
+        others = [size for size in range(1, LARGEST_TRIED + 1) if _takes(built, _with_batch(shapes, size))]
+        if not others:
+            raise  # it takes no input of this kind, of whatever batch
         raise UsageError(
-            f"--dynamic-batch {bounds[0]}:{bounds[1]}: the model takes a batch of {once[0]}, and none of {batch}:"
-            f" {error}; {FIXED_BATCH}"
+            f"--dynamic-batch {bounds[0]}:{bounds[1]}: the model takes a batch of {' or '.join(map(str, others))}, and"
+            f" none of {batch}: {error}; {FIXED_BATCH}"
         ) from error
+
+
+def _with_batch(shapes: Sequence[tuple[int, ...]], batch: int) -> list[tuple[int, ...]]:
+    """Put the batch into the shape of every input whose first axis is as long as that of the first."""
+    return [(batch, *shape[1:]) if shape[:1] == shapes[0][:1] else shape for shape in shapes]
+
+
+def _takes(built: LoadedModule, shapes: Sequence[tuple[int, ...]]) -> bool:
+    try:
+        trial(built.module, _random(shapes))
+    except UsageError:
+        return False
+    return True
 
 
 def _shapes(

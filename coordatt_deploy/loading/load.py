@@ -14,7 +14,7 @@ from torch import nn
 from coordatt_deploy.artifact_specs import ModelSpec
 from coordatt_deploy.data.digits import read_split
 from coordatt_deploy.data.images import find_images, load_image
-from coordatt_deploy.errors import UsageError, nearest
+from coordatt_deploy.errors import UsageError
 from coordatt_deploy.graph.capture import check_weights, trial
 from coordatt_deploy.graph.fixed_batch import FIXED_BATCH
 from coordatt_deploy.graph.graph import tensor_outputs, weights_sha256
@@ -28,7 +28,7 @@ from coordatt_deploy.loading.loaded_model import Images, LoadedModel
 from coordatt_deploy.loading.model_request import TIMM, ModelRequest, Source
 from coordatt_deploy.loading.preprocessing import own_preprocessing
 from coordatt_deploy.loading.saved_programs import build_program
-from coordatt_deploy.loading.sizes import BatchBounds, batch_within, check_size, size_within
+from coordatt_deploy.loading.sizes import batch_within
 from coordatt_deploy.models import model_card
 from coordatt_deploy.models.factory import build
 from coordatt_deploy.models.registry import chosen_attention

@@ -9,9 +9,10 @@ from torch import nn
 
 from coordatt_deploy.artifact_specs import ModelSpec
 from coordatt_deploy.errors import UsageError
+from coordatt_deploy.graph.call_arguments import outputs
 from coordatt_deploy.graph.capture import capture, trial
 from coordatt_deploy.graph.execution import run
-from coordatt_deploy.graph.graph import DynamicBatch, DynamicSize, Graph, op_name, tensor_outputs
+from coordatt_deploy.graph.graph import DynamicBatch, DynamicSize, Graph, op_name, static_shape, tensor_outputs
 from coordatt_deploy.loading.sizes import BatchBounds, Bounds, unseen_batches, unseen_sizes
 from coordatt_deploy.user_code import source_line
 
@@ -92,15 +93,17 @@ def _check_unseen(source: LoadedModel, graph: Graph, at: str, inputs: list[torch
     """Compare the graph with the module at a size that the capture did not see: torch.export fixes some silently."""
     expected = tensor_outputs(trial(source.module, inputs))
     feeds = {name: tensor.numpy() for name, tensor in zip(source.inputs, inputs, strict=True)}
+    declared = [static_shape(node.meta["val"]) for node in outputs(graph.module.graph)]
     try:
         results = run(graph, feeds, dtype=torch.float32)
         # A wrong kernel changes the first digits; rounding in another order changes the sixth.
         right = all(
             results[name].shape == tuple(tensor.shape)
+            and all(size in (None, found) for size, found in zip(shape, tensor.shape, strict=True))
             and torch.allclose(
                 torch.from_numpy(results[name]), tensor, rtol=1e-3, atol=1e-3 * float(tensor.abs().max())
             )
-            for name, tensor in zip(source.outputs, expected, strict=True)
+            for name, tensor, shape in zip(source.outputs, expected, declared, strict=True)
         )
     except RuntimeError:
         right = False

@@ -1,5 +1,4 @@
-"""Input sizes as the user writes them: ``224``, ``320x192`` (height x width), ``96:320`` for a dynamic size, and
-``1:8`` for a dynamic batch.
+"""Sizes as the user writes them: ``224``, ``320x192`` (height x width), ``96:320`` (dynamic), ``1:8`` for a batch.
 
 ONNX and Core ML take both. TFLite does not: its files are planned for one size, so fixed sizes are named that cover the
 range instead.
@@ -96,8 +95,8 @@ def batch_within(bounds: BatchBounds, taken: Sequence[int] = ()) -> int:
     if not free:
         fixed = ", ".join(map(str, sorted(set(taken))))
         raise UsageError(
-            f"--dynamic-batch {low}:{high}: inputs with a first axis of {fixed} cannot be told from those that share the"
-            " batch; widen the range, or give all inputs the same first axis in --input-shape"
+            f"--dynamic-batch {low}:{high}: inputs with a first axis of {fixed} cannot be told from those that share"
+            " the batch; widen the range, or give all inputs the same first axis in --input-shape"
         )
     return free[0]
 
@@ -138,16 +137,15 @@ def unseen_sizes(bounds: Bounds, captured: tuple[int, int]) -> tuple[tuple[int, 
 
 
 def formats_for_dynamic(
-    bounds: Bounds | None, formats: Sequence[Format], *, asked: bool, batch: BatchBounds | None = None
+    bounds: Bounds | None, formats: Sequence[Format], *, asked: bool
 ) -> tuple[tuple[Format, ...], str | None]:
     """Return the formats that can be exported with a dynamic size or batch, and what to say of the others.
 
     Args:
-        bounds: Of the dynamic size; None where it is fixed.
+        bounds: Of the dynamic size; None where the batch alone is dynamic.
         formats: The formats to export.
         asked: Whether the user named them; otherwise they are the default, and those whose files have one size are left
             out with a note.
-        batch: Bounds of the dynamic batch; None where it is fixed.
 
     Raises:
         UsageError: The user asked for a format whose files have one size, or no other is left.
