@@ -195,9 +195,13 @@ def _constraint(text: str) -> str:
         step = math.lcm(*(int(number) for _, number in multiples))
         return f"height and width must be multiples of {step}; give --dynamic-size MIN:MAX:{step}"
     reasons = re.findall(r"^\s*- (.*)$", text, flags=re.MULTILINE)
-    constants = dict(re.findall(r"(height|width|batch) was inferred to be a constant \((\d+)\)", text))
-    if BATCH in constants:
-        return f"its code fixes the batch to {constants[BATCH]}; {FIXED_BATCH}"
+    special = r"(?:was inferred|as dynamic but your code specialized it) to be a constant \((\d+)\)"
+    constants = dict(re.findall(rf"(height|width|batch) {special}", text))
+    solved = re.search(rf"guards generated for {BATCH} = .* resulted in a specialized value of (\d+)", text)
+    if BATCH in constants or solved:
+        return f"its code fixes the batch to {solved[1] if solved else constants[BATCH]}; {FIXED_BATCH}"
+    if any(f"values of {BATCH} = " in reason for reason in reasons):
+        return f"its code does not take every batch of the range alike; {FIXED_BATCH}"
     if constants:
         fixed = " and ".join(f"{name} to {size}" for name, size in sorted(constants.items()))
         return f"its code fixes {fixed} pixels, so it takes no other size; leave --dynamic-size out"

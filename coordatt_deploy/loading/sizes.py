@@ -106,7 +106,7 @@ def unseen_batches(bounds: BatchBounds, captured: int) -> tuple[int, ...]:
 
     Where the range has nothing else, the captured one is among them.
     """
-    low, high = bounds[0], max(bounds[0] + 1, min(bounds[1], LARGEST_TRIED))
+    low, high = bounds[0], min(bounds[1], max(bounds[0] + 2, LARGEST_TRIED))
     between = next((size for size in range(low + 1, high) if size != captured), low)
     return tuple(sorted({low, between, high}))
 
