@@ -56,6 +56,7 @@ def check(
     sizes=(),
     batch=None,
     batches=(),
+    mapped=MAPPED,
     fold=lambda graph: fold_batchnorms(graph)[0],
 ):
     """Every file computes what the module does on random input, and every layer lies where its map says.
@@ -68,6 +69,7 @@ def check(
         sizes: Further (H, W) to run the files at.
         batch: Bounds of a dynamic batch.
         batches: Further batches to run the files at, in each of the sizes.
+        mapped: Share of the layers that each file has to place.
         fold: What is done to the captured graph before the files are written.
 
     Returns:
@@ -79,9 +81,10 @@ def check(
     with tempfile.TemporaryDirectory() as folder:
         for kind in formats:
             path = Path(folder) / f"small{FORMATS[kind].suffix}"
-            maps[kind] = _check_file(
-                kind, path, module, graph, folded, tuple(product((None, *sizes), (None, *batches)))
-            )
+            places = tuple(product((None, *sizes), (None, *batches)))
+            maps[kind] = _check_file(kind, path, module, graph, folded, places)
+            absent = [item for item in maps[kind].layers if item.absent]
+            assert maps[kind].coverage >= mapped, f"{kind}: {absent}"
     return graph, maps
 
 
@@ -100,7 +103,6 @@ def _check_file(kind, path, module, graph, folded, places):
         for spec, reference in zip(exported.outputs, expected, strict=True):
             _hold(f"{kind} {spec.name} {size or ''} {count or ''}", reference.numpy(), decode(results[spec.name], spec))
         _check_layers(kind, path, artifact, exported.layers, graph, feeds)
-    assert exported.layers.coverage >= MAPPED, f"{kind}: {[item for item in exported.layers.layers if item.absent]}"
     return exported.layers
 
 
