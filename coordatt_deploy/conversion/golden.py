@@ -83,16 +83,14 @@ def golden_inputs(
         values.append(_as_tensor(_random_pixels(size, 3), replace(preprocessing, size=size)))
     smallest = inputs[0].shape[0] or min(batches, default=1)
     values = _batched(values, smallest)
-    for index, batch in enumerate(size for size in batches if size != smallest):
-        size = (None, *sizes)[index % (len(sizes) + 1)]  # of both kinds together where both are dynamic
-        cases.append(GoldenCase(f"batch_of_{batch}" + (f"_{size[0]}x{size[1]}" if size else "")))
-        images_of = [
-            _as_tensor(_random_pixels(size, 3, seed=place), replace(preprocessing, size=size))
-            if size
-            else whole[(index + place) % len(whole)]
-            for place in range(batch)
-        ]
-        values.append(np.concatenate(images_of))
+    for index, batch in enumerate(item for item in batches if item != smallest):
+        other = (None, *sizes)[index % (len(sizes) + 1)]  # of both kinds together where both are dynamic
+        cases.append(GoldenCase(f"batch_of_{batch}" + (f"_{other[0]}x{other[1]}" if other else "")))
+        beside = [whole[(index + place) % len(whole)] for place in range(batch)]
+        if other is not None:
+            resized = replace(preprocessing, size=other)
+            beside = [_as_tensor(_random_pixels(other, 3, seed=place), resized) for place in range(batch)]
+        values.append(np.concatenate(beside))
     feeds: dict[str, Arrays] = {}
     for position, spec in enumerate(inputs):
         feeds[spec.name] = (

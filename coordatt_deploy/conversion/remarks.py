@@ -6,7 +6,7 @@ from typing import Final
 from coordatt_deploy.conversion.float_artifact import FloatArtifact
 from coordatt_deploy.conversion.plan import ExportPlan
 from coordatt_deploy.formats import Format
-from coordatt_deploy.loading.sizes import LARGEST_TRIED, batch_within, formats_for_dynamic, unseen_batches
+from coordatt_deploy.loading.sizes import formats_for_dynamic
 from coordatt_deploy.manifest import FoldReport, MergedBranches
 
 SHOWN: Final = 5  # names in a remark; the manifest has all
@@ -39,16 +39,11 @@ def of_formats_and_attention(plan: ExportPlan, converted: Sequence[FloatArtifact
     # it loads torch
     from coordatt_deploy.loading.factories import attention_warning
 
-    dynamic, batch = plan.model.dynamic, plan.model.batch
-    if (dynamic is not None or batch is not None) and not plan.formats:
+    dynamic = plan.model.dynamic
+    if (dynamic is not None or plan.model.batch is not None) and not plan.formats:
         _, text = formats_for_dynamic(dynamic, tuple(Format), asked=False)
         if text is not None:
             yield text
-    if batch is not None and batch[1] > LARGEST_TRIED:
-        yield (
-            f"batches from {batch[0]} to {batch[1]} are taken; golden inputs hold at most"
-            f" {max(unseen_batches(batch, batch_within(batch)))} images beside each other, so no larger one is tried"
-        )
     blocks = max((len(item.lowering.blocks) for item in converted), default=0)
     warning = attention_warning(plan.model.model, plan.model.model_args, blocks) if converted else None
     if warning is not None:

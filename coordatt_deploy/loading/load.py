@@ -28,7 +28,7 @@ from coordatt_deploy.loading.loaded_model import Images, LoadedModel
 from coordatt_deploy.loading.model_request import TIMM, ModelRequest, Source
 from coordatt_deploy.loading.preprocessing import own_preprocessing
 from coordatt_deploy.loading.saved_programs import build_program
-from coordatt_deploy.loading.sizes import batch_within
+from coordatt_deploy.loading.sizes import batch_within, unseen_batches
 from coordatt_deploy.models import model_card
 from coordatt_deploy.models.factory import build
 from coordatt_deploy.models.registry import chosen_attention
@@ -69,6 +69,13 @@ def resolve(request: ModelRequest) -> LoadedModel:
     outputs, dropped = output_names(returned)
     if dropped:
         notes.append(f"outputs that are no tensors are left out: {', '.join(dropped)}")
+    if request.batch is not None:
+        tried = unseen_batches(request.batch, example[0].shape[0])
+        beyond = ", and none is tried with more" if tried[-1] < request.batch[1] else ""
+        notes.append(
+            f"the batch is dynamic: files take from {request.batch[0]} to {request.batch[1]} images at once; golden"
+            f" inputs have {', '.join(map(str, tried[:-1]))} and {tried[-1]}{beyond}"
+        )
     source = LoadedModel(
         module=module,
         spec=ModelSpec(

@@ -54,19 +54,15 @@ class LoadedModel:
         """The batches at which a dynamic model has to be right as well; none for a static one."""
         return () if self.batch is None else unseen_batches(self.batch, self.example[0].shape[0])
 
-    def golden_batches(self) -> tuple[int, ...]:
-        """The batches of the golden inputs; none for a static one."""
-        return self.unseen_batches()
-
     def unseen(self) -> Iterator[tuple[str, list[torch.Tensor]]]:
         """Yield inputs at every size and every batch that the capture did not see, with the words for them."""
         for size in self.unseen_sizes():
             yield f"{size[0]}x{size[1]}", at_size(self.example, size)
-        sizes = (*self.unseen_sizes(), None)
+        places = (*self.unseen_sizes(), None)
         for index, batch in enumerate(self.unseen_batches()):
-            size = sizes[index % len(sizes)]
-            example = self.example if size is None else at_size(self.example, size)
-            at = "" if size is None else f" at {size[0]}x{size[1]}"
+            place = places[index % len(places)]
+            example = self.example if place is None else at_size(self.example, place)
+            at = "" if place is None else f" at {place[0]}x{place[1]}"
             yield f"a batch of {batch}{at}", at_batch(example, batch)
 
 
