@@ -227,8 +227,10 @@ def _unsqueeze(
     if channels is not None:
         sizes[axes.index(1)] = None
     known = math.prod(size or 1 for size in sizes)
-    # Several images stay apart; one, or a number that the map does not know, may have been dropped with its axis.
-    several = (sizes[0] or 1) > 1 and tensor.size % known == 0
+    # Several images stay apart; one may have been dropped with its axis.
+    several = layer.shape[0] is None or ((sizes[0] or 1) > 1 and tensor.size % known == 0)
+    if axes[0] == 0 and sizes[0] is None and sizes.count(None) > 1:  # a dynamic batch stays in front
+        sizes[0] = tensor.shape[0]
     if axes[0] == 0 and not several and (None in sizes or known != tensor.size):
         sizes[0] = tensor.shape[0] if tensor.ndim >= len(sizes) else 1
     if sizes.count(None) > 1:

@@ -163,6 +163,8 @@ GRAPHS = {
     "an output that is a number": lambda d: d["nodes"][-1].update(args=[[3]]),
     "layers of another kind": lambda d: d.update(layers=[[]]),
     "dynamic of another kind": lambda d: d.update(dynamic={"a": 1}),
+    "batch of another kind": lambda d: d.update(batch={"minimum": "a", "maximum": 2}),
+    "batch from nothing": lambda d: d.update(batch={"minimum": 0, "maximum": 2}),
 }
 
 

@@ -199,3 +199,15 @@ def test_a_sequence_may_lie_in_an_image_that_is_turned():
     (layer,) = first.carried({"wide": Part("last", (0, 2, 3, 1))}).layers
 
     assert np.array_equal(value, restore(layer, {"last": value.transpose(0, 2, 1)[:, :, None]}))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_a_dynamic_batch_stays_in_front_of_the_axes_that_a_file_drops(batch):
+    """
+    The map does not know the number; another open axis of the value is read from what is left.
+    """
+    value = np.random.default_rng(1).standard_normal((batch, 6, 7, 1))
+
+    for shape in ((None, 6, 7, 1), (None, 6, None, 1)):
+        assert np.array_equal(value, restore(_layer(Part("t"), shape=shape), {"t": value[..., 0]}))
+    assert np.array_equal(value[:, :, :1], restore(_layer(Part("t"), shape=(None, 6, 1, 1)), {"t": value[:, :, 0, 0]}))

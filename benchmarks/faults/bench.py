@@ -88,7 +88,7 @@ class Bench:
         chosen = choose_cases([case.name for case in golden])
         images = [i for i in chosen if golden[i].image][:1]
         noise = [i for i in chosen if golden[i].name.startswith("noise")][:1]
-        sizes = [i for i in chosen if golden[i].name.startswith("noise_")]  # of a dynamic model
+        sizes = [i for i in chosen if golden[i].name.startswith(("noise_", "batch_of_"))]  # of a dynamic model
         picked = list(dict.fromkeys([*images, *noise, *chosen]))[:cases] + sizes
         self.cases = [{name: values[index] for name, values in inputs.items()} for index in picked]
         self.trials: dict[str, list[Any]] = {}

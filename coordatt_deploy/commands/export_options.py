@@ -16,6 +16,7 @@ from coordatt_deploy.commands.options import (
     CalibrationOptions,
     P,
     calibration_options,
+    dynamic_batch_option,
     dynamic_size_option,
     format_option,
     gathered,
@@ -29,7 +30,7 @@ from coordatt_deploy.commands.options import (
     target_cpu_option,
 )
 from coordatt_deploy.formats import Format, Precision, TargetCpu
-from coordatt_deploy.loading.sizes import Bounds
+from coordatt_deploy.loading.sizes import BatchBounds, Bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class ModelOptions:
         allow_unexpected: Whether the checkpoint may hold tensors that the network does not have.
         input_size: (H, W) in pixels.
         dynamic: Bounds of a dynamic size.
+        batch: Bounds of a dynamic batch.
         inputs: Name and shape of inputs that are not images.
         outputs: Names of outputs, and what they are.
         labels: A file of class names.
@@ -59,6 +61,7 @@ class ModelOptions:
     allow_unexpected: bool = False
     input_size: tuple[int, int] | None = None
     dynamic: Bounds | None = None
+    batch: BatchBounds | None = None
     inputs: tuple[tuple[str, tuple[int, ...]], ...] = ()
     outputs: tuple[tuple[str, OutputKind], ...] = ()
     labels: Path | None = None
@@ -155,6 +158,7 @@ def export_options(command: Callable[Concatenate[ExportOptions, P], None]) -> Ca
         target_cpu_option("Whose fastest form ONNX is written in; repeatable; default: arm64, as phones have."),
         input_size_option,
         dynamic_size_option("Any size between two: 96:320, or 96:320:32 for multiples of 32. ONNX and Core ML."),
+        dynamic_batch_option("Any number of images at once, between two: 1:8. ONNX and Core ML."),
         input_shape_option("Shape of an input that is no image, batch first: prior=1x8x20x20. Repeatable."),
         click.option(
             "--output",

@@ -56,6 +56,7 @@ def _request(options: ModelOptions, preprocessing: PreprocessingOptions) -> Mode
         model_args=options.model_args,
         input_size=options.input_size,
         dynamic=options.dynamic,
+        batch=options.batch,
         inputs=dict(options.inputs) or None,
         preprocessing=changes,
         labels=None if options.labels is None else read_labels(options.labels),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from coordatt_deploy.commands.options import (
+    dynamic_batch_option,
     dynamic_size_option,
     gathered,
     input_shape_option,
@@ -16,7 +17,7 @@ from coordatt_deploy.commands.options import (
     model_args_option,
 )
 from coordatt_deploy.commands.output import print_result
-from coordatt_deploy.loading.sizes import Bounds, check_size
+from coordatt_deploy.loading.sizes import BatchBounds, Bounds, check_size
 
 if TYPE_CHECKING:
     from coordatt_deploy.inspection.result import BundleInspection, Inspection
@@ -30,12 +31,14 @@ class InspectOptions:
         model_args: Keyword arguments of the factory.
         input_size: (H, W) in pixels.
         dynamic: Bounds of a dynamic size.
+        batch: Bounds of a dynamic batch.
         inputs: Name and shape of inputs that are not images.
     """
 
     model_args: Mapping[str, object] | None = None
     input_size: tuple[int, int] | None = None
     dynamic: Bounds | None = None
+    batch: BatchBounds | None = None
     inputs: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
@@ -46,6 +49,7 @@ class InspectOptions:
     model_args_option,
     input_size_option,
     dynamic_size_option("Look at it as with this option of export."),
+    dynamic_batch_option("Likewise."),
     input_shape_option("As for export: prior=1x8x20x20."),
 )
 @json_option
@@ -103,6 +107,7 @@ def _inspected_model(subject: str, options: InspectOptions) -> "Inspection":
         model_args=options.model_args,
         input_size=options.input_size,
         dynamic=options.dynamic,
+        batch=options.batch,
         inputs=dict(options.inputs) or None,
     )
     request.check()

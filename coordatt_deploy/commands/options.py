@@ -18,7 +18,7 @@ from coordatt_deploy.artifact_specs import OutputKind, RangeMethod
 from coordatt_deploy.documents import E, member, parse
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.formats import Format, TargetCpu
-from coordatt_deploy.loading.sizes import Bounds, parse_dynamic_size
+from coordatt_deploy.loading.sizes import BatchBounds, Bounds, parse_dynamic_batch, parse_dynamic_size
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -85,6 +85,14 @@ def bounds(text: str) -> Bounds:
     """Read ``96:320`` or ``96:320:32``."""
     try:
         return parse_dynamic_size(text)
+    except UsageError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def batch_bounds(text: str) -> BatchBounds:
+    """Read ``1:8``."""
+    try:
+        return parse_dynamic_batch(text)
     except UsageError as error:
         raise click.BadParameter(str(error)) from None
 
@@ -203,6 +211,11 @@ def input_size_option(command: Callable[P, None]) -> Callable[P, None]:
 def dynamic_size_option(text: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
     """``--dynamic-size``; *text* is its help."""
     return click.option("--dynamic-size", "dynamic", type=bounds, metavar="MIN:MAX[:STEP]", help=text)
+
+
+def dynamic_batch_option(text: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
+    """``--dynamic-batch``; *text* is its help."""
+    return click.option("--dynamic-batch", "batch", type=batch_bounds, metavar="MIN:MAX", help=text)
 
 
 def input_shape_option(text: str) -> Callable[[Callable[P, None]], Callable[P, None]]:

@@ -61,7 +61,9 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
         save_graph(folded, scratch, lines=True)
         (staging / "reference").mkdir(exist_ok=True)
         save_graph(graph, staging / "reference", model.state)
-        golden = golden_inputs(graph.inputs, spec.preprocessing, source.images, source.unseen_sizes())
+        golden = golden_inputs(
+            graph.inputs, spec.preprocessing, source.images, source.unseen_sizes(), source.unseen_batches()
+        )
         with workers(len(jobs) + len(pairs)) as pool:
             float_jobs = plan_float_jobs(jobs, spec, scratch, staging, golden.feeds)
             converting = submit_floats(float_jobs, pool)

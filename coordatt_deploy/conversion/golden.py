@@ -2,7 +2,7 @@
 
 Real images (the packaged digits, or the user's), and tensors that no photograph gives: zeros, black, white, noise and a
 checkerboard, because a wrong bias hides behind images and a wrong weight behind zeros. For dynamic sizes two sizes that
-the capture never saw, neither of them square.
+the capture never saw, neither of them square; for a dynamic batch several images beside each other, all different.
 """
 
 import json
@@ -35,7 +35,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class GoldenInputs:
-    """The cases and, per input of the model, one array per case (1, C, H, W) float32."""
+    """The cases and, per input of the model, one array per case (N, C, H, W) float32."""
 
     cases: tuple[GoldenCase, ...]
     feeds: dict[str, Arrays]
@@ -47,6 +47,7 @@ def golden_inputs(
     preprocessing: Preprocessing,
     images: Sequence[tuple[str, Image.Image, int | None]],
     sizes: Sequence[tuple[int, int]] = (),
+    batches: Sequence[int] = (),
 ) -> GoldenInputs:
     """Make the golden inputs of a model.
 
@@ -55,6 +56,7 @@ def golden_inputs(
         preprocessing: How an image becomes the first input.
         images: Name, image and class of each real image.
         sizes: Further (H, W) for dynamic models.
+        batches: Of a dynamic batch: the smallest, which all cases have that are not of another, and further ones.
     """
     cases: list[GoldenCase] = []
     pictures, values = [], []
@@ -75,23 +77,34 @@ def golden_inputs(
         values.append(_as_tensor(pixels, preprocessing))
     cases.append(GoldenCase("zeros"))
     values.append(np.zeros_like(values[0]))
+    whole = list(values)
     for size in sizes:
         cases.append(GoldenCase(f"noise_{size[0]}x{size[1]}"))
         values.append(_as_tensor(_random_pixels(size, 3), replace(preprocessing, size=size)))
+    smallest = inputs[0].shape[0] or min(batches, default=1)
+    values = _batched(values, smallest)
+    for index, batch in enumerate(item for item in batches if item != smallest):
+        other = (None, *sizes)[index % (len(sizes) + 1)]  # of both kinds together where both are dynamic
+        cases.append(GoldenCase(f"batch_of_{batch}" + (f"_{other[0]}x{other[1]}" if other else "")))
+        beside = [whole[(index + place) % len(whole)] for place in range(batch)]
+        if other is not None:
+            resized = replace(preprocessing, size=other)
+            beside = [_as_tensor(_random_pixels(other, 3, seed=place), resized) for place in range(batch)]
+        values.append(np.concatenate(beside))
     feeds: dict[str, Arrays] = {}
     for position, spec in enumerate(inputs):
         feeds[spec.name] = (
-            _batched(values, spec.shape[0] or 1)
+            values
             if position == 0 and has_pixels
-            else [_noise(_sizes(spec, values[index]), seed=index) for index in range(len(cases))]
+            else [_noise(_shape(spec, value), seed=index) for index, value in enumerate(values)]
         )
     return GoldenInputs(tuple(cases), feeds, tuple(pictures))
 
 
-def _sizes(spec: TensorSpec, image: NDArray[np.float32]) -> tuple[int, ...]:
-    """The shape of an input beside *image*: height and width that are dynamic are the same in all inputs."""
-    beside = image.shape if len(spec.shape) == image.ndim else (1,) * len(spec.shape)
-    return tuple(size or own for size, own in zip(spec.shape, beside, strict=True))
+def _shape(spec: TensorSpec, images: NDArray[np.float32]) -> tuple[int, ...]:
+    """The shape of an input in one case: batch, height and width that are dynamic are the same in all inputs."""
+    beside = images.shape if len(spec.shape) == images.ndim else (len(images), *(1,) * (len(spec.shape) - 1))
+    return tuple(own if size is None else size for size, own in zip(spec.shape, beside, strict=True))
 
 
 def _batched(values: Arrays, batch: int) -> Arrays:

@@ -1,13 +1,20 @@
 """Calibration images that are set aside, so that parity judges on some that no range was measured on."""
 
-from typing import Final
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.bundle import save_golden
 from coordatt_deploy.conversion.plan import Job
+from coordatt_deploy.data.calibration import CalibrationSet
+from coordatt_deploy.loading.sizes import unseen_batches
 from coordatt_deploy.logs import captured
 from coordatt_deploy.manifest import HeldOutCases
+
+if TYPE_CHECKING:
+    from coordatt_deploy.graph.graph import Graph
 
 HELD_OUT_PREFIX: Final = "set-aside-"
 
@@ -17,6 +24,16 @@ def held_out_cases(job: Job) -> HeldOutCases | None:
     if job.data is None or job.data.aside is None:
         return None
     return HeldOutCases(f"{HELD_OUT_PREFIX}{job.data.aside.fingerprint[:12]}", job.data.aside.names)
+
+
+def _of_other_batches(graph: "Graph", data: CalibrationSet) -> Iterator[dict[str, NumberArray]]:
+    """Yield further cases for a dynamic batch, as many images as the golden inputs have beside each other."""
+    bounds = graph.batch
+    if bounds is None:
+        return
+    for batch in unseen_batches((bounds.minimum, bounds.maximum), graph.example[0].shape[0]):
+        if batch != bounds.minimum:
+            yield {name: array[np.arange(batch) % len(array)] for name, array in data.arrays.items()}
 
 
 def write_held_out(job: Job) -> None:
@@ -38,13 +55,13 @@ def write_held_out(job: Job) -> None:
         place = held_out_cases(job)
         if place is None or job.data is None or job.data.aside is None:
             return
-        cases = list(job.data.aside.feeds(graph.example[0].shape[0]))
+        cases = [*job.data.aside.feeds(graph.images_at_once), *_of_other_batches(graph, job.data.aside)]
         folder = job.root / "golden" / place.folder
         folder.mkdir(exist_ok=True)
         for file, run in (("outputs", prepare(graph)), ("rounding_fp32", prepare(graph, dtype=torch.float32))):
             results = [run(feeds) for feeds in cases]
             save_golden(folder / f"{file}.npz", {name: [case[name] for case in results] for name in graph.outputs})
-        ranges = ReferenceLayers(graph).ranges(job.data.feeds(graph.example[0].shape[0]))
+        ranges = ReferenceLayers(graph).ranges(job.data.feeds(graph.images_at_once))
         save_golden(folder / "ranges.npz", {layer: [np.array(ends)] for layer, ends in ranges.items()})
         save_golden(folder / "inputs.npz", {name: [case[name] for case in cases] for name in job.data.aside.arrays})
     log.unlink(missing_ok=True)

@@ -142,7 +142,9 @@ def make(job: Job) -> QuantizedArtifact:
             else:
                 layers = LayerMap.load(job.root / job.source.layers)
                 exported = Exported(job.source.inputs, job.source.outputs, layers)
-                prepared = existing(job.root / job.source.path, job.source, exported)
+                batch = job.source.inputs[0].shape[0]
+                at_once = load_graph(job.root / "reference").images_at_once if batch is None else batch
+                prepared = existing(job.root / job.source.path, job.source, exported, at_once)
             ranges = measure_ranges(prepared, recipe, job.data)
             final = job.root / job.path
             final.parent.mkdir(exist_ok=True)

@@ -22,7 +22,7 @@ class ExportPlan:
     """What to export.
 
     Attributes:
-        model: The model, and what is said of it: its size, whether that is dynamic, weights, preprocessing.
+        model: The model, and what is said of it: its size and batch, whether they are dynamic, weights, preprocessing.
         formats: Which to write; empty for all that can be.
         precisions: None for every float precision of each format; int8, and fp16 where the exporter does not write it,
             come from a recipe.
@@ -60,10 +60,16 @@ class ExportPlan:
         """Refuse what can be refused before any work, and before torch is loaded.
 
         Raises:
-            UsageError: As for ``jobs``; softmax without baking; an unknown backbone or an impossible size.
+            UsageError: As for ``jobs``; softmax without baking; baking with a dynamic batch; an unknown backbone or an
+                impossible size.
             MissingDependencyError: A converter is not installed.
         """
         jobs, pairs = self.jobs(), self.recipes()
+        if self.bake and self.model.batch is not None:
+            raise UsageError(
+                "--bake-preprocessing is for apps that hand over one image as it comes from a camera, and with"
+                " --dynamic-batch a file takes several; leave one of the two out"
+            )
         if self.softmax and not self.bake:
             raise UsageError("--softmax is for apps that take the file as it is; give --bake-preprocessing as well")
         need_converters([*(kind for kind, _, _ in jobs), *(kind for kind, _ in pairs)])
@@ -73,7 +79,7 @@ class ExportPlan:
         """Return the float artifacts to write.
 
         Raises:
-            UsageError: A format does not have one of the precisions, or cannot have a dynamic size.
+            UsageError: A format does not have one of the precisions, or cannot have a dynamic size or batch.
         """
         wanted: list[tuple[Format, Precision, TargetCpu | None]] = []
         for kind, precision in self._asked():
@@ -97,8 +103,9 @@ class ExportPlan:
 
     def _asked(self) -> tuple[tuple[Format, Precision], ...]:
         formats = self.formats or tuple(Format)
-        if self.model.dynamic is not None:
-            formats, _ = formats_for_dynamic(self.model.dynamic, formats, asked=bool(self.formats))
+        model = self.model
+        if model.dynamic is not None or model.batch is not None:
+            formats, _ = formats_for_dynamic(model.dynamic, formats, asked=bool(self.formats))
         if self.precisions and not self.formats:  # all formats that have one of them
             formats = tuple(kind for kind in formats if set(self.precisions) & set(_precisions(kind)))
         asked = []

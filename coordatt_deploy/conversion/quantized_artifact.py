@@ -45,6 +45,7 @@ class Prepared:
         lowering: What lowering did; None for an artifact that existed.
         equalise: What evening out channels did; None where it was not done.
         rounding: What rounding weights on data did; None where it was not done.
+        at_once: Images of a calibration case: the batch, and of a dynamic one the smallest.
     """
 
     path: Path
@@ -53,11 +54,12 @@ class Prepared:
     lowering: LoweringReport | None = None
     equalise: EqualiseReport | None = None
     rounding: RoundingReport | None = None
+    at_once: int = 1
 
 
-def existing(path: Path, artifact: Artifact, exported: Exported) -> Prepared:
+def existing(path: Path, artifact: Artifact, exported: Exported, at_once: int = 1) -> Prepared:
     """Take a float artifact as it is."""
-    return Prepared(path, artifact, exported)
+    return Prepared(path, artifact, exported, at_once=at_once)
 
 
 def prepare(
@@ -101,7 +103,8 @@ def prepare(
     check_supported(lowered, kind)
     request = ExportRequest(spec, FORMATS[kind].quantized_from, folder / f"float{FORMATS[kind].suffix}", target_cpu)
     exported = exporter(kind).export(lowered, request)
-    return Prepared(request.path, exported.described(request, folder), exported, lowering, equalised, rounding)
+    made = exported.described(request, folder)
+    return Prepared(request.path, made, exported, lowering, equalised, rounding, graph.images_at_once)
 
 
 def lower_and_equalise(
@@ -143,7 +146,7 @@ def measure_ranges(prepared: Prepared, recipe: Recipe, data: CalibrationSet | No
     with runtime(kind).open_artifact(prepared.path, prepared.artifact, tensors=wanted) as runner:
 
         def passes() -> Iterator[dict[str, NumberArray]]:
-            for feeds in data.feeds(inputs[0].shape[0] or 1):
+            for feeds in data.feeds(prepared.at_once):
                 values = runner.infer({spec.name: encode(feeds[spec.name], spec) for spec in inputs})
                 yield {name: values[name] for name in wanted}
 

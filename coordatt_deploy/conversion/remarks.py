@@ -39,8 +39,9 @@ def of_formats_and_attention(plan: ExportPlan, converted: Sequence[FloatArtifact
     # it loads torch
     from coordatt_deploy.loading.factories import attention_warning
 
-    if plan.model.dynamic is not None and not plan.formats:
-        _, text = formats_for_dynamic(plan.model.dynamic, tuple(Format), asked=False)
+    dynamic = plan.model.dynamic
+    if (dynamic is not None or plan.model.batch is not None) and not plan.formats:
+        _, text = formats_for_dynamic(dynamic, tuple(Format), asked=False)
         if text is not None:
             yield text
     blocks = max((len(item.lowering.blocks) for item in converted), default=0)

@@ -31,7 +31,7 @@ class Cases:
     feeds: Mapping[str, list[NumberArray]]
 
 
-def read_inputs(source: Path, inputs: Sequence[TensorSpec], preprocessing: Preprocessing) -> Cases:
+def read_inputs(source: Path, inputs: Sequence[TensorSpec], preprocessing: Preprocessing, at_once: int = 1) -> Cases:
     """Read the cases at *source*.
 
     Args:
@@ -39,11 +39,12 @@ def read_inputs(source: Path, inputs: Sequence[TensorSpec], preprocessing: Prepr
             which go through the model's preprocessing.
         inputs: Of the reference: NCHW, batch first; None for a dynamic axis.
         preprocessing: Of the model.
+        at_once: Images of a case where the batch is dynamic: the smallest that the model takes.
 
     Raises:
         UsageError: No such file; names, shapes or types that do not fit; NaN; values that no image gives.
     """
-    cases = _images(source, inputs, preprocessing) if source.is_dir() else _archive(source, inputs)
+    cases = _images(source, inputs, preprocessing) if source.is_dir() else _archive(source, inputs, at_once)
     for spec in inputs:
         for name, value in zip(cases.names, cases.feeds[spec.name], strict=True):
             _check(f"{source.name}: {spec.name}, case {name}", value, spec, preprocessing)
@@ -89,14 +90,14 @@ def read_archive(path: Path, wanted: Sequence[str]) -> dict[str, NumberArray]:
     return arrays
 
 
-def _archive(path: Path, inputs: Sequence[TensorSpec]) -> Cases:
+def _archive(path: Path, inputs: Sequence[TensorSpec], at_once: int) -> Cases:
     try:
         arrays = read_archive(path, [spec.name for spec in inputs])
     except FileNotFoundError:
         raise UsageError(f"there is no file {path}; give an .npz, or a folder of images") from None
     except UNREADABLE as error:
         raise UsageError(f"{path} cannot be read as .npz: {error}") from None
-    feeds = {spec.name: _split(path.name, arrays[spec.name], spec) for spec in inputs}
+    feeds = {spec.name: _split(path.name, arrays[spec.name], spec, at_once) for spec in inputs}
     counts = {name: len(values) for name, values in feeds.items()}
     if len(set(counts.values())) != 1 or not min(counts.values()):
         listed = ", ".join(f"{count} of {name}" for name, count in counts.items())
@@ -106,8 +107,8 @@ def _archive(path: Path, inputs: Sequence[TensorSpec]) -> Cases:
     return Cases(tuple(f"{path.stem}[{index}]" for index in range(next(iter(counts.values())))), feeds)
 
 
-def _split(file: str, array: NumberArray, spec: TensorSpec) -> list[NumberArray]:
-    batch = spec.shape[0] or 1
+def _split(file: str, array: NumberArray, spec: TensorSpec, at_once: int) -> list[NumberArray]:
+    batch = spec.shape[0] or at_once
     expected = "(cases, " + ", ".join("any" if size is None else str(size) for size in spec.shape[1:]) + ")"
     if array.dtype.kind not in "fiu" or (array.dtype.kind == "f") != spec.dtype.startswith("float"):
         raise UsageError(f"{file}: {spec.name} is {array.dtype}, the model takes {spec.dtype}; convert it")

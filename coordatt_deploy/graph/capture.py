@@ -17,6 +17,7 @@ from typing import Final
 import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.export import Dim
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, free_unbacked_symbols
 
 from coordatt_deploy.artifact_specs import TensorSpec
@@ -24,8 +25,10 @@ from coordatt_deploy.errors import ConversionError, UsageError
 from coordatt_deploy.graph.call_arguments import listed_nodes
 from coordatt_deploy.graph.editor import Editor
 from coordatt_deploy.graph.execution import input_values
-from coordatt_deploy.graph.exported_program import dynamic_shapes, set_shapes
+from coordatt_deploy.graph.exported_program import BATCH, dynamic_shapes, set_shapes
+from coordatt_deploy.graph.fixed_batch import FIXED_BATCH, check_batch
 from coordatt_deploy.graph.graph import (
+    DynamicBatch,
     DynamicSize,
     Graph,
     aten,
@@ -57,6 +60,7 @@ def capture(
     input_names: Sequence[str] = ("image",),
     output_names: Sequence[str] | None = None,
     dynamic: DynamicSize | None = None,
+    batch: DynamicBatch | None = None,
 ) -> Graph:
     """Capture *module*, which is left alone.
 
@@ -66,13 +70,16 @@ def capture(
         input_names: Stable names, one per input.
         output_names: Stable names; by default ``logits`` for a single output, ``output_0``… for several.
         dynamic: Capture height and width of every 4-D input as symbols within these bounds.
+        batch: Capture the first axis as a symbol within these bounds, of every input where it is as long as that of the
+            first input. An example has at least two images: torch.export takes one for what there always is.
 
     Raises:
         UsageError: The module is in training mode, its weights are not finite float32, it rejects the input, or
-            torch.export cannot follow its code.
+            torch.export cannot follow its code; its code fixes the batch.
     """
     check_weights(module)
-    program = _export(module, tuple(example), dynamic)
+    shapes = None if dynamic is None and batch is None else dynamic_shapes(example, dynamic, batch)
+    program = _export(module, tuple(example), shapes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of torch's own, about its copies of programs
         program = functional(program)
@@ -94,7 +101,9 @@ def capture(
     if len(wanted) != outputs:
         raise UsageError(f"the model has {outputs} outputs, but {len(wanted)} names were given: {', '.join(wanted)}")
     inputs = tuple(_input_spec(name, value) for name, value in zip(names, input_values(flat), strict=True))
-    graph = Graph(flat, inputs, wanted, _layers(flat), tuple(example), dynamic)
+    graph = Graph(flat, inputs, wanted, _layers(flat), tuple(example), dynamic, batch)
+    if batch is not None:
+        check_batch(graph)
     return replace(graph, assignments=tuple(layer for name in assigned if (layer := graph.layer_of(name)) is not None))
 
 
@@ -122,14 +131,13 @@ def check_weights(module: nn.Module) -> None:
 
 
 def _export(
-    module: nn.Module, example: tuple[torch.Tensor, ...], dynamic: DynamicSize | None
+    module: nn.Module, example: tuple[torch.Tensor, ...], shapes: tuple[dict[int, Dim] | None, ...] | None
 ) -> torch.export.ExportedProgram:
     trial(module, example)
-    # A GraphModule's forward takes its inputs positionally; a tuple matches any signature.
-    shapes = None if dynamic is None else dynamic_shapes(example, dynamic)
     log = log_folder() / f"capture-{os.getpid()}.log"
     try:
         with captured(log):
+            # A GraphModule's forward takes its inputs positionally; a tuple of shapes matches any signature.
             program = torch.export.export(module, example, dynamic_shapes=shapes, strict=False)
     except Exception as error:  # torch.export raises many kinds
         write_traceback(error, "capture")
@@ -179,12 +187,21 @@ def _boiled_down(error: BaseException) -> str:
 
 def _constraint(text: str) -> str:
     """Read torch.export's list of violated bounds: a multiple is suggested, a constant or another bound is quoted."""
-    multiples = {int(number) for number in re.findall(r"^\s*\w+ = (\d+)\*_\w+\s*$", text, flags=re.MULTILINE)}
+    multiples = re.findall(r"^\s*(\w+) = (\d+)\*_\w+\s*$", text, flags=re.MULTILINE)
+    if any(name.strip("_") == BATCH for name, _ in multiples):
+        count = math.lcm(*(int(number) for name, number in multiples if name.strip("_") == BATCH))
+        return f"the batch must be a multiple of {count}, which no range of batches is; {FIXED_BATCH}"
     if multiples:
-        step = math.lcm(*multiples)
+        step = math.lcm(*(int(number) for _, number in multiples))
         return f"height and width must be multiples of {step}; give --dynamic-size MIN:MAX:{step}"
     reasons = re.findall(r"^\s*- (.*)$", text, flags=re.MULTILINE)
-    constants = dict(re.findall(r"(height|width) was inferred to be a constant \((\d+)\)", text))
+    special = r"(?:was inferred|as dynamic but your code specialized it) to be a constant \((\d+)\)"
+    constants = dict(re.findall(rf"(height|width|batch) {special}", text))
+    solved = re.search(rf"guards generated for {BATCH} = .* resulted in a specialized value of (\d+)", text)
+    if BATCH in constants or solved:
+        return f"its code fixes the batch to {solved[1] if solved else constants[BATCH]}; {FIXED_BATCH}"
+    if any(f"values of {BATCH} = " in reason for reason in reasons):
+        return f"its code does not take every batch of the range alike; {FIXED_BATCH}"
     if constants:
         fixed = " and ".join(f"{name} to {size}" for name, size in sorted(constants.items()))
         return f"its code fixes {fixed} pixels, so it takes no other size; leave --dynamic-size out"

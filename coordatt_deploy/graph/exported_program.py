@@ -12,18 +12,38 @@ from torch.export import Dim
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from coordatt_deploy.errors import ConversionError
-from coordatt_deploy.graph.graph import DynamicSize, Graph, is_call
+from coordatt_deploy.graph.graph import DynamicBatch, DynamicSize, Graph, is_call
 
 _SIZE_AXES: Final = {2: "height", 3: "width"}
+BATCH: Final = "batch"
 
 
-def dynamic_shapes(example: Sequence[torch.Tensor], dynamic: DynamicSize) -> tuple[dict[int, Dim] | None, ...]:
-    """Return what torch.export is to take for a symbol: height and width of every 4-D input."""
+def dynamic_shapes(
+    example: Sequence[torch.Tensor], dynamic: DynamicSize | None, batch: DynamicBatch | None = None
+) -> tuple[dict[int, Dim] | None, ...]:
+    """Return what torch.export is to take for a symbol.
+
+    Args:
+        example: One tensor per input.
+        dynamic: Bounds of height and width of every 4-D input.
+        batch: Bounds of the first axis, of every input where it is as long as that of the first input.
+    """
+    sizes = {} if dynamic is None else _sizes(dynamic)
+    images = None if batch is None else Dim(BATCH, min=batch.minimum, max=batch.maximum)
+    shapes = []
+    for tensor in example:
+        axes = dict(sizes) if tensor.ndim == 4 else {}
+        if images is not None and tensor.ndim and tensor.shape[0] == example[0].shape[0]:
+            axes[0] = images
+        shapes.append(axes or None)
+    return tuple(shapes)
+
+
+def _sizes(dynamic: DynamicSize) -> dict[int, Dim]:
     step = dynamic.multiple
     bounds = {"min": -(-dynamic.minimum // step), "max": dynamic.maximum // step}
     axes = {axis: Dim(name if step == 1 else f"_{name}", **bounds) for axis, name in _SIZE_AXES.items()}
-    sizes = {axis: symbol if step == 1 else step * symbol for axis, symbol in axes.items()}
-    return tuple(sizes if tensor.ndim == 4 else None for tensor in example)
+    return {axis: symbol if step == 1 else step * symbol for axis, symbol in axes.items()}
 
 
 def program(graph: Graph) -> tuple[torch.export.ExportedProgram, dict[str, str]]:
@@ -35,7 +55,7 @@ def program(graph: Graph) -> tuple[torch.export.ExportedProgram, dict[str, str]]
     Raises:
         ConversionError: The new program makes other calls than the graph.
     """
-    shapes = None if graph.dynamic is None else dynamic_shapes(graph.example, graph.dynamic)
+    shapes = dynamic_shapes(graph.example, graph.dynamic, graph.batch) if graph.is_dynamic else None
     exported = torch.export.export(graph.module, graph.example, dynamic_shapes=shapes, strict=False)
     before, after = (
         [node for node in calls if is_call(node) and node.target is not operator.getitem]
@@ -74,10 +94,10 @@ class _Through(nn.Module):
 
 
 def symbolic_inputs(
-    example: Sequence[torch.Tensor], dynamic: DynamicSize
+    example: Sequence[torch.Tensor], dynamic: DynamicSize | None, batch: DynamicBatch | None = None
 ) -> tuple[tuple[FakeTensor, ...], FakeTensorMode]:
-    """Return tensors without values in which height and width are the symbols that a capture would have."""
-    shapes = (dynamic_shapes(example, dynamic),)  # of a forward that takes any number of inputs
+    """Return tensors without values in which dynamic axes are the symbols that a capture would have."""
+    shapes = (dynamic_shapes(example, dynamic, batch),)  # of a forward that takes any number of inputs
     exported = torch.export.export(_Through(), tuple(example), dynamic_shapes=shapes, strict=False)
     inputs = tuple(node.meta["val"] for node in exported.graph.nodes if node.op == "placeholder")
     return inputs, inputs[0].fake_mode

@@ -34,6 +34,14 @@ class DynamicSize:
 
 
 @dataclass(frozen=True, slots=True)
+class DynamicBatch:
+    """Bounds of a dynamic batch, both inclusive: how many images the network takes at once."""
+
+    minimum: int
+    maximum: int
+
+
+@dataclass(frozen=True, slots=True)
 class Graph:
     """A captured network: pure ATen calls, weights included.
 
@@ -44,6 +52,7 @@ class Graph:
         layers: Every layer of the *captured* network; a part's tensor is the name of a node of ``module``.
         example: One tensor per input, of the captured size.
         dynamic: Bounds of height and width; None for a static size.
+        batch: Bounds of the first axis of the inputs that share it; None for a static batch.
         assignments: Layer ids of the slice assignments that were written as concatenations.
     """
 
@@ -53,7 +62,18 @@ class Graph:
     layers: LayerMap
     example: tuple[torch.Tensor, ...]
     dynamic: DynamicSize | None = None
+    batch: DynamicBatch | None = None
     assignments: tuple[str, ...] = ()
+
+    @property
+    def is_dynamic(self) -> bool:
+        """Whether any axis of an input takes more than one size."""
+        return self.dynamic is not None or self.batch is not None
+
+    @property
+    def images_at_once(self) -> int:
+        """How many images a case has: the batch, and of a dynamic one the smallest."""
+        return self.example[0].shape[0] if self.batch is None else self.batch.minimum
 
     def edited(
         self, module: fx.GraphModule, places: Mapping[str, Part | None], reasons: Mapping[str, str] | None = None
@@ -186,6 +206,18 @@ def module_path(node: fx.Node) -> str:
 def static_shape(value: torch.Tensor) -> tuple[int | None, ...]:
     """Return the sizes of a tensor; None for each that is dynamic."""
     return tuple(size if isinstance(size, int) else None for size in value.shape)
+
+
+def reshape_sizes(value: torch.Tensor) -> list[int] | None:
+    """Return the sizes of a tensor for a reshape, a dynamic batch as -1; None where any other size is dynamic."""
+    if value.ndim and None in static_shape(value)[1:]:
+        return None
+    return [-1 if size is None else size for size in static_shape(value)]
+
+
+def at_capture(size: int | torch.SymInt) -> int:
+    """Return a size as it was when the network was captured."""
+    return size if isinstance(size, int) else int(size.node.hint)
 
 
 def is_call(node: fx.Node) -> bool:

@@ -21,7 +21,7 @@ import torch
 from torch import fx
 
 from coordatt_deploy.graph.call_arguments import argument, source, static_pair
-from coordatt_deploy.graph.graph import Graph, is_tensor, op_name, weight
+from coordatt_deploy.graph.graph import Graph, at_capture, is_tensor, op_name, weight
 from coordatt_deploy.graph.operators import MacRule, mac_rule
 
 Sizes = Mapping[fx.Node, tuple[int, ...]]
@@ -86,8 +86,9 @@ class Count:
 
 
 def count(graph: Graph) -> Count:
-    """Count *graph*; a dynamic size is taken as that of the capture."""
-    sizes = {node: _sizes(graph.module, node) for node in graph.module.graph.nodes}
+    """Count *graph*; a dynamic size is taken as that of the capture, a dynamic batch as one image."""
+    one = _one_image(graph)
+    sizes = {node: _sizes(graph.module, node, one) for node in graph.module.graph.nodes}
     layers, seen = [], set[str]()
     uncounted: Counter[str] = Counter()
     ids = {part.tensor: layer.layer_id for layer in graph.layers.layers for part in layer.parts}
@@ -124,11 +125,27 @@ def _work(node: fx.Node, sizes: Sizes) -> tuple[Work | None, int]:
     return (work if macs else None), macs
 
 
-def _sizes(module: fx.GraphModule, node: fx.Node) -> tuple[int, ...]:
+def _one_image(graph: Graph) -> Mapping[object, int]:
+    """What a dynamic batch is counted as, by its symbol."""
+    if graph.batch is None:
+        return {}
+    image = next(node for node in graph.module.graph.nodes if node.op == "placeholder")
+    return {image.meta["val"].shape[0].node.expr: 1}
+
+
+def _sizes(module: fx.GraphModule, node: fx.Node, known: Mapping[object, int]) -> tuple[int, ...]:
     """The shape of a node's tensor in numbers; empty for what is not a tensor."""
     value = weight(module, node) if node.op == "get_attr" else node.meta.get("val")
     shape = value.shape if isinstance(value, torch.Tensor) else ()
-    return tuple(size if isinstance(size, int) else int(size.node.hint) for size in shape)
+    return tuple(_number(size, known) for size in shape)
+
+
+def _number(size: int | torch.SymInt, known: Mapping[object, int]) -> int:
+    if isinstance(size, int) or not known:
+        return at_capture(size)
+    node = size.node
+    of_others = {item: node.shape_env.size_hint(item) for item in node.expr.free_symbols - known.keys()}
+    return int(node.expr.xreplace({**of_others, **known}))
 
 
 def _tensors(node: fx.Node, count: int) -> list[fx.Node]:

@@ -111,7 +111,7 @@ def reason_against(node: fx.Node, file_format: Format, *, dynamic: bool) -> str 
     Args:
         node: A call of a graph after the format's decompositions.
         file_format: The format.
-        dynamic: Whether the size is dynamic: many decompositions need one that is known.
+        dynamic: Whether the size or the batch is dynamic: many decompositions need one that is known.
     """
     cells = cells_of(node, file_format)
     refusing = [cell for cell in cells if cell.verdict is Verdict.REFUSED]
@@ -119,7 +119,7 @@ def reason_against(node: fx.Node, file_format: Format, *, dynamic: bool) -> str 
         return refusing[0].detail
     needed = [cell for cell in cells if cell.verdict is Verdict.DECOMPOSED and cell.otherwise != Verdict.RIGHT]
     if dynamic and needed and len(needed) == len(cells):
-        return f"with a dynamic size it cannot be written in other terms, and as it is: {needed[0].otherwise}"
+        return f"with a dynamic size or batch it cannot be written in other terms, and as it is: {needed[0].otherwise}"
     return None
 
 
@@ -132,7 +132,7 @@ def _rows() -> Mapping[str, tuple[OperatorRow, ...]]:
 def refused(graph: Graph, file_format: Format) -> Iterator[tuple[fx.Node, RefusedOperator]]:
     """Yield every call that a file of *file_format* cannot have, with where it is and what to do."""
     for node in graph.module.graph.nodes:
-        reason = reason_against(node, file_format, dynamic=graph.dynamic is not None) if is_call(node) else None
+        reason = reason_against(node, file_format, dynamic=graph.is_dynamic) if is_call(node) else None
         if reason is not None:
             operator = op_name(node)
             layer = graph.layer_of(node.name) or module_path(node) or node.name

@@ -15,7 +15,7 @@ from torch import fx
 
 from coordatt_deploy.artifact_specs import OutputRegion
 from coordatt_deploy.graph.call_arguments import outputs as returned_nodes
-from coordatt_deploy.graph.graph import Graph, is_tensor, op_name
+from coordatt_deploy.graph.graph import Graph, at_capture, is_tensor, op_name
 from coordatt_deploy.graph.operators import Trait, having
 from coordatt_deploy.output_grids import is_bounded
 
@@ -46,7 +46,7 @@ def output_parts(graph: Graph) -> Mapping[str, OutputParts]:
     """Return the parts of every floating output that has at least two axes, by its name.
 
     An output of which the parts cannot be told (more than ``MOST_REGIONS``, or not whole rows of any axis) is one part.
-    Where sizes are dynamic every output is.
+    Where sizes are dynamic every output is; a dynamic batch is none of the axes that parts lie along.
     """
     layer_of = {part.tensor: layer.layer_id for layer in graph.layers.layers for part in layer.parts}
     found = {}
@@ -67,7 +67,7 @@ def output_regions(graph: Graph) -> Mapping[str, tuple[OutputRegion, ...]]:
 def _parts(node: fx.Node, layer_of: Mapping[str, str], *, dynamic: bool) -> OutputParts:
     tracer = _Labels()
     whole = OutputParts((_region(node, layer_of, (None,) * node.meta["val"].ndim, scaled=False),), (node.name,), ())
-    if dynamic or not all(isinstance(size, int) for size in node.meta["val"].shape):
+    if dynamic:
         return whole
     labels = tracer.of(node).numpy()
     present = np.unique(labels)
@@ -115,24 +115,28 @@ class _Labels:
             self.known[node] = self._found(node)
         return self.known[node]
 
+    def _argument(self, node: fx.Node) -> torch.Tensor | int:
+        value = node.meta.get("val")
+        return at_capture(value) if isinstance(value, (int, torch.SymInt)) else self.of(node)
+
     def _found(self, node: fx.Node) -> torch.Tensor:
         name = op_name(node)
         if is_tensor(node) and name in CARRIES:
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.of)
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._argument)
             assert callable(node.target)  # noqa: S101 - a call
             moved: torch.Tensor = node.target(*args, **kwargs)
             self.passed[node.name] = None
             return moved
         split = node.args[0] if name == "getitem" else None
         if isinstance(split, fx.Node) and op_name(split) in SPLITS:
-            args, kwargs = fx.node.map_arg((split.args, split.kwargs), self.of)
+            args, kwargs = fx.node.map_arg((split.args, split.kwargs), self._argument)
             assert callable(split.target)  # noqa: S101 - a call
             self.passed[node.name] = None
             piece: torch.Tensor = split.target(*args, **kwargs)[node.args[1]]
             return piece
         source = _scaled(node) if name in SCALES else None
         if source is None:
-            return self._maker(node, tuple(node.meta["val"].shape), scaled=False)
+            return self._maker(node, tuple(map(at_capture, node.meta["val"].shape)), scaled=False)
         labels = self.of(source)
         self.passed[node.name] = None
         scaled = torch.empty_like(labels)

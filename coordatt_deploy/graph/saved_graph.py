@@ -33,6 +33,7 @@ from coordatt_deploy.graph.exported_program import set_shapes, symbolic_inputs
 from coordatt_deploy.graph.graph import (
     RESERVED,
     RESERVED_AT_ROOT,
+    DynamicBatch,
     DynamicSize,
     Graph,
     attach,
@@ -76,6 +77,7 @@ class _Document(TypedDict):
     layers: list[dict[str, object]]
     example_shapes: list[list[int]]
     dynamic: dict[str, int] | None
+    batch: NotRequired[dict[str, int] | None]  # graphs of earlier versions have none
 
 
 def save_graph(
@@ -114,6 +116,7 @@ def save_graph(
         "outputs": list(graph.outputs),
         "example_shapes": [list(tensor.shape) for tensor in graph.example],
         "dynamic": to_json(graph.dynamic),
+        "batch": to_json(graph.batch),
         "layers": to_json(graph.layers.layers),
         "nodes": nodes,
     }
@@ -176,7 +179,7 @@ def _build(document: _Document, weights: Mapping[str, torch.Tensor]) -> Graph:
     for shape in document["example_shapes"]:
         _check_size(shape, "an input")
     example = tuple(torch.randn(shape, generator=generator) for shape in document["example_shapes"])
-    dynamic = document["dynamic"]
+    dynamic, batch = document["dynamic"], document.get("batch")
     read = Graph(
         module,
         from_json(tuple[TensorSpec, ...], document["inputs"]),
@@ -184,6 +187,7 @@ def _build(document: _Document, weights: Mapping[str, torch.Tensor]) -> Graph:
         LayerMap(from_json(tuple[Layer, ...], document["layers"])),
         example,
         None if dynamic is None else DynamicSize(**dynamic),
+        None if batch is None else _batch(from_json(DynamicBatch, batch)),
     )
     placeholders = [node.name for node in graph.nodes if node.op == "placeholder"]
     if len(placeholders) != len(example) or len(read.inputs) != len(example):
@@ -202,6 +206,12 @@ def _build(document: _Document, weights: Mapping[str, torch.Tensor]) -> Graph:
         if isinstance(value, torch.Tensor):
             _check_size(static_shape(value), node.name)
     return read
+
+
+def _batch(bounds: DynamicBatch) -> DynamicBatch:
+    if not 1 <= bounds.minimum < bounds.maximum:
+        raise BundleError(f"graph.json: a batch from {bounds.minimum} to {bounds.maximum} is no range")
+    return bounds
 
 
 def _check_size(shape: Sequence[int | None], what: str) -> None:
@@ -266,11 +276,11 @@ def _check_keywords(name: str, function: Target, args: Sequence[Argument], kwarg
 
 def annotate(graph: Graph) -> None:
     """Give every node of the graph its value's shape and type (``meta["val"]``), symbolic where sizes are."""
-    if graph.dynamic is None:
+    if not graph.is_dynamic:
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
             FakeTensorProp(graph.module, mode).propagate(*graph.example)
         return
-    inputs, mode = symbolic_inputs(graph.example, graph.dynamic)
+    inputs, mode = symbolic_inputs(graph.example, graph.dynamic, graph.batch)
     set_shapes(graph.module, inputs, mode)
 
 

@@ -42,6 +42,8 @@ def inspect_graph(graph: Graph, subject: str, notes: tuple[str, ...] = ()) -> In
     operators.pop("getitem", None)
     if graph.dynamic is not None:
         notes = (*notes, "multiply-accumulates are those of the captured size")
+    if graph.batch is not None:
+        notes = (*notes, "multiply-accumulates are those of one image")
     return Inspection(
         subject=subject,
         parameters=counted.parameters - statistics,

@@ -143,6 +143,11 @@ def _dynamic_sizes(subject: Subject) -> Iterator[Hit]:
         yield Hit(next(node for node in subject.graph.module.graph.nodes if node.op == "placeholder"))
 
 
+def _dynamic_batches(subject: Subject) -> Iterator[Hit]:
+    if subject.graph.batch is not None:
+        yield Hit(next(node for node in subject.graph.module.graph.nodes if node.op == "placeholder"))
+
+
 def _many_axes(subject: Subject) -> Iterator[Hit]:
     for node in subject.calls():
         rank = node.meta["val"].ndim
@@ -159,7 +164,7 @@ def _delegate_rejects(subject: Subject) -> Iterator[Hit]:
 
 def _unconvertible(subject: Subject) -> Iterator[Hit]:
     """What an export refuses, format by format: the table of operators has what was measured."""
-    dynamic = subject.graph.dynamic is not None
+    dynamic = subject.graph.is_dynamic
     for file_format in (item for item in Format if not (dynamic and FORMATS[item].fixed_size_because)):
         graph, _ = decompose(subject.graph, target_of(file_format).decompositions)
         for node, operator in refused(graph, file_format):
@@ -275,6 +280,9 @@ RULES: Final = (
     Rule("dynamic-size", "the input size is dynamic: TFLite cannot have it, Core ML leaves the Neural Engine at every"
          " size but the default one, and forms that need a size are out of reach",
          "export the sizes that the app needs with --input-size, one bundle each", False, _dynamic_sizes),
+    Rule("dynamic-batch", "the batch is dynamic: TFLite cannot have it, and Core ML leaves the Neural Engine at every"
+         " batch but the default one", "export the batch that the app needs with --input-shape, one bundle each", False,
+         _dynamic_batches),
     Rule("many-axes", "a tensor has more axes than accelerators take", "keep to four: merge axes before permuting",
          False, _many_axes),
     Rule("delegate-rejects", "an operator that an accelerator leaves to the CPU", _OUTSIDE, False, _delegate_rejects),

@@ -5,7 +5,6 @@ only code and programs that you trust. A checkpoint is different: nothing in it 
 """
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -15,26 +14,26 @@ from torch import nn
 from coordatt_deploy.artifact_specs import ModelSpec
 from coordatt_deploy.data.digits import read_split
 from coordatt_deploy.data.images import find_images, load_image
-from coordatt_deploy.errors import UsageError, nearest
+from coordatt_deploy.errors import UsageError
 from coordatt_deploy.graph.capture import check_weights, trial
+from coordatt_deploy.graph.fixed_batch import FIXED_BATCH
 from coordatt_deploy.graph.graph import tensor_outputs, weights_sha256
 from coordatt_deploy.loading.checkpoints import read_checkpoint
+from coordatt_deploy.loading.example_inputs import capture_size, example_inputs
 from coordatt_deploy.loading.factories import LoadedModule, build_factory, build_timm
 from coordatt_deploy.loading.fresh_statistics import initialise_batchnorm_statistics
 from coordatt_deploy.loading.io_names import input_names, output_names
 from coordatt_deploy.loading.key_matching import head_classes, load_into
-from coordatt_deploy.loading.loaded_model import Images, LoadedModel, at_size
-from coordatt_deploy.loading.model_request import SMALLEST, TIMM, ModelRequest, Source
+from coordatt_deploy.loading.loaded_model import Images, LoadedModel
+from coordatt_deploy.loading.model_request import TIMM, ModelRequest, Source
 from coordatt_deploy.loading.preprocessing import own_preprocessing
 from coordatt_deploy.loading.saved_programs import build_program
-from coordatt_deploy.loading.sizes import check_size, size_within
+from coordatt_deploy.loading.sizes import batch_within, unseen_batches
 from coordatt_deploy.models import model_card
 from coordatt_deploy.models.factory import build
 from coordatt_deploy.models.registry import chosen_attention
 
 LONGEST_NAME: Final = 100  # letters; file systems take 255 bytes, and precision and CPU come behind
-COLOUR: Final = 3  # channels
-USUAL_SIZE: Final = (224, 224)
 GOLDEN_COUNT: Final = 16  # of the user's own images; each costs a float64 run, and sixteen are as many as the digits
 
 
@@ -57,8 +56,8 @@ def resolve(request: ModelRequest) -> LoadedModel:
     check_weights(module)
 
     names = input_names(module, built.inputs)
-    size = _size(request, built, (request.inputs or {}).get(names[0], ()))
-    example, returned = _tried(names, size, request.inputs, built)
+    size = capture_size(request, built, (request.inputs or {}).get(names[0], ()))
+    example, returned = example_inputs(names, size, request, built)
     own = own_preprocessing(built.preprocessing, size, example[0].shape)
     preprocessing = request.preprocessing.applied_to(own, size)
     if own is not built.preprocessing and not request.preprocessing:
@@ -70,6 +69,13 @@ def resolve(request: ModelRequest) -> LoadedModel:
     outputs, dropped = output_names(returned)
     if dropped:
         notes.append(f"outputs that are no tensors are left out: {', '.join(dropped)}")
+    if request.batch is not None:
+        tried = unseen_batches(request.batch, example[0].shape[0])
+        beyond = ", and none is tried with more" if tried[-1] < request.batch[1] else ""
+        notes.append(
+            f"the batch is dynamic: files take from {request.batch[0]} to {request.batch[1]} images at once; golden"
+            f" inputs have {', '.join(map(str, tried[:-1]))} and {tried[-1]}{beyond}"
+        )
     source = LoadedModel(
         module=module,
         spec=ModelSpec(
@@ -86,6 +92,7 @@ def resolve(request: ModelRequest) -> LoadedModel:
         outputs=outputs,
         notes=tuple(notes),
         dynamic=request.dynamic,
+        batch=request.batch,
     )
     _try_unseen(source)
     return source
@@ -117,7 +124,8 @@ def _build(request: ModelRequest) -> LoadedModule:
             return build_timm(name, arguments, request.num_classes, loaded=loaded, input_size=request.input_size)
         case Source.PROGRAM:
             _no_arguments(request, "a saved program is already built")
-            return build_program(Path(request.model), request.input_size)
+            batch = None if request.batch is None else batch_within(request.batch)
+            return build_program(Path(request.model), request.input_size, batch)
         case Source.FACTORY:
             return build_factory(request.model, arguments, request.num_classes)
 
@@ -189,84 +197,6 @@ def _to_evaluation(module: nn.Module, built: LoadedModule) -> list[str]:
     return notes
 
 
-def _size(request: ModelRequest, built: LoadedModule, shape: tuple[int, ...]) -> tuple[int, int]:
-    """The (H, W) to capture with: the user's, the model's own, or the usual one, within the dynamic bounds if any.
-
-    Args:
-        request: Of the user.
-        built: What they named.
-        shape: That they gave for the first input; empty where they gave none.
-    """
-    of_shape = (shape[2], shape[3]) if len(shape) == 4 else None
-    if of_shape and request.input_size not in (None, of_shape):
-        raise UsageError(
-            f"--input-shape gives images of {of_shape[0]}x{of_shape[1]}, --input-size"
-            f" {request.input_size[0]}x{request.input_size[1]}; leave one of them out"
-        )
-    size = of_shape or request.input_size or built.input_size or USUAL_SIZE
-    check_size(size, SMALLEST if built.registry else 1)
-    if request.dynamic is None:
-        return size
-    low, high, step = request.dynamic
-    asked = of_shape or request.input_size
-    if asked is not None and any(not low <= side <= high or side % step for side in size):
-        raise UsageError(
-            f"--input-size {size[0]}x{size[1]} does not lie within --dynamic-size {low}:{high}:{step};"
-            " leave it out, or widen the range"
-        )
-    if built.registry:
-        check_size((low, high), SMALLEST)
-    return size_within(request.dynamic, size)
-
-
-def _tried(
-    names: tuple[str, ...], size: tuple[int, int], shapes: Mapping[str, tuple[int, ...]] | None, built: LoadedModule
-) -> tuple[tuple[torch.Tensor, ...], object]:
-    """An example of each input that the model takes, and what it returns; images have as many channels as it accepts.
-
-    Raises:
-        UsageError: It rejects what it should take.
-    """
-    refusals: list[UsageError] = []
-    taken = _image_channels(built.module)
-    for channels in dict.fromkeys((COLOUR, *taken)):
-        try:
-            example = _example(names, size, shapes, built, channels)
-            return example, trial(built.module, example)
-        except UsageError as error:
-            refusals.append(error)
-    raise refusals[0 if COLOUR in taken else 1]
-
-
-def _example(
-    names: tuple[str, ...],
-    size: tuple[int, int],
-    shapes: Mapping[str, tuple[int, ...]] | None,
-    built: LoadedModule,
-    channels: int,
-) -> tuple[torch.Tensor, ...]:
-    """One tensor per input: of the user's shape, of the saved program's, or an image."""
-    given = dict(shapes or {})
-    for name in given:
-        if name not in names:
-            raise UsageError(f"the model has no input {name!r}; {nearest(name, names)}")
-    generator = torch.Generator().manual_seed(0)
-    example = []
-    for index, name in enumerate(names):
-        usual = built.shapes[index] if built.shapes else (1, channels if index == 0 else 3, *size)
-        example.append(torch.randn(given.get(name, usual), generator=generator))
-    return tuple(example)
-
-
-def _image_channels(module: nn.Module) -> tuple[int, ...]:
-    """What the convolutions take, in the order of their definition, which need not be the order in which they run.
-
-    None need take colour images where a network does: a space-to-depth stem makes 12 channels of them.
-    """
-    taken = dict.fromkeys(layer.in_channels for layer in module.modules() if isinstance(layer, nn.Conv2d))
-    return tuple(taken) or (COLOUR,)
-
-
 def _labels(request: ModelRequest, built: LoadedModule, outputs: list[torch.Tensor]) -> tuple[str, ...] | None:
     """Class names, if there are any and there is an output that they name."""
     labels = request.labels or built.labels
@@ -295,6 +225,11 @@ def golden_images(labelled: bool) -> Images:
 
 
 def _try_unseen(source: LoadedModel) -> None:
-    """Refuse a dynamic size that the user's own module does not take: torch.export does not always notice."""
-    for size in source.unseen_sizes():
-        trial(source.module, at_size(source.example, size))
+    """Refuse a size or batch that the user's own module does not take: torch.export does not always notice."""
+    for at, inputs in source.unseen():
+        try:
+            trial(source.module, inputs)
+        except UsageError as error:
+            if not at.startswith("a batch"):
+                raise
+            raise UsageError(f"the model does not take {at}: {error}; {FIXED_BATCH}") from error

@@ -1,5 +1,6 @@
 """A model that is ready to be captured, its capture, and its float64 reference."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,10 +10,11 @@ from torch import nn
 
 from coordatt_deploy.artifact_specs import ModelSpec
 from coordatt_deploy.errors import UsageError
+from coordatt_deploy.graph.call_arguments import outputs
 from coordatt_deploy.graph.capture import capture, trial
 from coordatt_deploy.graph.execution import run
-from coordatt_deploy.graph.graph import DynamicSize, Graph, op_name, tensor_outputs
-from coordatt_deploy.loading.sizes import Bounds, unseen_sizes
+from coordatt_deploy.graph.graph import DynamicBatch, DynamicSize, Graph, op_name, static_shape, tensor_outputs
+from coordatt_deploy.loading.sizes import BatchBounds, Bounds, unseen_batches, unseen_sizes
 from coordatt_deploy.user_code import source_line
 
 MOST_CHANGED: Final = 1e-3  # of a value, or of the greatest one
@@ -35,6 +37,7 @@ class LoadedModel:
         outputs: Stable names of the outputs, nested ones flattened.
         notes: What was assumed, renamed or done, for the user to read.
         dynamic: Bounds of a dynamic height and width; None for a static size.
+        batch: Bounds of a dynamic batch; None for a static one.
     """
 
     module: nn.Module
@@ -45,41 +48,71 @@ class LoadedModel:
     outputs: tuple[str, ...] = ("logits",)
     notes: tuple[str, ...] = ()
     dynamic: Bounds | None = None
+    batch: BatchBounds | None = None
 
     def unseen_sizes(self) -> tuple[tuple[int, int], ...]:
         """The sizes at which a dynamic model has to be right as well; none for a static one."""
         return () if self.dynamic is None else unseen_sizes(self.dynamic, self.spec.preprocessing.size)
 
+    def unseen_batches(self) -> tuple[int, ...]:
+        """The batches at which a dynamic model has to be right as well; none for a static one."""
+        return () if self.batch is None else unseen_batches(self.batch, self.example[0].shape[0])
+
+    def unseen(self) -> Iterator[tuple[str, list[torch.Tensor]]]:
+        """Yield inputs at every size and every batch that the capture did not see, with the words for them."""
+        for size in self.unseen_sizes():
+            yield f"{size[0]}x{size[1]}", at_size(self.example, size)
+        places = (*self.unseen_sizes(), None)
+        for index, batch in enumerate(self.unseen_batches()):
+            place = places[index % len(places)]
+            example = self.example if place is None else at_size(self.example, place)
+            at = "" if place is None else f" at {place[0]}x{place[1]}"
+            yield f"a batch of {batch}{at}", at_batch(example, batch)
+
 
 def capture_source(source: LoadedModel) -> Graph:
-    """Capture the model under its stable names, with its dynamic size if it has one.
+    """Capture the model under its stable names, with its dynamic size and batch if it has them.
 
     Raises:
         UsageError: torch.export cannot follow the model, or fixed a size that should have stayed open.
     """
-    dynamic = None if source.dynamic is None else DynamicSize(*source.dynamic)
     graph = capture(
-        source.module, source.example, input_names=source.inputs, output_names=source.outputs, dynamic=dynamic
+        source.module,
+        source.example,
+        input_names=source.inputs,
+        output_names=source.outputs,
+        dynamic=None if source.dynamic is None else DynamicSize(*source.dynamic),
+        batch=None if source.batch is None else DynamicBatch(*source.batch),
     )
-    for size in source.unseen_sizes():
-        _check_unseen(source, graph, size)
+    for at, inputs in source.unseen():
+        _check_unseen(source, graph, at, inputs)
     return graph
 
 
-def _check_unseen(source: LoadedModel, graph: Graph, size: tuple[int, int]) -> None:
+def _check_unseen(source: LoadedModel, graph: Graph, at: str, inputs: list[torch.Tensor]) -> None:
     """Compare the graph with the module at a size that the capture did not see: torch.export fixes some silently."""
-    inputs = at_size(source.example, size)
     expected = tensor_outputs(trial(source.module, inputs))
     feeds = {name: tensor.numpy() for name, tensor in zip(source.inputs, inputs, strict=True)}
+    declared = [static_shape(node.meta["val"]) for node in outputs(graph.module.graph)]
     try:
         results = [torch.from_numpy(run(graph, feeds, dtype=torch.float32)[name]) for name in source.outputs]
+        fits = all(
+            all(size in (None, found) for size, found in zip(shape, tensor.shape, strict=True))
+            for tensor, shape in zip(expected, declared, strict=True)
+        )
     except RuntimeError:
-        results = []
-    if len(results) != len(expected) or not all(map(_same, results, expected)):
+        results, fits = [], False
+    if not fits or len(results) != len(expected) or not all(map(_same, results, expected)):
         fixed = _fixed_pools(graph)
         where = f" (it looks like {'; '.join(fixed)})" if fixed else ""
+        if source.batch is not None and at.startswith("a batch"):
+            raise UsageError(
+                f"captured with a dynamic batch, the model is no longer the same at {at}: its code does something else"
+                " there, or torch.export fixed a number that the code computes of the batch; compute the same for every"
+                " batch, or leave --dynamic-batch out"
+            )
         raise UsageError(
-            f"captured with a dynamic size, the model is no longer the same at {size[0]}x{size[1]}: torch.export"
+            f"captured with a dynamic size, the model is no longer the same at {at}: torch.export"
             f" fixed a size that the code computes{where}; write such pools as x.mean(3, keepdim=True) or as adaptive"
             " pools, or leave --dynamic-size out"
         )
@@ -117,6 +150,17 @@ def at_size(example: tuple[torch.Tensor, ...], size: tuple[int, int]) -> list[to
     generator = torch.Generator().manual_seed(size[0])
     return [
         torch.randn(*tensor.shape[:2], *size, generator=generator) if tensor.ndim == 4 else tensor for tensor in example
+    ]
+
+
+def at_batch(example: Sequence[torch.Tensor], batch: int) -> list[torch.Tensor]:
+    """Return inputs like *example* with another batch, in those that share it with the first."""
+    generator = torch.Generator().manual_seed(batch)
+    return [
+        torch.randn(batch, *tensor.shape[1:], generator=generator)
+        if tensor.ndim and tensor.shape[0] == example[0].shape[0]
+        else tensor
+        for tensor in example
     ]
 
 

@@ -18,7 +18,7 @@ from typing import Final
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.formats import format_of
 from coordatt_deploy.loading.preprocessing import PreprocessingChanges
-from coordatt_deploy.loading.sizes import Bounds, check_size
+from coordatt_deploy.loading.sizes import BatchBounds, Bounds, check_size
 from coordatt_deploy.models import list_models, model_card
 
 TIMM: Final = "timm:"
@@ -47,6 +47,7 @@ class ModelRequest:
         model_args: Keyword arguments of the factory (or of timm).
         input_size: (H, W) of the images.
         dynamic: Bounds of a dynamic height and width.
+        batch: Bounds of a dynamic batch.
         inputs: Shape of each input by name, batch first, where they are not all images.
         num_classes: Number of logits.
         preprocessing: What differs from the model's own.
@@ -62,6 +63,7 @@ class ModelRequest:
     model_args: Mapping[str, object] | None = None
     input_size: tuple[int, int] | None = None
     dynamic: Bounds | None = None
+    batch: BatchBounds | None = None
     inputs: Mapping[str, tuple[int, ...]] | None = None
     num_classes: int | None = None
     preprocessing: PreprocessingChanges = field(default_factory=PreprocessingChanges)

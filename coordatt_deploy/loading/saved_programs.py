@@ -16,12 +16,14 @@ from coordatt_deploy.loading.checkpoints import check_file, check_members
 from coordatt_deploy.loading.factories import LoadedModule, quietly
 
 
-def build_program(path: Path, input_size: tuple[int, int] | None) -> LoadedModule:
+def build_program(path: Path, input_size: tuple[int, int] | None, batch: int | None = None) -> LoadedModule:
     """Read a program that ``torch.export.save`` wrote.
 
     Args:
         path: The ``.pt2`` file.
         input_size: (H, W) that the user asks for; None for the saved one.
+        batch: Of the inputs whose first axis the program leaves open; None for one image, and the saved number of what
+            is none.
 
     Raises:
         UsageError: It is no such file, is damaged, was saved in training mode, or for another size.
@@ -43,7 +45,7 @@ def build_program(path: Path, input_size: tuple[int, int] | None) -> LoadedModul
             raise UsageError(
                 f"program {path.name} takes {name}, which is no tensor; save it with tensors as inputs only"
             )
-        shapes.append(_saved_shape(values[name], input_size, path.name, program))
+        shapes.append(_saved_shape(values[name], input_size, path.name, program, batch))
     image = next((shape for shape in shapes if len(shape) == 4), None)
     size = None if image is None else (image[2], image[3])
     return LoadedModule(
@@ -52,19 +54,25 @@ def build_program(path: Path, input_size: tuple[int, int] | None) -> LoadedModul
 
 
 def _saved_shape(
-    value: torch.Tensor, input_size: tuple[int, int] | None, file: str, program: torch.export.ExportedProgram
+    value: torch.Tensor,
+    input_size: tuple[int, int] | None,
+    file: str,
+    program: torch.export.ExportedProgram,
+    batch: int | None = None,
 ) -> tuple[int, ...]:
     """The shape of an input with the user's size put in where the program leaves it open."""
     wanted: list[int | None] = [1, None, *input_size] if input_size and value.ndim == 4 else [None] * value.ndim
     if value.ndim == 4:
-        wanted[0] = 1
+        wanted[0] = batch or 1
+    elif batch is not None and value.ndim and not isinstance(value.shape[0], int):
+        wanted[0] = batch
     shape = []
     for axis, (saved, want) in enumerate(zip(value.shape, wanted, strict=True)):
         if isinstance(saved, int):
             if want not in (None, saved):
                 text = " x ".join(str(item) for item in value.shape)
                 what = (
-                    "a batch of 1"
+                    f"a batch of {wanted[0]}"
                     if axis == 0
                     else f"an input of {input_size[0]}x{input_size[1]}"
                     if input_size

@@ -1,7 +1,7 @@
-"""Input sizes as the user writes them: ``224``, ``320x192`` (height x width), and ``96:320`` for a dynamic size.
+"""Sizes as the user writes them: ``224``, ``320x192`` (height x width), ``96:320`` (dynamic), ``1:8`` for a batch.
 
-ONNX and Core ML take a dynamic size. TFLite does not: its files are planned for one size, so fixed sizes are named that
-cover the range instead.
+ONNX and Core ML take both. TFLite does not: its files are planned for one size, so fixed sizes are named that cover the
+range instead.
 """
 
 import re
@@ -16,6 +16,12 @@ STEP: Final = 32  # the total stride of the usual backbones; sizes that are sugg
 
 Bounds = tuple[int, int, int]
 """Smallest and largest height and width, and the number that every size is a multiple of."""
+
+BatchBounds = tuple[int, int]
+"""Smallest and largest batch: how many images the network takes at once."""
+
+LARGEST_BATCH: Final = 4096
+LARGEST_TRIED: Final = 8  # images: all layers of so many at 224 pixels are a gigabyte, and a wrong batch shows at three
 
 
 def check_size(size: tuple[int, int], smallest: int = 1) -> tuple[int, int]:
@@ -52,6 +58,59 @@ def parse_dynamic_size(text: str) -> Bounds:
     return first, last, step
 
 
+def parse_dynamic_batch(text: str) -> BatchBounds:
+    """Return the smallest and the largest batch of ``1:8``.
+
+    Raises:
+        UsageError: It is no such text, or the bounds are the wrong way round or impossible.
+    """
+    found = re.fullmatch(r"\s*([0-9]+)\s*:\s*([0-9]+)\s*", text)
+    if found is None:
+        raise UsageError(f"{text!r} is no range of batches; give MIN:MAX in images: 1:8")
+    low, high = int(found[1]), int(found[2])
+    if low < 1 or high > LARGEST_BATCH:
+        raise UsageError(f"{text!r} is a batch from {low} to {high} images; it must lie between 1 and {LARGEST_BATCH}")
+    if low >= high:
+        raise UsageError(
+            f"{text!r} holds no two batches; give the smaller one first, as in 1:8 (a fixed batch of 4 images is the"
+            " first number of --input-shape: NAME=4x3x224x224)"
+        )
+    return low, high
+
+
+def batch_within(bounds: BatchBounds, taken: Sequence[int] = ()) -> int:
+    """Return the batch that a dynamic one is captured with: the smallest from 2 on that no fixed first axis has.
+
+    torch.export takes an axis of one for what there always is.
+
+    Args:
+        bounds: Of the batch.
+        taken: First axes of inputs that do not share the batch.
+
+    Raises:
+        UsageError: Every batch within the bounds is taken.
+    """
+    low, high = bounds
+    free = [size for size in range(max(2, low), min(high, max(2, low) + len(taken)) + 1) if size not in taken]
+    if not free:
+        fixed = ", ".join(map(str, sorted(set(taken))))
+        raise UsageError(
+            f"--dynamic-batch {low}:{high}: inputs with a first axis of {fixed} cannot be told from those that share"
+            " the batch; widen the range, or give all inputs the same first axis in --input-shape"
+        )
+    return free[0]
+
+
+def unseen_batches(bounds: BatchBounds, captured: int) -> tuple[int, ...]:
+    """Return batches that the capture did not see: the smallest, the largest (of those that are tried), one between.
+
+    Where the range has nothing else, the captured one is among them.
+    """
+    low, high = bounds[0], min(bounds[1], max(bounds[0] + 2, LARGEST_TRIED))
+    between = next((size for size in range(low + 1, high) if size != captured), low)
+    return tuple(sorted({low, between, high}))
+
+
 def size_within(bounds: Bounds, wanted: tuple[int, int]) -> tuple[int, int]:
     """Return the size nearest to *wanted* that a dynamic model takes: what it is captured with."""
     low, high, step = bounds
@@ -78,12 +137,12 @@ def unseen_sizes(bounds: Bounds, captured: tuple[int, int]) -> tuple[tuple[int, 
 
 
 def formats_for_dynamic(
-    bounds: Bounds, formats: Sequence[Format], *, asked: bool
+    bounds: Bounds | None, formats: Sequence[Format], *, asked: bool
 ) -> tuple[tuple[Format, ...], str | None]:
-    """Return the formats that can be exported with a dynamic size, and what to say of the others.
+    """Return the formats that can be exported with a dynamic size or batch, and what to say of the others.
 
     Args:
-        bounds: Of the dynamic size.
+        bounds: Of the dynamic size; None where the batch alone is dynamic.
         formats: The formats to export.
         asked: Whether the user named them; otherwise they are the default, and those whose files have one size are left
             out with a note.
@@ -95,10 +154,15 @@ def formats_for_dynamic(
     kept = tuple(name for name in formats if FORMATS[name].fixed_size_because is None)
     if not fixed:
         return kept, None
-    sizes = " ".join(f"--input-size {size}" for size in fixed_sizes(bounds))
+    what = "batch" if bounds is None else "input size"
+    instead = (
+        "export it without --dynamic-batch, into a bundle of its own: it then takes one image"
+        if bounds is None
+        else "export fixed sizes instead, one bundle each: "
+        + ", ".join(f"--input-size {size}" for size in fixed_sizes(bounds))
+    )
     rows = [FORMATS[file_format] for file_format in fixed]
-    why = "; ".join(f"{row.title} files have one input size: {row.fixed_size_because}" for row in rows)
-    text = f"{why}; export fixed sizes instead, one bundle each: {sizes.replace(' --', ', --')}"
+    text = "; ".join(f"{row.title} files have one {what}: {row.fixed_size_because}" for row in rows) + f"; {instead}"
     if asked or not kept:
         others = [name for name in Format if FORMATS[name].fixed_size_because is None]
         raise UsageError(f"{text}; and name the others with {' '.join(f'--format {name}' for name in others)}")

@@ -182,7 +182,7 @@ class Bench:
         signal = noise = 0.0
         cases = self.data.first(affordable(self.graph, len(self.data)))
         with runtime(artifact.format).open_artifact(folder / artifact.path, artifact) as runner:
-            for feeds in cases.feeds(self.graph.example[0].shape[0]):
+            for feeds in cases.feeds(self.graph.images_at_once):
                 exact = call(feeds)
                 given = runner.infer({spec.name: encode(feeds[spec.name], spec) for spec in runner.inputs})
                 for spec in runner.outputs:

@@ -9,6 +9,7 @@ from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.formats import Precision
+from coordatt_deploy.manifest import HeldOutCases
 from coordatt_deploy.parity.candidate import Candidate
 from coordatt_deploy.parity.cases import ParityCases
 from coordatt_deploy.parity.preprocessing_check import GoldenImage
@@ -39,7 +40,7 @@ def candidate_of(
     held_out = None if record is None else record.held_out
     own_cases = not users and held_out is not None
     if not users and held_out is not None:
-        names = _batches(held_out.names, bundle.manifest.inputs[0].shape[0] or 1)
+        names = _held_out_names(bundle, held_out)
         inputs, outputs, rounding = (
             _archive(bundle, f"{held_out.folder}/{name}", len(names)) for name in (INPUTS, "outputs", "rounding_fp32")
         )
@@ -68,6 +69,17 @@ def candidate_of(
         kinds=bundle.manifest.output_kinds,
         integral=frozenset(spec.name for spec in bundle.manifest.outputs if not spec.dtype.startswith("float")),
     )
+
+
+def _held_out_names(bundle: Bundle, held_out: HeldOutCases) -> tuple[str, ...]:
+    """Name the cases that were set aside; those that a dynamic batch has beyond the images come last."""
+    first = bundle.manifest.inputs[0]
+    if first.shape[0] is not None:
+        return _batches(held_out.names, first.shape[0])
+    values = bundle.golden(f"{held_out.folder}/{INPUTS}").get(first.name, ())
+    at_once = [value.shape[0] if value.ndim else 1 for value in values]
+    names = _batches(held_out.names, max([1, *at_once[:1]]))
+    return (*names, *(f"batch_of_{batch}" for batch in at_once[len(names) :]))
 
 
 def _batches(images: tuple[str, ...], size: int) -> tuple[str, ...]:

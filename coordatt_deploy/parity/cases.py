@@ -53,14 +53,15 @@ def _at(values: Values, cases: Sequence[int]) -> dict[str, list[NumberArray]]:
 def choose_cases(names: Sequence[str], images: Sequence[bool] = (), most: int = 6) -> list[int]:
     """Choose golden cases for the layers: a few images, and tensors that no image gives.
 
-    Two of the made-up tensors are always among them; a dead channel behind every image wakes up for noise.
+    Two of the made-up tensors are always among them, and every further size and batch of a dynamic network; a dead
+    channel behind every image wakes up for noise.
 
     Args:
         names: Of the cases.
         images: Which of them are real images; an integer grid is judged on those alone.
         most: How many to choose.
     """
-    wanted = [index for index, name in enumerate(names) if name.startswith(("noise", "checkerboard"))]
+    wanted = [index for index, name in enumerate(names) if name.startswith(("noise", "checkerboard", "batch_of_"))]
     others = [index for index in range(len(names)) if index not in wanted]
     if any(images):
         wanted, others = [], [index for index, real in enumerate(images) if real]

@@ -174,7 +174,7 @@ def cases_on(source: Path, graph: Graph, preprocessing: Preprocessing, stages: S
     Raises:
         UsageError: The inputs do not fit the model.
     """
-    cases = read_inputs(source, graph.inputs, preprocessing)
+    cases = read_inputs(source, graph.inputs, preprocessing, graph.images_at_once)
     torch.set_num_threads(1)
     runs = {
         None: prepare(graph),

@@ -77,7 +77,7 @@ def channel_maxima(graph: Graph, data: CalibrationSet, names: Iterable[str]) -> 
     wanted = {node.name for node in graph.module.graph.nodes if is_tensor(node)} & set(names)
     call = prepare(graph, dtype=torch.float32, nodes=frozenset(wanted))
     found: dict[str, NDArray[np.float64]] = {}
-    for feeds in data.feeds(graph.example[0].shape[0]):
+    for feeds in data.feeds(graph.images_at_once):
         for name, value in call(feeds).items():
             if name in wanted:
                 axes = tuple(axis for axis in range(value.ndim) if axis != 1)

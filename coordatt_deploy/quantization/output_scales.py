@@ -50,7 +50,7 @@ def float_tails(graph: Graph, data: CalibrationSet, bits: int = 8) -> tuple[Floa
         return ()
     run = prepare(graph, dtype=torch.float32)
     values: dict[str, list[NumberArray]] = {name: [] for name in parts}
-    for feeds in data.first(CASES).feeds(graph.example[0].shape[0]):
+    for feeds in data.first(CASES).feeds(graph.images_at_once):
         found = run(feeds)
         for name, kept in values.items():
             kept.append(found[name])

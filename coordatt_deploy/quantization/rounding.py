@@ -14,6 +14,7 @@ A channel's step is max |w| / levels and its greatest weight keeps the greatest 
 given these weights, finds the same step and the same integers.
 """
 
+import math
 from typing import Final
 
 import torch
@@ -23,7 +24,7 @@ from torch.nn import functional
 from coordatt_deploy.artifact_specs import RangeMethod
 from coordatt_deploy.data.calibration import CalibrationSet
 from coordatt_deploy.graph.call_arguments import argument, input_node, integer, outputs, source, static_pair
-from coordatt_deploy.graph.graph import Graph, op_name, weight
+from coordatt_deploy.graph.graph import Graph, at_capture, op_name, weight
 from coordatt_deploy.graph.rewriter import Rewriter
 from coordatt_deploy.manifest import RoundedLayer, RoundingReport
 from coordatt_deploy.quantization.recipes import kept_in_float
@@ -62,7 +63,7 @@ def round_weights(
 
 def _affordable(graph: Graph, count: int) -> int:
     widest = max(
-        (node.meta["val"].numel() for node in graph.module.graph.nodes
+        (math.prod(map(at_capture, node.meta["val"].shape)) for node in graph.module.graph.nodes
          if isinstance(node.meta.get("val"), torch.Tensor) and graph.dynamic is None),
         default=1,
     )  # fmt: skip
@@ -83,7 +84,7 @@ class _Walk:
     ) -> None:
         self.graph, self.method, self.levels = graph, method, levels
         self.rewriter = Rewriter(graph)
-        self.cases = list(data.feeds(graph.example[0].shape[0]))
+        self.cases = list(data.feeds(graph.images_at_once))
         self.stored = stored_values(graph) if activations else frozenset()
         edges = [([source.name for source in node.all_input_nodes], [node.name]) for node in graph.module.graph.nodes]
         self.kept = kept_in_float(tuple(sorted(float_layers)), graph.layers, edges)

@@ -24,7 +24,7 @@ from torch import fx
 from coordatt_deploy.artifact_specs import RangeMethod
 from coordatt_deploy.data.calibration import CalibrationSet
 from coordatt_deploy.graph.call_arguments import argument, outputs
-from coordatt_deploy.graph.graph import Graph, is_tensor, op_name, weight
+from coordatt_deploy.graph.graph import Graph, at_capture, is_tensor, op_name, weight
 from coordatt_deploy.quantization.ranges import input_range
 from coordatt_deploy.quantization.simulate import (
     FUSED_BEHIND,
@@ -189,7 +189,7 @@ def _shared(cost: LayerCost, share: float) -> LayerCost:
 
 def affordable(graph: Graph, count: int) -> int:
     """Return how many of *count* cases can be held with all their inner values."""
-    per_case = sum(4 * math.prod(int(size) for size in node.meta["val"].shape)
+    per_case = sum(4 * math.prod(map(at_capture, node.meta["val"].shape))
                    for node in graph.module.graph.nodes if is_tensor(node))  # fmt: skip
     return max(min(FEWEST, count), min(MOST, count, MEMORY // max(1, per_case)))
 
@@ -216,7 +216,7 @@ class Simulation:
         integer: frozenset[str] | None = None,
     ) -> "Simulation":
         """Compute every value of the first cases of *data* in float."""
-        batch = graph.example[0].shape[0]
+        batch = graph.images_at_once
         chosen = data.first(affordable(graph, len(data) // batch) * batch)
         feeds = list(chosen.feeds(batch))
         exact: dict[fx.Node, Values] = {}

@@ -198,13 +198,20 @@ def _as_image(spec: TensorSpec) -> TensorSpec:
 def _shape(graph: Graph, spec: TensorSpec) -> tuple[int, ...] | ct.Shape:
     """The input's shape for coremltools, with a range on each dynamic axis."""
     example = graph.example[[item.name for item in graph.inputs].index(spec.name)].shape
-    if graph.dynamic is None or None not in spec.shape:
+    if None not in spec.shape:
         return tuple(example)
-    low, high = graph.dynamic.minimum, graph.dynamic.maximum
     return ct.Shape([
-        ct.RangeDim(lower_bound=low, upper_bound=high, default=now) if size is None else size
-        for size, now in zip(spec.shape, example, strict=True)
+        _range(graph, axis, now) if size is None else size
+        for axis, (size, now) in enumerate(zip(spec.shape, example, strict=True))
     ])  # fmt: skip
+
+
+def _range(graph: Graph, axis: int, now: int) -> ct.RangeDim:
+    """The bounds of a dynamic axis; the default is what the network was captured with, of a batch the smallest."""
+    bounds = graph.batch if axis == 0 else graph.dynamic
+    assert bounds is not None  # noqa: S101 - a size is unknown where it is dynamic
+    default = bounds.minimum if axis == 0 else now
+    return ct.RangeDim(lower_bound=bounds.minimum, upper_bound=bounds.maximum, default=default)
 
 
 def _output_spec(var: mil.Var) -> TensorSpec:

@@ -5,6 +5,7 @@ Runtime speak of ``features.4.conv.0``. Stack traces, paths and time stamps stay
 """
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -23,7 +24,7 @@ from coordatt_deploy.exporters.converter_errors import refusal
 from coordatt_deploy.exporters.onnx.optimise import optimise
 from coordatt_deploy.formats import Format
 from coordatt_deploy.graph.call_arguments import argument
-from coordatt_deploy.graph.exported_program import origin_key, program, provenance
+from coordatt_deploy.graph.exported_program import BATCH, origin_key, program, provenance
 from coordatt_deploy.graph.graph import Graph, op_name
 from coordatt_deploy.graph.repeats import repeated_calls
 from coordatt_deploy.layer_map import LayerMap, Part
@@ -66,6 +67,7 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
     assert decomposed is not None  # noqa: S101 - kept unless the exporter is told to forget it
     renamed = provenance(decomposed)
     layers = _layer_map(graph, model, renamed)
+    _name_batch(graph, model)
     _clean(model, layers, request)
     onnx.checker.check_model(model, full_check=True)
     Path(request.path).write_bytes(model.SerializeToString(deterministic=True))
@@ -179,6 +181,18 @@ def _past_ones(held: fx.Node, node: fx.Node) -> tuple[int, ...] | None:
         return None
     places = {wide: [axis for axis, own in enumerate(sizes[1]) if own is wide] for wide in (True, False)}
     return tuple(places[wide].pop(0) for wide in sizes[0])
+
+
+def _name_batch(graph: Graph, model: onnx.ModelProto) -> None:
+    """Call the dynamic batch so on every axis, where torch.onnx gives it a number."""
+    given = model.graph.input[0].type.tensor_type.shape.dim
+    if graph.batch is None or not given[0].dim_param:
+        return
+    symbol = re.compile(rf"\b{re.escape(given[0].dim_param)}\b")
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param:
+                axis.dim_param = symbol.sub(BATCH, axis.dim_param)
 
 
 def _clean(model: onnx.ModelProto, layers: LayerMap, request: ExportRequest) -> None:

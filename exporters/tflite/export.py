@@ -66,8 +66,8 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
     """
     if request.precision is not Precision.FP32:
         raise UsageError(f"the TFLite exporter writes fp32, not {request.precision}")
-    if graph.dynamic is not None:
-        raise UsageError("TFLite files have a fixed input size; capture the model without dynamic sizes")
+    if graph.is_dynamic:
+        raise UsageError("TFLite files have a fixed input size; capture the model without dynamic sizes or batch")
     converted = _convert(graph)
     model = schema.ModelT.InitFromPackedBuf(converted, 0)
     inputs, outputs = _interface(model, graph)

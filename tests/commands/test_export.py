@@ -108,6 +108,11 @@ def test_a_bad_checkpoint_is_one_line_and_writes_nothing(run, tmp_path, write, e
         (["--preprocessing", "nowhere.json"], "nowhere.json does not exist"),
         (["--model-args", "[1]"], "is no JSON object"),
         (["--dynamic-size", "96"], "give MIN:MAX in pixels"),
+        (["--dynamic-batch", "x"], "give MIN:MAX in images"),
+        (["--dynamic-batch", "4:2"], "holds no two batches"),
+        (["--dynamic-batch", "0:3"], "must lie between 1 and 4096"),
+        (["--dynamic-batch", "1:8", "--format", "tflite"], "export it without --dynamic-batch"),
+        (["--dynamic-batch", "1:8", "--bake-preprocessing"], "leave one of the two out"),
     ],
 )
 def test_a_bad_argument_is_answered_with_what_is_possible(run, tmp_path, arguments, expected):

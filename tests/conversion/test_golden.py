@@ -76,3 +76,38 @@ def test_an_input_beside_the_image_has_its_size_where_that_is_dynamic():
     assert {(8, 12), (16, 10)} == sizes
     for image, guide, fixed, state in zip(*(golden.feeds[spec.name] for spec in specs), strict=True):
         assert [(1, 2, *image.shape[2:]), (1, 2, 5, 5), (1, 7)] == [guide.shape, fixed.shape, state.shape]
+
+
+def test_a_dynamic_batch_has_cases_of_several_different_images():
+    """
+    Images stay alone, in the smallest batch; further cases hold as many as they say, and no two alike.
+    """
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8))
+    specs = [
+        TensorSpec("image", (None, 3, 8, 12), "float32", "NCHW"),
+        TensorSpec("prior", (None, 4), "float32", ""),
+        TensorSpec("anchors", (5, 4), "float32", ""),
+    ]
+    golden = golden_inputs(specs, Preprocessing((8, 12)), [("photo", picture, None)], (), (1, 3, 6))
+    names = [case.name for case in golden.cases]
+    by_name = {name: dict(zip(golden.feeds, values, strict=True))
+               for name, values in zip(names, zip(*golden.feeds.values(), strict=True), strict=True)}  # fmt: skip
+
+    assert ["batch_of_3", "batch_of_6"] == names[-2:]
+    for name, batch in {"photo": 1, "zeros": 1, "batch_of_3": 3, "batch_of_6": 6}.items():
+        feeds = by_name[name]
+        assert [(batch, 3, 8, 12), (batch, 4), (5, 4)] == [value.shape for value in feeds.values()]
+        assert batch == len(np.unique(feeds["image"].reshape(batch, -1), axis=0))
+
+
+def test_a_dynamic_size_and_batch_are_tried_together():
+    """
+    A case has both another size and another batch; one whose smallest batch is two has no image alone.
+    """
+    spec = TensorSpec("image", (None, 3, None, None), "float32", "NCHW")
+    golden = golden_inputs([spec], Preprocessing((8, 12)), (), ((16, 8),), (2, 3, 4))
+    shapes = {case.name: value.shape for case, value in zip(golden.cases, golden.feeds["image"], strict=True)}
+
+    assert (2, 3, 16, 8) == shapes["noise_16x8"]
+    assert ((3, 3, 8, 12), (4, 3, 16, 8)) == (shapes["batch_of_3"], shapes["batch_of_4_16x8"])
+    assert {2} == {shape[0] for name, shape in shapes.items() if not name.startswith("batch_of_")}

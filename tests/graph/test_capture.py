@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from coordatt_deploy.errors import UsageError
 from coordatt_deploy.graph.capture import capture
 from coordatt_deploy.graph.execution import run
 from coordatt_deploy.graph.exported_program import program, provenance
-from coordatt_deploy.graph.graph import DynamicSize, weights_sha256
+from coordatt_deploy.graph.graph import DynamicBatch, DynamicSize, weights_sha256
 
 
 def _feeds(height=32, width=48):
@@ -47,6 +49,81 @@ def test_a_dynamic_capture_is_right_at_sizes_it_never_saw(tiny):
         tiny.float()
 
         assert np.allclose(expected, run(graph, feeds)["logits"], rtol=0, atol=1e-12)
+
+
+def test_a_dynamic_batch_is_right_at_batches_it_never_saw(tiny):
+    """
+    Captured with two images, alone and together with a dynamic size; the first axis of inputs and outputs is open.
+    """
+    for dynamic, places in ((None, [(32, 48)]), (DynamicSize(32, 96), [(64, 40), (40, 64)])):
+        graph = capture(tiny, (torch.randn(2, 3, 32, 48),), dynamic=dynamic, batch=DynamicBatch(1, 8))
+
+        assert (None, 3) == graph.inputs[0].shape[:2]
+        assert {None} == {layer.shape[0] for layer in graph.layers.layers}
+        for batch, size in itertools.product((1, 2, 3, 8), places):
+            images = np.random.default_rng(batch).standard_normal((batch, 3, *size))
+            expected = tiny.double()(torch.from_numpy(images)).detach().numpy()
+            tiny.float()
+
+            assert np.allclose(expected, run(graph, {"image": images})["logits"], rtol=0, atol=1e-12)
+
+
+class Returns(nn.Module):
+    """A convolution, and what is made of its result."""
+
+    def __init__(self, function):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.head, self.function = nn.Conv2d(3, 4, 1), nn.Linear(4 * 16, 5), function
+
+    def forward(self, image):
+        return self.function(self.stem(image), self.head)
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (
+            lambda x, _: x.view(1, -1),
+            r"logits has a first axis of 1 for every batch: view in .* at .*\.py:\d+ .*puts the",
+        ),
+        (lambda x, _: torch.relu(x.reshape(4, -1)), "its code does not take every batch of the range alike"),
+        (lambda x, head: head(x.view(1, -1).reshape(2, -1)), r"its code fixes the batch to 2; let the code ask for it"),
+        (lambda x, head: head(x.flatten(1)) + torch.ones(2, 1), "its code fixes the batch to 2"),
+        (lambda x, head: head(x.flatten(1)).view(x.shape[0] // 2, 2, -1), "its code fixes the batch to 2"),
+    ],
+)
+def test_code_that_fixes_the_batch_is_refused(function, reason):
+    """
+    Whether torch.export notices or not: with the line where the images are put together, and what to write instead.
+    """
+    with pytest.raises(UsageError, match=f"{reason}.*leave --dynamic-batch out"):
+        capture(Returns(function).eval(), (torch.randn(2, 3, 4, 4),), batch=DynamicBatch(1, 8))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, _: x.flatten(2).permute(2, 0, 1),  # positions first, as transformers have them
+        lambda x, _: x.permute(0, 2, 3, 1).reshape(-1, 4),  # a row per position of all images
+        lambda x, head: (head(x.flatten(1)), head.weight * 2),  # anchors that no image changes
+    ],
+)
+def test_outputs_may_have_the_batch_elsewhere_or_not_at_all(function):
+    """
+    The graph computes what the code computes at every batch.
+    """
+    module = Returns(function).eval()
+    graph = capture(module, (torch.randn(2, 3, 4, 4),), batch=DynamicBatch(1, 8))
+
+    for batch in (1, 3):
+        images = torch.randn(batch, 3, 4, 4)
+        returned = module(images)
+        expected = returned if isinstance(returned, tuple) else (returned,)
+        found = run(graph, {"image": images.numpy()})
+        assert all(
+            np.allclose(a.detach(), found[name], atol=1e-5) for a, name in zip(expected, graph.outputs, strict=True)
+        )
 
 
 def test_every_call_is_found_again_after_decomposition(tiny_folded):

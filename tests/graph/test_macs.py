@@ -5,7 +5,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from coordatt_deploy.graph.capture import capture
-from coordatt_deploy.graph.graph import DynamicSize
+from coordatt_deploy.graph.graph import DynamicBatch, DynamicSize
 from coordatt_deploy.graph.macs import Work, count
 from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
 from coordatt_deploy.loading.load import resolve
@@ -162,3 +162,14 @@ def test_a_dynamic_graph_is_counted_at_the_captured_size(tiny):
     example = (torch.randn(1, 3, 32, 48),)
 
     assert count(capture(tiny, example)).macs == count(capture(tiny, example, dynamic=DynamicSize(16, 64))).macs
+
+
+def test_a_dynamic_batch_is_counted_as_one_image(tiny):
+    """
+    Whatever it was captured with, and beside a dynamic size as well.
+    """
+    alone = count(capture(tiny, (torch.randn(1, 3, 32, 48),))).macs
+    several = (torch.randn(2, 3, 32, 48),)
+
+    assert alone == count(capture(tiny, several, batch=DynamicBatch(1, 8))).macs
+    assert alone == count(capture(tiny, several, batch=DynamicBatch(1, 8), dynamic=DynamicSize(16, 64))).macs

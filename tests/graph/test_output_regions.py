@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from coordatt_deploy.graph.capture import capture
+from coordatt_deploy.graph.graph import DynamicBatch
 from coordatt_deploy.graph.output_regions import output_parts, output_regions
 
 
@@ -84,3 +85,18 @@ def test_parts_that_are_no_rows_of_any_axis_are_one():
     )
 
     assert all(region.axes is not None for region in found)
+
+
+def test_the_parts_of_an_output_do_not_depend_on_the_batch():
+    """A dynamic batch leaves them where they are, also behind a reshape that asks for it."""
+
+    def join(boxes, scores):
+        return torch.cat([boxes, scores.sigmoid()], 1).view(boxes.shape[0], 6, -1).transpose(1, 2)
+
+    network = Head(join).eval()
+    graph = capture(
+        network, (torch.rand(2, 3, 4, 4),), input_names=["image"], output_names=["output"], batch=DynamicBatch(1, 4)
+    )
+
+    assert regions(join)[0] == output_regions(graph)["output"]
+    assert 2 == len(regions(join)[0])

@@ -9,19 +9,23 @@ from coordatt_deploy.errors import BundleError
 from coordatt_deploy.graph.capture import capture
 from coordatt_deploy.graph.execution import run
 from coordatt_deploy.graph.exported_program import program
-from coordatt_deploy.graph.graph import DynamicSize
+from coordatt_deploy.graph.graph import DynamicBatch, DynamicSize
 from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
 from coordatt_deploy.graph.saved_graph import load_graph, save_graph
 
 FEEDS = {"image": np.random.default_rng(0).standard_normal((1, 3, 32, 48)).astype(np.float32)}
 
 
-@pytest.mark.parametrize("dynamic", [None, DynamicSize(32, 96)], ids=["static", "dynamic"])
-def test_a_graph_survives_its_folder(tiny, tmp_path, dynamic):
+@pytest.mark.parametrize(
+    ("dynamic", "batch"),
+    [(None, None), (DynamicSize(32, 96), None), (None, DynamicBatch(1, 8)), (DynamicSize(32, 96), DynamicBatch(1, 8))],
+    ids=["static", "dynamic", "batch", "both"],
+)
+def test_a_graph_survives_its_folder(tiny, tmp_path, dynamic, batch):
     """
-    Same function to the last bit, same layers, and it can be exported again.
+    Same function to the last bit, same layers and bounds, and it can be exported again.
     """
-    graph = capture(tiny, (torch.randn(1, 3, 32, 48),), dynamic=dynamic)
+    graph = capture(tiny, (torch.randn(1 if batch is None else 2, 3, 32, 48),), dynamic=dynamic, batch=batch)
     folded, _ = fold_batchnorms(graph)
     save_graph(folded, tmp_path)
 
@@ -29,7 +33,20 @@ def test_a_graph_survives_its_folder(tiny, tmp_path, dynamic):
 
     assert np.array_equal(run(folded, FEEDS)["logits"], run(read, FEEDS)["logits"])
     assert (folded.layers, folded.inputs, folded.outputs) == (read.layers, read.inputs, read.outputs)
+    assert (dynamic, batch) == (read.dynamic, read.batch)
     assert list(program(folded)[1]) == list(program(read)[1])
+
+
+def test_a_graph_of_an_earlier_version_has_no_batch(tiny_graph, tmp_path):
+    """
+    It is read as it was meant: static.
+    """
+    save_graph(tiny_graph, tmp_path)
+    document = json.loads((tmp_path / "graph.json").read_text())
+    assert document.pop("batch") is None
+    (tmp_path / "graph.json").write_text(json.dumps(document))
+
+    assert load_graph(tmp_path).batch is None
 
 
 def test_a_call_that_an_exporter_puts_into_a_module_still_runs(tiny_graph, tmp_path):

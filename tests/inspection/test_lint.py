@@ -8,7 +8,7 @@ import torch.nn.functional as F  # as the users of the examples write it
 from torch import nn
 
 from coordatt_deploy.graph.capture import capture
-from coordatt_deploy.graph.graph import DynamicSize
+from coordatt_deploy.graph.graph import DynamicBatch, DynamicSize
 from coordatt_deploy.inspection.lint import RULES, lint
 from coordatt_deploy.loading.load import resolve
 from coordatt_deploy.loading.loaded_model import capture_source
@@ -50,9 +50,10 @@ class _GateWithoutSqueeze(nn.Module):
         return x * self.gate(x.mean(3, keepdim=True)).sigmoid()
 
 
-def _findings(module, dynamic=None):
+def _findings(module, dynamic=None, batch=None):
     torch.manual_seed(0)
-    return lint(capture(module.eval(), (torch.randn(1, 3, 16, 24),), dynamic=dynamic))
+    example = (torch.randn(1 if batch is None else 2, 3, 16, 24),)
+    return lint(capture(module.eval(), example, dynamic=dynamic, batch=batch))
 
 
 def _assign(x):
@@ -121,13 +122,14 @@ def test_each_rule_finds_its_example_and_leaves_the_other(rule, applied, trigger
     assert [] == [item for item in _findings(does_not()) if item.rule == rule]
 
 
-def test_a_dynamic_size_is_a_finding_and_a_static_one_is_not():
+def test_a_dynamic_size_or_batch_is_a_finding_and_a_static_one_is_not():
     """
-    The one rule that looks at how the model is exported.
+    The two rules that look at how the model is exported.
     """
     net = nn.Conv2d(3, 8, 3)
 
     assert ["dynamic-size"] == [item.rule for item in _findings(net, DynamicSize(8, 64))]
+    assert ["dynamic-batch"] == [item.rule for item in _findings(net, batch=DynamicBatch(1, 4))]
     assert () == _findings(net)
 
 
@@ -146,7 +148,7 @@ def test_every_rule_has_an_example():
     """
     A rule that nothing triggers would be a promise without proof.
     """
-    assert {rule.name for rule in RULES} == {rule for rule, *_ in EXAMPLES} | {"dynamic-size"}
+    assert {rule.name for rule in RULES} == {rule for rule, *_ in EXAMPLES} | {"dynamic-size", "dynamic-batch"}
 
 
 def test_a_finding_names_the_line_of_the_users_code():

@@ -10,9 +10,10 @@ from zoo_requests import ZOO, trouble, zoo
 
 from coordatt_deploy.artifact_specs import ModelSpec, Preprocessing
 from coordatt_deploy.errors import UsageError
+from coordatt_deploy.graph.call_arguments import outputs
 from coordatt_deploy.graph.capture import capture
 from coordatt_deploy.graph.execution import run
-from coordatt_deploy.graph.graph import DynamicSize
+from coordatt_deploy.graph.graph import DynamicSize, static_shape
 from coordatt_deploy.loading.load import resolve
 from coordatt_deploy.loading.loaded_model import LoadedModel, capture_source, reference_module
 from coordatt_deploy.loading.model_request import ModelRequest
@@ -293,3 +294,46 @@ def test_the_packages_own_models_still_come_by_name():
     assert (96, 96) == source.spec.preprocessing.size
     assert () == source.notes
     assert nn.Linear is type(source.module.classifier[1])
+
+
+def test_a_dynamic_batch_is_open_on_the_first_axis_of_inputs_and_outputs():
+    """
+    The module is tried at batches that the capture does not see, alone and at other sizes.
+    """
+    source = resolve(zoo("official_block:build", input_size=(32, 48), batch=(1, 4), dynamic=(16, 64, 16)))
+    graph = capture_source(source)
+
+    assert 2 == source.example[0].shape[0]
+    assert (1, 3, 4) == source.unseen_batches()
+    assert (None, 3, None, None) == graph.inputs[0].shape
+    assert {(1, 64, 16), (3, 16, 64), (4, 32, 48)} <= {(len(one), *one.shape[2:]) for _, (one,) in source.unseen()}
+
+
+@pytest.mark.parametrize(
+    ("factory", "reason"),
+    [
+        ("OneRow", r"takes a batch of 1, and none of 2: .*cannot be multiplied.* at .*trouble\.py:\d+"),
+        ("FourImages", r"takes a batch of 4, and none of 2: .* at .*trouble\.py:\d+"),
+        ("TwoBiases", r"the model does not take a batch of 3: .* at .*trouble\.py:\d+"),
+        ("AloneDoubled", "no longer the same at a batch of 1: its code does something else there"),
+        ("FirstTwo", "no longer the same at a batch of 1"),
+    ],
+)
+def test_a_model_whose_code_fixes_the_batch_is_refused(factory, reason):
+    """
+    With the line of its code and what to write, or what to leave out.
+    """
+    with pytest.raises(UsageError, match=f"{reason}.*leave --dynamic-batch out"):
+        capture_source(resolve(trouble(factory, input_size=(8, 8), batch=(1, 4))))
+
+
+def test_an_input_with_another_first_axis_does_not_share_the_batch():
+    """
+    Five anchors stay five; an input that is given like the images, one beside each, shares it.
+    """
+    shapes = {"anchors": (5, 4), "prior": (1, 4)}
+    source = resolve(trouble("WithAnchors", input_size=(8, 8), inputs=shapes, batch=(1, 4)))
+    graph = capture_source(source)
+
+    assert [(None, 3, 8, 8), (5, 4), (None, 4)] == [spec.shape for spec in graph.inputs]
+    assert (None, 5) == static_shape(outputs(graph.module.graph)[0].meta["val"])

@@ -5,11 +5,15 @@ from hypothesis import strategies as st
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.formats import Format
 from coordatt_deploy.loading.sizes import (
+    LARGEST_TRIED,
+    batch_within,
     check_size,
     fixed_sizes,
     formats_for_dynamic,
+    parse_dynamic_batch,
     parse_dynamic_size,
     size_within,
+    unseen_batches,
     unseen_sizes,
 )
 
@@ -90,3 +94,72 @@ def test_fixed_sizes_stay_within_the_range():
     """
     assert (96, 192, 320) == fixed_sizes((96, 320, 1))
     assert (100, 105, 110) == fixed_sizes((100, 110, 5))
+
+
+@pytest.mark.parametrize(("text", "expected"), [("1:8", (1, 8)), (" 2 : 3 ", (2, 3)), ("1:4096", (1, 4096))])
+def test_a_range_of_batches(text, expected):
+    """
+    Both bounds are batches that the model takes.
+    """
+    assert expected == parse_dynamic_batch(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("x", "'x' is no range of batches; give MIN:MAX in images: 1:8"),
+        ("4", "is no range of batches"),
+        ("1:8:2", "is no range of batches"),
+        ("4:2", "'4:2' holds no two batches; give the smaller one first"),
+        ("3:3", "holds no two batches"),
+        ("0:3", "'0:3' is a batch from 0 to 3 images; it must lie between 1 and 4096"),
+        ("1:4097", "must lie between 1 and 4096"),
+    ],
+)
+def test_what_is_no_range_of_batches_is_refused(text, expected):
+    """
+    With what was received, what is expected, and an example.
+    """
+    with pytest.raises(UsageError, match=expected):
+        parse_dynamic_batch(text)
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_the_unseen_batches_are_within_the_range_and_not_the_captured_one(low, more):
+    """
+    The smallest is always among them; wherever the range has two others, two differ from the captured one.
+    """
+    bounds = (low, low + more)
+    captured = batch_within(bounds)
+
+    batches = unseen_batches(bounds, captured)
+
+    assert 2 <= captured <= bounds[1]
+    assert low == batches[0]
+    assert all(low <= batch <= bounds[1] for batch in batches)
+    assert max(batches) <= max(LARGEST_TRIED, low + 2)
+    assert len(set(batches) - {captured}) >= min(2, more)
+
+
+def test_the_captured_batch_is_none_that_a_fixed_axis_has():
+    """
+    An input of two anchors is no batch of two; where all batches are taken so, it is said.
+    """
+    assert 3 == batch_within((1, 8), [2, 5])
+    with pytest.raises(
+        UsageError, match="inputs with a first axis of 2 cannot be told from those that share the batch"
+    ):
+        batch_within((1, 2), [2])
+
+
+def test_tflite_is_refused_with_a_dynamic_batch():
+    """
+    There is no size to name instead: without the option it takes one image.
+    """
+    with pytest.raises(UsageError, match=r"TFLite files have one batch: .*export it without --dynamic-batch"):
+        formats_for_dynamic(None, tuple(Format), asked=True)
+
+    formats, note = formats_for_dynamic(None, tuple(Format), asked=False)
+
+    assert (Format.ONNX, Format.COREML) == formats
+    assert "one batch" in note

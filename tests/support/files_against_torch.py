@@ -1,6 +1,7 @@
 """Write a module's files as an export does, and hold them against torch itself, without this project's parity."""
 
 import tempfile
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ MAPPED = 0.9  # share of the layers that a float artifact has to place
 CLOSE = 2e-5
 
 
-def captured(module, *shapes, dynamic=None):
+def captured(module, *shapes, dynamic=None, batch=None):
     """The captured graph of a module, under the names that the command line would give."""
     generator = torch.Generator().manual_seed(1)
     shapes = shapes or (IMAGE,)
@@ -37,7 +38,7 @@ def captured(module, *shapes, dynamic=None):
     with torch.no_grad():
         names, _ = output_names(module.eval()(*example))
     inputs = ("image", *(f"input_{index}" for index in range(1, len(shapes))))
-    return capture(module, example, input_names=inputs, output_names=names, dynamic=dynamic)
+    return capture(module, example, input_names=inputs, output_names=names, dynamic=dynamic, batch=batch)
 
 
 def saved(graph):
@@ -47,7 +48,17 @@ def saved(graph):
         return load_graph(Path(folder))
 
 
-def check(module, *shapes, formats=FILES, dynamic=None, sizes=(), fold=lambda graph: fold_batchnorms(graph)[0]):
+def check(
+    module,
+    *shapes,
+    formats=FILES,
+    dynamic=None,
+    sizes=(),
+    batch=None,
+    batches=(),
+    mapped=MAPPED,
+    fold=lambda graph: fold_batchnorms(graph)[0],
+):
     """Every file computes what the module does on random input, and every layer lies where its map says.
 
     Args:
@@ -56,45 +67,54 @@ def check(module, *shapes, formats=FILES, dynamic=None, sizes=(), fold=lambda gr
         formats: To write.
         dynamic: Bounds of a dynamic size.
         sizes: Further (H, W) to run the files at.
+        batch: Bounds of a dynamic batch.
+        batches: Further batches to run the files at, in each of the sizes.
+        mapped: Share of the layers that each file has to place.
         fold: What is done to the captured graph before the files are written.
 
     Returns:
         The captured graph, and the layer map of each file.
     """
-    graph = captured(module, *shapes, dynamic=dynamic)
+    graph = captured(module, *shapes, dynamic=dynamic, batch=batch)
     folded = saved(fold(graph))
     maps = {}
     with tempfile.TemporaryDirectory() as folder:
         for kind in formats:
             path = Path(folder) / f"small{FORMATS[kind].suffix}"
-            maps[kind] = _check_file(kind, path, module, graph, folded, sizes)
+            places = tuple(product((None, *sizes), (None, *batches)))
+            maps[kind] = _check_file(kind, path, module, graph, folded, places)
+            absent = [item for item in maps[kind].layers if item.absent]
+            assert maps[kind].coverage >= mapped, f"{kind}: {absent}"
     return graph, maps
 
 
-def _check_file(kind, path, module, graph, folded, sizes):
+def _check_file(kind, path, module, graph, folded, places):
     cpu = TargetCpu.ARM64 if FORMATS[kind].per_cpu else None
     lowered, _ = lower(folded, target_of(kind, cpu))
     height, width = graph.example[0].shape[-2:]
     request = ExportRequest(ModelSpec("small", Preprocessing((height, width))), Precision.FP32, path, cpu)
     exported = exporter(kind).export(lowered, request)
     artifact = Artifact("", kind, Precision.FP32, None, cpu, 0, "", exported.inputs, exported.outputs, "")
-    for size in (None, *sizes):
-        feeds = _feeds(graph, size)
+    for size, count in places:
+        feeds = _feeds(graph, size, count)
         with torch.no_grad():
             expected = tensor_outputs(module(*(torch.from_numpy(feeds[spec.name]) for spec in graph.inputs)))
         results = _run(kind, path, artifact, feeds)
         for spec, reference in zip(exported.outputs, expected, strict=True):
-            _hold(f"{kind} {spec.name} {size or ''}", reference.numpy(), decode(results[spec.name], spec))
+            _hold(f"{kind} {spec.name} {size or ''} {count or ''}", reference.numpy(), decode(results[spec.name], spec))
         _check_layers(kind, path, artifact, exported.layers, graph, feeds)
-    assert exported.layers.coverage >= MAPPED, f"{kind}: {[item for item in exported.layers.layers if item.absent]}"
     return exported.layers
 
 
-def _feeds(graph, size):
+def _feeds(graph, size, batch=None):
     generator = np.random.default_rng(7)
     shapes = {spec.name: tuple(tensor.shape) for spec, tensor in zip(graph.inputs, graph.example, strict=True)}
     resized = {name: shape if size is None else (*shape[:2], *size) for name, shape in shapes.items()}
-    return {name: generator.standard_normal(shape).astype(np.float32) for name, shape in resized.items()}
+    once = graph.example[0].shape[:1]
+    several = {
+        name: shape if batch is None or shape[:1] != once else (batch, *shape[1:]) for name, shape in resized.items()
+    }
+    return {name: generator.standard_normal(shape).astype(np.float32) for name, shape in several.items()}
 
 
 def _run(kind, path, artifact, feeds, tensors=()):
@@ -159,17 +179,17 @@ def randomised(module, seed=0):
     return module.eval()
 
 
-def graphs(module, *shapes, dynamic=None):
+def graphs(module, *shapes, dynamic=None, batch=None):
     """The captured graph, and the folded one as it is read back from a bundle and exported again."""
-    graph = captured(module, *shapes, dynamic=dynamic)
+    graph = captured(module, *shapes, dynamic=dynamic, batch=batch)
     folded = saved(fold_batchnorms(graph)[0])
     program(folded)
     return graph, folded
 
 
-def holds(module, graph, size=None):
+def holds(module, graph, size=None, batch=None):
     """Whether the graph computes in float64 what the module does, on random input of the captured size or another."""
-    feeds = _feeds(graph, size)
+    feeds = _feeds(graph, size, batch)
     with torch.no_grad():
         tensors = [torch.from_numpy(feeds[spec.name]).double() for spec in graph.inputs]
         expected = tensor_outputs(module.double()(*tensors))

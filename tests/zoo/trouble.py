@@ -214,3 +214,53 @@ class SpaceToDepth(nn.Module):
 
 async def awaited():
     return plain()
+
+
+class _Classifier(nn.Module):
+    """A convolution and a head for images of 8 x 8."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 64, 5)
+
+
+class OneRow(_Classifier):
+    """Takes all images of a batch for one."""
+
+    def forward(self, x):
+        return self.head(torch.relu(self.stem(x)).view(1, -1))
+
+
+class FourImages(_Classifier):
+    def forward(self, x):
+        return self.head(self.stem(x).reshape(4, -1))
+
+
+class TwoBiases(_Classifier):
+    """Adds a constant to each of two images."""
+
+    def forward(self, x):
+        return self.head(self.stem(x).flatten(1)) + torch.zeros(2, 1)
+
+
+class AloneDoubled(_Classifier):
+    """Does something else with one image."""
+
+    def forward(self, x):
+        y = self.head(self.stem(x).flatten(1))
+        return y * 2 if x.shape[0] == 1 else y
+
+
+class FirstTwo(_Classifier):
+    """Gives two rows, of one image one."""
+
+    def forward(self, x):
+        return self.head(self.stem(x[:2]).flatten(1))
+
+
+class WithAnchors(_Classifier):
+    """Takes anchors, which are the same for all images, and four numbers beside each image."""
+
+    def forward(self, image, anchors, prior):
+        return self.head(self.stem(image).flatten(1)) + prior @ anchors.t()

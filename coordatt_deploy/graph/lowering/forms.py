@@ -20,7 +20,7 @@ import torch
 from torch import fx
 
 from coordatt_deploy.graph.call_arguments import argument
-from coordatt_deploy.graph.graph import aten, op_name
+from coordatt_deploy.graph.graph import aten, op_name, static_shape
 from coordatt_deploy.graph.lowering.pointwise import pointwise, read_pointwise
 from coordatt_deploy.graph.lowering.strip_axes import COLUMNS, ROWS, WHOLE, not_pointwise
 from coordatt_deploy.graph.lowering.writer import Writer
@@ -108,17 +108,20 @@ def channels_last(writer: Writer) -> None:
     projection's small result is brought back to (N, C, H, W).
     """
     call, x = writer.call, writer.feature
-    batch, channels = (int(size) for size in x.meta["val"].shape[:2])
-    height, width = writer.size()
+    channels, (height, width) = writer.block.channels, writer.size()
+    batch = static_shape(x.meta["val"])[0]
+    images = -1 if batch is None else batch  # a reshape finds a dynamic batch out by itself
     last = call(aten.permute.default, x, [0, 2, 3, 1])
     # Both means are taken of reshaped tensors, or ONNX Runtime moves the transposition behind them again.
-    p_h = call(aten.mean.dim, call(aten.reshape.default, last, [batch * height, width, channels]), [1])
+    p_h = call(
+        aten.mean.dim, call(aten.reshape.default, last, [images * height if batch else -1, width, channels]), [1]
+    )
     mean = writer.rewriter.constant(f"mean_over_{height}", torch.full((1, height), 1 / height))
-    p_w = call(aten.matmul.default, mean, call(aten.reshape.default, last, [batch, height, width * channels]))
+    p_w = call(aten.matmul.default, mean, call(aten.reshape.default, last, [images, height, width * channels]))
     y = last
     for direction, pooled, axes, shape in (
-        (COLUMNS, p_w, "N1PC", [batch, 1, width, channels]),
-        (ROWS, p_h, "NP1C", [batch, height, 1, channels]),
+        (COLUMNS, p_w, "N1PC", [images, 1, width, channels]),
+        (ROWS, p_h, "NP1C", [images, height, 1, channels]),
     ):
         if batch == 1:  # matrices: linear layers of them need no reshape around them
             axes, flat = "PC", [max(shape[1:3]), channels]

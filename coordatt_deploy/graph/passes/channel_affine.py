@@ -15,7 +15,7 @@ from typing import Final
 import torch
 from torch import fx
 
-from coordatt_deploy.graph.call_arguments import argument, integers, source
+from coordatt_deploy.graph.call_arguments import argument, integers, same_size, source
 from coordatt_deploy.graph.graph import aten, attach, overloads, weight
 from coordatt_deploy.graph.operators import Trait
 
@@ -105,10 +105,10 @@ def follower(module: fx.GraphModule, node: fx.Node, affine: ChannelAffine) -> Fo
     between, positions = None, 1
     if user.target in FLATTENINGS:
         shapes = [tuple(item.meta["val"].shape) for item in (node, user)]
-        static = all(isinstance(size, int) for shape in shapes for size in shape)
+        static = all(isinstance(size, int) for shape in shapes for size in shape[1:])
         if not static or len(user.users) != 1 or user.args[0] is not node or len(shapes[1]) != 2:
             return None
-        if shapes[0][0] != shapes[1][0]:
+        if not same_size(shapes[0][0], shapes[1][0]):
             return None
         positions = shapes[1][1] // shapes[0][1]
         between, (user,) = user, user.users

@@ -13,6 +13,7 @@
     y * sigmoid(y), y * tanh(softplus(y))  ->  silu(y), mish(y)
     y[-n:]                                 ->  y[size - n:]
     adaptive average pools, dynamic size   ->  means over the axes that vanish; equal parts where the size allows them
+    adaptive average pools, dynamic batch  ->  a pool with a window, where all windows are alike
 
 All of it is exact. An operator that gives several results keeps them only where more than one is used.
 """

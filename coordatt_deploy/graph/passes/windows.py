@@ -1,7 +1,7 @@
 """Convolutions and pools with their windows in plain numbers: padding in words, ``ceil_mode``, adaptive sizes."""
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import torch
@@ -93,10 +93,16 @@ def _ceil(editor: Editor, node: fx.Node) -> None:
 
 
 def adaptive_average(editor: Editor, node: fx.Node) -> None:
-    """A dynamic size: converters would take the windows of the captured size for those of every size."""
+    """A dynamic size: converters would take the windows of the captured size for those of every size.
+
+    coremltools asks for a known batch as well, but where one value is left: with a dynamic one, windows that are alike
+    are those of a plain pool.
+    """
     value = source(node)
     have, want = sizes(value), sizes(node)[-2:]
-    if all(isinstance(size, int) for size in have):
+    if all(isinstance(size, int) for size in have[-2:]):
+        if not all(isinstance(size, int) for size in have) and any(size != 1 for size in want):
+            _plain_average(editor, node, have[-2:], want)
         return
     gone = [axis - 2 for axis in (0, 1) if same_size(want[axis], 1) and not same_size(have[axis - 2], 1)]
     result = editor.call(node, aten.mean.dim, value, gone, True) if gone else value
@@ -104,6 +110,16 @@ def adaptive_average(editor: Editor, node: fx.Node) -> None:
         if axis not in gone and not same_size(want[axis], have[axis]):
             result = _equal_parts(editor, node, result, axis, want[axis])
     editor.replace(node, result)
+
+
+def _plain_average(
+    editor: Editor, node: fx.Node, have: Sequence[int | torch.SymInt], want: Sequence[int | torch.SymInt]
+) -> None:
+    """The pool as one with a window, which every static size is a multiple of; left alone where windows differ."""
+    pairs = [(int(size), int(count)) for size, count in zip(have, want, strict=True)]
+    if all(size % count == 0 for size, count in pairs):
+        window = [size // count for size, count in pairs]
+        editor.replace(node, editor.call(node, aten.avg_pool2d.default, source(node), window, window))
 
 
 def _equal_parts(editor: Editor, node: fx.Node, value: fx.Node, axis: int, count: int | torch.SymInt) -> fx.Node:

@@ -1,5 +1,6 @@
 """Every form of an attention block is the folded graph's function, in float64, and the layer map stays right."""
 
+import copy
 import runpy
 from dataclasses import replace
 from functools import cache, partial
@@ -18,7 +19,8 @@ from coordatt_deploy.exporters.onnx.lowering import ARM64, X86_64
 from coordatt_deploy.exporters.tflite.lowering import FLOAT, INT8
 from coordatt_deploy.graph.capture import capture
 from coordatt_deploy.graph.execution import run
-from coordatt_deploy.graph.graph import DynamicSize, aten
+from coordatt_deploy.graph.exported_program import program
+from coordatt_deploy.graph.graph import DynamicBatch, DynamicSize, aten
 from coordatt_deploy.graph.lowering import lower as lowering
 from coordatt_deploy.graph.lowering.forms import FORMS, Form
 from coordatt_deploy.graph.lowering.lower import TOLERANCE, lower, lowering_error
@@ -39,9 +41,10 @@ WAYS = {
 
 
 @cache  # lowering leaves a graph alone, so that all targets can begin with the same one
-def folded(block, size=(32, 32), channels=16, dynamic=None, batch=1):
+def folded(block, size=(32, 32), channels=16, dynamic=None, batch=1, batches=None):
     network, _ = ZOO.around(block(channels), channels)
-    return fold_batchnorms(capture(network, (torch.randn(batch, 3, *size),), dynamic=dynamic))[0]
+    example = (torch.randn(batch, 3, *size),)
+    return fold_batchnorms(capture(network, example, dynamic=dynamic, batch=batches))[0]
 
 
 @cache
@@ -212,6 +215,42 @@ def test_more_than_one_image_at_a_time(target):
     lowered, _ = lower(graph, target)
 
     assert worst(graph, lowered, feeds) <= 1e-6
+
+
+@pytest.mark.parametrize("size", [(32, 32), (32, 48)], ids=str)
+@pytest.mark.parametrize("target", all_targets(), ids=str)
+def test_a_dynamic_batch_is_right_at_every_batch(target, size):
+    """
+    The form is that of one image, and no batch is frozen in it; the graph can be exported again.
+    """
+    graph = folded(written(), size, batch=2, batches=DynamicBatch(1, 8))
+
+    lowered, report = lower(graph, target)
+
+    assert [item.form for item in lower(folded(written(), size), target)[1].blocks] == [
+        item.form for item in report.blocks
+    ]
+    assert {None} == {layer.shape[0] for layer in lowered.layers.layers}
+    program(lowered)
+    for batch in (1, 3, 8):
+        images = np.random.default_rng(batch).standard_normal((batch, 3, *size)).astype(np.float32)
+        assert worst(graph, lowered, {"image": images}) <= 1e-6
+
+
+def test_a_form_that_freezes_the_batch_is_not_exported():
+    """
+    What a form writes with the captured number is right at that batch alone, and torch.export finds it.
+    """
+    graph = folded(written(), batch=2, batches=DynamicBatch(1, 8))
+    module = copy.deepcopy(graph.module)
+    output = next(item for item in module.graph.nodes if item.op == "output").args[0][0]
+    with module.graph.inserting_after(output):
+        frozen = module.graph.call_function(aten.reshape.default, (output, [2, *output.meta["val"].shape[1:]]))
+    output.replace_all_uses_with(frozen, delete_user_cb=lambda user: user is not frozen)
+    module.recompile()
+
+    with pytest.raises(Exception, match="batch"):
+        program(replace(graph, module=module))
 
 
 @pytest.mark.parametrize("target", all_targets(), ids=str)

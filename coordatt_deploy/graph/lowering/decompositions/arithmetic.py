@@ -7,7 +7,7 @@ import torch
 from torch import fx
 
 from coordatt_deploy.graph.call_arguments import argument, input_node, integers, is_number, source
-from coordatt_deploy.graph.graph import aten, op_name, static_shape
+from coordatt_deploy.graph.graph import aten, op_name, reshape_sizes, static_shape
 from coordatt_deploy.graph.rewriter import LETTERS, Placed, Rewriter
 
 _ATTENTION_AXES: Final = 4
@@ -36,14 +36,15 @@ def power_of_many_axes(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     if len(shape) <= 4:
         return None
     product = power(rewriter, node)
-    if product is not None or None in shape or len(node.all_input_nodes) != 1:
+    sizes = reshape_sizes(node.meta["val"])
+    if product is not None or sizes is None or len(node.all_input_nodes) != 1:
         return product
     assert callable(node.target)  # noqa: S101 - it is a call
     flat = [
         rewriter.call(aten.reshape.default, item, [1, -1]) if isinstance(item, fx.Node) else item for item in node.args
     ]
     result = rewriter.call(node.target, *flat, **node.kwargs)
-    return rewriter.call(aten.reshape.default, result, list(shape))
+    return rewriter.call(aten.reshape.default, result, sizes)
 
 
 def quotient_of_sum(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
@@ -58,9 +59,9 @@ def quotient_of_sum(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
         return None
     value, axes = source(total), argument(total, 1, "dim")
     shape = static_shape(value.meta["val"])
-    if None in shape:
-        return None
     over = integers(axes) if axes else tuple(range(len(shape)))
+    if any(shape[axis] is None for axis in over):
+        return None
     count = math.prod(shape[axis] or 1 for axis in over)
     mean = rewriter.call(aten.mean.dim, value, list(over), bool(argument(total, 2, "keepdim", False)))
     if len(total.users) == 1:  # the sum itself is gone: the mean holds it

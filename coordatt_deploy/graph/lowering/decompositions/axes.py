@@ -26,7 +26,7 @@ _HEIGHT, _WIDTH = 2, 3
 def products(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     """Write a linear operator as one matrix product per axis."""
     result = value = source(node)
-    if None in static_shape(value.meta["val"]) or value.meta["val"].ndim != 4:
+    if value.meta["val"].ndim != 4 or None in static_shape(value.meta["val"])[1:]:
         return None
     for axis in (_WIDTH, _HEIGHT):
         matrix = _matrix(node, axis)
@@ -46,7 +46,7 @@ def products(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
 def choices(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     """Write an operator that only moves or repeats whole rows and columns as stretches joined again."""
     result = value = source(node)
-    if None in static_shape(value.meta["val"]) or value.meta["val"].ndim != 4:
+    if value.meta["val"].ndim != 4 or None in static_shape(value.meta["val"])[1:]:
         return None
     for axis in (_HEIGHT, _WIDTH):
         chosen = _matrix(node, axis).argmax(1).tolist()
@@ -65,7 +65,7 @@ def fractional_choices(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     before, after = call_arguments.sizes(value), call_arguments.sizes(node)
     if all(_is_multiple(old, new) for old, new in zip(before[2:], after[2:], strict=True)):
         return None
-    if None not in static_shape(value.meta["val"]) + static_shape(node.meta["val"]):
+    if None not in static_shape(value.meta["val"])[1:] + static_shape(node.meta["val"])[1:]:
         return choices(rewriter, node)
     if not isinstance(wanted, (list, tuple)):
         return None
@@ -100,7 +100,7 @@ def _computed_rows(rewriter: Rewriter, value: fx.Node, axis: int, wanted: Argume
 def choices_by_factor(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     """Write a nearest resize as ``choices`` where torch goes by a factor that the ratio of the sizes is not."""
     before, after = static_shape(source(node).meta["val"]), static_shape(node.meta["val"])
-    if None in before or None in after or len(before) != 4:
+    if None in before[1:] or None in after[1:] or len(before) != 4:
         return None
     by_ratio = all(
         _matrix(node, axis).argmax(1).tolist() == [at * (before[axis] or 0) // size for at in range(size)]
@@ -139,7 +139,7 @@ def fractional_products(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     """
     before, after = static_shape(source(node).meta["val"]), static_shape(node.meta["val"])
     factors = argument(node, 3, "scale_factors")
-    if not isinstance(factors, (list, tuple)) or None in before or None in after:
+    if not isinstance(factors, (list, tuple)) or None in before[1:] or None in after[1:]:
         return None
     exact = all(
         is_number(factor) and float(np.float32(factor)) == factor and (old or 0) * factor == new

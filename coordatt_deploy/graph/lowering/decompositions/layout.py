@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from coordatt_deploy.graph.call_arguments import argument, input_node, integer, integers, source
-from coordatt_deploy.graph.graph import aten, op_name, static_shape
+from coordatt_deploy.graph.graph import aten, op_name, reshape_sizes, static_shape
 from coordatt_deploy.graph.rewriter import Rewriter
 
 _MOST_AXES: Final = 5  # of a tensor of Core ML
@@ -19,10 +19,10 @@ _VIEWS: Final = frozenset({"view", "reshape", "_unsafe_view", "unflatten"})
 def channel_shuffle(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     """Write a channel shuffle as a transposition of groups and channels."""
     value, groups = source(node), integer(node, 1, "groups")
-    shape = static_shape(value.meta["val"])
-    if None in shape or len(shape) != 4:
+    sizes = reshape_sizes(value.meta["val"])
+    if sizes is None or len(sizes) != 4:
         return None
-    batch, channels, height, width = (size or 1 for size in shape)
+    batch, channels, height, width = sizes
     apart = rewriter.call(aten.reshape.default, value, [batch, groups, channels // groups, height, width])
     moved = rewriter.call(aten.transpose.int, apart, 1, 2)
     return rewriter.call(aten.reshape.default, moved, [batch, channels, height, width])
@@ -31,7 +31,7 @@ def channel_shuffle(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
 def circular(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     """Write a circular pad as the end of each axis, the axis, and its beginning."""
     value, shape = source(node), static_shape(source(node).meta["val"])
-    if argument(node, 2, "mode", "constant") != "circular" or None in shape:
+    if argument(node, 2, "mode", "constant") != "circular" or None in shape[1:]:
         return None
     pads = integers(argument(node, 1, "pad"))
     for position in range(len(pads) // 2):

@@ -25,7 +25,7 @@ def average(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     value = source(node)
     before, after = static_shape(value.meta["val"]), static_shape(node.meta["val"])
     uneven = argument(node, 4, "ceil_mode", False) or argument(node, 6, "divisor_override") is not None
-    if not uneven or None in before or len(before) != 4:
+    if not uneven or None in before[1:] or len(before) != 4:
         return None
     kernel = static_pair(argument(node, 1, "kernel_size"))
     stride = static_pair(argument(node, 2, "stride") or list(kernel))
@@ -68,7 +68,7 @@ def greatest_of_stretches(rewriter: Rewriter, node: fx.Node) -> fx.Node | None:
     value = source(pool)
     shape = static_shape(value.meta["val"])
     wanted = pair(argument(pool, 1, "output_size"))
-    if node.args[1] != 0 or None in shape or len(shape) != 4:
+    if node.args[1] != 0 or None in shape[1:] or len(shape) != 4:
         return None
     result = value
     for axis, size in zip(_AXES, wanted, strict=True):
