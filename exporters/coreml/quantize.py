@@ -3,7 +3,7 @@
 coremltools measures activations by running the model, which needs a Mac. Its graph passes only want the ranges, so
 they get those that this project measured on the saved program, with the ML Program evaluator or Core ML itself. Each
 convolution, linear layer, sum and pool then stands between a pair of ``quantize`` and ``dequantize`` (iOS 17). Names of
-tensors survive, hence the layer map does.
+tensors survive, hence the layer map does; but for what moves elements, which coremltools puts between the two.
 """
 
 import json
@@ -69,7 +69,8 @@ def quantize(
     """
     recipe = checked(recipe, Format.COREML)
     with _opened(source) as model, _silent():
-        kept = kept_in_float(recipe.float_layers, exported.layers, _edges(block_of(model.get_spec())))
+        floats = block_of(model.get_spec())
+        kept = kept_in_float(recipe.float_layers, exported.layers, _edges(floats))
         ct.converters.mil.mil.Builder.name_count.clear()
         try:
             if recipe.mode is Mode.STATIC:
@@ -78,7 +79,8 @@ def quantize(
         except Exception as error:
             raise ConversionError(f"coremltools cannot apply {recipe.name}: {error}") from error
         _write(model, recipe, request)
-        layers = _with_factors(exported.layers, _rescaled(block_of(model.get_spec())))
+        written = block_of(model.get_spec())
+        layers = _carried(exported.layers, _rescaled(written), _renamed(floats, written))
     return Exported(exported.inputs, exported.outputs, layers)
 
 
@@ -112,9 +114,49 @@ def _rescaled(block: proto.MIL_pb2.Block) -> dict[str, float]:
     return found
 
 
-def _with_factors(layers: LayerMap, factors: Mapping[str, float]) -> LayerMap:
-    tensors = {part.tensor for layer in layers.layers for part in layer.parts}
-    return layers.carried({name: Part(name, factor=factors.get(name, 1.0)) for name in tensors})
+def _renamed(before: proto.MIL_pb2.Block, after: proto.MIL_pb2.Block) -> dict[str, str | None]:
+    """Return what holds the values of the tensors that are gone: the ``dequantize`` behind the operation that moved.
+
+    None where nothing does: of two such operations in a row the first one's value is there in whole steps alone.
+    """
+    made = {output.name: operation for operation in after.operations for output in operation.outputs}
+    readers = {binding.name: operation for operation in after.operations
+               for argument in operation.inputs.values() for binding in argument.arguments}  # fmt: skip
+
+    def origin(name: str) -> str:
+        """The tensor of the float program that a tensor in whole steps stands for."""
+        while name in made and made[name].type in ("quantize", "dequantize"):
+            name = made[name].inputs["input"].arguments[0].name
+        return stands_for.get(name, name)
+
+    stands_for: dict[str, str] = {}
+    found: dict[str, str | None] = {}
+    moved = [operation for operation in after.operations if "x" in operation.inputs]
+    for operation in before.operations:
+        name = operation.outputs[0].name if operation.outputs else ""
+        if not name or name in made or "x" not in operation.inputs:
+            continue
+        source = operation.inputs["x"].arguments[0].name
+        for other in moved:
+            output = other.outputs[0].name
+            if (
+                other.type == operation.type
+                and output not in stands_for
+                and origin(other.inputs["x"].arguments[0].name) == source
+            ):
+                stands_for[output] = name
+                behind = readers.get(output)
+                found[name] = behind.outputs[0].name if behind is not None and behind.type == "dequantize" else None
+                break
+    return found
+
+
+def _carried(layers: LayerMap, factors: Mapping[str, float], renamed: Mapping[str, str | None]) -> LayerMap:
+    places: dict[str, Part | None] = {}
+    for name in {part.tensor for layer in layers.layers for part in layer.parts}:
+        now = renamed.get(name, name)
+        places[name] = None if now is None else Part(now, factor=factors.get(now, 1.0))
+    return layers.carried(places)
 
 
 def _with_activations(model: ct.models.MLModel, ranges: Mapping[str, Range], kept: set[str]) -> ct.models.MLModel:
