@@ -84,7 +84,7 @@ def test_fresh_modules_are_set_to_evaluation_and_it_is_said():
 
 
 BAD = [
-    ("zzzz", "there is no 'zzzz' in trouble; known: ByKeyword, "),
+    ("zzzz", "there is no 'zzzz' in trouble; known: AloneDoubled, ByKeyword, "),
     ("plian", "did you mean plain"),
     ("CONSTANT", "is of type int; expected a function or class"),
     ("needs", r"needs width, depth; give them as --model-args '\{\"width\": ..., \"depth\": ...\}'"),

@@ -30,7 +30,8 @@ class FakeBundle:
     """What counting asks of a bundle."""
 
     artifacts: tuple
-    root: Path = Path("net")
+    root: Path = Path()
+    read_only: bool = False
     written: dict = field(default_factory=dict)
 
     @property
