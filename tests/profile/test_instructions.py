@@ -119,6 +119,6 @@ def test_nothing_to_count_is_bad_usage():
     """
     bundle = FakeBundle((artifact("coreml/net.mlpackage", Format.COREML),))
 
-    with pytest.raises(UsageError, match="nothing of . can run on the target: it has no Core ML"):
+    with pytest.raises(UsageError, match=r"nothing of \. can run on the target: it has no Core ML"):
         count_on(bundle, "box", Stages(), formats=tuple(Format))
     assert {} == bundle.written
