@@ -95,6 +95,7 @@ _FOUND: Final[dict[str, Evidence]] = {
         "reshape": "TestReshape", "reverse": "TestReverse", "slice_by_index": "TestSliceByIndex",
         "slice_by_size": "TestSliceBySize", "space_to_depth": "TestSpaceToDepth", "split": "TestSplit",
         "squeeze": "TestSqueeze", "stack": "TestStack", "transpose": "TestTranspose"}),
+    **_classes("iOS16/test_tensor_operation.py", {"fill_like": "TestFillLike"}),
     **_classes("iOS16/test_tensor_transformation.py", {"pixel_unshuffle": "TestPixelUnshuffle"}),
     **_classes("iOS14/test_scatter_gather.py", {"gather": "TestGather", "gather_along_axis": "TestGatherAlongAxis"}),
     **_classes("iOS14/test_image_resizing.py", {

@@ -114,6 +114,7 @@ OPERATORS: Final[dict[str, Kernel]] = {
     "depth_to_space": shapes.depth_to_space,
     "expand_dims": lambda x, axes: np.expand_dims(x, shapes.chosen_axes(axes, x.ndim)),
     "fill": shapes.fill,
+    "fill_like": shapes.fill_like,
     "flatten2d": shapes.flatten2d,
     "gather": shapes.gather,
     "gather_along_axis": shapes.gather_along_axis,

@@ -122,6 +122,11 @@ def fill(shape: NumberArray, *, value: float) -> NumberArray:
     return np.full([int(n) for n in shape], value)
 
 
+def fill_like(ref_tensor: NumberArray, *, value: float = 0.0) -> NumberArray:
+    """Return an array of the shape of ``ref_tensor`` that holds ``value``, in the type of that."""
+    return np.full(ref_tensor.shape, value)
+
+
 def range_1d(end: float, *, start: float, step: float) -> NumberArray:
     """Return the numbers from ``start`` to below ``end``."""
     return np.arange(start, end, step)

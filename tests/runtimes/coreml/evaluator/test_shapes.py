@@ -26,6 +26,7 @@ MOVES = {
         TENSOR.reshape(2, 2, 2, 2, 4, 6).permute(0, 3, 4, 1, 5, 2).reshape(2, 2, 8, 12)),
     "expand_dims": (lambda a: mb.expand_dims(x=a, axes=[0, -1]), TENSOR[None, ..., None]),
     "fill": (lambda a: mb.add(x=a, y=mb.fill(shape=mb.shape(x=a), value=2.0)), TENSOR + 2.0),
+    "fill_like": (lambda a: mb.add(x=a, y=mb.fill_like(ref_tensor=a, value=2.0)), TENSOR + 2.0),
     "flatten2d": (lambda a: mb.flatten2d(x=a, axis=2), TENSOR.reshape(16, 24)),
     "gather": (lambda a: mb.gather(x=a, indices=[3, 0, -1], axis=1), TENSOR[:, [3, 0, -1]]),
     "gather_along_axis": (
@@ -85,7 +86,7 @@ def test_moves(case, opset):
         np.testing.assert_array_equal(have, want.numpy())
 
 
-@pytest.mark.parametrize("case", [case for case in MOVES if case.split()[0] not in ("fill", "range_1d", "pad")])
+@pytest.mark.parametrize("case", [case for case in MOVES if case.split()[0] not in ("fill", "fill_like", "range_1d", "pad")])
 def test_moves_keep_fp16(case):
     """
     Moving fp16 values changes none of them.
