@@ -162,6 +162,8 @@ NETS = {
     "mean of windows": lambda: Net(lambda x: x.reshape(1, 8, 4, 2, 6, 2).mean((3, 5))),
     "mixed with its norm": lambda: Net(Mixed(), 0),
 }  # fmt: skip
+# The place of the only channel is 0 whatever the image is: TFLite keeps nothing of what leads to it.
+MAPPED = {(Format.TFLITE, "place of the only channel"): 0.5}
 FAST = {(Format.COREML, name) for name in ("simam", "instance norm", "gelu", "antialias", "uneven average", "circular")}
 CASES = [
     pytest.param(item, name, marks=[] if (item, name) in FAST else pytest.mark.slow, id=f"{item} {name}")
@@ -210,10 +212,10 @@ def test_the_file_computes_what_torch_computes(file_format, name, tmp_path):
     value = DIRECTLY[file_format](request.path, exported, image)
     assert wanted.shape == value.shape
     np.testing.assert_allclose(value, wanted, rtol=0, atol=2e-5 * np.abs(wanted).max())
-    _compare_layers(graph, exported, file_format, request.path, image)
+    _compare_layers(graph, exported, file_format, request.path, image, MAPPED.get((file_format, name), 0.9))
 
 
-def _compare_layers(graph, exported, file_format, path, image):
+def _compare_layers(graph, exported, file_format, path, image, mapped):
     where = {layer.layer_id: layer.parts[0].tensor for layer in graph.layers.layers}
     floats = {
         node.name for node in graph.module.graph.nodes if is_tensor(node) and node.meta["val"].is_floating_point()
@@ -224,7 +226,7 @@ def _compare_layers(graph, exported, file_format, path, image):
     with runtime(file_format).open_artifact(path, artifact, tensors=names) as runner:
         tensors = runner.infer({spec.name: encode(image, spec) for spec in runner.inputs})
     values = run(graph, {"image": image}, nodes=frozenset(where.values()))
-    assert exported.layers.coverage >= 0.9
+    assert exported.layers.coverage >= mapped
     for layer in layers:
         reference = values[where[layer.layer_id]].astype(np.float64)
         np.testing.assert_allclose(

@@ -86,7 +86,9 @@ def test_moves(case, opset):
         np.testing.assert_array_equal(have, want.numpy())
 
 
-@pytest.mark.parametrize("case", [case for case in MOVES if case.split()[0] not in ("fill", "fill_like", "range_1d", "pad")])
+@pytest.mark.parametrize(
+    "case", [case for case in MOVES if case.split()[0] not in ("fill", "fill_like", "range_1d", "pad")]
+)
 def test_moves_keep_fp16(case):
     """
     Moving fp16 values changes none of them.
