@@ -9,9 +9,9 @@ import torch
 from torch import fx
 
 from coordatt_deploy.array_types import NumberArray
+from coordatt_deploy.errors import BundleError
 from coordatt_deploy.formats import Precision, Storage
 from coordatt_deploy.graph.call_arguments import input_node
-from coordatt_deploy.errors import BundleError
 from coordatt_deploy.graph.execution import prepare
 from coordatt_deploy.graph.float16_range import lost_in_float16
 from coordatt_deploy.graph.graph import Feeds, Graph, op_name
