@@ -217,7 +217,7 @@ def stir(module: nn.Module, generator: torch.Generator) -> None:
     """
     with torch.no_grad():
         for name, parameter in module.named_parameters():
-            apart = parameter.numel() > 1 and float(parameter.std())
+            apart = float(parameter.std()) if parameter.numel() > 1 else 0.0
             if apart > LEAST_STANDARD_DEVIATION * abs(float(parameter.mean())):
                 continue
             noise = torch.randn(parameter.shape, generator=generator)

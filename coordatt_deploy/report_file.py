@@ -14,6 +14,17 @@ from coordatt_deploy.files import write_whole
 D = TypeVar("D")
 
 
+def report_name(stem: str, target: str | None, suffix: str = "json") -> str:
+    """Return the name of a file in ``reports/``: ``parity.json``, or ``parity-qemu-arm64-cortex-a53.json``.
+
+    Args:
+        stem: What it is.
+        target: Where files were run; None for this machine.
+        suffix: Of the file.
+    """
+    return f"{stem}.{suffix}" if target is None else f"{stem}-{target.replace(':', '-')}.{suffix}"
+
+
 @dataclass(frozen=True, slots=True)
 class ReportFile:
     """A document of runs.

@@ -24,7 +24,7 @@ from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.graph.source_weights import check_source_weights
 from coordatt_deploy.host import available_cores, describe
 from coordatt_deploy.progress import Stages
-from coordatt_deploy.report_file import ReportFile
+from coordatt_deploy.report_file import ReportFile, report_name
 from coordatt_deploy.run_records import NotRun, accumulated, begin_session
 from coordatt_deploy.runtimes.reader import host_warning
 
@@ -75,9 +75,7 @@ def evaluate_bundle(bundle: Bundle, plan: EvaluationPlan, stages: Stages) -> Eva
         MissingDependencyError: The digits need scikit-learn, which is not installed.
     """
     target = None if plan.target is None else targets.parse(plan.target)
-    kept = ReportFile(
-        bundle, f"evaluate{'' if target is None else '-' + str(target).replace(':', '-')}.json", plan.output
-    )
+    kept = ReportFile(bundle, report_name("evaluate", None if target is None else str(target)), plan.output)
     kept.check()
     output, classes = logits_of(bundle)
     dataset = open_dataset(plan.dataset, bundle.manifest.model.labels, classes, plan.labels_by)

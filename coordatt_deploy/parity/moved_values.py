@@ -26,6 +26,7 @@ from coordatt_deploy.graph.execution import prepare
 from coordatt_deploy.graph.float16_range import lost_in_float16
 from coordatt_deploy.graph.graph import Feeds, Graph, op_name
 from coordatt_deploy.graph.operators import Trait, having
+from coordatt_deploy.parity.absences import MOVES
 from coordatt_deploy.parity.cases import ParityCases
 from coordatt_deploy.parity.reference_rounding import Rounder, Rounding
 from coordatt_deploy.parity.tolerances import UNIT_ROUNDOFF
@@ -33,10 +34,9 @@ from coordatt_deploy.parity.tolerances import UNIT_ROUNDOFF
 SAMPLES: Final = 2
 # What only chooses among values, or moves them, rounds nothing.
 ROUNDS_NOTHING: Final = (
-    having(Trait.LAYOUT) | having(Trait.SPLIT) | having(Trait.BROADCASTS) | having(Trait.IDENTITY)
-    | having(Trait.MOVES) | having(Trait.DROPOUT)
+    MOVES | having(Trait.MOVES)
     | {
-        "getitem", "slice", "select", "cat", "stack", "unbind", "narrow", "expand", "repeat", "tile", "flip",
+        "stack", "unbind", "narrow", "tile", "flip",
         "roll", "index", "index_select", "gather", "pad", "constant_pad_nd", "reflection_pad2d",
         "replication_pad2d", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "relu", "relu6", "clamp",
         "clamp_min", "clamp_max", "hardtanh", "abs", "neg", "sign", "floor", "ceil", "round", "maximum",

@@ -32,7 +32,7 @@ from coordatt_deploy.parity.reports import ParityReports, ParityRun, ParitySetti
 from coordatt_deploy.parity.result import ArtifactParity, ParityReport
 from coordatt_deploy.parity.tolerances import BUILT_IN, Tolerance, Tolerances, for_untrained, tolerance_of
 from coordatt_deploy.progress import Stages
-from coordatt_deploy.report_file import ReportFile
+from coordatt_deploy.report_file import ReportFile, report_name
 from coordatt_deploy.run_records import GOLDEN, HELD_OUT, HERE, NotRun, RunInputs, accumulated, begin_session
 from coordatt_deploy.runtimes import Runner
 from coordatt_deploy.runtimes.provenance import check_provenance
@@ -109,7 +109,7 @@ def check_parity(
         MissingDependencyError: Other inputs, or layers that are needed, without torch or the reference.
     """
     set_environment()
-    kept = ReportFile(bundle, _file_name(target), plan.output)
+    kept = ReportFile(bundle, report_name("parity", None if target is None else target.name), plan.output)
     kept.check()
     chosen, skipped = _choose(bundle, plan.formats, target)
     tolerances = for_untrained(plan.tolerances) if bundle.manifest.model.untrained else plan.tolerances
@@ -354,10 +354,6 @@ def _judged(
 
 
 # What is kept --------------------------------------------------------------------------------------------------------
-
-
-def _file_name(target: RemoteTarget | None) -> str:
-    return "parity.json" if target is None else f"parity-{target.name.replace(':', '-')}.json"
 
 
 def _keep(file: ReportFile, report: ParityReport, candidates: Sequence[Candidate], plan: ParityPlan) -> None:

@@ -12,7 +12,7 @@ from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.documents import check_version, dump, from_json, parse_object
 from coordatt_deploy.formats import Format, Precision, TargetCpu
 from coordatt_deploy.progress import Stages
-from coordatt_deploy.report_file import ReportFile
+from coordatt_deploy.report_file import ReportFile, report_name
 from coordatt_deploy.run_records import GOLDEN, Covered, NotRun, RunInputs, RunRecord, accumulated, begin_session
 from coordatt_deploy.targets import InstructionCount
 from coordatt_deploy.tensors import encode
@@ -122,7 +122,7 @@ def count_on(
     """
     name = targets.parse(target)
     module = targets.target(name.name)
-    kept = ReportFile(bundle, f"profile-{str(name).replace(':', '-')}.json", output)
+    kept = ReportFile(bundle, report_name("profile", str(name)), output)
     kept.check()
     able, unable = targets.runnable(bundle.manifest.artifacts, module, formats, str(bundle.root))
     inputs = bundle.golden("inputs")

@@ -15,7 +15,7 @@ from coordatt_deploy.profile import reports as profile_reports
 from coordatt_deploy.report.junit import junit
 from coordatt_deploy.report.markdown import markdown
 from coordatt_deploy.report.page.render import Contents, page
-from coordatt_deploy.report_file import ReportFile, write_text
+from coordatt_deploy.report_file import ReportFile, report_name, write_text
 from coordatt_deploy.runtimes.reader import count_operators
 
 PAGE: Final = "report.html"
@@ -101,9 +101,8 @@ def write_summaries(
     """
     refused = bundle.manifest.refused
     text = junit(parity, refused)
-    target = parity.target
     if inside:
-        bundle.write_report("junit.xml" if target is None else f"junit-{target.replace(':', '-')}.xml", text)
+        bundle.write_report(report_name("junit", parity.target, "xml"), text)
     if junit_file is not None:
         write_text(junit_file, text)
     if markdown_file is not None:

@@ -113,7 +113,10 @@ class _Search:
         sources: Mapping[str, str],
         copies: frozenset[str],
     ) -> None:
-        self.graph, self.nodes, self.tensors, self.sources, self.copies = graph, nodes, tensors, sources, copies
+        self.graph, self.nodes, self.tensors, self.copies = graph, nodes, tensors, copies
+        self.feeds = feeds_for(graph)
+        self.mentioned = {tensor: _mentioned(graph, source) for tensor, source in sources.items()}
+        self.first = repeated_calls(graph.module.graph)
         self.order = {name: position for position, name in enumerate(nodes)}
         self.moved = _moved_together(nodes.values())
         self.owners: dict[str, str] = {}
@@ -128,8 +131,7 @@ class _Search:
                 grown beyond bounds every tensor would do.
         """
         places = self.places()
-        mentioned = {tensor: _mentioned(self.graph, source) for tensor, source in self.sources.items()}
-        wanted = {tensor: names for tensor, names in mentioned.items()
+        wanted = {tensor: names for tensor, names in self.mentioned.items()
                   if tensor not in self.owners and any(places.get(name) is None for name in names)}  # fmt: skip
         if not wanted:
             return False
@@ -173,12 +175,11 @@ class _Search:
 
     def _exact(self, case: int) -> Exact:
         """Return the nodes' values on a feed; those that are found are the file's own."""
-        feeds, nodes = feeds_for(self.graph)[case], frozenset(self.nodes)
-        return run(self.graph, feeds, nodes=nodes, given=self._given(case))
+        return run(self.graph, self.feeds[case], nodes=frozenset(self.nodes), given=self._given(case))
 
     def _rounded(self, case: int) -> Values:
-        feeds, nodes = feeds_for(self.graph)[case], frozenset(self.nodes)
-        return run(self.graph, feeds, dtype=torch.float32, nodes=nodes, given=self._given(case))
+        nodes = frozenset(self.nodes)
+        return run(self.graph, self.feeds[case], dtype=torch.float32, nodes=nodes, given=self._given(case))
 
     def _given(self, case: int) -> dict[str, NumberArray]:
         return {
@@ -190,7 +191,7 @@ class _Search:
     def places(self) -> dict[str, Part | None]:
         """Return where each node is; None for those that are nowhere."""
         places = {name: self.named.get(name, self.implied.get(name)) for name in self.nodes}
-        for name, first in repeated_calls(self.graph.module.graph).items():  # the converter keeps one of them
+        for name, first in self.first.items():  # the converter keeps one of them
             if name in places and first in places:
                 places[name] = places[name] or places[first]
                 places[first] = places[first] or places[name]
