@@ -189,6 +189,9 @@ def _build(document: _Document, weights: Mapping[str, torch.Tensor]) -> Graph:
         None if dynamic is None else DynamicSize(**dynamic),
         None if batch is None else _batch(from_json(DynamicBatch, batch)),
     )
+    places = ((layer.layer_id, part.tensor) for layer in read.layers.layers for part in layer.parts)
+    if (lost := next((pair for pair in places if pair[1] not in nodes), None)) is not None:
+        raise BundleError(f"graph.json: layer {lost[0]!r} is at {lost[1]!r}, which is no node of the graph")
     placeholders = [node.name for node in graph.nodes if node.op == "placeholder"]
     if len(placeholders) != len(example) or len(read.inputs) != len(example):
         raise BundleError(

@@ -159,8 +159,8 @@ def test_packaged_weights_on_the_packaged_digits(tmp_path):
     root = tmp_path / "digits"
     assert 0 == run("export", "--format", "onnx", "--format", "tflite", "--output-dir", root).exit_code
     result = run("evaluate", root, "--dataset", "digits", "--max-drop", 0.0, "--json")
+    assert 0 == result.exit_code, result.output
     document = json.loads(result.stdout)
 
-    assert 0 == result.exit_code, result.output
     assert [357, 357, 357] == [item["correct"] for item in document["subjects"]]
     assert all(item["agreement"] == 1.0 for item in document["subjects"][1:])

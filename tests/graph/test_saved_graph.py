@@ -110,6 +110,20 @@ def test_damage_is_one_line(tiny_graph, tmp_path, damage):
     assert "\n" not in str(caught.value)
 
 
+def test_a_layer_that_is_at_no_node_is_refused(tiny_graph, tmp_path):
+    """
+    By the names of both: whoever judges layers looks the node up.
+    """
+    save_graph(tiny_graph, tmp_path)
+    document = json.loads((tmp_path / "graph.json").read_text())
+    layer = next(item for item in document["layers"] if item["parts"])
+    layer["parts"][0]["tensor"] = "%s%n"
+    (tmp_path / "graph.json").write_text(json.dumps(document))
+
+    with pytest.raises(BundleError, match=f"layer '{layer['layer_id']}' is at '%s%n', which is no node"):
+        load_graph(tmp_path)
+
+
 def test_a_graph_of_a_bundle_that_cannot_be_run_is_one_line(shared_graph, tmp_path):
     """
     Shapes alone do not tell: an index beyond its tensor is seen when it is run.
