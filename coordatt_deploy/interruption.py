@@ -20,6 +20,7 @@ ENDING: Final = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )  # Windows has no SIGHUP
 PR_SET_PDEATHSIG: Final = 1  # <linux/prctl.h>
+ALARM: Final = (signal.SIGALRM,) if hasattr(signal, "SIGALRM") else ()  # nor that one
 AGAIN_S: Final = 0.01  # when a signal that came while a native module was loaded is looked at again
 POLL_S: Final = 1.0  # how often a process looks whether its parent is there; orphans are to be gone within 5 s
 
@@ -60,19 +61,22 @@ def handled() -> Iterator[None]:
         yield
         return
     _State.received = None
-    before = {number: signal.getsignal(number) for number in ENDING}
-    for number, handler in before.items():
-        if handler in (signal.SIG_DFL, signal.default_int_handler):
+    before = {number: signal.getsignal(number) for number in (*ENDING, *ALARM)}
+    for number in ENDING:
+        if before[number] in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _arrived)
     try:
         yield
     finally:
+        late = _State.later
+        if late is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            _State.later = None
         for number, handler in before.items():
             if handler is not None:
                 signal.signal(number, handler)
-        if _State.later is not None:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            _again(signal.SIGALRM, None)
+        if late is not None:  # no native module is being loaded here any more
+            _raise(late)
 
 
 def received() -> int | None:
@@ -97,9 +101,9 @@ def _arrived(number: int, frame: FrameType | None) -> None:
     _State.received = number
     if _State.held:
         _State.waiting = number
-    elif hasattr(signal, "setitimer") and _loads_native_code(frame):  # Windows has no such timer
+    elif ALARM and _loads_native_code(frame):
         _State.later = number
-        signal.signal(signal.SIGALRM, _again)
+        signal.signal(ALARM[0], _again)
         signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
     else:
         _raise(number)

@@ -86,6 +86,20 @@ def test_a_native_module_that_is_being_loaded_is_loaded_first():
     assert (0, "loaded\nended\n") == (done.returncode, done.stdout), done.stderr
 
 
+def test_a_signal_that_still_waits_at_the_end_is_raised_there(monkeypatch):
+    """
+    Nothing is lost between the last module and the end of the block, and no timer is left behind.
+    """
+    monkeypatch.setattr(interruption, "_loads_native_code", lambda _: True)
+    before = signal.getsignal(signal.SIGALRM)
+
+    with pytest.raises(Terminated), handled():
+        send(signal.SIGTERM)
+
+    assert before is signal.getsignal(signal.SIGALRM)
+    assert (0.0, 0.0) == signal.getitimer(signal.ITIMER_REAL)
+
+
 def test_what_was_set_before_is_set_again():
     """
     Also what was ignored stays ignored: a command in the background of a script, or under nohup.
