@@ -106,10 +106,11 @@ def _remove_stale() -> None:
     """Remove what earlier commands left when they were killed, unless this one has begun nothing."""
     if f"{__package__}.logs" in sys.modules:
         # by now it is there
-        from coordatt_deploy.logs import remove_stale_logs
+        from coordatt_deploy.logs import remove_running_logs, remove_stale_logs
         from coordatt_deploy.scratch import remove_stale_scratch
 
         remove_stale_scratch()
+        remove_running_logs(os.getpid())  # a signal may arrive on the way into a block that writes one
         remove_stale_logs()
 
 

@@ -18,7 +18,7 @@ from typing import Final
 
 from platformdirs import user_cache_path
 
-from coordatt_deploy.interruption import Terminated
+from coordatt_deploy.interruption import Terminated, undisturbed
 from coordatt_deploy.locks import is_alive
 
 RUNNING: Final = ".running"
@@ -113,15 +113,16 @@ def captured(log: Path) -> Iterator[None]:
     saved = os.dup(1), os.dup(2)
     running = log.with_name(f"{log.name}.{os.getpid()}{RUNNING}")
     kept = True
-    with running.open("ab") as stream:
-        os.dup2(stream.fileno(), 1)
-        os.dup2(stream.fileno(), 2)
-        try:
-            yield
-        except (KeyboardInterrupt, Terminated):
-            kept = False
-            raise
-        finally:
+    try:
+        with running.open("ab") as stream:
+            os.dup2(stream.fileno(), 1)
+            os.dup2(stream.fileno(), 2)
+        yield
+    except (KeyboardInterrupt, Terminated):
+        kept = False
+        raise
+    finally:
+        with undisturbed():  # half of it would leave the screen dark
             sys.stdout.flush()
             sys.stderr.flush()
             for descriptor, number in zip(saved, (1, 2), strict=True):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -132,6 +133,39 @@ def test_the_last_words_of_a_killed_process_can_be_kept(logs):
 
     assert "ah" == log.read_text()
     assert [log] == list(logs.iterdir())
+
+
+@pytest.mark.parametrize("call", [1, 2, 3, 4], ids=["way in", "inside of it", "way out", "at its end"])
+def test_a_signal_on_the_way_in_or_out_leaves_neither_log_nor_darkness(tmp_path, call):
+    """
+    Both descriptors are the terminal's again, whichever call of the redirection the signal finds.
+    """
+    program = f"""
+        import os, signal
+        from pathlib import Path
+        from coordatt_deploy.interruption import Terminated, handled
+        from coordatt_deploy.logs import captured
+
+        calls, real = [], os.dup2
+        def dup2(*arguments):
+            calls.append(arguments)
+            real(*arguments)
+            if len(calls) == {call}:
+                os.kill(os.getpid(), signal.SIGTERM)
+        os.dup2 = dup2
+        try:
+            with handled(), captured(Path("net.log")):
+                print("into the log")
+        except Terminated:
+            print("ended", flush=True)
+    """
+
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], check=False, capture_output=True, text=True, cwd=tmp_path
+    )
+
+    assert (0, "ended\n") == (done.returncode, done.stdout), done.stderr
+    assert [] == list(tmp_path.glob("*.running"))
 
 
 @pytest.mark.parametrize(("printed", "kept"), [(b"", []), (b"why", ["why"])])
