@@ -36,7 +36,8 @@ def read_inputs(source: Path, inputs: Sequence[TensorSpec], preprocessing: Prepr
 
     Args:
         source: An ``.npz`` with one array per input of the model, by its name, (cases, C, H, W); or a folder of images,
-            which go through the model's preprocessing.
+            which go through the model's preprocessing. Of a network that takes several at once, images that do not
+            fill the last case are followed by the first ones again, so that each is judged.
         inputs: Of the reference: NCHW, batch first; None for a dynamic axis.
         preprocessing: Of the model.
         at_once: Images of a case where the batch is dynamic: the smallest that the model takes.
@@ -44,20 +45,23 @@ def read_inputs(source: Path, inputs: Sequence[TensorSpec], preprocessing: Prepr
     Raises:
         UsageError: No such file; names, shapes or types that do not fit; NaN; values that no image gives.
     """
-    cases = _images(source, inputs, preprocessing) if source.is_dir() else _archive(source, inputs, at_once)
+    cases = _images(source, inputs, preprocessing, at_once) if source.is_dir() else _archive(source, inputs, at_once)
     for spec in inputs:
         for name, value in zip(cases.names, cases.feeds[spec.name], strict=True):
             _check(f"{source.name}: {spec.name}, case {name}", value, spec, preprocessing)
     return cases
 
 
-def _images(folder: Path, inputs: Sequence[TensorSpec], preprocessing: Preprocessing) -> Cases:
+def _images(folder: Path, inputs: Sequence[TensorSpec], preprocessing: Preprocessing, at_once: int) -> Cases:
     if len(inputs) != 1:
         wanted = ", ".join(spec.name for spec in inputs)
         raise UsageError(f"the model takes {wanted}; a folder of images gives one of them: give an .npz with all")
     found = find_images(folder)
-    values = [preprocess(load_image(path), preprocessing)[None] for path in found]
-    return Cases(tuple(path.relative_to(folder).as_posix() for path in found), {inputs[0].name: list(values)})
+    names = [path.relative_to(folder).as_posix() for path in found]
+    batch = inputs[0].shape[0] or at_once
+    groups = [[(at + place) % len(found) for place in range(batch)] for at in range(0, len(found), batch)]
+    values = [np.stack([preprocess(load_image(found[at]), preprocessing) for at in group]) for group in groups]
+    return Cases(tuple(", ".join(names[at] for at in group) for group in groups), {inputs[0].name: list(values)})
 
 
 def read_archive(path: Path, wanted: Sequence[str]) -> dict[str, NumberArray]:

@@ -184,6 +184,21 @@ def test_cases_of_a_folder(tmp_path):
     assert 1.0 == found.feeds["image"][1].min()
 
 
+@pytest.mark.parametrize(("axis", "at_once"), [(2, 1), (None, 2)])
+def test_images_of_a_network_that_takes_several_at_once(tmp_path, axis, at_once):
+    """
+    A folder is read two by two, batch fixed or the least of a dynamic one; the last is joined by the first again.
+    """
+    for name, grey in (("a", 0), ("b", 128), ("c", 255)):
+        Image.new("L", (8, 8), grey).save(tmp_path / f"{name}.png")
+    spec = replace(MANIFEST.inputs[0], shape=(axis, *MANIFEST.inputs[0].shape[1:]))
+    found = read_inputs(tmp_path, [spec], MANIFEST.model.preprocessing, at_once)
+
+    assert ("a.png, b.png", "c.png, a.png") == found.names
+    assert [(2, 3, 8, 6)] * 2 == [case.shape for case in found.feeds["image"]]
+    np.testing.assert_array_equal([1.0, -1.0], found.feeds["image"][1].mean(axis=(1, 2, 3)))
+
+
 GOOD = np.zeros((2, 3, 8, 6), np.float32)
 
 
