@@ -16,9 +16,11 @@ from coordatt_deploy.parity.absent_layers import Judged
 from coordatt_deploy.parity.candidate import Candidate
 from coordatt_deploy.parity.error_statistics import LayerErrorStats
 from coordatt_deploy.parity.executors import LOCAL, Executor
+from coordatt_deploy.parity.grid_ends import cut_off_by, inherited_from, outside_calibration
 from coordatt_deploy.parity.layers import ArtifactLayers, LayerJudge
 from coordatt_deploy.parity.reference_layers import GraphSubmodels, LayerReference, ReferenceLayers
 from coordatt_deploy.parity.reference_rounding import RoundingError, max_noise
+from coordatt_deploy.parity.shared_tensors import holders, viewed
 from coordatt_deploy.parity.tensor_shapes import expected_shapes
 from coordatt_deploy.parity.tolerances import Tolerance
 from coordatt_deploy.runtimes import Runner
@@ -30,7 +32,6 @@ Tensors = Mapping[str, NumberArray]
 Cases = Sequence[Feeds]
 Ranges = Mapping[str, tuple[float, float]]
 
-MOST_TOUCHED: Final = 0.2  # share of a layer's elements in one case: what nobody looks at is not judged
 # Share of the elements of an inner class map that a file may have otherwise in one case, in float and in integers:
 # where two classes are nearly alike rounding chooses, and a case may have a hundred elements.
 OTHERWISE: Final = (0.01, 0.1)
@@ -175,8 +176,8 @@ class _Run:
         self.tensors = tuple(dict.fromkeys(part.tensor for layer in self.present for part in layer.parts))
         cuts = frozenset(layer.layer_id for layer in self.present)
         self.rounding = reference.rounding(storage, cases, cuts, calibrated)
-        self.stirred = _own_tensors(self.present) - reference.shared_means(cuts)
-        self.makers = _makers(self.present)
+        self.stirred = holders(self.present) - reference.shared_means(cuts)
+        self.makers = viewed(self.present)
         self.first = self.stirred - {layer for layer in self.stirred if reference.before(layer, cuts)}
         self.channelwise = {layer: reference.before(layer, cuts, unmixed=True) for layer in cuts if self.on_grid}
         self.mixed = {layer: reference.before(layer, cuts) for layer in self.channelwise}
@@ -282,32 +283,15 @@ class _Run:
             if layer.layer_id in self.reference.integral and self.judge.limit_db is None:
                 value, reference, rounded = _same_elements(value, reference, rounded, self.judge.tolerance)
             elif self.on_grid:
-                own = _cut_off(layer, tensors, value, reference, rounded.step)
-                inherited = self._inherited(layer.layer_id, cut_off, own.shape)
+                own = cut_off_by(layer, tensors, value, reference, rounded.step)
+                sources = {name: cut_off[name] for name in self.mixed[layer.layer_id] if name in cut_off}
+                inherited = inherited_from(sources, self.channelwise[layer.layer_id], own.shape)
                 cut_off[layer.layer_id] = own | inherited
                 inherited |= outside_calibration(own, reference, self.calibrated.get(layer.layer_id))
                 own &= ~inherited
                 if not calibrated:
                     inherited = own | inherited
             self.judge.add(tallies, layer.layer_id, value, reference, rounded, own, inherited)
-
-    def _inherited(
-        self, layer_id: str, cut_off: Mapping[str, NDArray[np.bool_]], shape: tuple[int, ...]
-    ) -> NDArray[np.bool_]:
-        """Return the elements made of such as a source's grid cuts off; they are off as well.
-
-        Where channels stay apart those are whole channels, where they are mixed whole places.
-        """
-        touched = np.zeros(shape, np.bool_)
-        for name in self.mixed[layer_id]:
-            source = cut_off.get(name)
-            if source is None or source.ndim != len(shape) or source.ndim < 2 or source.shape[0] != shape[0]:
-                continue
-            if name in self.channelwise[layer_id] and source.shape[1] == shape[1]:
-                touched |= source.any(axis=tuple(range(2, source.ndim)), keepdims=True)
-            elif name not in self.channelwise[layer_id] and source.shape[2:] == shape[2:]:
-                touched |= source.any(axis=1, keepdims=True)
-        return touched if touched.mean() < MOST_TOUCHED else np.zeros(shape, np.bool_)
 
 
 def _same_elements(
@@ -328,59 +312,3 @@ def _stirred(value: NumberArray, seed: int) -> NumberArray:
     """Add noise to an input, within the range that it has."""
     noise = np.random.default_rng(seed).standard_normal(value.shape) * float(value.std())
     return np.clip(value + noise, value.min(), value.max()).astype(value.dtype)
-
-
-def _cut_off(
-    layer: Layer,
-    tensors: Mapping[str, NumberArray],
-    value: NDArray[np.float64],
-    reference: NDArray[np.float64],
-    step: float,
-) -> NDArray[np.bool_]:
-    """Return the elements that lie at an end of the tensor's grid, with the reference more than a step beyond."""
-    at_top = {part.tensor: tensors[part.tensor] == tensors[part.tensor].max() for part in layer.parts}
-    at_bottom = {part.tensor: tensors[part.tensor] == tensors[part.tensor].min() for part in layer.parts}
-    high, low = restore(layer, at_top) != 0, restore(layer, at_bottom) != 0
-    found: NDArray[np.bool_] = (high & (reference > value + step)) | (low & (reference < value - step))
-    return found
-
-
-def outside_calibration(
-    cut_off: NDArray[np.bool_], reference: NDArray[np.float64], ends: tuple[float, float] | None
-) -> NDArray[np.bool_]:
-    """Return those of the elements *cut_off* that go beyond all that calibration saw; no file could have had them.
-
-    Args:
-        cut_off: By the artifact's grid.
-        reference: What they should be.
-        ends: Least and greatest value of the reference on the calibration data, where that is known.
-    """
-    if ends is None:
-        return np.zeros(cut_off.shape, np.bool_)
-    found: NDArray[np.bool_] = cut_off & ((reference < ends[0]) | (reference > ends[1]))
-    return found if found.mean() < MOST_TOUCHED else np.zeros(cut_off.shape, np.bool_)
-
-
-def _makers(present: Sequence[Layer]) -> dict[str, tuple[str, ...]]:
-    """Return, for each layer that is a view of earlier layers' tensors, those layers."""
-    holders: dict[str, list[str]] = {}
-    found = {}
-    for layer in present:
-        shared = [holder for part in layer.parts for holder in holders.get(part.tensor, ())]
-        if shared:
-            found[layer.layer_id] = tuple(dict.fromkeys(shared))
-        for part in layer.parts:
-            holders.setdefault(part.tensor, []).append(layer.layer_id)
-    return found
-
-
-def _own_tensors(present: Sequence[Layer]) -> frozenset[str]:
-    """Return the layers that no earlier layer shares a tensor with; the others are views of those."""
-    taken: set[str] = set()
-    found = []
-    for layer in present:
-        tensors = {part.tensor for part in layer.parts}
-        if not tensors & taken:
-            found.append(layer.layer_id)
-        taken |= tensors
-    return frozenset(found)

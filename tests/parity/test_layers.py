@@ -7,8 +7,8 @@ from coordatt_deploy.documents import object_of
 from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.layer_map import Layer, LayerMap, Part
 from coordatt_deploy.parity.error_statistics import FEW, LayerErrorStats
+from coordatt_deploy.parity.grid_ends import outside_calibration
 from coordatt_deploy.parity.layers import UNIT_ROUNDOFF, ArtifactLayers, LayerJudge, LayerRow
-from coordatt_deploy.parity.localise import outside_calibration
 from coordatt_deploy.parity.reference_rounding import RoundingError
 from coordatt_deploy.parity.tolerances import TOLERANCES
 
