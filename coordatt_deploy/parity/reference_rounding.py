@@ -21,9 +21,10 @@ from coordatt_deploy.formats import Precision, Storage
 from coordatt_deploy.graph.call_arguments import argument
 from coordatt_deploy.graph.float16_range import rounded_to_float16
 from coordatt_deploy.graph.graph import op_name
+from coordatt_deploy.graph.lowering.activations import find_activations
 from coordatt_deploy.graph.operators import Trait, having, integer_ranges, weight_positions
 from coordatt_deploy.graph.sequential_statistics import with_statistics_in_sequence
-from coordatt_deploy.graph.summation_order import bias_first, in_sequence
+from coordatt_deploy.graph.summation_order import begun_at_half, bias_first, in_sequence
 
 WEIGHTED: Final = weight_positions()
 KEEPS_GRID: Final = having(Trait.KEEPS_GRID)
@@ -111,6 +112,10 @@ class Rounder(fx.Interpreter):
         self.rounding, self.exact, self.nodes = rounding, exact, nodes
         self.kept: dict[str, NumberArray] = {}
         self.steps: dict[str, float] = {}
+        in_float32 = rounding.storage.values is Precision.FP32
+        found = find_activations(module) if in_float32 else ()
+        self.gated = {item.source: item.output for item in found if item.op_name == "hardsigmoid"}
+        self.before_gates: dict[str, list[object]] = {}
 
     def run_node(self, n: fx.Node) -> object:
         """Run one node, round its value, keep that, and hand on the exact value where one is given."""
@@ -120,6 +125,10 @@ class Rounder(fx.Interpreter):
                 value = in_sequence(n, self.env[n.args[0]], value)
             if op_name(n) == "linear" and self.rounding.storage.values is Precision.FP32:
                 value = bias_first(self._arguments(n), value)
+            if n.name in self.before_gates:
+                value = begun_at_half(self.before_gates.pop(n.name), value)
+            if n.name in self.gated and op_name(n) in ("linear", "conv2d"):
+                self.before_gates[self.gated[n.name]] = self._arguments(n)
             if self.rounding.sums_statistics and n.op == "call_function":
                 value = with_statistics_in_sequence(n, self._arguments(n), value)
             value = self._stored(n, value)

@@ -8,7 +8,7 @@ from torch import nn
 from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.graph.capture import capture
 from coordatt_deploy.graph.execution import run
-from coordatt_deploy.graph.summation_order import COMPUTED, ROWS, bias_first
+from coordatt_deploy.graph.summation_order import COMPUTED, ROWS, begun_at_half, bias_first
 from coordatt_deploy.parity.tolerances import TOLERANCES
 
 
@@ -136,3 +136,49 @@ def test_of_many_rows_some_are_summed():
 
     assert ROWS / 2 < int(changed.sum()) <= ROWS
     assert [True, True] == changed[[0, -1]].tolist()
+
+
+def _gate():
+    """An averaged map of 256 channels, weights and bias of a gate, what torch makes of them, and the exact gate."""
+    random = torch.Generator().manual_seed(0)
+    x, weight = torch.rand(2, 256, 1, 1, generator=random), 0.002 * torch.randn(48, 256, 1, 1, generator=random)
+    bias = 0.01 * torch.randn(48, generator=random)
+    result = nn.functional.hardsigmoid(nn.functional.conv2d(x, weight, bias))
+    exact = nn.functional.hardsigmoid(nn.functional.conv2d(x.double(), weight.double(), bias.double()))
+    return [x, weight, bias], result, exact
+
+
+def test_a_hard_gate_begins_at_a_half():
+    """
+    The named part of the error of a plain float32 loop that begins at b / 6 + 1/2, where that is more than torch's.
+    """
+    values, result, exact = _gate()
+    x, weight, bias = (value.double().numpy() for value in values)
+    loop = np.empty((2, 48), np.float32)
+    for row, column in np.ndindex(2, 48):
+        total = np.float32(bias[column] / 6 + 0.5)
+        for one, factor in zip(x[row, :, 0, 0], weight[column, :, 0, 0], strict=True):
+            total = np.float32(total + np.float32(np.float32(one) * np.float32(factor / 6)))
+        loop[row, column] = total
+
+    error = np.abs(np.asarray(begun_at_half(values, result).double() - exact))[..., 0, 0]
+    of_torch = np.abs(np.asarray(result.double() - exact))[..., 0, 0]
+    wanted = np.maximum(np.abs(loop - exact.numpy()[..., 0, 0]) / COMPUTED, of_torch)
+
+    np.testing.assert_allclose(error, wanted, rtol=0, atol=0.6 * 2.0**-24)
+    assert error.max() > 2 * of_torch.max()
+
+
+def test_a_gate_of_a_linear_layer_is_the_same_gate():
+    """
+    Rows instead of maps; of another type, of groups and without a bias nothing is said.
+    """
+    (x, weight, bias), result, _ = _gate()
+    rows = [x.flatten(1), weight.flatten(1), bias]
+
+    made = begun_at_half([x, weight, bias], result)
+
+    assert torch.equal(made.flatten(1), begun_at_half(rows, result.flatten(1)))
+    assert not torch.equal(result, made)
+    for refused in ([x, weight, None], [x.double(), weight, bias], [x.repeat(1, 2, 1, 1), weight, bias]):
+        assert torch.equal(result, begun_at_half(refused, result))

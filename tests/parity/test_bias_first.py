@@ -40,9 +40,26 @@ class Projection(nn.Module):
         return self.proj(torch.sigmoid(self.stem(image)).flatten(2).transpose(1, 2)).transpose(1, 2)
 
 
-def with_weights(change):
+class Gate(nn.Module):
+    """As ghostnetv2_100 gates its maps: hard-sigmoids of sums far smaller than the half that they begin at."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.reduce = nn.Conv2d(3, WIDTH, 4, 4), nn.Conv2d(WIDTH, WIDTH // 2, 1)
+        self.proj = nn.Conv2d(WIDTH // 2, WIDTH, 1)
+        nn.init.normal_(self.proj.weight, std=0.002)
+        nn.init.uniform_(self.reduce.bias, 0.5, 1.0)
+
+    def forward(self, image):
+        features = torch.sigmoid(self.stem(image))
+        squeezed = torch.relu(self.reduce(features.mean((2, 3), keepdim=True)))
+        return features * nn.functional.hardsigmoid(self.proj(squeezed))
+
+
+def with_weights(network, change):
     """A copy of the network of which the weights of the linear layer are edited."""
-    module = Projection()
+    module = network()
     with torch.no_grad():
         change(module.proj)
     return module
@@ -70,22 +87,28 @@ def judged(tmp_path):
     return judge
 
 
-def test_the_file_is_right(judged):
+BOTH = pytest.mark.parametrize("network", [Projection, Gate])
+
+
+@BOTH
+def test_the_file_is_right(judged, network):
     """
     Its error is that of adding the products to the bias one after another, which torch's own order does not have.
     """
-    assert judged(Projection(), Projection()).first_diverging_layer is None
+    assert judged(network(), network()).first_diverging_layer is None
 
 
-def test_by_torchs_order_alone_it_would_be_wrong(judged, monkeypatch):
+@BOTH
+def test_by_torchs_order_alone_it_would_be_wrong(judged, network, monkeypatch):
     """
     The twin: without the order that the runtime computes in, a right file is beyond a multiple of torch's rounding at
     the linear layer. What moved values cost, which would be asked next, is left out.
     """
-    monkeypatch.setattr(reference_rounding, "bias_first", lambda _, result: result)
+    for order in ("bias_first", "begun_at_half"):
+        monkeypatch.setattr(reference_rounding, order, lambda _, result: result)
     monkeypatch.setattr(localise._Run, "ask_again", lambda _: None)
 
-    assert "proj" == judged(Projection(), Projection()).first_diverging_layer
+    assert "proj" == judged(network(), network()).first_diverging_layer
 
 
 def _one_weight(layer):
@@ -93,16 +116,18 @@ def _one_weight(layer):
 
 
 def _one_bias(layer):
-    layer.bias[5] += 3e-5 * float(layer.bias.abs().max())
+    begins_at = 3.0 if isinstance(layer, nn.Conv2d) else float(layer.bias.abs().max())  # b / 6 + 1/2 = (b + 3) / 6
+    layer.bias[5] += 3e-5 * begins_at
 
 
 def _half_precision(layer):
     layer.weight.copy_(layer.weight.half().float())
 
 
+@BOTH
 @pytest.mark.parametrize("change", [_one_weight, _one_bias, _half_precision])
-def test_a_fault_is_still_one(judged, change):
+def test_a_fault_is_still_one(judged, network, change):
     """
     One weight of 262,144, the fifth digit of one bias, or weights rounded to float16: each is named.
     """
-    assert "proj" == judged(with_weights(change), Projection()).first_diverging_layer
+    assert "proj" == judged(with_weights(network, change), network()).first_diverging_layer
