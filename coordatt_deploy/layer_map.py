@@ -9,8 +9,10 @@ reference value of a layer follows from the tensors of an artifact by
 """
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -194,6 +196,8 @@ def _restore_part(part: Part, layer: Layer, tensor: NDArray[np.float64]) -> NDAr
     axes = part.axes or tuple(range(rank))
     if tensor.ndim != rank:  # a runtime dropped or added axes of size 1
         tensor = _unsqueeze(tensor, layer, axes, part.channels)
+    elif part.channels is None and len(layer.parts) == 1:
+        tensor = _parted(tensor, [layer.shape[axis] for axis in axes])
     if part.channels is not None:
         tensor = np.take(tensor, range(*part.channels), axis=axes.index(1))
     value = np.transpose(tensor, np.argsort(axes))
@@ -201,6 +205,25 @@ def _restore_part(part: Part, layer: Layer, tensor: NDArray[np.float64]) -> NDAr
     if factor.ndim == 1:
         factor = factor.reshape([-1 if axis == 1 else 1 for axis in range(rank)])
     return value / factor
+
+
+def takes_together(shape: Sequence[int], sizes: Sequence[int]) -> bool:
+    """Whether *shape* is that of a tensor of *sizes* of which neighbouring axes were taken together.
+
+    As a linear layer's kernel has the rows of all images; axes of size 1 may come and go.
+    """
+    ends = set(accumulate(sizes, operator.mul))
+    return math.prod(shape) == math.prod(sizes) and all(
+        end in ends or end == 1 for end in accumulate(shape, operator.mul)
+    )
+
+
+def _parted(tensor: NDArray[np.float64], sizes: Sequence[int | None]) -> NDArray[np.float64]:
+    """Take axes apart that lie in one in *tensor*; where sizes are dynamic, or others, it is left as it is."""
+    known = [size for size in sizes if size is not None]
+    if len(known) < len(sizes) or tuple(known) == tensor.shape or not takes_together(tensor.shape, known):
+        return tensor
+    return tensor.reshape(known)
 
 
 def spare_axes(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:

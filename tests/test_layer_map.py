@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordatt_deploy.errors import BundleError
-from coordatt_deploy.layer_map import Layer, LayerMap, Part, place_all, restore
+from coordatt_deploy.layer_map import Layer, LayerMap, Part, place_all, restore, takes_together
 
 VALUE = np.random.default_rng(0).standard_normal((1, 6, 4, 5))
 
@@ -45,6 +45,42 @@ def test_a_value_without_a_batch_axis_may_lie_behind_an_axis_of_size_one():
     assert np.array_equal(value, restore(_layer(Part("t"), shape=value.shape), {"t": value[None]}))
     with pytest.raises(ValueError, match="cannot stand for"):
         restore(_layer(Part("t"), shape=value.shape), {"t": value.reshape(2, 2, 2, 3, 5)})
+
+
+def test_axes_that_lie_in_one_are_taken_apart():
+    """
+    The rows of four patches in one matrix, of as many axes as the value or of fewer; axes in another order are none.
+    """
+    value = np.random.default_rng(2).standard_normal((4, 16, 6))
+    layer = _layer(Part("t"), shape=value.shape)
+
+    for shape in ((1, 64, 6), (64, 6), (64, 6, 1)):
+        placed = place_all([layer], {"block": value}, {"t": shape})
+        assert shape == placed["t"].shape
+        assert np.array_equal(value, restore(layer, placed))
+    other = value.transpose(1, 0, 2)
+    assert (16, 4, 6) == restore(layer, {"t": other}).shape
+    dynamic = _layer(Part("t"), shape=(None, 16, 6))
+    assert (1, 64, 6) == restore(dynamic, {"t": value.reshape(1, 64, 6)}).shape
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes", "expected"),
+    [
+        ((1, 64, 6), (4, 16, 6), True),
+        ((64, 6), (4, 16, 6), True),
+        ((4, 96), (4, 16, 6), True),
+        ((4, 16, 6), (64, 6), False),
+        ((16, 4, 6), (4, 16, 6), False),
+        ((64, 5), (4, 16, 6), False),
+        ((0, 6), (0, 4, 6), True),
+    ],
+)
+def test_neighbouring_axes_may_be_in_one(shape, sizes, expected):
+    """
+    None is parted, none changes places, and no element is lost.
+    """
+    assert expected == takes_together(shape, sizes)
 
 
 def test_two_halves_without_a_batch_axis_are_placed_where_they_are_found():

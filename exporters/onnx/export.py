@@ -27,7 +27,7 @@ from coordatt_deploy.graph.call_arguments import argument
 from coordatt_deploy.graph.exported_program import BATCH, origin_key, program, provenance
 from coordatt_deploy.graph.graph import Graph, op_name
 from coordatt_deploy.graph.repeats import repeated_calls
-from coordatt_deploy.layer_map import LayerMap, Part
+from coordatt_deploy.layer_map import LayerMap, Part, takes_together
 
 # The lowest opset that torch's exporter writes natively: the most runtimes open it. Speed does not depend on it
 # (measured in ONNX Runtime 1.31: opsets 14 to 22 alike).
@@ -37,6 +37,7 @@ OPSET: Final = 18
 NORMALISATIONS: Final = frozenset({"instance_norm", "batch_norm"})
 # With a constant of each channel, or one for all: the optimizer and the simplifier fuse them as well.
 SCALES: Final = frozenset({"mul", "div", "add", "sub"})
+VIEWS: Final = ("view", "reshape", "_unsafe_view")
 CONVOLUTIONS: Final = frozenset({"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d"})
 
 
@@ -95,6 +96,7 @@ def _layer_map(graph: Graph, model: onnx.ModelProto, renamed: dict[str, str]) ->
     outputs = {node.name: name for node, name in zip(returned, graph.outputs, strict=True)}
     places: dict[str, Part | None] = {}
     made: dict[str, fx.Node] = {}  # by the name of a node what makes the tensor that holds its value
+    rows = _Rows(model)
     repeated = repeated_calls(graph.module.graph)
 
     def place(node: fx.Node) -> Part | None:
@@ -110,11 +112,48 @@ def _layer_map(graph: Graph, model: onnx.ModelProto, renamed: dict[str, str]) ->
             return part and replace(part, axes=_past_ones(made[node.name], node) or part.axes)
         if name is None and node.name in repeated:  # the simplifier keeps one of them
             return places.get(repeated[node.name])
+        if name is None:
+            name = rows.of(node, places)
         return None if name is None else Part(name)
 
     for node in graph.module.graph.nodes:
         places[node.name] = place(node)
     return graph.layers.carried(places, _fused(graph, places))
+
+
+class _Rows:
+    """Values of several axes that the optimizer hands on as rows of a matrix, by the name of the tensor.
+
+    A linear layer of (N, tokens, C) is written as Reshape, Gemm, Reshape; reshapes around it are merged into these.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.shapes = {
+            value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim]
+            for value in onnx.shape_inference.infer_shapes(model).graph.value_info
+        }
+        self.products: dict[str, list[str]] = {}  # by the name of a bias what is made with it
+        self.views: dict[str, list[str]] = {}  # by the name of a tensor its reshapes
+        for node in model.graph.node:
+            if node.op_type == "Gemm" and len(node.input) == 3:
+                self.products.setdefault(node.input[2], []).extend(node.output)
+            elif node.op_type == "Reshape":
+                self.views.setdefault(node.input[0], []).extend(node.output)
+
+    def of(self, node: fx.Node, places: dict[str, Part | None]) -> str | None:
+        """Return the tensor whose elements are those of the value of *node*, in this order; None for none."""
+        found: list[str] = []
+        if op_name(node) == "linear":
+            bias = argument(node, 2, "bias")
+            found = self.products.get(str(bias.target), []) if isinstance(bias, fx.Node) else []
+        elif op_name(node) in VIEWS and node.args and isinstance(node.args[0], fx.Node):
+            part = places.get(node.args[0].name)
+            found = [] if part is None or part != Part(part.tensor) else self.views.get(part.tensor, [])
+        sizes = node.meta["val"].shape if isinstance(node.meta.get("val"), torch.Tensor) else ()
+        if not found or not all(isinstance(size, int) for size in sizes):
+            return None
+        fitting = [name for name in found if takes_together(self.shapes.get(name, [0]), sizes)]
+        return fitting[0] if len(fitting) == 1 else None
 
 
 def _fused(graph: Graph, places: dict[str, Part | None]) -> dict[str, str]:
@@ -162,13 +201,7 @@ def _before_ones(node: fx.Node) -> fx.Node | None:
     The simplifier leaves such a one out where the next reader adds them again.
     """
     before = node.args[0] if node.args else None
-    if not isinstance(before, fx.Node) or op_name(node) not in (
-        "view",
-        "reshape",
-        "_unsafe_view",
-        "unsqueeze",
-        "squeeze",
-    ):
+    if not isinstance(before, fx.Node) or op_name(node) not in (*VIEWS, "unsqueeze", "squeeze"):
         return None
     shapes = [[size for size in item.meta["val"].shape if size != 1] for item in (node, before)]
     return before if shapes[0] == shapes[1] else None

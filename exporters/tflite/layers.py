@@ -28,7 +28,7 @@ from coordatt_deploy.graph.execution import Exact, Values, run
 from coordatt_deploy.graph.graph import Graph, is_tensor, op_name
 from coordatt_deploy.graph.operators import Trait, having
 from coordatt_deploy.graph.repeats import repeated_calls
-from coordatt_deploy.layer_map import Part, spare_axes
+from coordatt_deploy.layer_map import Part, spare_axes, takes_together
 
 # Both sides compute in float32 or better; rounding stays a thousand times below this, another layer's value far above.
 TOLERANCE: Final = 1e-3
@@ -203,7 +203,7 @@ def axes_between(
 ) -> tuple[int, ...] | None:
     """Return the axes by which the tensor is the value on every feed (axis i of it is axis ``axes[i]`` of the value).
 
-    A tensor may lack or add axes of size 1.
+    A tensor may lack or add axes of size 1, and have neighbouring axes in one.
 
     Args:
         tensors: Of the file, one for each feed.
@@ -235,7 +235,9 @@ def _as_value(tensor: NumberArray, part: Part, node: fx.Node) -> NumberArray:
 
 def _fits(shape: tuple[int, ...], sizes: Sequence[int]) -> bool:
     """Whether a tensor of *shape* can be a value whose axes, in its order, have *sizes*."""
-    return tuple(sizes) == shape if len(sizes) == len(shape) else _longer(sizes) == _longer(shape)
+    if len(sizes) == len(shape) and tuple(sizes) != shape:
+        return takes_together(shape, sizes)
+    return _longer(sizes) == _longer(shape) or (len(shape) < len(sizes) and takes_together(shape, sizes))
 
 
 def _without_spare_ones(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
@@ -284,7 +286,10 @@ def _moved_together(nodes: Iterable[fx.Node]) -> dict[str, set[str]]:
 
 
 def _mentioned(graph: Graph, source: str) -> set[str]:
-    """The nodes that a converter's name mentions; of a tuple, all its elements."""
+    """The nodes that a converter's name mentions, of a tuple all its elements; and views that they read.
+
+    The converter makes the view that a matrix product reads with the product's own name.
+    """
     names = set(NODE_NAMES.findall(source))
     elements = {
         user.name
@@ -292,7 +297,14 @@ def _mentioned(graph: Graph, source: str) -> set[str]:
         if node.name in names and not is_tensor(node)
         for user in node.users
     }
-    return names | elements
+    read = {
+        view.name
+        for node in graph.module.graph.nodes
+        if node.name in names
+        for view in node.all_input_nodes
+        if op_name(view) in MOVES
+    }
+    return names | elements | read
 
 
 def _reason(graph: Graph, node: fx.Node, sources: Mapping[str, str], owners: Mapping[str, str]) -> str:

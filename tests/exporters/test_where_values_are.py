@@ -163,3 +163,33 @@ def test_of_a_bound_that_is_two_operators_the_last_one_is_the_layer(least):
 
     assert (least == -2.0, least == -2.0) == (close, found.passed), found.sentence()
     assert found.first_diverging_layer in (None, ":hardtanh")
+
+
+class Tokens(nn.Module):
+    """As mobilevit_xxs has them: attention and a perceptron over the tokens of four patches at once."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.stem, self.head = nn.Conv2d(3, 24, 1), nn.Conv2d(24, 5, 1)
+        self.norms = nn.ModuleList(nn.LayerNorm(24) for _ in range(2))
+        self.qkv, self.proj = nn.Linear(24, 72), nn.Linear(24, 24)
+        self.widen, self.narrow = nn.Linear(24, 48), nn.Linear(48, 24)
+
+    def forward(self, image):
+        features = self.stem(image)
+        patches = features.reshape(24 * 4, 2, 5, 2).transpose(1, 2).reshape(1, 24, 20, 4)
+        tokens = patches.transpose(1, 3).reshape(4, 20, 24)
+        q, k, v = self.qkv(self.norms[0](tokens)).reshape(4, 20, 3, 4, 6).permute(2, 0, 3, 1, 4).unbind(0)
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(4, 20, 24)
+        tokens = tokens + self.proj(attended)
+        tokens = tokens + self.narrow(F.silu(self.widen(self.norms[1](tokens))))
+        return self.head(tokens.reshape(4, 24, 4, 5).mean(0, keepdim=True))
+
+
+@pytest.mark.parametrize("kind", [Format.ONNX, TFLITE])
+def test_tokens_of_several_patches_are_rows_of_one_matrix(kind):
+    """
+    Linear layers, normalisations and reshapes whose tensors have the axes of the patches and of the tokens in one.
+    """
+    check(Tokens().eval(), SHAPE, formats=(kind,), mapped=1.0)
