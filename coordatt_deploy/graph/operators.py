@@ -64,6 +64,8 @@ class Trait(enum.Flag):
     """Computes no new values, so its result is stored with the grid of its input."""
     KEEPS_GRID = enum.auto()
     """Runtimes keep the input's grid, because it only moves, joins or averages values."""
+    CHOOSES = enum.auto()
+    """Chooses between its inputs, so runtimes store them with the grid of its result."""
 
     # Judging
     PERTURBED = enum.auto()
@@ -187,7 +189,8 @@ _ROWS: Final = (
     *_alike("prelu log_softmax", MacRule.NOTHING),
     # Other functions of each element
     *_alike("exp log sqrt rsqrt abs neg reciprocal sign erf sin cos floor ceil round", MacRule.NOTHING),
-    *_alike("maximum minimum where masked_fill eq ne lt le gt ge logical_and logical_or logical_not", MacRule.NOTHING),
+    *_alike("maximum minimum where masked_fill", MacRule.NOTHING, Trait.CHOOSES),
+    *_alike("eq ne lt le gt ge logical_and logical_or logical_not", MacRule.NOTHING),
     # Layout
     *_alike("view reshape flatten squeeze unsqueeze permute transpose", MacRule.NOTHING, _MOVED | Trait.LAYOUT),
     *_alike("swapaxes unflatten", MacRule.NOTHING, Trait.LAYOUT),

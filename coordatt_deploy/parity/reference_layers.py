@@ -15,7 +15,7 @@ from coordatt_deploy.graph.execution import prepare
 from coordatt_deploy.graph.float16_range import lost_in_float16
 from coordatt_deploy.graph.graph import Feeds, Graph, op_name
 from coordatt_deploy.graph.repeats import same_means
-from coordatt_deploy.parity.moved_values import SAMPLES, Moving
+from coordatt_deploy.parity.moved_values import SAMPLES, SAMPLES_OF_THE_WHOLE, Moving
 from coordatt_deploy.parity.probing import Noise, Probe, Stirring, Values
 from coordatt_deploy.parity.reference_rounding import WEIGHTED, Rounder, Rounding, RoundingError, compare, max_noise
 
@@ -184,7 +184,7 @@ class ReferenceLayers:
         tensors = [torch.from_numpy(np.asarray(feeds[spec.name])) for spec in self.graph.inputs]
         summed = self.local_errors(feeds, replace(rounding, sums_statistics=True), given, made)
         found = {layer: [error] for layer, error in summed.items()}
-        for seed in range(SAMPLES):
+        for seed in range(SAMPLES if given else SAMPLES_OF_THE_WHOLE):
             kept = frozenset(self.nodes.values())
             run = Moving(self._exact_module(), exact, kept, rounding.storage.values, seed)
             with torch.no_grad():
@@ -281,4 +281,7 @@ class _Cut(fx.Interpreter):
             value = value.double()
         if n.name in self.nodes:
             self.made[n.name] = value.numpy()
-        return torch.from_numpy(np.ascontiguousarray(self.values[n.name])) if n.name in self.values else value
+        if n.name not in self.values:
+            return value
+        given = torch.from_numpy(np.ascontiguousarray(self.values[n.name]))
+        return given.to(value.dtype)  # of a mask, truth values

@@ -28,6 +28,7 @@ from coordatt_deploy.graph.summation_order import begun_at_half, bias_first, in_
 
 WEIGHTED: Final = weight_positions()
 KEEPS_GRID: Final = having(Trait.KEEPS_GRID)
+CHOOSES: Final = having(Trait.CHOOSES)
 FIXED: Final = integer_ranges()
 
 
@@ -164,8 +165,11 @@ class Rounder(fx.Interpreter):
         if op_name(node) in FIXED:
             return FIXED[op_name(node)]
         low, high = self.rounding.ranges.get(node.name, (float(value.min()), float(value.max())))
-        for source in node.all_input_nodes if op_name(node) in KEEPS_GRID else ():
-            first, last = self.rounding.ranges.get(source.name, (low, high))
+        sharing = list(node.all_input_nodes) if op_name(node) in KEEPS_GRID else []
+        if all(op_name(user) in CHOOSES for user in node.users):  # read elsewhere it has a grid of its own
+            sharing += node.users
+        for other in sharing:
+            first, last = self.rounding.ranges.get(other.name, (low, high))
             low, high = min(low, first), max(high, last)
         return min(low, 0.0), max(high, 0.0)
 
