@@ -11,7 +11,7 @@ import hashlib
 import json
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from coordatt_deploy import __version__
 from coordatt_deploy.artifact_specs import ModelSpec, TensorSpec, metadata
 from coordatt_deploy.exporters import Exported, ExportRequest
 from coordatt_deploy.exporters.converter_errors import refusal
+from coordatt_deploy.exporters.coreml.axes import find_orders, may_be_permuted, permutes
 from coordatt_deploy.exporters.coreml.resizing import resizings
 from coordatt_deploy.exporters.coreml.torch_operators import corrected
 from coordatt_deploy.formats import Format, Precision
@@ -70,7 +71,6 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
     except Exception as error:
         raise refusal(graph, Format.COREML, "coremltools", error) from error
     function = converted._mil_program.functions["main"]
-    layers = _layer_map(graph, function, renamed)
     model = converted.get_spec()
     _describe(model, request, graph)
     with tempfile.TemporaryDirectory() as scratch:
@@ -82,6 +82,7 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
     inputs = tuple(TensorSpec(spec.name, spec.shape, "float32", spec.layout) for spec in graph.inputs)
     if request.spec.pixels:
         inputs = (_as_image(inputs[0]), *inputs[1:])
+    layers = _layer_map(graph, function, renamed, Path(request.path), inputs)
     made = {var.name: var for operation in function.operations for var in operation.outputs}
     outputs = tuple(_output_spec(made[name]) for name in graph.outputs)
     notes = _notes(graph, in_float32) if request.precision is Precision.FP16 else ()
@@ -223,17 +224,30 @@ def _sizes(var: mil.Var) -> tuple[int | None, ...]:
     return tuple(int(size) if isinstance(size, (int, np.integer)) else None for size in var.shape)
 
 
-def _layer_map(graph: Graph, function: mil.Function, renamed: Mapping[str, str]) -> LayerMap:
-    """Carry the graph's map to the tensors of the program, by name."""
+def _layer_map(
+    graph: Graph, function: mil.Function, renamed: Mapping[str, str], path: Path, inputs: Sequence[TensorSpec]
+) -> LayerMap:
+    """Carry the graph's map to the tensors of the program, by name; in which order of axes, by their values."""
     tensors = (operation.outputs for operation in function.operations if not _has_no_tensor(operation))
     shapes = {var.name: _sizes(var) for outputs in tensors for var in outputs}
     (output,) = (node for node in graph.module.graph.nodes if node.op == "output")
     outputs = {node.name: name for node, name in zip(output.args[0], graph.outputs, strict=True)}
     places: dict[str, Part | None] = {}
-    for node in graph.module.graph.nodes:
-        if is_tensor(node):
-            found = next((name for name in _candidates(node, renamed, outputs) if _fits(node, shapes.get(name))), None)
-            places[node.name] = None if found is None else Part(found)
+    called: dict[str, str] = {}  # by node the tensor that has its name, and maybe another order of axes
+    for node in filter(is_tensor, graph.module.graph.nodes):
+        names = _candidates(node, renamed, outputs)
+        found = next((name for name in names if _fits(node, shapes.get(name))), None)
+        places[node.name] = None if found is None else Part(found)
+        tensor = found or next((name for name in names if name in shapes), None)
+        if (
+            tensor is not None
+            and node.op == "call_function"
+            and may_be_permuted(node.meta["val"].shape, shapes[tensor])
+        ):
+            called[node.name] = tensor
+    if called and permutes(graph):
+        for name, axes in find_orders(graph, path, inputs, called).items():
+            places[name] = Part(called[name], axes)
     reasons = {name: _reason(graph, name, places) for name, part in places.items() if part is None}
     return graph.layers.carried(places, reasons)
 
