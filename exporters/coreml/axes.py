@@ -57,7 +57,7 @@ def orders(shape: Sequence[int], value: Sequence[int]) -> list[Axes]:
 
 
 def find_orders(
-    graph: Graph, path: Path, inputs: Sequence[TensorSpec], candidates: Mapping[str, str]
+    graph: Graph, path: Path, inputs: tuple[TensorSpec, ...], candidates: Mapping[str, str]
 ) -> dict[str, Axes]:
     """Return the order of axes that tensors of a program hold the values of nodes in, where it is not the graph's.
 

@@ -225,7 +225,7 @@ def _sizes(var: mil.Var) -> tuple[int | None, ...]:
 
 
 def _layer_map(
-    graph: Graph, function: mil.Function, renamed: Mapping[str, str], path: Path, inputs: Sequence[TensorSpec]
+    graph: Graph, function: mil.Function, renamed: Mapping[str, str], path: Path, inputs: tuple[TensorSpec, ...]
 ) -> LayerMap:
     """Carry the graph's map to the tensors of the program, by name; in which order of axes, by their values."""
     tensors = (operation.outputs for operation in function.operations if not _has_no_tensor(operation))
