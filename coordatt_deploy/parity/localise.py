@@ -83,6 +83,8 @@ def localise(
             if not run.case(number, feeds, whole, partial(_infer, pieces, artifact)):
                 break
             step()
+        if refused is None:
+            run.stir_further_before(partial(_infer, pieces, artifact))
     if refused is None:
         run.ask_again()
     found = ArtifactLayers(artifact, artifact.path, judge.rows(), difference)
@@ -184,6 +186,9 @@ class _Run:
         if self.on_grid and rounded_on_data:
             judge.adjusted = frozenset(layer for layer in cuts if reference.weighted(layer, cuts))
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.probes: dict[int, Mapping[str, tuple[int, ...]]] = {}  # by case the shapes of its tensors
+        self.further: dict[str, LayerErrorStats] = {}  # of layers that were judged on values stirred further before
+        self.stirred_further = self.stirred
 
     def case(
         self,
@@ -217,8 +222,39 @@ class _Run:
         local |= {view: max_noise([local[item] for item in (view, *made_by)]) for view, made_by in self.makers.items()}
         self._count(self.present, made, exact.values, local, judge.alone)
         if self.judge.limit_db is None and number < PROBES:
+            self.probes[number] = shapes
             self._probe(number, feeds, exact, shapes, pieces)
         return True
+
+    def stir_further_before(self, pieces: Callable[[Feeds, Tensors], Tensors]) -> None:
+        """Judge layers that are beyond tolerance on stirred values alone on such as are stirred one layer before, too.
+
+        A file may read past a layer: where a sum has a constant, TFLite's converter lets the next matrix product read
+        the value without it, and puts the constant's product into the bias. What is stirred in between never arrives
+        there. Stirred before, and carried on by the layers themselves, it arrives both ways, and a wrong layer is as
+        wrong as it was.
+
+        Args:
+            pieces: Runs the artifact's pieces.
+        """
+        judge = self.judge
+        failing = {
+            layer for layer, tally in judge.probed.items()
+            if (tally.excess > 1.0 or tally.nonfinite) and layer in judge.alone and judge.alone[layer].excess <= 1.0
+        }  # fmt: skip
+        if self.on_grid or judge.misfits or not failing:
+            return
+        cuts = frozenset(layer.layer_id for layer in self.present)
+        between = {source for layer in failing for source in self.reference.before(layer, cuts)}
+        self.stirred_further = self.stirred - between
+        judged = [layer for layer in self.present if layer.layer_id in failing]
+        for number, shapes in self.probes.items():
+            feeds = self.cases[number]
+            exact = self.reference.reference(feeds)
+            probe = self.reference.probe(feeds, exact, self.stirred_further, self.rounding, seed=number)
+            made = pieces(feeds, place_all(self.present, probe.given, shapes))
+            self._count(judged, made, probe.made, probe.rounding, self.further)
+        judge.probed |= self.further
 
     def ask_again(self) -> None:
         """Where layers are beyond a multiple of torch's own rounding, allow what half a unit in the last place costs.
@@ -234,8 +270,11 @@ class _Run:
             judge.concede(judge.whole, number, reference.moved(feeds, self.rounding, {}, exact.values))
             judge.concede(judge.alone, number, reference.moved(feeds, self.rounding, exact.values, exact.values))
             if number < PROBES:
-                probe = reference.probe(feeds, exact, self.stirred, self.rounding, seed=number)
-                judge.concede(judge.probed, number, reference.moved(feeds, self.rounding, probe.given, probe.made))
+                usual = {layer: tally for layer, tally in judge.probed.items() if layer not in self.further}
+                for tallies, stirred in ((usual, self.stirred), (self.further, self.stirred_further)):
+                    probe = reference.probe(feeds, exact, stirred, self.rounding, seed=number) if tallies else None
+                    if probe is not None:
+                        judge.concede(tallies, number, reference.moved(feeds, self.rounding, probe.given, probe.made))
 
     def _probe(
         self,
