@@ -1,6 +1,6 @@
 """Run an artifact layer by layer and hand what it gives to the judge."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -35,6 +35,7 @@ Ranges = Mapping[str, tuple[float, float]]
 # Share of the elements of an inner class map that a file may have otherwise in one case, in float and in integers:
 # where two classes are nearly alike rounding chooses, and a case may have a hundred elements.
 OTHERWISE: Final = (0.01, 0.1)
+MOST_UNREAD: Final = 24  # layers that are tried for reading past another; a right file has a few
 PROBES: Final = 2  # cases on which the pieces are fed with stirred values as well
 
 
@@ -84,7 +85,7 @@ def localise(
                 break
             step()
         if refused is None:
-            run.stir_further_before(partial(_infer, pieces, artifact))
+            run.stir_before_unread(partial(_infer, pieces, artifact))
     if refused is None:
         run.ask_again()
     found = ArtifactLayers(artifact, artifact.path, judge.rows(), difference)
@@ -187,8 +188,6 @@ class _Run:
             judge.adjusted = frozenset(layer for layer in cuts if reference.weighted(layer, cuts))
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.probes: dict[int, Mapping[str, tuple[int, ...]]] = {}  # by case the shapes of its tensors
-        self.further: dict[str, LayerErrorStats] = {}  # of layers that were judged on values stirred further before
-        self.stirred_further = self.stirred
 
     def case(
         self,
@@ -226,35 +225,47 @@ class _Run:
             self._probe(number, feeds, exact, shapes, pieces)
         return True
 
-    def stir_further_before(self, pieces: Callable[[Feeds, Tensors], Tensors]) -> None:
-        """Judge layers that are beyond tolerance on stirred values alone on such as are stirred one layer before, too.
+    def stir_before_unread(self, pieces: Callable[[Feeds, Tensors], Tensors]) -> None:
+        """Judge layers that read past another one, and are beyond tolerance on stirred values alone, once more.
 
-        A file may read past a layer: where a sum has a constant, TFLite's converter lets the next matrix product read
-        the value without it, and puts the constant's product into the bias. What is stirred in between never arrives
-        there. Stirred before, and carried on by the layers themselves, it arrives both ways, and a wrong layer is as
-        wrong as it was.
+        Where a sum has a constant, TFLite's converter lets the next matrix product read the value without it, and puts
+        the constant's product into the bias. Noise on the sum never arrives there: whatever lies in its tensor, the
+        product stays the same. So the sum is not stirred, but what it is made of; that arrives both ways.
 
         Args:
             pieces: Runs the artifact's pieces.
         """
         judge = self.judge
-        failing = {
-            layer for layer, tally in judge.probed.items()
-            if (tally.excess > 1.0 or tally.nonfinite) and layer in judge.alone and judge.alone[layer].excess <= 1.0
-        }  # fmt: skip
-        if self.on_grid or judge.misfits or not failing:
+        if self.on_grid or judge.misfits:
             return
-        cuts = frozenset(layer.layer_id for layer in self.present)
-        between = {source for layer in failing for source in self.reference.before(layer, cuts)}
-        self.stirred_further = self.stirred - between
-        judged = [layer for layer in self.present if layer.layer_id in failing]
-        for number, shapes in self.probes.items():
+        stirred = self.reference.perturbed(self.stirred)
+        failing = [layer for layer in self.present if _on_stirred_values_alone(layer.layer_id, judge)]
+        for layer in failing[:MOST_UNREAD]:
+            unread = frozenset(
+                source
+                for direct in self._unread(layer, pieces)
+                for source in ((direct,) if direct in stirred else self.reference.before(direct, stirred))
+            )
+            found: dict[str, LayerErrorStats] = {}
+            for number, shapes in self.probes.items() if unread else ():
+                feeds = self.cases[number]
+                exact = self.reference.reference(feeds)
+                probe = self.reference.probe(feeds, exact, self.stirred - unread, self.rounding, seed=number)
+                made = pieces(feeds, place_all(self.present, probe.given, shapes))
+                self._count([layer], made, probe.made, probe.rounding, found)
+            judge.probed |= found
+
+    def _unread(self, layer: Layer, pieces: Callable[[Feeds, Tensors], Tensors]) -> Iterator[str]:
+        """Yield the layers before this one of which the artifact reads nothing: it is the same whatever they are."""
+        tensors = {item.layer_id: {part.tensor for part in item.parts} for item in self.present}
+        for number, shapes in list(self.probes.items())[:1]:
             feeds = self.cases[number]
-            exact = self.reference.reference(feeds)
-            probe = self.reference.probe(feeds, exact, self.stirred_further, self.rounding, seed=number)
-            made = pieces(feeds, place_all(self.present, probe.given, shapes))
-            self._count(judged, made, probe.made, probe.rounding, self.further)
-        judge.probed |= self.further
+            fed = place_all(self.present, self.reference.reference(feeds).values, shapes)
+            usual = restore(layer, pieces(feeds, fed))
+            for source in self.reference.before(layer.layer_id, frozenset(tensors)):
+                other = {name: fed[name] + 1.0 + np.std(fed[name]) for name in tensors[source]}
+                if np.array_equal(usual, restore(layer, pieces(feeds, {**fed, **other}))):
+                    yield source
 
     def ask_again(self) -> None:
         """Where layers are beyond a multiple of torch's own rounding, allow what half a unit in the last place costs.
@@ -270,11 +281,8 @@ class _Run:
             judge.concede(judge.whole, number, reference.moved(feeds, self.rounding, {}, exact.values))
             judge.concede(judge.alone, number, reference.moved(feeds, self.rounding, exact.values, exact.values))
             if number < PROBES:
-                usual = {layer: tally for layer, tally in judge.probed.items() if layer not in self.further}
-                for tallies, stirred in ((usual, self.stirred), (self.further, self.stirred_further)):
-                    probe = reference.probe(feeds, exact, stirred, self.rounding, seed=number) if tallies else None
-                    if probe is not None:
-                        judge.concede(tallies, number, reference.moved(feeds, self.rounding, probe.given, probe.made))
+                probe = reference.probe(feeds, exact, self.stirred, self.rounding, seed=number)
+                judge.concede(judge.probed, number, reference.moved(feeds, self.rounding, probe.given, probe.made))
 
     def _probe(
         self,
@@ -331,6 +339,14 @@ class _Run:
                 if not calibrated:
                     inherited = own | inherited
             self.judge.add(tallies, layer.layer_id, value, reference, rounded, own, inherited)
+
+
+def _on_stirred_values_alone(layer_id: str, judge: LayerJudge) -> bool:
+    """Whether a layer is within tolerance on the cases, and beyond it on stirred values."""
+    alone, probed = judge.alone.get(layer_id), judge.probed.get(layer_id)
+    if alone is None or probed is None or alone.excess > 1.0:
+        return False
+    return probed.excess > 1.0 or bool(probed.nonfinite)
 
 
 def _same_elements(

@@ -16,7 +16,7 @@ from coordatt_deploy.graph.float16_range import lost_in_float16
 from coordatt_deploy.graph.graph import Feeds, Graph, op_name
 from coordatt_deploy.graph.repeats import same_means
 from coordatt_deploy.parity.moved_values import SAMPLES, SAMPLES_OF_THE_WHOLE, Moving
-from coordatt_deploy.parity.probing import Noise, Probe, Stirring, Values
+from coordatt_deploy.parity.probing import PERTURBED, Noise, Probe, Stirring, Values
 from coordatt_deploy.parity.reference_rounding import WEIGHTED, Rounder, Rounding, RoundingError, compare, max_noise
 
 
@@ -77,6 +77,10 @@ class ReferenceLayers:
         for source in self.sources(layer_id):
             found += (source,) if source in cuts else self.before(source, cuts, unmixed=unmixed)
         return tuple(dict.fromkeys(found))
+
+    def perturbed(self, layers: frozenset[str]) -> frozenset[str]:
+        """Return those of *layers* whose value may be anything near what it is, so that noise is added to it."""
+        return frozenset(layer for layer in layers if op_name(self._node(layer)) in PERTURBED)
 
     def shared_means(self, cuts: frozenset[str]) -> frozenset[str]:
         """Return the means of *cuts* that another call takes as well, for which the artifact has no tensor of its own.

@@ -81,7 +81,7 @@ def test_on_values_stirred_in_between_alone_it_would_be_wrong(monkeypatch):
     """
     The twin: noise on the sum never arrives at the matrix product that reads past it.
     """
-    monkeypatch.setattr(localise._Run, "stir_further_before", lambda *_: None)
+    monkeypatch.setattr(localise._Run, "stir_before_unread", lambda *_: None)
 
     close, found = judged(Format.TFLITE, Perceptron(), SHAPE)
 

@@ -34,6 +34,7 @@ from coordatt_deploy.graph.passes.channel_affine import (
     fold_behind,
     follower,
     give_plain_names,
+    layer_before,
     not_before,
 )
 from coordatt_deploy.layer_map import Part, restore
@@ -60,7 +61,8 @@ def form_of(module: fx.GraphModule, norm: fx.Node) -> tuple[FoldForm, str | None
     affine = batch_norm_affine(module, norm)
     if affine is None and norm.args[5] is True:
         return FoldForm.INPUT_STATISTICS, "it keeps no running statistics and takes those of its input"
-    reason = not_before(module, norm.args[0], norm)
+    layer, between = layer_before(norm)
+    reason = not_before(module, layer, norm, flattened=bool(between))
     if affine is None:
         return FoldForm.SCALE_AND_SHIFT, "its statistics or weights are computed while the model runs"
     if reason is None:
@@ -101,9 +103,9 @@ class _Folding:
         """Take one BatchNorm out of the graph."""
         form, _ = form_of(self.module, norm)
         affine = batch_norm_affine(self.module, norm)
-        layer = norm.args[0]
+        layer, between = layer_before(norm)
         if form is FoldForm.PRECEDING and affine is not None and isinstance(layer, fx.Node):
-            self._into_preceding(layer, norm, affine)
+            self._into_preceding(layer, between, norm, affine)
         elif form is FoldForm.FOLLOWING and affine is not None:
             found = follower(self.module, norm, affine)
             assert found is not None  # noqa: S101 - form_of has found it
@@ -116,16 +118,19 @@ class _Folding:
             norm.replace_all_uses_with(written)
         self.module.graph.erase_node(norm)
 
-    def _into_preceding(self, layer: fx.Node, norm: fx.Node, affine: ChannelAffine) -> None:
+    def _into_preceding(
+        self, layer: fx.Node, between: tuple[fx.Node, ...], norm: fx.Node, affine: ChannelAffine
+    ) -> None:
         fold_before(self.module, layer, affine)
-        layer.meta["val"] = norm.meta["val"]
-        for name in self.held.setdefault(layer.name, [layer.name]):
+        last = between[0] if between else layer
+        last.meta["val"] = norm.meta["val"]
+        for name in (*self.held.setdefault(layer.name, [layer.name]), *(node.name for node in between)):
             self.places[name] = None
             self.reasons[name] = f"->{self._layer(norm.name)}"
         self.held[layer.name].append(norm.name)
-        self.places[norm.name] = Part(layer.name)
+        self.places[norm.name] = Part(last.name)
         self._note(layer.name, norm.name, FoldForm.PRECEDING)
-        norm.replace_all_uses_with(layer)
+        norm.replace_all_uses_with(last)
 
     def _into_following(self, found: Follower, norm: fx.Node, affine: ChannelAffine) -> None:
         fold_behind(self.module, found, affine)

@@ -48,8 +48,33 @@ def batch_norm_affine(module: fx.GraphModule, norm: fx.Node) -> ChannelAffine | 
     return ChannelAffine(scale, shift if beta is None else shift + beta.double())
 
 
-def not_before(module: fx.GraphModule, layer: object, affine: fx.Node) -> str | None:
-    """Why the layer before an affine map cannot take it in; None if it can."""
+def layer_before(norm: fx.Node) -> tuple[object, tuple[fx.Node, ...]]:
+    """Return what stands before an affine map of channels, and the flattenings of rows in between, last first.
+
+    The outputs of a linear layer are the last axis; flattened to rows, (N, tokens, C) to (N * tokens, C), they are the
+    channels of a BatchNorm of two axes.
+    """
+    between: list[fx.Node] = []
+    node = norm.args[0]
+    while isinstance(node, fx.Node) and node.target in FLATTENINGS and norm.meta["val"].ndim == 2:
+        before = source(node)
+        if len(node.users) > 1 or not same_size(node.meta["val"].shape[-1], before.meta["val"].shape[-1]):
+            break
+        between.append(node)
+        node = before
+    linear = isinstance(node, fx.Node) and node.target is LINEAR
+    return (node, tuple(between)) if between and linear else (norm.args[0], ())
+
+
+def not_before(module: fx.GraphModule, layer: object, affine: fx.Node, *, flattened: bool = False) -> str | None:
+    """Why the layer before an affine map cannot take it in; None if it can.
+
+    Args:
+        module: That both are in.
+        layer: What stands before it.
+        affine: The map.
+        flattened: Whether a linear layer's rows are flattened in between; see ``layer_before``.
+    """
     if not isinstance(layer, fx.Node) or layer.target not in LAYERS:
         before = getattr(layer, "name", "an input")
         return f"it follows {before}, not a convolution"
@@ -59,7 +84,7 @@ def not_before(module: fx.GraphModule, layer: object, affine: fx.Node) -> str | 
     kernel, bias = weight(module, argument(layer, 1, "weight")), argument(layer, 2, "bias")
     if kernel is None or (bias is not None and weight(module, bias) is None):
         return "the convolution's weight is computed while the model runs"
-    if layer.meta["val"].ndim != kernel.ndim:
+    if layer.meta["val"].ndim != kernel.ndim and not flattened:
         return f"its channels are not the outputs of {layer.name}"
     return None
 

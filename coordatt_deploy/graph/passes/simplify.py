@@ -12,6 +12,7 @@
     mean of permuted axes                  ->  the permuted mean
     y * sigmoid(y), y * tanh(softplus(y))  ->  silu(y), mish(y)
     y[-n:]                                 ->  y[size - n:]
+    x.reshape_as(y)                        ->  reshape(x, sizes of y), where they are known
     adaptive average pools, dynamic size   ->  means over the axes that vanish; equal parts where the size allows them
     adaptive average pools, dynamic batch  ->  a pool with a window, where all windows are alike
 
@@ -56,6 +57,14 @@ def simplify(module: fx.GraphModule) -> None:
 
 def _reshape(_: Editor, node: fx.Node) -> None:
     node.target = aten.reshape.default
+
+
+def _reshape_as(_: Editor, node: fx.Node) -> None:
+    """Read no tensor for its size alone, which would keep others from being fused."""
+    wanted = node.args[1]
+    known = list(sizes(wanted)) if isinstance(wanted, fx.Node) else [None]
+    if all(isinstance(size, int) for size in known):
+        node.target, node.args = aten.reshape.default, (source(node), known)
 
 
 def _instance_norm(editor: Editor, node: fx.Node) -> None:
@@ -136,6 +145,8 @@ Rule = Callable[[Editor, fx.Node], None]
 
 RULES: Final[Mapping[object, Rule]] = {
     aten._unsafe_view.default: _reshape,
+    aten.reshape_as.default: _reshape_as,
+    aten.view_as.default: _reshape_as,
     aten.max.dim: one_extreme,
     aten.min.dim: one_extreme,
     aten.aminmax.default: both_extremes,

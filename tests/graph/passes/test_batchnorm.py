@@ -322,3 +322,44 @@ def test_a_batch_norm_in_training_mode_is_refused():
 
     with pytest.raises(UsageError, match="BatchNorm in the model's own forward is in training mode"):
         captured(net)
+
+
+class Rows(nn.Module):
+    """LeViT's linear layer of tokens, normalised as rows; *used* reads the layer's own output as well."""
+
+    def __init__(self, used=False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear, self.bn, self.used = nn.Linear(6, 4, bias=False), nn.BatchNorm1d(4), used
+        for statistic in (self.bn.running_mean, self.bn.weight.data, self.bn.bias.data):
+            statistic.normal_()
+
+    def forward(self, image):
+        y = self.linear(image.flatten(1, 2))
+        rows = self.bn(y.flatten(0, 1)).reshape_as(y)
+        return rows + y if self.used else rows
+
+
+def test_a_linear_layer_of_tokens_takes_in_the_norm_of_its_rows():
+    """
+    Through the flattening and whatever only reads a size; the layer and the flattening are seen through the norm.
+    """
+    graph = captured(Rows().eval(), (2, 3, 5, 6))
+    folded, report = fold_batchnorms(graph)
+    image = torch.randn(2, 3, 5, 6, generator=torch.Generator().manual_seed(1)).numpy()
+    (expected,), (made,) = (run(item, {"image": image}).values() for item in (graph, folded))
+
+    assert [FoldForm.PRECEDING] == [item.form for item in report.layers]
+    np.testing.assert_allclose(made, expected, rtol=0, atol=1e-6)
+    assert {"linear", ":flatten_1"} == {item.layer_id for item in folded.layers.layers if item.seen_through == "bn"}
+    assert not any(op_name(node) in ("mul", "add") for node in folded.module.graph.nodes)
+
+
+def test_a_linear_layer_that_is_read_elsewhere_keeps_its_weights():
+    """
+    The twin: the norm is written as a product and a sum then.
+    """
+    folded, report = fold_batchnorms(captured(Rows(used=True).eval(), (2, 3, 5, 6)))
+
+    assert [FoldForm.SCALE_AND_SHIFT] == [item.form for item in report.layers]
+    assert "linear" not in {item.layer_id for item in folded.layers.layers if item.seen_through is not None}
