@@ -26,6 +26,7 @@ from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.exporters import EIGHT_BITS, Exported, ExportRequest
 from coordatt_deploy.formats import Format, IoType, TargetCpu
 from coordatt_deploy.layer_map import LayerMap, Part
+from coordatt_deploy.quantization.delicate_sums import leads_to
 from coordatt_deploy.quantization.ranges import Range, needed
 from coordatt_deploy.quantization.recipes import Mode, Recipe, checked, kept_in_float
 from coordatt_deploy.runtimes.onnx.saturation import SEVEN_BITS
@@ -49,6 +50,8 @@ INTEGER: Final[Mapping[str, tuple[str, ...]]] = {
     "Concat": ("cat",),
     **dict.fromkeys(("Split", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Pad"), ()),
 }
+# What leads from a sum to a divisor or a logarithm, element by element, of those with an integer kernel.
+STEPS: Final = frozenset({"Add", "Mul", "Reshape"})
 FEW_WEIGHTS: Final = 1024  # as in TFLite: such weights stay in float where activations do
 SUFFIX: Final = "_DequantizeLinear_Output"
 
@@ -134,7 +137,8 @@ def _static(
         name: TensorData(lowest=np.float32(bounds.low), highest=np.float32(bounds.high))
         for name, bounds in ranges.items()
     }
-    excluded = [node.name for node in model.graph.node if kept & set(node.output)]
+    spared = kept | _delicate(model)
+    excluded = [node.name for node in model.graph.node if spared & set(node.output)]
     try:
         with _silent():
             engine = QDQQuantizer(
@@ -156,6 +160,13 @@ def _static(
     quantized: onnx.ModelProto = engine.model.model
     quantized.producer_name, quantized.producer_version = model.producer_name, model.producer_version
     return quantized
+
+
+def _delicate(model: onnx.ModelProto) -> set[str]:
+    """Names of what leads to divisors that the network computes, and to logarithms."""
+    made_of = {name: list(node.input) for node in model.graph.node if node.op_type in STEPS for name in node.output}
+    divisors = [node.input[1] for node in model.graph.node if node.op_type == "Div"]
+    return leads_to([*divisors, *(node.input[0] for node in model.graph.node if node.op_type == "Log")], made_of)
 
 
 def _weights_only(model: onnx.ModelProto, kept: set[str]) -> None:

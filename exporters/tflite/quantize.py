@@ -25,6 +25,7 @@ from coordatt_deploy.exporters.tflite.export import pack
 from coordatt_deploy.exporters.tflite.uint8_input import add_uint8_input, remove_uint8_input
 from coordatt_deploy.formats import Format, IoType, TargetCpu
 from coordatt_deploy.layer_map import LayerMap
+from coordatt_deploy.quantization.delicate_sums import leads_to
 from coordatt_deploy.quantization.ranges import Range, needed
 from coordatt_deploy.quantization.recipes import Mode, Recipe, checked, kept_in_float
 
@@ -32,7 +33,7 @@ ALL: Final = qtyping.TFLOperationName.ALL_SUPPORTED
 # Weights this small stay in float where activations do: 4 kB each, and the first layers, which they belong to, are the
 # ones that rounding hurts most.
 FEW_WEIGHTS: Final = 1024
-# What leads from a sum to a divisor, element by element.
+# What leads from a sum to a divisor or a logarithm, element by element.
 STEPS: Final = frozenset(
     getattr(schema.BuiltinOperator, name)
     for name in ("ADD", "SUB", "MUL", "SQRT", "SQUARE", "ABS", "MAXIMUM", "POW", "DIV", "RESHAPE")
@@ -77,7 +78,7 @@ def quantize(
         content = pack(model)
         model = schema.ModelT.InitFromPackedBuf(content, 0)
     kept = _kept_in_float(recipe, exported.layers, model)
-    manager = _manager(recipe, [*kept, *(_pattern(name) for name in sorted(_divisions(model)))])
+    manager = _manager(recipe, [*kept, *(_pattern(name) for name in sorted(_delicate(model)))])
     statistics = None
     if recipe.needs_calibration:
         statistics = {
@@ -222,30 +223,28 @@ def _kept_in_float(recipe: Recipe, layers: LayerMap, model: schema.ModelT) -> li
     return [_pattern(name) for name in sorted(tensors)]
 
 
-def _divisions(model: schema.ModelT) -> set[str]:
-    """Names of the results of divisions by what the network computes, and of what leads to their divisors.
-
-    LiteRT ends at a divisor that its grid rounds to zero, as a variance plus a small number on a constant image. So the
-    steps from the last sum, mean or layer on to the divisor stay in float, with the division.
-    """
+def _delicate(model: schema.ModelT) -> set[str]:
+    """Names of divisions by what the network computes, and of what leads to divisors and to logarithms."""
     graph = model.subgraphs[0]
     names = [tensor.name.decode() for tensor in graph.tensors]
     codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
-    makers = {int(index): operation for operation in graph.operators for index in operation.outputs}
-    found: set[str] = set()
-
-    def follow(index: int) -> None:
-        maker = makers.get(index)
-        if maker is not None and names[index] not in found and codes[maker.opcodeIndex] in STEPS:
-            found.add(names[index])
-            for before in maker.inputs:
-                follow(int(before))
-
+    made_of = {
+        names[int(index)]: [names[int(before)] for before in operation.inputs if before >= 0]
+        for operation in graph.operators
+        if codes[operation.opcodeIndex] in STEPS
+        for index in operation.outputs
+    }
+    made = {int(index) for operation in graph.operators for index in operation.outputs}
+    quotients: set[str] = set()
+    starts: list[str] = []
     for operation in graph.operators:
-        if codes[operation.opcodeIndex] == schema.BuiltinOperator.DIV and int(operation.inputs[1]) in makers:
-            found |= {names[int(index)] for index in operation.outputs}
-            follow(int(operation.inputs[1]))
-    return found
+        code = codes[operation.opcodeIndex]
+        if code == schema.BuiltinOperator.DIV and int(operation.inputs[1]) in made:
+            quotients |= {names[int(index)] for index in operation.outputs}
+            starts.append(names[int(operation.inputs[1])])
+        elif code == schema.BuiltinOperator.LOG:
+            starts.append(names[int(operation.inputs[0])])
+    return quotients | leads_to(starts, made_of)
 
 
 def _pattern(name: str) -> str:

@@ -4,8 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from ai_edge_litert import schema_py_generated as schema
+from files_against_torch import captured
 from onnx import load as load_onnx
+from torch import nn
 
 from coordatt_deploy.artifact_specs import ModelSpec, Preprocessing
 from coordatt_deploy.conversion.quantized_artifact import measure_ranges, prepare, write
@@ -297,3 +300,40 @@ def test_precision_follows_from_the_recipe(made):
     found = {name: made(Format.COREML, parse(name))[1].precision for name in ("static_wi8_ai8", "palettized_w6")}
 
     assert {"static_wi8_ai8": Precision.INT8, "palettized_w6": Precision.FP16} == found
+
+
+class Logarithms(nn.Module):
+    """What a grid spoils: the logarithm of a sum whose terms differ by orders of magnitude."""
+
+    def __init__(self, how):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.last, self.how = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1), how
+
+    def forward(self, image):
+        y = 2 * self.stem(image)
+        if self.how == "softplus":
+            y = nn.functional.softplus(y, beta=2, threshold=5)
+        elif self.how == "spelled softplus":
+            y = torch.log(1 + torch.exp(y))
+        else:
+            y = torch.log(y.square() + 0.1)
+        return self.last(y)
+
+
+@pytest.mark.parametrize("kind", list(Format))
+@pytest.mark.parametrize("how", ["softplus", "spelled softplus", "logarithm of squares"])
+def test_a_logarithm_is_taken_of_no_grid(kind, how, tmp_path):
+    """
+    In TFLite the sum lay on a grid of steps of 0.6, which left 1 dB of the output. A softplus that is all range keeps
+    19 dB in every format, and had 17 in ONNX.
+    """
+    graph = captured(Logarithms(how).eval(), (1, 3, 32, 48))
+    recipe = parse("static_wi8_ai8")
+    prepared = prepare(graph, recipe, kind, SPEC, tmp_path, target_cpu=CPUS.get(kind), data=DATA)
+    path = tmp_path / f"net.{SUFFIX[kind]}"
+    exported, request = write(prepared, recipe, measure_ranges(prepared, recipe, DATA), path, SPEC)
+    given = results(path, exported.described(request, path.parent, recipe.name))
+    expected = [run(graph, feeds)[graph.outputs[0]] for feeds in FRESH.feeds()]
+
+    assert sqnr([item[graph.outputs[0]] for item in given], expected) > (18 if how == "spelled softplus" else 24)
