@@ -36,6 +36,13 @@ IOS_17: Final = 8  # specification version: the first with quantize and dequanti
 INTEGER: Final = frozenset({"conv2d", "linear", "add", "avg_pool2d", "max_pool2d"})
 
 
+# What gives a multiple of its value for a multiple of its input, where that is positive.
+HOMOGENEOUS: Final = frozenset({
+    "relu", "leaky_relu", "identity", "reshape", "transpose", "squeeze", "expand_dims", "slice_by_index", "max_pool",
+    "avg_pool", "reduce_mean", "reduce_max",
+})  # fmt: skip
+
+
 def weight_levels(target_cpu: TargetCpu | None) -> int:  # noqa: ARG001 - one package serves every CPU
     """See ``Quantizer.weight_levels``."""
     return EIGHT_BITS
@@ -88,7 +95,8 @@ def _rescaled(block: proto.MIL_pb2.Block) -> dict[str, float]:
     """Return the tensors that are another multiple of the layer's value than before, with the factor between.
 
     So that int8 sums stay int8, coremltools lets the first ``dequantize`` before an ``add`` give whole steps, not
-    floats, changes the second to match, and takes the factor back in the ``quantize`` behind.
+    floats, changes the second to match, and takes the factor back in the ``quantize`` behind; what stands between the
+    two, a ReLU, has the factor as well.
     """
     constants = {operation.outputs[0].name: operation for operation in block.operations if operation.type == "const"}
     made_by = {output.name: operation for operation in block.operations for output in operation.outputs}
@@ -98,6 +106,8 @@ def _rescaled(block: proto.MIL_pb2.Block) -> dict[str, float]:
 
     found: dict[str, float] = {}
     for operation in block.operations:
+        if operation.type in HOMOGENEOUS and operation.inputs["x"].arguments[0].name in found:
+            found[operation.outputs[0].name] = found[operation.inputs["x"].arguments[0].name]
         if operation.type != "add":
             continue
         after = made_by.get(operation.inputs["x"].arguments[0].name)

@@ -34,6 +34,7 @@ TRAITS = {
                  " unsqueeze upsample_nearest2d view",
     Trait.KEEPS_GRID: "adaptive_avg_pool2d avg_pool2d cat flatten getitem max_pool2d mean permute reshape slice split"
                       " split_with_sizes squeeze transpose unsqueeze view",
+    Trait.CHOOSES: "masked_fill maximum minimum where",
     Trait.PERTURBED: "adaptive_avg_pool2d addmm avg_pool2d batch_norm conv2d convolution linear mean relu relu6",
     Trait.IDENTITY: "alias alpha_dropout clone contiguous detach dropout feature_dropout lift_fresh_copy",
     Trait.DROPOUT: "alpha_dropout dropout feature_dropout",
@@ -105,6 +106,7 @@ def test_what_a_row_says_beyond_its_traits():
         pytest.param(TRAITS[Trait.HOMOGENEOUS], scaling_chains.HOMOGENEOUS, id="homogeneous"),
         pytest.param(TRAITS[Trait.CLAMP], scaling_chains.CLAMPS, id="clamps"),
         pytest.param(TRAITS[Trait.KEEPS_GRID], reference_rounding.KEEPS_GRID, id="keeps-grid"),
+        pytest.param(TRAITS[Trait.CHOOSES], reference_rounding.CHOOSES, id="chooses"),
         pytest.param("sigmoid hardsigmoid relu6", reference_rounding.FIXED, id="fixed"),
         pytest.param("relu relu6", probing.BOUNDED, id="bounded"),
         pytest.param(TRAITS[Trait.PERTURBED], probing.PERTURBED, id="perturbed"),
