@@ -73,11 +73,23 @@ class Moving(nn.Module):
         return self.last(self.second(x).relu().flatten(1))
 
 
-@pytest.fixture(scope="module")
-def moving(tmp_path_factory):
-    """The int8 package of a network that moves elements, its layer map, and the tensors of one run."""
-    folder = tmp_path_factory.mktemp("moving")
-    graph = capture(Moving().eval(), (torch.randn(1, 3, 16, 16),), input_names=["image"], output_names=["logits"])
+class Residual(nn.Module):
+    """A sum of two convolutions, a ReLU, and what reads it."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.stem, self.first, self.second = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3, 1, 1)
+        self.last = nn.Conv2d(8, 5, 1)
+
+    def forward(self, image):
+        x = self.stem(image)
+        return self.last((self.first(x) + self.second(x)).relu()).mean((2, 3))
+
+
+def quantized(module, folder):
+    """The int8 package of a network: its layer map, the tensors of one run, and what they should be."""
+    graph = capture(module.eval(), (torch.randn(1, 3, 16, 16),), input_names=["image"], output_names=["logits"])
     images = np.random.default_rng(0).standard_normal((8, 3, 16, 16)).astype(np.float32)
     data, recipe = CalibrationSet("made up", {"image": images}, tuple(map(str, range(8))), 0), parse("static_wi8_ai8")
     spec = ModelSpec("net", Preprocessing((16, 16)), source_sha256="0" * 64)
@@ -93,6 +105,27 @@ def moving(tmp_path_factory):
         graph, {"image": images[:1]}, nodes=frozenset(node.name for node in graph.module.graph.nodes if is_call(node))
     )
     return exported.layers, tensors, exact
+
+
+@pytest.fixture(scope="module")
+def moving(tmp_path_factory):
+    return quantized(Moving(), tmp_path_factory.mktemp("moving"))
+
+
+@pytest.mark.slow
+def test_a_sum_in_whole_steps_and_the_relu_behind_it_are_found(tmp_path):
+    """
+    Both hold many times their value, as coremltools leaves the step of the sum to what stores it.
+    """
+    layers, tensors, exact = quantized(Residual(), tmp_path)
+
+    factors = {item.operator: item.parts[0].factor for item in layers.layers}
+    assert factors["add"] == factors["relu"]
+    assert np.min(factors["relu"]) > 1.5
+    for layer in layers.layers:
+        if layer.operator in ("add", "relu"):
+            value = exact[layer.operator]
+            assert np.abs(restore(layer, tensors) - value).max() < 0.05 * np.abs(value).max()
 
 
 @pytest.mark.slow
