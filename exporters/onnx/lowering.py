@@ -3,9 +3,11 @@
 from typing import Final
 
 from coordatt_deploy.formats import TargetCpu
+from coordatt_deploy.graph.lowering.blocks import Kind
 from coordatt_deploy.graph.lowering.decompositions.table import Decomposition
 from coordatt_deploy.graph.lowering.forms import Form
 from coordatt_deploy.graph.lowering.target import LoweringTarget
+from coordatt_deploy.graph.lowering.term_writer import Order, TermStyle
 
 # What torch.onnx or ONNX Runtime refuse or compute differently; ``docs/operators.md`` has what they say of each. Of a
 # product inside another operator the map would not know that it was fused into the convolution before it.
@@ -23,8 +25,9 @@ DECOMPOSITIONS: Final = (
     Decomposition.ATTENTION_OF_FOUR_AXES,
 )
 
-ARM64: Final = LoweringTarget("onnx-arm64", (Form.CHANNELS_LAST, Form.MEANS), decompositions=DECOMPOSITIONS)
-X86_64: Final = LoweringTarget("onnx-x86_64", (Form.BLOCKED, Form.MEANS), decompositions=DECOMPOSITIONS)
+TERMS: Final = TermStyle(frozenset(Kind), Order.CHANNELS_FIRST)
+ARM64: Final = LoweringTarget("onnx-arm64", (Form.CHANNELS_LAST, Form.MEANS), TERMS, decompositions=DECOMPOSITIONS)
+X86_64: Final = LoweringTarget("onnx-x86_64", (Form.BLOCKED, Form.MEANS), TERMS, decompositions=DECOMPOSITIONS)
 
 
 def targets() -> tuple[LoweringTarget, ...]:

@@ -7,9 +7,11 @@ deep pool. XNNPACK takes no HARD_SWISH of integers, hence the spelt-out one.
 from typing import Final
 
 from coordatt_deploy.formats import TargetCpu
+from coordatt_deploy.graph.lowering.blocks import Kind
 from coordatt_deploy.graph.lowering.decompositions.table import Decomposition
 from coordatt_deploy.graph.lowering.pointwise import HardSwishForm
 from coordatt_deploy.graph.lowering.target import GlobalPool, LoweringTarget
+from coordatt_deploy.graph.lowering.term_writer import Order, TermStyle
 
 # What litert-torch 0.10 refuses or writes wrongly; ``docs/operators.md`` has what it says of each.
 DECOMPOSITIONS: Final = (
@@ -32,9 +34,16 @@ DECOMPOSITIONS: Final = (
     Decomposition.LERP,
 )
 
-FLOAT: Final = LoweringTarget("tflite", global_pool=GlobalPool.DEEP, decompositions=DECOMPOSITIONS)
+TERMS: Final = TermStyle(frozenset(Kind), Order.CHANNELS_LAST)
+FLOAT: Final = LoweringTarget(
+    "tflite", terms=TERMS, global_pool=GlobalPool.DEEP, decompositions=DECOMPOSITIONS
+)
 INT8: Final = LoweringTarget(
-    "tflite-int8", hard_swish=HardSwishForm.SCALED, global_pool=GlobalPool.DEEP, decompositions=DECOMPOSITIONS
+    "tflite-int8",
+    terms=TERMS,
+    hard_swish=HardSwishForm.SCALED,
+    global_pool=GlobalPool.DEEP,
+    decompositions=DECOMPOSITIONS,
 )
 
 

@@ -22,6 +22,7 @@ from coordatt_deploy.artifact_specs import TensorSpec
 from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.exporters import EIGHT_BITS, Exported, ExportRequest
 from coordatt_deploy.exporters.tflite.export import pack
+from coordatt_deploy.exporters.tflite.integer_maxima import take_maxima_of_integers
 from coordatt_deploy.exporters.tflite.uint8_input import add_uint8_input, remove_uint8_input
 from coordatt_deploy.formats import Format, IoType, TargetCpu
 from coordatt_deploy.layer_map import LayerMap
@@ -97,6 +98,7 @@ def quantize(
     quantized = _in_one_piece(bytes(result.quantized_model))
     if recipe.needs_calibration:
         fit_biases(quantized, model)
+        take_maxima_of_integers(quantized)
     if pixels:
         add_uint8_input(quantized, exported.inputs[0].name)
     inputs, outputs = _interface(quantized, exported)
