@@ -25,7 +25,7 @@ DECOMPOSITIONS: Final = (
     Decomposition.ATTENTION_OF_FOUR_AXES,
 )
 
-TERMS: Final = TermStyle(frozenset(Kind), Order.CHANNELS_FIRST)
+TERMS: Final = TermStyle(frozenset(Kind), Order.CHANNELS_FIRST, by_rows=True)
 ARM64: Final = LoweringTarget("onnx-arm64", (Form.CHANNELS_LAST, Form.MEANS), TERMS, decompositions=DECOMPOSITIONS)
 X86_64: Final = LoweringTarget("onnx-x86_64", (Form.BLOCKED, Form.MEANS), TERMS, decompositions=DECOMPOSITIONS)
 

@@ -161,7 +161,7 @@ def _leaves(term: Term) -> list[Term]:
 
 
 def triplet_branches(term: Term) -> tuple[Term, ...] | None:
-    """Return the gates of triplet attention, each over two of the axes C, H and W; None if *term* is something else."""
+    """Return the gates of triplet attention over (C, H), (C, W) and (H, W); None if *term* is something else."""
     summed = term.terms[0] if term.role is Role.SCALE else term
     parts = _summands(summed)
     gates = [gates_of(part) for part in parts]
@@ -170,7 +170,8 @@ def triplet_branches(term: Term) -> tuple[Term, ...] | None:
     alone = [gate[0] for gate in gates if gate is not None]
     pairs = [places_of(gate.terms[0]) for gate in alone]
     fits = len(set(pairs)) == len(pairs) and {"CW", "CH"} <= set(pairs)
-    return tuple(alone) if fits else None
+    ordered = sorted(zip(pairs, alone, strict=True), key=lambda item: item[0] or "")
+    return tuple(gate for _, gate in ordered) if fits else None
 
 
 def _summands(term: Term) -> list[Term]:

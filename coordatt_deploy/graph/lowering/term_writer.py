@@ -14,7 +14,7 @@ from torch import fx
 from torch.fx.node import Argument, Target
 
 from coordatt_deploy.graph.call_arguments import argument, input_node, is_number
-from coordatt_deploy.graph.graph import aten, op_name
+from coordatt_deploy.graph.graph import aten, op_name, static_shape
 from coordatt_deploy.graph.lowering.activations import HardActivation
 from coordatt_deploy.graph.lowering.blocks import AttentionBlock, Kind, Role, Term, Terms
 from coordatt_deploy.graph.lowering.families import gates_of, triplet_branches
@@ -24,6 +24,12 @@ from coordatt_deploy.graph.lowering.pointwise import (
     pointwise,
     read_pointwise,
     write_hard,
+)
+from coordatt_deploy.graph.lowering.pooled_values import (
+    convolved_by_rows,
+    greatest_of_channels,
+    is_static,
+    mean_of_channels,
 )
 from coordatt_deploy.graph.rewriter import Placed, Rewriter
 
@@ -58,10 +64,12 @@ class TermStyle:
     Attributes:
         kinds: Those that it runs faster so; every other is exported as it stands.
         order: For convolutions over the channels.
+        by_rows: Whether what is slow by the element is written by the row; see ``pooled_values``.
     """
 
     kinds: frozenset[Kind] = frozenset()
     order: Order = Order.CHANNELS_FIRST
+    by_rows: bool = False
 
 
 class TermWriter:
@@ -143,8 +151,7 @@ class TermWriter:
         axes = "".join(letter if letter in term.axes else "1" for letter in "NCHW")
         if term.role in {Role.MEAN, Role.GREATEST}:
             over = [axis for axis in (1, 2, 3) if axes[axis] == "1"]
-            operator = aten.mean.dim if term.role is Role.MEAN else aten.amax.default
-            return Placed(self._call(operator, self._value(term.terms[0]), over, True), axes)
+            return Placed(self._pooled(term.role, self._value(term.terms[0]), over), axes)
         if term.role is Role.MIX:
             layer, value = self._layer(term), self._unscaled(term.terms[0])
             return Placed(pointwise(self.rewriter, layer.fed(value.factor), value.node, axes), axes)
@@ -153,13 +160,17 @@ class TermWriter:
         if term.role in {Role.ACTIVATION, Role.GATE}:
             return self._activated(term, old, axes)
         if term.role is Role.SCALE:
-            number = next(item for item in old.args[:2] if is_number(item))
-            operator = aten.div.Tensor if op_name(old) == "div" else aten.mul.Tensor
-            return Placed(self._call(operator, self._value(term.terms[0]), number), axes)
+            return Placed(self._call(aten.mul.Tensor, self._value(term.terms[0]), _number(old)), axes)
         if term.role is Role.SUM and self._share_a_layer(term):
             return self._summed_first(term, axes)
         operator = aten.add.Tensor if term.role is Role.SUM else aten.mul.Tensor
         return Placed(self._call(operator, *(self._value(item) for item in term.terms)), axes)
+
+    def _pooled(self, role: Role, value: fx.Node, over: list[int]) -> fx.Node:
+        if self.style.by_rows and over == [1]:
+            pool = mean_of_channels if role is Role.MEAN else greatest_of_channels
+            return pool(self.rewriter, value)
+        return self._call(aten.mean.dim if role is Role.MEAN else aten.amax.default, value, over, True)
 
     def _share_a_layer(self, term: Term) -> bool:
         """Whether a sum is one of the same layer applied to two values."""
@@ -210,7 +221,13 @@ class TermWriter:
             kernel = kernel.reshape(1, 1, 1, -1)
         elif [letter for letter in term.axes if letter in letters] != [letter for letter in lies if letter in letters]:
             kernel = kernel.transpose(2, 3)
-        result = self._convolution(old, kernel, joined, "_turned")
+        square = term.role is Role.PLACES and kernel.shape[2] == kernel.shape[3] > 1
+        if self.style.by_rows and square and is_static(joined):
+            read, bias = input_node(old, 1, "weight"), input_node(old, 2, "bias")
+            assert read is not None  # noqa: S101 - recognition has checked it
+            result = convolved_by_rows(self.rewriter, joined, kernel, bias, str(read.target))
+        else:
+            result = self._convolution(old, kernel, joined, "_turned")
         self._held[term.node] = Placed(result, lies)
         return Placed(self._moved(result, lies, axes), axes)
 
@@ -227,18 +244,29 @@ class TermWriter:
         """Transpose *value*, which lies as *axes*, so that it lies as *wanted*; the axes of size 1 fill the gaps."""
         if axes == wanted:
             return value
+        shape = static_shape(value.meta["val"])
+        if self.style.by_rows and None not in shape[1:]:  # ONNX Runtime would move a transposition behind the pool again
+            known = dict(zip(axes, shape, strict=True)) | {"1": 1, "2": 2}
+            return self._call(aten.reshape.default, value, [known[letter] or -1 for letter in wanted])
         free = [axis for axis, letter in enumerate(axes) if letter == "1"]
         order = [axes.index(letter) if letter != "1" else free.pop(0) for letter in wanted]
         return self._call(aten.permute.default, value, order)
 
     def _triplet(self, term: Term, branches: tuple[Term, ...]) -> fx.Node:
         """The gates are summed first: one product with the feature map instead of one for each branch."""
-        gates = [self._call(aten.mul.Tensor, self._value(gate), 1 / len(branches)) if term.role is Role.SCALE
-                 else self._value(gate) for gate in branches]  # fmt: skip
+        factor = _number(self.rewriter.nodes[term.node]) if term.role is Role.SCALE else 1.0
+        gates = [self._value(gate) for gate in branches]
+        gates = [gate if factor == 1.0 else self._call(aten.mul.Tensor, gate, factor) for gate in gates]
         total = gates[0]
         for gate in gates[1:]:
             total = self._call(aten.add.Tensor, total, gate)
         return self._call(aten.mul.Tensor, self.rewriter.nodes[self.block.feature], total)
+
+
+def _number(node: fx.Node) -> float:
+    """The number that a product with a number multiplies by."""
+    number = next(float(item) for item in node.args[:2] if is_number(item))
+    return 1 / number if op_name(node) == "div" else number
 
 
 def _sides(kernel: torch.Tensor, upright: bool) -> tuple[int, int]:

@@ -1,0 +1,72 @@
+"""Operators on what was pooled, in the way that runtimes with slow kernels for them are fastest with.
+
+ONNX Runtime's kernels for ARM64 pay for every element that they cannot take by the row: a reduction over the channels
+of (N, C, H, W), and a convolution from two channels to one, whose patches cost more to gather than to multiply.
+``docs/performance.md`` has what each costs.
+"""
+
+from typing import Final
+
+import torch
+from torch import fx
+
+from coordatt_deploy.graph.call_arguments import sizes
+from coordatt_deploy.graph.graph import aten, static_shape
+from coordatt_deploy.graph.rewriter import Rewriter
+
+STEPS: Final = 4  # parts that the greatest of all channels is taken in; 2 and 8 cost as much
+
+
+def mean_of_channels(rewriter: Rewriter, value: fx.Node) -> fx.Node:
+    """The mean over the channels of (N, C, H, W) as a 1x1 convolution, (N, 1, H, W)."""
+    channels = sizes(value)[1]
+    kernel = rewriter.constant(f"mean_of_{channels}_channels", torch.full((1, int(channels), 1, 1), 1 / int(channels)))
+    return rewriter.call(aten.conv2d.default, value, kernel)
+
+
+def greatest_of_channels(rewriter: Rewriter, value: fx.Node) -> fx.Node:
+    """The greatest channel of (N, C, H, W), (N, 1, H, W): of parts of the channels first, then of the parts.
+
+    The first reduction is one of several rows then, which the runtime takes by the row. Dynamic sizes and odd numbers of
+    channels get the plain reduction.
+    """
+    batch, channels, height, width = static_shape(value.meta["val"])
+    if channels is None or height is None or width is None or channels % STEPS or channels == STEPS:
+        return rewriter.call(aten.amax.default, value, [1], True)
+    parts = rewriter.call(aten.reshape.default, value, [-1, channels // STEPS, height, width])
+    greatest = rewriter.call(aten.amax.default, parts, [1], True)
+    images = -1 if batch is None else batch
+    together = rewriter.call(aten.reshape.default, greatest, [images, STEPS, height, width])
+    return rewriter.call(aten.amax.default, together, [1], True)
+
+
+def is_static(value: fx.Node) -> bool:
+    """Whether all axes of a value but the batch have one size."""
+    return None not in static_shape(value.meta["val"])[1:]
+
+
+def convolved_by_rows(
+    rewriter: Rewriter, value: fx.Node, kernel: torch.Tensor, bias: fx.Node | None, name: str
+) -> fx.Node:
+    """Convolve (N, C, A, B), static but for N, with a square *kernel*, (1, C, k, k), that keeps the size.
+
+    Each row of the kernel is a convolution of its own, so that a patch is a k-th as large; the results, one below the
+    other, are summed each a row further on:
+
+        z[r, i, j] = sum_c sum_d kernel[0, c, r, d] x[c, i, j + d],      y[i, j] = sum_r z[r, i + r, j]
+
+    Read without the ends of the rows, z has its values for one (i, j) below each other after k * B zeros more.
+    """
+    batch, _, rows, columns = static_shape(value.meta["val"])
+    assert rows is not None  # noqa: S101 - asked for by the callers
+    assert columns is not None  # noqa: S101
+    images, size, call = -1 if batch is None else batch, int(kernel.shape[2]), rewriter.call
+    weights = rewriter.constant(f"{name}_rows", kernel[0].transpose(0, 1)[:, :, None])  # (k, C, 1, k)
+    half = size // 2
+    z = call(aten.conv2d.default, value, weights, None, [1, 1], [half, half])  # (N, k, A + k - 1, B)
+    flat = call(aten.reshape.default, z, [images, size * (rows + size - 1) * columns])
+    longer = call(aten.constant_pad_nd.default, flat, [0, size * columns])
+    skewed = call(aten.reshape.default, longer, [images, size, (rows + size) * columns])
+    below = call(aten.slice.Tensor, skewed, 2, 0, rows * columns)
+    ones = rewriter.constant(f"sum_of_{size}_rows", torch.ones(1, size, 1))
+    return call(aten.reshape.default, call(aten.conv1d.default, below, ones, bias), [images, 1, rows, columns])
