@@ -5,6 +5,7 @@ with (``forms``). Hard-swish and hard-sigmoid become one operator each wherever 
 out where one operator would break the runtime's delegate.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
@@ -128,7 +129,9 @@ def _remark(found: Recognition) -> str:
         return "no attention block and no hard activation was recognised; the graph is exported as it is"
     if not found.blocks:
         return "no attention block was recognised"
-    return f"{len(found.blocks)} attention blocks recognised"
+    kinds = Counter(block.kind for block in found.blocks)
+    listed = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    return f"{len(found.blocks)} attention blocks recognised: {listed}"
 
 
 def _write_block(

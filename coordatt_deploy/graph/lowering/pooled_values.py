@@ -10,8 +10,8 @@ from typing import Final
 import torch
 from torch import fx
 
-from coordatt_deploy.graph.call_arguments import sizes
-from coordatt_deploy.graph.graph import aten, static_shape
+from coordatt_deploy.graph.call_arguments import argument, input_node, sizes
+from coordatt_deploy.graph.graph import aten, op_name, static_shape
 from coordatt_deploy.graph.rewriter import Rewriter
 
 STEPS: Final = 4  # parts that the greatest of all channels is taken in; 2 and 8 cost as much
@@ -38,6 +38,48 @@ def greatest_of_channels(rewriter: Rewriter, value: fx.Node) -> fx.Node:
     images = -1 if batch is None else batch
     together = rewriter.call(aten.reshape.default, greatest, [images, STEPS, height, width])
     return rewriter.call(aten.amax.default, together, [1], True)
+
+
+def place_weights(rewriter: Rewriter, mask: fx.Node) -> fx.Node:
+    """The softmax of (N, 1, H, W) over all places, (N, 1, H * W)."""
+    batch, _, height, width = static_shape(mask.meta["val"])
+    assert height is not None  # noqa: S101 - asked for by the callers
+    assert width is not None  # noqa: S101
+    flat = rewriter.call(aten.reshape.default, mask, [-1 if batch is None else batch, 1, height * width])
+    return rewriter.call(aten.softmax.int, flat, 2)
+
+
+def context_of(rewriter: Rewriter, feature: fx.Node, weights: fx.Node) -> fx.Node:
+    """The feature map, (N, C, H, W), summed with *weights*, (N, 1, H * W), for its places: (N, C, 1, 1).
+
+    As a product with the channels last: where the map lies so, nothing of it is moved. litert-torch cannot convert the
+    product the other way round.
+    """
+    batch, channels, height, width = static_shape(feature.meta["val"])
+    assert channels is not None  # noqa: S101 - asked for by the callers
+    assert height is not None  # noqa: S101
+    assert width is not None  # noqa: S101
+    images = -1 if batch is None else batch
+    last = rewriter.call(aten.permute.default, feature, [0, 2, 3, 1])
+    places = rewriter.call(aten.reshape.default, last, [images, height * width, channels])
+    summed = rewriter.call(aten.matmul.default, weights, places)  # (N, 1, C)
+    return rewriter.call(
+        aten.permute.default, rewriter.call(aten.reshape.default, summed, [images, 1, 1, channels]), [0, 3, 1, 2]
+    )
+
+
+def normalised(rewriter: Rewriter, norm: fx.Node, value: fx.Node) -> fx.Node:
+    """Apply the layer or group norm *norm* to *value*, (N, C, ...), whatever order of axes it was applied in."""
+    if op_name(norm) == "group_norm":
+        return rewriter.call(norm.target, value, *norm.args[1:], **norm.kwargs)
+    channels = static_shape(value.meta["val"])[1]
+    shape = [channels, 1, 1]
+    read = [input_node(norm, index, name) for index, name in ((2, "weight"), (3, "bias"))]
+    tensors = [rewriter.weight(node) for node in read]
+    affine = [None if tensor is None or node is None else rewriter.constant(f"{node.target}_deep", tensor.reshape(shape))
+              for node, tensor in zip(read, tensors, strict=True)]  # fmt: skip
+    epsilon = argument(norm, 4, "eps", 1e-5)
+    return rewriter.call(aten.layer_norm.default, value, shape, *affine, epsilon)
 
 
 def is_static(value: fx.Node) -> bool:

@@ -32,9 +32,9 @@ def find_attention(graph: Graph) -> Recognition:
         found, miss = search.around(feature, pools) if pools else ([], None)
         if not found:
             found, other = others.around(feature)
-            miss = None if found else miss or other
+            miss = miss or other
         blocks |= {block.output: block for block in found}
-        misses |= {} if miss is None else {feature.name: miss}
+        misses |= {} if miss is None or found else {feature.name: miss}
     inside = {name for block in blocks.values() for name in block.inner}
     outermost = {output: block for output, block in blocks.items() if output not in inside}
     order = {node.name: index for index, node in enumerate(graph.module.graph.nodes)}

@@ -14,7 +14,7 @@ from torch import fx
 from torch.fx.node import Argument, Target
 
 from coordatt_deploy.graph.call_arguments import argument, input_node, is_number
-from coordatt_deploy.graph.graph import aten, op_name, static_shape
+from coordatt_deploy.graph.graph import aten, op_name, reshape_sizes, static_shape
 from coordatt_deploy.graph.lowering.activations import HardActivation
 from coordatt_deploy.graph.lowering.blocks import AttentionBlock, Kind, Role, Term, Terms
 from coordatt_deploy.graph.lowering.families import gates_of, triplet_branches
@@ -26,15 +26,15 @@ from coordatt_deploy.graph.lowering.pointwise import (
     write_hard,
 )
 from coordatt_deploy.graph.lowering.pooled_values import (
+    context_of,
     convolved_by_rows,
     greatest_of_channels,
     is_static,
     mean_of_channels,
+    normalised,
+    place_weights,
 )
 from coordatt_deploy.graph.rewriter import Placed, Rewriter
-
-WRITTEN: Final = frozenset(Role) - {Role.NORM, Role.MASK, Role.WEIGHTS, Role.CONTEXT}
-"""The roles that can be written anew; a block with any other is exported as it stands."""
 
 
 FOUR_AXES: Final = "four_axes"
@@ -99,9 +99,11 @@ class TermWriter:
 
     def unsupported_reason(self) -> str | None:
         """Why the block cannot be written anew; None if it can."""
-        roles = {term.role for term in self.anatomy.output.every()}
-        other = sorted(roles - WRITTEN)
-        return f"its {other[0]} has one way to be written" if other else None
+        weighs = any(term.role is Role.WEIGHTS for term in self.anatomy.output.every())
+        feature = self.rewriter.nodes[self.block.feature]
+        if weighs and reshape_sizes(feature.meta["val"]) is None:
+            return "a context is a product of matrices, whose sizes cannot follow a dynamic height and width"
+        return None
 
     def write(self) -> None:
         """Write the block and hand on where every value is."""
@@ -110,7 +112,7 @@ class TermWriter:
         for name in block.inner:
             reading = self.anatomy.readings.get(name)
             placed = None if reading is None or self._copies(name, reading.axes) else self._held.get(reading.term.node)
-            if reading is None or placed is None:
+            if reading is None or placed is None or ("S" in reading.axes) != ("S" in placed.axes):
                 inside = next((item.output for item in self.hard.values() if name in item.inner), None)
                 rewriter.fuse(name, inside or self._judged_at(name))
             else:
@@ -152,6 +154,10 @@ class TermWriter:
         if term.role in {Role.MEAN, Role.GREATEST}:
             over = [axis for axis in (1, 2, 3) if axes[axis] == "1"]
             return Placed(self._pooled(term.role, self._value(term.terms[0]), over), axes)
+        if term.role in {Role.MASK, Role.WEIGHTS, Role.CONTEXT}:
+            return self._context(term)
+        if term.role is Role.NORM:
+            return Placed(normalised(self.rewriter, old, self._value(term.terms[0])), axes)
         if term.role is Role.MIX:
             layer, value = self._layer(term), self._unscaled(term.terms[0])
             return Placed(pointwise(self.rewriter, layer.fed(value.factor), value.node, axes), axes)
@@ -188,6 +194,16 @@ class TermWriter:
 
     def _layer(self, term: Term) -> Pointwise:
         return read_pointwise(self.rewriter, self.rewriter.nodes[term.node])
+
+    def _context(self, term: Term) -> Placed:
+        """A value for each place, weights for the places, or the feature map summed with them."""
+        feature = self.rewriter.nodes[self.block.feature]
+        if term.role is Role.MASK:
+            return Placed(pointwise(self.rewriter, self._layer(term), self._value(term.terms[0]), "NCHW"), "N1HW")
+        if term.role is Role.WEIGHTS:
+            return Placed(place_weights(self.rewriter, self._value(term.terms[0])), "N1S")
+        weights = next(item for item in term.terms if item.role is Role.WEIGHTS)
+        return Placed(context_of(self.rewriter, feature, self._value(weights)), "NC11")
 
     def _unscaled(self, term: Term) -> Placed:
         """The value of a term for a layer that takes its factor into the weights."""
