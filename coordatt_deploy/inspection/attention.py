@@ -2,9 +2,9 @@
 
 A gate is smaller than the feature map (one value per row, per column, per channel or per place) until a product, a
 Resize or a copy spreads it. Two gates along different axes make coordinate attention or its local form, one gate per
-channel squeeze-and-excitation, ECA, global context or half of CBAM, by what they are computed with. This holds for every
-form that an exporter writes, ours or another's; names do not matter. Gates as large as the map are not found: what a
-file of ours was written with stands in its manifest.
+channel squeeze-and-excitation, ECA, global context or half of CBAM, by what they are computed with. This holds for
+every form that an exporter writes, ours or another's; names do not matter. Gates as large as the map are not found:
+what a file of ours was written with stands in its manifest.
 """
 
 import math
@@ -77,7 +77,12 @@ class _Search:
         for output, (feature, gates) in chains.items():
             block = self._block(output, feature, gates)
             first = next((item for item in found if item.output == feature), None)
-            if block is not None and block.kind == "cbam_spatial" and first is not None and first.kind == "cbam_channel":
+            if (
+                block is not None
+                and block.kind == "cbam_spatial"
+                and first is not None
+                and first.kind == "cbam_channel"
+            ):
                 found[found.index(first)] = replace(block, kind="cbam")
             elif block is not None:
                 found.append(block)

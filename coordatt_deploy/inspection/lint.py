@@ -15,8 +15,8 @@ from torch import fx
 from coordatt_deploy.formats import FORMATS, Format
 from coordatt_deploy.graph.call_arguments import argument, pair, same_size, sizes, source
 from coordatt_deploy.graph.graph import Graph, is_tensor, module_path, op_name
-from coordatt_deploy.graph.lowering.decompose import decompose
 from coordatt_deploy.graph.lowering.blocks import Branches, Kind, Recognition
+from coordatt_deploy.graph.lowering.decompose import decompose
 from coordatt_deploy.graph.lowering.recognise import find_attention
 from coordatt_deploy.graph.lowering.target import target_of
 from coordatt_deploy.graph.operator_support import refused

@@ -115,9 +115,7 @@ def _blocks(path: Path, graph: FileGraph, names: Mapping[str, str]) -> tuple[Blo
     """The blocks that the manifest knows; without one, those that are found by the structure of the file."""
     written = _written(path)
     if written:
-        return tuple(
-            Block(item.kind, item.name, item.channels, item.height, item.width, item.form) for item in written
-        )
+        return tuple(Block(item.kind, item.name, item.channels, item.height, item.width, item.form) for item in written)
     blocks = []
     for found in find_blocks(graph):
         name = names.get(found.output, found.output).rpartition(":")[0] or names.get(found.output, found.output)

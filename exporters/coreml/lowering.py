@@ -11,7 +11,7 @@ from coordatt_deploy.graph.lowering.decompositions.table import Decomposition
 from coordatt_deploy.graph.lowering.forms import Form
 from coordatt_deploy.graph.lowering.pointwise import HardSwishForm
 from coordatt_deploy.graph.lowering.target import GlobalPool, LoweringTarget
-from coordatt_deploy.graph.lowering.term_writer import Order, TermStyle
+from coordatt_deploy.graph.lowering.term_writer import TermStyle
 
 # What coremltools 9.0 refuses or writes wrongly; ``docs/operators.md`` has what it says of each.
 DECOMPOSITIONS: Final = (
@@ -52,7 +52,18 @@ DECOMPOSITIONS: Final = (
     Decomposition.REDUCED_WINDOWS,
 )
 
-TERMS: Final = TermStyle(frozenset(Kind), Order.CHANNELS_FIRST)
+TERMS: Final = TermStyle(
+    frozenset(
+        {
+            Kind.ECA,
+            Kind.CBAM,
+            Kind.CHANNEL_GATE,
+            Kind.SPATIAL_GATE,
+            Kind.TRIPLET,
+            Kind.SIMPLE_COORD,
+        }
+    )
+)
 PROGRAM: Final = LoweringTarget(
     "coreml", (Form.PAIRED, Form.MEANS), TERMS, HardSwishForm.PRODUCT, GlobalPool.FLAT, DECOMPOSITIONS
 )

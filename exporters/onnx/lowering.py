@@ -1,5 +1,6 @@
 """What ONNX Runtime is fastest with: on ARM64 with the channels last, on x86-64 in its own blocked layout."""
 
+from dataclasses import replace
 from typing import Final
 
 from coordatt_deploy.formats import TargetCpu
@@ -25,16 +26,28 @@ DECOMPOSITIONS: Final = (
     Decomposition.ATTENTION_OF_FOUR_AXES,
 )
 
-TERMS: Final = TermStyle(frozenset(Kind), Order.CHANNELS_FIRST, by_rows=True)
-ARM64: Final = LoweringTarget("onnx-arm64", (Form.CHANNELS_LAST, Form.MEANS), TERMS, decompositions=DECOMPOSITIONS)
-X86_64: Final = LoweringTarget("onnx-x86_64", (Form.BLOCKED, Form.MEANS), TERMS, decompositions=DECOMPOSITIONS)
+# On x86-64 the blocked layout decides, and every other form costs more reorders than the user's own.
+FASTER: Final = frozenset({
+    Kind.ECA, Kind.CBAM, Kind.CHANNEL_GATE, Kind.SPATIAL_GATE, Kind.TRIPLET, Kind.STRIP_POOLING, Kind.SIMPLE_COORD,
+})  # fmt: skip
+INTEGER_TERMS: Final = TermStyle(FASTER, Order.CHANNELS_FIRST, by_rows=True)
+ARM64: Final = LoweringTarget(
+    "onnx-arm64",
+    (Form.CHANNELS_LAST, Form.MEANS),
+    replace(INTEGER_TERMS, kernels_by_rows=True),
+    decompositions=DECOMPOSITIONS,
+)
+ARM64_INT8: Final = replace(ARM64, name="onnx-arm64-int8", terms=INTEGER_TERMS)
+X86_64: Final = LoweringTarget("onnx-x86_64", (Form.BLOCKED, Form.MEANS), decompositions=DECOMPOSITIONS)
 
 
 def targets() -> tuple[LoweringTarget, ...]:
     """See ``Lowering.targets``."""
-    return ARM64, X86_64
+    return ARM64, ARM64_INT8, X86_64
 
 
-def target(cpu: TargetCpu | None, *, integer: bool) -> LoweringTarget:  # noqa: ARG001 - its integer kernels take the same
+def target(cpu: TargetCpu | None, *, integer: bool) -> LoweringTarget:
     """See ``Lowering.target``; ARM64 where no CPU is given."""
-    return X86_64 if cpu is TargetCpu.X86_64 else ARM64
+    if cpu is TargetCpu.X86_64:
+        return X86_64
+    return ARM64_INT8 if integer else ARM64

@@ -5,7 +5,7 @@ a QUANTIZE. Rounding keeps order, so the greatest integer stands for the greates
 
     q = round(x / step) + zero_point,      max(q) = round(max(x) / step) + zero_point
 
-The result is on the input's grid. Where the quantizer wanted it on another, its QUANTIZE goes from the one to the other.
+The result is on the input's grid. Where the quantizer wanted another, its QUANTIZE goes from the one to the other.
 """
 
 from ai_edge_litert import schema_py_generated as schema

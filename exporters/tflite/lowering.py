@@ -34,10 +34,12 @@ DECOMPOSITIONS: Final = (
     Decomposition.LERP,
 )
 
-TERMS: Final = TermStyle(frozenset(Kind), Order.CHANNELS_LAST)
-FLOAT: Final = LoweringTarget(
-    "tflite", terms=TERMS, global_pool=GlobalPool.DEEP, decompositions=DECOMPOSITIONS
-)
+FASTER: Final = frozenset({
+    Kind.CBAM, Kind.CHANNEL_GATE, Kind.SPATIAL_GATE, Kind.TRIPLET, Kind.STRIP_POOLING, Kind.GLOBAL_CONTEXT,
+    Kind.SIMPLE_COORD,
+})  # fmt: skip
+TERMS: Final = TermStyle(FASTER, Order.CHANNELS_LAST)
+FLOAT: Final = LoweringTarget("tflite", terms=TERMS, global_pool=GlobalPool.DEEP, decompositions=DECOMPOSITIONS)
 INT8: Final = LoweringTarget(
     "tflite-int8",
     terms=TERMS,

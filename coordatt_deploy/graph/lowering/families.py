@@ -1,13 +1,13 @@
 """Which terms are which attention block; the letters are those of ``blocks.Term``.
 
-    eca              x * gate(across(mean x))
-    cbam             x * gate(mlp(mean x) + mlp(max x)), then x * gate(places([max_c x; mean_c x]))
-    triplet          the mean of x * gate(places(...)) over two or three pairs of the axes C, H and W
-    strip_pooling    x * gate(mix(act(along(rows) + along(columns))))
-    timm_strip       x * gate(along(rows) + along(columns)), convolved or not
-    timm_scoord      x * gate(mix(act(mix(rows))) + mix(act(mix(columns))))
-    timm_ela         x * gate(act(norm(along(rows)))) * gate(act(norm(along(columns))))
-    global_context   x * gate(mlp(context)) + mlp(context), either or both
+eca              x * gate(across(mean x))
+cbam             x * gate(mlp(mean x) + mlp(max x)), then x * gate(places([max_c x; mean_c x]))
+triplet          the mean of x * gate(places(...)) over two or three pairs of the axes C, H and W
+strip_pooling    x * gate(mix(act(along(rows) + along(columns))))
+timm_strip       x * gate(along(rows) + along(columns)), convolved or not
+timm_scoord      x * gate(mix(act(mix(rows))) + mix(act(mix(columns))))
+timm_ela         x * gate(act(norm(along(rows)))) * gate(act(norm(along(columns))))
+global_context   x * gate(mlp(context)) + mlp(context), either or both
 """
 
 from collections.abc import Callable, Mapping

@@ -18,10 +18,10 @@ from coordatt_deploy.graph.call_arguments import argument, input_node, same_size
 from coordatt_deploy.graph.execution import run
 from coordatt_deploy.graph.graph import Feeds, Graph, aten, op_name
 from coordatt_deploy.graph.lowering.activations import HardActivation
+from coordatt_deploy.graph.lowering.blocks import AttentionBlock, Branches, Recognition
 from coordatt_deploy.graph.lowering.decompose import decompose
 from coordatt_deploy.graph.lowering.forms import FORMS
 from coordatt_deploy.graph.lowering.pointwise import HardSwishForm, write_hard
-from coordatt_deploy.graph.lowering.blocks import AttentionBlock, Branches, Recognition
 from coordatt_deploy.graph.lowering.recognise import find_attention
 from coordatt_deploy.graph.lowering.strip_axes import (
     CONVOLUTIONS,

@@ -27,8 +27,8 @@ def mean_of_channels(rewriter: Rewriter, value: fx.Node) -> fx.Node:
 def greatest_of_channels(rewriter: Rewriter, value: fx.Node) -> fx.Node:
     """The greatest channel of (N, C, H, W), (N, 1, H, W): of parts of the channels first, then of the parts.
 
-    The first reduction is one of several rows then, which the runtime takes by the row. Dynamic sizes and odd numbers of
-    channels get the plain reduction.
+    The first reduction is one of several rows then, which the runtime takes by the row. Dynamic sizes, and channels
+    without such parts, get the plain reduction.
     """
     batch, channels, height, width = static_shape(value.meta["val"])
     if channels is None or height is None or width is None or channels % STEPS or channels == STEPS:
@@ -52,8 +52,8 @@ def place_weights(rewriter: Rewriter, mask: fx.Node) -> fx.Node:
 def context_of(rewriter: Rewriter, feature: fx.Node, weights: fx.Node) -> fx.Node:
     """The feature map, (N, C, H, W), summed with *weights*, (N, 1, H * W), for its places: (N, C, 1, 1).
 
-    As a product with the channels last: where the map lies so, nothing of it is moved. litert-torch cannot convert the
-    product the other way round.
+    As a product with the channels last: where the map lies so, nothing of it is moved. litert-torch 0.10 cannot
+    convert the product the other way round.
     """
     batch, channels, height, width = static_shape(feature.meta["val"])
     assert channels is not None  # noqa: S101 - asked for by the callers
@@ -74,10 +74,13 @@ def normalised(rewriter: Rewriter, norm: fx.Node, value: fx.Node) -> fx.Node:
         return rewriter.call(norm.target, value, *norm.args[1:], **norm.kwargs)
     channels = static_shape(value.meta["val"])[1]
     shape = [channels, 1, 1]
-    read = [input_node(norm, index, name) for index, name in ((2, "weight"), (3, "bias"))]
-    tensors = [rewriter.weight(node) for node in read]
-    affine = [None if tensor is None or node is None else rewriter.constant(f"{node.target}_deep", tensor.reshape(shape))
-              for node, tensor in zip(read, tensors, strict=True)]  # fmt: skip
+    affine: list[fx.Node | None] = []
+    for node in (input_node(norm, 2, "weight"), input_node(norm, 3, "bias")):
+        tensor = rewriter.weight(node)
+        if tensor is None or node is None:
+            affine.append(None)
+        else:
+            affine.append(rewriter.constant(f"{node.target}_deep", tensor.reshape(shape)))
     epsilon = argument(norm, 4, "eps", 1e-5)
     return rewriter.call(aten.layer_norm.default, value, shape, *affine, epsilon)
 

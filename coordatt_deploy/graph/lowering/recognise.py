@@ -89,7 +89,9 @@ class _Search:
         pools = [node for node, reading in reader.readings.items()
                  if reading.term.role in {Role.MEAN, Role.GREATEST} and reading.term.node == node.name
                  and "C" not in reading.term.axes]  # fmt: skip
-        gated = [node for node in self._after(pools) if op_name(node) == "mul" and reader.feature in node.all_input_nodes]
+        gated = [
+            node for node in self._after(pools) if op_name(node) == "mul" and reader.feature in node.all_input_nodes
+        ]
         if not pools or not gated:
             return None
         reasons = [*reader.reasons.values(), *reasons]

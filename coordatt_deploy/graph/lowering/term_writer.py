@@ -17,7 +17,7 @@ from coordatt_deploy.graph.call_arguments import argument, input_node, is_number
 from coordatt_deploy.graph.graph import aten, op_name, reshape_sizes, static_shape
 from coordatt_deploy.graph.lowering.activations import HardActivation
 from coordatt_deploy.graph.lowering.blocks import AttentionBlock, Kind, Role, Term, Terms
-from coordatt_deploy.graph.lowering.families import gates_of, triplet_branches
+from coordatt_deploy.graph.lowering.families import triplet_branches
 from coordatt_deploy.graph.lowering.pointwise import (
     HardSwishForm,
     Pointwise,
@@ -35,7 +35,6 @@ from coordatt_deploy.graph.lowering.pooled_values import (
     place_weights,
 )
 from coordatt_deploy.graph.rewriter import Placed, Rewriter
-
 
 FOUR_AXES: Final = "four_axes"
 """The name of the form in reports."""
@@ -64,12 +63,17 @@ class TermStyle:
     Attributes:
         kinds: Those that it runs faster so; every other is exported as it stands.
         order: For convolutions over the channels.
-        by_rows: Whether what is slow by the element is written by the row; see ``pooled_values``.
+        by_rows: Whether pools over the channels are written so that they run by the row; see ``pooled_values``.
+        kernels_by_rows: Whether convolutions of such pools are: not for integers, which would round every row's sum.
     """
 
     kinds: frozenset[Kind] = frozenset()
     order: Order = Order.CHANNELS_FIRST
     by_rows: bool = False
+    kernels_by_rows: bool = False
+
+
+AS_THEY_STAND: Final = TermStyle()
 
 
 class TermWriter:
@@ -238,7 +242,7 @@ class TermWriter:
         elif [letter for letter in term.axes if letter in letters] != [letter for letter in lies if letter in letters]:
             kernel = kernel.transpose(2, 3)
         square = term.role is Role.PLACES and kernel.shape[2] == kernel.shape[3] > 1
-        if self.style.by_rows and square and is_static(joined):
+        if self.style.kernels_by_rows and square and is_static(joined):
             read, bias = input_node(old, 1, "weight"), input_node(old, 2, "bias")
             assert read is not None  # noqa: S101 - recognition has checked it
             result = convolved_by_rows(self.rewriter, joined, kernel, bias, str(read.target))
@@ -261,7 +265,9 @@ class TermWriter:
         if axes == wanted:
             return value
         shape = static_shape(value.meta["val"])
-        if self.style.by_rows and None not in shape[1:]:  # ONNX Runtime would move a transposition behind the pool again
+        if (
+            self.style.by_rows and None not in shape[1:]
+        ):  # ONNX Runtime would move a transposition behind the pool again
             known = dict(zip(axes, shape, strict=True)) | {"1": 1, "2": 2}
             return self._call(aten.reshape.default, value, [known[letter] or -1 for letter in wanted])
         free = [axis for axis, letter in enumerate(axes) if letter == "1"]

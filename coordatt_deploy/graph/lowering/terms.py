@@ -139,7 +139,11 @@ class TermReader:
     def _pooled(self, node: fx.Node, operator: str, before: Reading) -> Reading | None:
         """A pool of the whole feature map over axes that a block pools over."""
         value = self.nodes[node.all_input_nodes[0].name].meta["val"]
-        if before.term.role is not Role.FEATURE or not isinstance(value, torch.Tensor) or value.ndim != len(before.axes):
+        if (
+            before.term.role is not Role.FEATURE
+            or not isinstance(value, torch.Tensor)
+            or value.ndim != len(before.axes)
+        ):
             return None
         if operator in POOLS:
             over = windowed_axes(node, value) if value.ndim == 4 else None
@@ -213,7 +217,11 @@ class TermReader:
         known = [item for item in parts if item is not None]
         dim = integer(node, 1, "dim", 0)
         alike = len(known) == len(listed) and len({item.axes for item in known}) == 1
-        if not alike or known[0].axes[dim] != "1" or any(item.term.role not in {Role.MEAN, Role.GREATEST} for item in known):
+        if (
+            not alike
+            or known[0].axes[dim] != "1"
+            or any(item.term.role not in {Role.MEAN, Role.GREATEST} for item in known)
+        ):
             return f"{node.name} joins a pool with something else" if any(
                 item.term.role is not Role.FEATURE for item in known) else None  # fmt: skip
         axes = list(known[0].axes)
@@ -257,7 +265,11 @@ def _keeps_size(module: fx.GraphModule, node: fx.Node, kernel: torch.Tensor) -> 
 def _merged(node: fx.Node, axes: str, feature: fx.Node) -> str | None:
     """Read a reshape that makes one axis of height and width, or two of one."""
     _, _, height, width = sizes(feature)
-    known = dict(zip(axes, sizes(node.all_input_nodes[0]), strict=True)) | {"H": height, "W": width, "S": height * width}
+    known = dict(zip(axes, sizes(node.all_input_nodes[0]), strict=True)) | {
+        "H": height,
+        "W": width,
+        "S": height * width,
+    }
     for old, new in (("HW", "S"), ("S", "HW")):
         pending = [*axes.replace(old, new).replace("1", "")] if old in axes else []
         letters = ""

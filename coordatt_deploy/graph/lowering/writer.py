@@ -9,8 +9,8 @@ from torch.fx.node import Argument, Target
 
 from coordatt_deploy.graph.graph import aten, op_name
 from coordatt_deploy.graph.lowering.activations import HardActivation
-from coordatt_deploy.graph.lowering.pointwise import HardSwishForm, Pointwise, pointwise, read_pointwise, write_hard
 from coordatt_deploy.graph.lowering.blocks import AttentionBlock, Branch, Branches
+from coordatt_deploy.graph.lowering.pointwise import HardSwishForm, Pointwise, pointwise, read_pointwise, write_hard
 from coordatt_deploy.graph.operators import Trait, having
 from coordatt_deploy.graph.rewriter import Placed, Rewriter
 

@@ -271,4 +271,6 @@ def test_blocks_of_several_kinds_come_in_execution_order():
 
     found = find_attention(captured(network(nn.Sequential(*(create_attention(name, CHANNELS) for name in names)))))
 
-    assert [(name, f"1.{index}") for index, name in enumerate(names)] == [(item.kind, item.name) for item in found.blocks]
+    assert [(name, f"1.{index}") for index, name in enumerate(names)] == [
+        (item.kind, item.name) for item in found.blocks
+    ]
