@@ -8,7 +8,7 @@ from coordatt_deploy.graph.lowering.blocks import Kind
 from coordatt_deploy.graph.lowering.decompositions.table import Decomposition
 from coordatt_deploy.graph.lowering.forms import Form
 from coordatt_deploy.graph.lowering.target import LoweringTarget
-from coordatt_deploy.graph.lowering.term_writer import Order, TermStyle
+from coordatt_deploy.graph.lowering.term_writer import Kernels, Order, TermStyle
 
 # What torch.onnx or ONNX Runtime refuse or compute differently; ``docs/operators.md`` has what they say of each. Of a
 # product inside another operator the map would not know that it was fused into the convolution before it.
@@ -30,14 +30,16 @@ DECOMPOSITIONS: Final = (
 FASTER: Final = frozenset({
     Kind.ECA, Kind.CBAM, Kind.CHANNEL_GATE, Kind.SPATIAL_GATE, Kind.TRIPLET, Kind.STRIP_POOLING, Kind.SIMPLE_COORD,
 })  # fmt: skip
-INTEGER_TERMS: Final = TermStyle(FASTER, Order.CHANNELS_FIRST, by_rows=True)
+TERMS: Final = TermStyle(FASTER, Order.CHANNELS_FIRST, by_rows=True, kernels=Kernels.ROWS)
 ARM64: Final = LoweringTarget(
     "onnx-arm64",
     (Form.CHANNELS_LAST, Form.MEANS),
-    replace(INTEGER_TERMS, kernels_by_rows=True),
+    TERMS,
     decompositions=DECOMPOSITIONS,
 )
-ARM64_INT8: Final = replace(ARM64, name="onnx-arm64-int8", terms=INTEGER_TERMS)
+ARM64_INT8: Final = replace(
+    ARM64, name="onnx-arm64-int8", terms=replace(TERMS, kernels=Kernels.WHOLE, sums_first=False)
+)
 X86_64: Final = LoweringTarget("onnx-x86_64", (Form.BLOCKED, Form.MEANS), decompositions=DECOMPOSITIONS)
 
 

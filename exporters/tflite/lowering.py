@@ -4,6 +4,7 @@ litert-torch reads an (N, C) mean in the order of the original and transposes th
 deep pool. XNNPACK takes no HARD_SWISH of integers, hence the spelt-out one.
 """
 
+from dataclasses import replace
 from typing import Final
 
 from coordatt_deploy.formats import TargetCpu
@@ -11,7 +12,7 @@ from coordatt_deploy.graph.lowering.blocks import Kind
 from coordatt_deploy.graph.lowering.decompositions.table import Decomposition
 from coordatt_deploy.graph.lowering.pointwise import HardSwishForm
 from coordatt_deploy.graph.lowering.target import GlobalPool, LoweringTarget
-from coordatt_deploy.graph.lowering.term_writer import Order, TermStyle
+from coordatt_deploy.graph.lowering.term_writer import Kernels, Order, TermStyle
 
 # What litert-torch 0.10 refuses or writes wrongly; ``docs/operators.md`` has what it says of each.
 DECOMPOSITIONS: Final = (
@@ -38,11 +39,11 @@ FASTER: Final = frozenset({
     Kind.CBAM, Kind.CHANNEL_GATE, Kind.SPATIAL_GATE, Kind.TRIPLET, Kind.STRIP_POOLING, Kind.GLOBAL_CONTEXT,
     Kind.SIMPLE_COORD,
 })  # fmt: skip
-TERMS: Final = TermStyle(FASTER, Order.CHANNELS_LAST)
+TERMS: Final = TermStyle(FASTER, Order.CHANNELS_LAST, kernels=Kernels.BLOCKS)
 FLOAT: Final = LoweringTarget("tflite", terms=TERMS, global_pool=GlobalPool.DEEP, decompositions=DECOMPOSITIONS)
 INT8: Final = LoweringTarget(
     "tflite-int8",
-    terms=TERMS,
+    terms=replace(TERMS, sums_first=False),
     hard_swish=HardSwishForm.SCALED,
     global_pool=GlobalPool.DEEP,
     decompositions=DECOMPOSITIONS,

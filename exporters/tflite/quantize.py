@@ -83,7 +83,7 @@ def quantize(
     if recipe.needs_calibration:
         statistics = {
             name: {"min": np.array([bounds.low]), "max": np.array([bounds.high])}
-            for name, bounds in needed(ranges, recipe).items()
+            for name, bounds in ((name, _alive(bounds)) for name, bounds in needed(ranges, recipe).items())
         }
         if pixels:  # a step of 1: every pixel value is exact
             statistics[exported.inputs[0].name] = {"min": np.array([0.0]), "max": np.array([255.0])}
@@ -104,6 +104,11 @@ def quantize(
     inputs, outputs = _interface(quantized, exported)
     request.path.write_bytes(pack(quantized))
     return Exported(inputs, outputs, exported.layers)
+
+
+def _alive(bounds: Range) -> Range:
+    """Return the range, of a value that was always 0 another one: XNNPACK refuses the step that the quantizer gives it."""
+    return replace(bounds, low=0.0, high=1.0) if bounds.low == bounds.high == 0 else bounds
 
 
 def _in_one_piece(content: bytes) -> schema.ModelT:

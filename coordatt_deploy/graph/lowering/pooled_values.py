@@ -1,10 +1,11 @@
 """Operators on what was pooled, in the way that runtimes with slow kernels for them are fastest with.
 
-ONNX Runtime's kernels for ARM64 pay for every element that they cannot take by the row: a reduction over the channels
-of (N, C, H, W), and a convolution from two channels to one, whose patches cost more to gather than to multiply.
-``docs/performance.md`` has what each costs.
+XNNPACK computes eight channels of a convolution at once, needed or not. ONNX Runtime's kernels for ARM64 pay for every
+element that they cannot take by the row: a reduction over the channels of (N, C, H, W), and a convolution from two
+channels to one, whose patches cost more to gather than to multiply. ``docs/performance.md`` has what each costs.
 """
 
+from itertools import product
 from typing import Final
 
 import torch
@@ -14,6 +15,7 @@ from coordatt_deploy.graph.call_arguments import argument, input_node, sizes
 from coordatt_deploy.graph.graph import aten, op_name, static_shape
 from coordatt_deploy.graph.rewriter import Rewriter
 
+BLOCKS: Final = (8, 4)  # neighbours that are computed at once: XNNPACK's kernels for ARM64 are eight wide
 STEPS: Final = 4  # parts that the greatest of all channels is taken in; 2 and 8 cost as much
 
 
@@ -38,6 +40,53 @@ def greatest_of_channels(rewriter: Rewriter, value: fx.Node) -> fx.Node:
     images = -1 if batch is None else batch
     together = rewriter.call(aten.reshape.default, greatest, [images, STEPS, height, width])
     return rewriter.call(aten.amax.default, together, [1], True)
+
+
+def convolved_in_blocks(
+    rewriter: Rewriter, value: fx.Node, kernel: torch.Tensor, bias: fx.Node | None, name: str
+) -> fx.Node:
+    """Convolve (N, C, A, B), static but for N, with a square *kernel*, (1, C, k, k), that keeps the size.
+
+    Matrix kernels compute several channels at once, and one channel out leaves the others idle. So b neighbours along B
+    are taken as channels, in and out: with the channels last that moves nothing, and the kernel is three blocks wide,
+
+        w[o, (p, c), r, q] = kernel[0, c, r, d + k // 2],    d = (q - 1) * b + p - o    where |d| <= k // 2, else 0
+    """
+    length = block_of(value, kernel)
+    assert length is not None  # noqa: S101 - asked for by the callers
+    batch, channels, rows, columns = static_shape(value.meta["val"])
+    assert channels is not None  # noqa: S101 - asked for by the callers
+    assert rows is not None  # noqa: S101
+    assert columns is not None  # noqa: S101
+    images, size, call = -1 if batch is None else batch, int(kernel.shape[2]), rewriter.call
+    wide = kernel.new_zeros(length, length, channels, size, 3)
+    for out, place, block in product(range(length), range(length), range(3)):
+        distance = (block - 1) * length + place - out + size // 2
+        if 0 <= distance < size:
+            wide[out, place, :, :, block] = kernel[0, :, :, distance]
+    weights = rewriter.constant(f"{name}_blocks", wide.reshape(length, length * channels, size, 3))
+    biases = None
+    if bias is not None:
+        tensor = rewriter.weight(bias)
+        assert tensor is not None  # noqa: S101 - recognition has checked it
+        biases = rewriter.constant(f"{bias.target}_blocks", tensor.repeat(length))
+    blocks = _as_channels(rewriter, value, [images, rows, columns // length, length * channels])
+    convolved = call(aten.conv2d.default, blocks, weights, biases, [1, 1], [size // 2, 1])
+    return _as_channels(rewriter, convolved, [images, rows, columns, 1])
+
+
+def _as_channels(rewriter: Rewriter, value: fx.Node, shape: list[int]) -> fx.Node:
+    """Reshape (N, C, A, B) with the channels last to *shape*, and put them back in front."""
+    last = rewriter.call(aten.permute.default, value, [0, 2, 3, 1])
+    return rewriter.call(aten.permute.default, rewriter.call(aten.reshape.default, last, shape), [0, 3, 1, 2])
+
+
+def block_of(value: fx.Node, kernel: torch.Tensor) -> int | None:
+    """How many neighbours ``convolved_in_blocks`` takes as channels; None where it cannot be applied."""
+    rows, columns = static_shape(value.meta["val"])[2:]
+    if rows is None or columns is None:
+        return None
+    return next((length for length in BLOCKS if columns % length == 0 and kernel.shape[2] // 2 <= length), None)
 
 
 def place_weights(rewriter: Rewriter, mask: fx.Node) -> fx.Node:
@@ -85,15 +134,10 @@ def normalised(rewriter: Rewriter, norm: fx.Node, value: fx.Node) -> fx.Node:
     return rewriter.call(aten.layer_norm.default, value, shape, *affine, epsilon)
 
 
-def is_static(value: fx.Node) -> bool:
-    """Whether all axes of a value but the batch have one size."""
-    return None not in static_shape(value.meta["val"])[1:]
-
-
 def convolved_by_rows(
     rewriter: Rewriter, value: fx.Node, kernel: torch.Tensor, bias: fx.Node | None, name: str
 ) -> fx.Node:
-    """Convolve (N, C, A, B), static but for N, with a square *kernel*, (1, C, k, k), that keeps the size.
+    """Convolve (N, C, A, B) of a static size with a square *kernel*, (1, C, k, k), that keeps the size.
 
     Each row of the kernel is a convolution of its own, so that a patch is a k-th as large; the results, one below the
     other, are summed each a row further on:
@@ -102,10 +146,11 @@ def convolved_by_rows(
 
     Read without the ends of the rows, z has its values for one (i, j) below each other after k * B zeros more.
     """
-    batch, _, rows, columns = static_shape(value.meta["val"])
-    assert rows is not None  # noqa: S101 - asked for by the callers
+    images, _, rows, columns = static_shape(value.meta["val"])
+    assert images is not None  # noqa: S101 - asked for by the callers
+    assert rows is not None  # noqa: S101
     assert columns is not None  # noqa: S101
-    images, size, call = -1 if batch is None else batch, int(kernel.shape[2]), rewriter.call
+    size, call = int(kernel.shape[2]), rewriter.call
     weights = rewriter.constant(f"{name}_rows", kernel[0].transpose(0, 1)[:, :, None])  # (k, C, 1, k)
     half = size // 2
     z = call(aten.conv2d.default, value, weights, None, [1, 1], [half, half])  # (N, k, A + k - 1, B)

@@ -59,6 +59,8 @@ class _Search:
         value = feature.meta.get("val")
         if not isinstance(value, torch.Tensor) or value.ndim != 4 or len(feature.users) < 2:
             return [], None
+        if not isinstance(value.shape[1], int):  # a map whose second axis is its height
+            return [], None
         reader = TermReader(self.module, self.position, self.activations, feature)
         found: list[AttentionBlock] = []
         reasons: list[str] = []

@@ -26,10 +26,11 @@ from coordatt_deploy.graph.lowering.pointwise import (
     write_hard,
 )
 from coordatt_deploy.graph.lowering.pooled_values import (
+    block_of,
     context_of,
     convolved_by_rows,
+    convolved_in_blocks,
     greatest_of_channels,
-    is_static,
     mean_of_channels,
     normalised,
     place_weights,
@@ -50,6 +51,15 @@ class Order(enum.StrEnum):
     CHANNELS_LAST = "channels last"
 
 
+class Kernels(enum.StrEnum):
+    """How a convolution of pooled values to one channel is written; see ``pooled_values``."""
+
+    WHOLE = "whole"
+    ROWS = "rows"
+    """Not for integers: every row's sum would be rounded."""
+    BLOCKS = "blocks"
+
+
 _ORDERS: Final[Mapping[Order, Mapping[str, str]]] = {
     Order.CHANNELS_FIRST: {"HW": "N1HW", "CW": "N1CW", "CH": "N1CH", "C": "N11C"},
     Order.CHANNELS_LAST: {"HW": "N1HW", "CW": "N1WC", "CH": "N1HC", "C": "N11C"},
@@ -64,13 +74,16 @@ class TermStyle:
         kinds: Those that it runs faster so; every other is exported as it stands.
         order: For convolutions over the channels.
         by_rows: Whether pools over the channels are written so that they run by the row; see ``pooled_values``.
-        kernels_by_rows: Whether convolutions of such pools are: not for integers, which would round every row's sum.
+        kernels: How convolutions of pooled values to one channel are written.
+        sums_first: Whether two values that go through the same layer are summed before it. Not for integers: where an
+            activation has killed one of the two, its step is next to nothing, and XNNPACK adds no steps so far apart.
     """
 
     kinds: frozenset[Kind] = frozenset()
     order: Order = Order.CHANNELS_FIRST
     by_rows: bool = False
-    kernels_by_rows: bool = False
+    kernels: Kernels = Kernels.WHOLE
+    sums_first: bool = True
 
 
 AS_THEY_STAND: Final = TermStyle()
@@ -171,7 +184,7 @@ class TermWriter:
             return self._activated(term, old, axes)
         if term.role is Role.SCALE:
             return Placed(self._call(aten.mul.Tensor, self._value(term.terms[0]), _number(old)), axes)
-        if term.role is Role.SUM and self._share_a_layer(term):
+        if term.role is Role.SUM and self.style.sums_first and self._share_a_layer(term):
             return self._summed_first(term, axes)
         operator = aten.add.Tensor if term.role is Role.SUM else aten.mul.Tensor
         return Placed(self._call(operator, *(self._value(item) for item in term.terms)), axes)
@@ -242,10 +255,11 @@ class TermWriter:
         elif [letter for letter in term.axes if letter in letters] != [letter for letter in lies if letter in letters]:
             kernel = kernel.transpose(2, 3)
         square = term.role is Role.PLACES and kernel.shape[2] == kernel.shape[3] > 1
-        if self.style.kernels_by_rows and square and is_static(joined):
-            read, bias = input_node(old, 1, "weight"), input_node(old, 2, "bias")
-            assert read is not None  # noqa: S101 - recognition has checked it
-            result = convolved_by_rows(self.rewriter, joined, kernel, bias, str(read.target))
+        bias, name = input_node(old, 2, "bias"), self._layer_name(old)
+        if square and self.style.kernels is Kernels.ROWS and None not in static_shape(joined.meta["val"]):
+            result = convolved_by_rows(self.rewriter, joined, kernel, bias, name)
+        elif square and self.style.kernels is Kernels.BLOCKS and block_of(joined, kernel) is not None:
+            result = convolved_in_blocks(self.rewriter, joined, kernel, bias, name)
         else:
             result = self._convolution(old, kernel, joined, "_turned")
         self._held[term.node] = Placed(result, lies)
@@ -253,23 +267,26 @@ class TermWriter:
 
     def _convolution(self, old: fx.Node, kernel: torch.Tensor, value: fx.Node, variant: str) -> fx.Node:
         """Apply *kernel* with the bias of the old convolution; the size stays."""
-        read, bias = input_node(old, 1, "weight"), argument(old, 2, "bias")
-        assert read is not None  # noqa: S101 - recognition has checked it
-        weight = self.rewriter.constant(f"{read.target}{variant}", kernel)
+        bias, weight = argument(old, 2, "bias"), self.rewriter.constant(f"{self._layer_name(old)}{variant}", kernel)
         padding = [size // 2 for size in kernel.shape[2:]]
         groups = argument(old, 6, "groups", 1)
         return self._call(aten.conv2d.default, value, weight, bias, [1, 1], padding, [1, 1], groups)
+
+    def _layer_name(self, old: fx.Node) -> str:
+        """The dotted name of a convolution's weight."""
+        read = input_node(old, 1, "weight")
+        assert read is not None  # noqa: S101 - recognition has checked it
+        return str(read.target)
 
     def _moved(self, value: fx.Node, axes: str, wanted: str) -> fx.Node:
         """Transpose *value*, which lies as *axes*, so that it lies as *wanted*; the axes of size 1 fill the gaps."""
         if axes == wanted:
             return value
         shape = static_shape(value.meta["val"])
-        if (
-            self.style.by_rows and None not in shape[1:]
-        ):  # ONNX Runtime would move a transposition behind the pool again
-            known = dict(zip(axes, shape, strict=True)) | {"1": 1, "2": 2}
-            return self._call(aten.reshape.default, value, [known[letter] or -1 for letter in wanted])
+        if self.style.by_rows and None not in shape:
+            # ONNX Runtime would move a transposition in front of the pool, and with it the whole map.
+            known = dict(zip(axes, shape, strict=True)) | {"1": 1}
+            return self._call(aten.reshape.default, value, [known[letter] for letter in wanted])
         free = [axis for axis, letter in enumerate(axes) if letter == "1"]
         order = [axes.index(letter) if letter != "1" else free.pop(0) for letter in wanted]
         return self._call(aten.permute.default, value, order)

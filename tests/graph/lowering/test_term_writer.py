@@ -20,7 +20,7 @@ from coordatt_deploy.graph.graph import DynamicBatch, DynamicSize, aten, op_name
 from coordatt_deploy.graph.lowering.blocks import Kind
 from coordatt_deploy.graph.lowering.lower import AS_IT_STANDS, TOLERANCE, lower, lowering_error
 from coordatt_deploy.graph.lowering.target import all_targets
-from coordatt_deploy.graph.lowering.term_writer import FOUR_AXES, Order, TermStyle, TermWriter
+from coordatt_deploy.graph.lowering.term_writer import FOUR_AXES, Kernels, Order, TermStyle, TermWriter
 from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
 from coordatt_deploy.layer_map import LayerMap
 from coordatt_deploy.models.factory import create_attention
@@ -31,7 +31,8 @@ CHANNELS = 16
 STYLES = [
     TermStyle(frozenset(Kind), Order.CHANNELS_FIRST),
     TermStyle(frozenset(Kind), Order.CHANNELS_LAST),
-    TermStyle(frozenset(Kind), Order.CHANNELS_FIRST, by_rows=True, kernels_by_rows=True),
+    TermStyle(frozenset(Kind), Order.CHANNELS_FIRST, by_rows=True, kernels=Kernels.ROWS),
+    TermStyle(frozenset(Kind), Order.CHANNELS_LAST, kernels=Kernels.BLOCKS),
 ]
 EVERYWHERE = [replace(FLOAT, name=f"style {index}", terms=style) for index, style in enumerate(STYLES)]
 EVERYWHERE += [replace(INT8, name="scaled hard-swish", terms=STYLES[1])]
