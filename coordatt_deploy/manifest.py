@@ -139,7 +139,7 @@ class LoweredBlock:
 
     Attributes:
         name: Path of the module that holds it.
-        kind: ``coordatt``, ``squeeze_excite``, ``eca``, ``cbam`` and so on; ``docs/models.md`` has all.
+        kind: ``coordatt``, ``squeeze_excite``, ``eca``, ``cbam`` and so on; ``docs/performance.md`` has all.
         channels: Of the feature map.
         squeezed: Channels between the two mixing layers; None for a block that has no two.
         height: Of the feature map; None if dynamic.

@@ -107,7 +107,7 @@ def quantize(
 
 
 def _alive(bounds: Range) -> Range:
-    """Return the range, of a value that was always 0 another one: XNNPACK refuses the step that the quantizer gives it."""
+    """Return the range; of a value that was always 0 another: XNNPACK refuses the step that the quantizer gives it."""
     return replace(bounds, low=0.0, high=1.0) if bounds.low == bounds.high == 0 else bounds
 
 
