@@ -113,6 +113,8 @@ class TermWriter:
         self.rewriter, self.block, self.hard, self.spelling, self.style = rewriter, block, hard, spelling, style
         self.anatomy = block.anatomy
         self._held: dict[str, Placed] = {}
+        # The converter computes the gate of what was convolved in blocks before it reads them as neighbours again.
+        self._in_blocks: set[str] = set()
 
     def unsupported_reason(self) -> str | None:
         """Why the block cannot be written anew; None if it can."""
@@ -129,6 +131,8 @@ class TermWriter:
         for name in block.inner:
             reading = self.anatomy.readings.get(name)
             placed = None if reading is None or self._copies(name, reading.axes) else self._held.get(reading.term.node)
+            if reading is not None and reading.term.node in self._in_blocks:
+                placed = None
             if reading is None or placed is None or ("S" in reading.axes) != ("S" in placed.axes):
                 inside = next((item.output for item in self.hard.values() if name in item.inner), None)
                 rewriter.fuse(name, inside or self._judged_at(name))
@@ -146,6 +150,7 @@ class TermWriter:
         """The nearest later node of the block whose value is still there."""
         later = self.block.inner[self.block.inner.index(name) + 1 :]
         held = (item for item in later if item in self.anatomy.readings
+                and self.anatomy.readings[item].term.node not in self._in_blocks
                 and self.anatomy.readings[item].term.node in self._held
                 and name in _makers(self.rewriter, item))  # fmt: skip
         return next(held, self.block.output)
@@ -260,6 +265,7 @@ class TermWriter:
             result = convolved_by_rows(self.rewriter, joined, kernel, bias, name)
         elif square and self.style.kernels is Kernels.BLOCKS and block_of(joined, kernel) is not None:
             result = convolved_in_blocks(self.rewriter, joined, kernel, bias, name)
+            self._in_blocks.add(term.node)
         else:
             result = self._convolution(old, kernel, joined, "_turned")
         self._held[term.node] = Placed(result, lies)
@@ -295,7 +301,10 @@ class TermWriter:
         """The gates are summed first: one product with the feature map instead of one for each branch."""
         factor = _number(self.rewriter.nodes[term.node]) if term.role is Role.SCALE else 1.0
         gates = [self._value(gate) for gate in branches]
-        gates = [gate if factor == 1.0 else self._call(aten.mul.Tensor, gate, factor) for gate in gates]
+        if factor != 1.0:
+            gates = [self._call(aten.mul.Tensor, gate, factor) for gate in gates]
+            for branch, gate in zip(branches, gates, strict=True):
+                self._held[branch.node] = replace(self._held[branch.node], node=gate, factor=factor)
         total = gates[0]
         for gate in gates[1:]:
             total = self._call(aten.add.Tensor, total, gate)
