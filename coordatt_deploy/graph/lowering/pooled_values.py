@@ -122,6 +122,7 @@ def normalised(rewriter: Rewriter, norm: fx.Node, value: fx.Node) -> fx.Node:
     if op_name(norm) == "group_norm":
         return rewriter.call(norm.target, value, *norm.args[1:], **norm.kwargs)
     channels = static_shape(value.meta["val"])[1]
+    assert channels is not None  # noqa: S101 - only sizes and the batch are dynamic
     shape = [channels, 1, 1]
     affine: list[fx.Node | None] = []
     for node in (input_node(norm, 2, "weight"), input_node(norm, 3, "bias")):
