@@ -139,9 +139,9 @@ class LoweredBlock:
 
     Attributes:
         name: Path of the module that holds it.
-        kind: ``coordatt`` or ``squeeze_excite``.
+        kind: ``coordatt``, ``squeeze_excite``, ``eca``, ``cbam`` and so on; ``docs/performance.md`` has all.
         channels: Of the feature map.
-        squeezed: Channels between the two convolutions.
+        squeezed: Channels between the two mixing layers; None for a block that has no two.
         height: Of the feature map; None if dynamic.
         width: Of the feature map; None if dynamic.
         form: How it is written now.
@@ -151,7 +151,7 @@ class LoweredBlock:
     name: str
     kind: str
     channels: int
-    squeezed: int
+    squeezed: int | None
     height: int | None
     width: int | None
     form: str

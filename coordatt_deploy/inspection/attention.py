@@ -1,16 +1,19 @@
 """Find attention blocks in a file by structure: a feature map that is multiplied by gates computed from itself.
 
-A gate is smaller than the feature map (one value per row, per column or per channel) until a product, a Resize or a
-copy spreads it. Two gates along different axes make coordinate attention, one gate per channel squeeze-and-excitation.
-This holds for every form that an exporter writes, ours or another's; names do not matter.
+A gate is smaller than the feature map (one value per row, per column, per channel or per place) until a product, a
+Resize or a copy spreads it. Two gates along different axes make coordinate attention or its local form, one gate per
+channel squeeze-and-excitation, ECA, global context or half of CBAM, by what they are computed with. This holds for
+every form that an exporter writes, ours or another's; names do not matter. Gates as large as the map are not found:
+what a file of ours was written with stands in its manifest.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from coordatt_deploy.runtimes.file_graph import FileGraph, Node
 from coordatt_deploy.runtimes.reader import reader
+from coordatt_deploy.runtimes.vocabulary import Work
 
 DYNAMIC: Final = 997  # stands for a dynamic size: no other size is taken for it
 
@@ -20,7 +23,7 @@ class FoundBlock:
     """An attention block in a file.
 
     Attributes:
-        kind: ``coordatt`` or ``squeeze_excite``.
+        kind: ``coordatt``, ``timm_ela``, ``squeeze_excite``, ``eca``, ``global_context``, ``cbam``, or one half of it.
         output: Tensor that holds the gated feature map.
         channels: Of the feature map.
         height: None where dynamic.
@@ -70,8 +73,20 @@ class _Search:
             if before is not None:
                 feature, gates = before[0], before[1] + gates
             chains[node.outputs[0]] = (feature, gates)
-        found = [self._block(output, gates) for output, (_, gates) in chains.items()]
-        return tuple(block for block in found if block is not None)
+        found: list[FoundBlock] = []
+        for output, (feature, gates) in chains.items():
+            block = self._block(output, feature, gates)
+            first = next((item for item in found if item.output == feature), None)
+            if (
+                block is not None
+                and block.kind == "cbam_spatial"
+                and first is not None
+                and first.kind == "cbam_channel"
+            ):
+                found[found.index(first)] = replace(block, kind="cbam")
+            elif block is not None:
+                found.append(block)
+        return tuple(found)
 
     def _gated(self, node: Node) -> tuple[str, tuple[_Gate, ...]] | None:
         """Read *node* as the product of a feature map and a gate, or two gates that were multiplied first."""
@@ -141,7 +156,7 @@ class _Search:
                 open_ends += maker.inputs
         return False
 
-    def _block(self, output: str, gates: tuple[_Gate, ...]) -> FoundBlock | None:
+    def _block(self, output: str, feature: str, gates: tuple[_Gate, ...]) -> FoundBlock | None:
         spreads = {gate.spread for gate in gates}
         axes = frozenset().union(*spreads)
         usual = self.words.channel_axis
@@ -149,10 +164,35 @@ class _Search:
         height, width = (self._size(output, axis) for axis in (1, 2, 3) if axis != channel)
         channels = self._size(output, channel) or 0
         if {len(spread) for spread in spreads} == {1} and len(spreads) == 2 and channel not in axes:
-            return FoundBlock("coordatt", output, channels, height, width)
+            local = all(self._made_with(gate, feature)[0] == 1 for gate in gates)
+            return FoundBlock("timm_ela" if local else "coordatt", output, channels, height, width)
         if spreads == {axes} and channel not in axes and len(axes) == 2:
-            return FoundBlock("squeeze_excite", output, channels, height, width)
+            return FoundBlock(self._kind_by_channel(gates[0], feature), output, channels, height, width)
+        if spreads == {frozenset({usual})} and self._made_with(gates[0], feature)[1] & self.words.maxima:
+            return FoundBlock("cbam_spatial", output, channels, height, width)
         return None
+
+    def _kind_by_channel(self, gate: _Gate, feature: str) -> str:
+        """Which block has one gate per channel that is computed with these operators."""
+        layers, operators = self._made_with(gate, feature)
+        if operators & self.words.softmaxes:
+            return "global_context"
+        if operators & self.words.maxima:
+            return "cbam_channel"
+        return "eca" if layers == 1 else "squeeze_excite"
+
+    def _made_with(self, gate: _Gate, feature: str) -> tuple[int, frozenset[str]]:
+        """How many layers with weights a gate is computed with from the feature map, and all its operators."""
+        pending, nodes = [gate.tensor], dict[str, Node]()
+        while pending:
+            name = pending.pop()
+            node = self.maker.get(name)
+            if node is not None and name != feature and node.outputs[0] not in nodes:
+                nodes[node.outputs[0]] = node
+                pending += node.inputs
+        layers = [node for node in nodes.values()
+                  if self.words.work.get(node.operator, (None,))[0] in {Work.CONVOLUTION, Work.LINEAR}]  # fmt: skip
+        return len(layers), frozenset(node.operator for node in nodes.values())
 
     def _size(self, name: str, axis: int) -> int | None:
         tensor = self.graph.tensors[name]

@@ -7,7 +7,8 @@ from dataclasses import replace
 from coordatt_deploy.artifact_specs import TensorSpec
 from coordatt_deploy.graph.call_arguments import outputs
 from coordatt_deploy.graph.graph import Graph, is_call, layout, op_name, static_shape
-from coordatt_deploy.graph.lowering.recognise import AttentionBlock, find_attention
+from coordatt_deploy.graph.lowering.blocks import AttentionBlock, Branches
+from coordatt_deploy.graph.lowering.recognise import find_attention
 from coordatt_deploy.graph.macs import Work, count
 from coordatt_deploy.inspection.lint import lint
 from coordatt_deploy.inspection.result import Block, Inspection, LayerSize, largest
@@ -62,8 +63,10 @@ def inspect_graph(graph: Graph, subject: str, notes: tuple[str, ...] = ()) -> In
 
 
 def _block(block: AttentionBlock) -> Block:
-    joined = any(len(strip.directions) > 1 for strip in block.strips.values())
-    form = "concatenated" if joined else "branches"
+    form = None
+    if isinstance(block.anatomy, Branches):
+        joined = any(len(strip.directions) > 1 for strip in block.anatomy.strips.values())
+        form = "concatenated" if joined else "branches"
     return Block(block.kind, block.name, block.channels, block.height, block.width, form)
 
 

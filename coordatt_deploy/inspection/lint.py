@@ -15,8 +15,9 @@ from torch import fx
 from coordatt_deploy.formats import FORMATS, Format
 from coordatt_deploy.graph.call_arguments import argument, pair, same_size, sizes, source
 from coordatt_deploy.graph.graph import Graph, is_tensor, module_path, op_name
+from coordatt_deploy.graph.lowering.blocks import Branches, Kind, Recognition
 from coordatt_deploy.graph.lowering.decompose import decompose
-from coordatt_deploy.graph.lowering.recognise import Recognition, find_attention
+from coordatt_deploy.graph.lowering.recognise import find_attention
 from coordatt_deploy.graph.lowering.target import target_of
 from coordatt_deploy.graph.operator_support import refused
 from coordatt_deploy.graph.operators import Trait, having
@@ -216,9 +217,9 @@ def _hard_activations(subject: Subject) -> Iterator[Hit]:
 def _attention(subject: Subject) -> Iterator[Hit]:
     nodes = {node.name: node for node in subject.graph.module.graph.nodes}
     for block in subject.found.blocks:
-        if block.kind != "coordatt":
+        if block.kind is not Kind.COORDATT or not isinstance(block.anatomy, Branches):
             continue
-        joined = any(len(strip.directions) > 1 for strip in block.strips.values())
+        joined = any(len(strip.directions) > 1 for strip in block.anatomy.strips.values())
         how = (
             "its directions are concatenated, transposed and split again"
             if joined

@@ -16,7 +16,7 @@ class Block:
     """An attention block.
 
     Attributes:
-        kind: ``coordatt`` or ``squeeze_excite``.
+        kind: ``coordatt``, ``squeeze_excite``, ``eca`` and so on; ``docs/performance.md`` has all.
         name: Path of the module that holds it, or the tensor that it gives.
         channels: Of the feature map.
         height: None where dynamic.

@@ -16,7 +16,7 @@ from coordatt_deploy.inspection import file_macs
 from coordatt_deploy.inspection.attention import find_blocks
 from coordatt_deploy.inspection.result import Block, BundleInspection, Inspection, LayerSize, largest
 from coordatt_deploy.layer_map import LayerMap
-from coordatt_deploy.manifest import MANIFEST
+from coordatt_deploy.manifest import MANIFEST, LoweredBlock
 from coordatt_deploy.runtimes.file_graph import FileGraph
 from coordatt_deploy.runtimes.reader import delegates, read_artifact
 
@@ -98,25 +98,28 @@ def _layer_names(path: Path) -> dict[str, str]:
     return names
 
 
-def _forms(path: Path) -> dict[str, str]:
-    """Lowered form by the name of the block, from the manifest of the bundle that the file lies in."""
+def _written(path: Path) -> tuple[LoweredBlock, ...]:
+    """The blocks that the file was written with, from the manifest of the bundle that it lies in."""
     root = path.resolve().parent.parent
     if not is_bundle(root):
-        return {}
+        return ()
     try:
         manifest = open_bundle(root, verify=False).manifest
     except BundleError:
-        return {}
+        return ()
     report = manifest.lowering.get(path.resolve().relative_to(root).as_posix())
-    return {} if report is None else {block.name: block.form for block in report.blocks}
+    return () if report is None else report.blocks
 
 
 def _blocks(path: Path, graph: FileGraph, names: Mapping[str, str]) -> tuple[Block, ...]:
-    forms = _forms(path)
+    """The blocks that the manifest knows; without one, those that are found by the structure of the file."""
+    written = _written(path)
+    if written:
+        return tuple(Block(item.kind, item.name, item.channels, item.height, item.width, item.form) for item in written)
     blocks = []
     for found in find_blocks(graph):
         name = names.get(found.output, found.output).rpartition(":")[0] or names.get(found.output, found.output)
-        blocks.append(Block(found.kind, name, found.channels, found.height, found.width, forms.get(name)))
+        blocks.append(Block(found.kind, name, found.channels, found.height, found.width, None))
     return tuple(blocks)
 
 

@@ -29,6 +29,8 @@ class Vocabulary:
         products: The operators that multiply two tensors element by element.
         carriers: The operators that change how a gate lies or copy it along an axis, and nothing else.
         gates: The operators that a gate can come from.
+        maxima: The operators that take the greatest value of an axis or a window.
+        softmaxes: The operators that weigh values so that the weights sum to 1.
         channel_axis: The axis of the channels in a feature map of four axes.
     """
 
@@ -36,6 +38,8 @@ class Vocabulary:
     products: frozenset[str]
     carriers: frozenset[str]
     gates: frozenset[str]
+    maxima: frozenset[str]
+    softmaxes: frozenset[str]
     channel_axis: int = 1
 
 

@@ -6,10 +6,12 @@ coremltools needs an operator more to flatten a pool, hence the flat one; and ha
 from typing import Final
 
 from coordatt_deploy.formats import TargetCpu
+from coordatt_deploy.graph.lowering.blocks import Kind
 from coordatt_deploy.graph.lowering.decompositions.table import Decomposition
 from coordatt_deploy.graph.lowering.forms import Form
 from coordatt_deploy.graph.lowering.pointwise import HardSwishForm
 from coordatt_deploy.graph.lowering.target import GlobalPool, LoweringTarget
+from coordatt_deploy.graph.lowering.term_writer import TermStyle
 
 # What coremltools 9.0 refuses or writes wrongly; ``docs/operators.md`` has what it says of each.
 DECOMPOSITIONS: Final = (
@@ -50,8 +52,20 @@ DECOMPOSITIONS: Final = (
     Decomposition.REDUCED_WINDOWS,
 )
 
+TERMS: Final = TermStyle(
+    frozenset(
+        {
+            Kind.ECA,
+            Kind.CBAM,
+            Kind.CHANNEL_GATE,
+            Kind.SPATIAL_GATE,
+            Kind.TRIPLET,
+            Kind.SIMPLE_COORD,
+        }
+    )
+)
 PROGRAM: Final = LoweringTarget(
-    "coreml", (Form.PAIRED, Form.MEANS), HardSwishForm.PRODUCT, GlobalPool.FLAT, DECOMPOSITIONS
+    "coreml", (Form.PAIRED, Form.MEANS), TERMS, HardSwishForm.PRODUCT, GlobalPool.FLAT, DECOMPOSITIONS
 )
 
 

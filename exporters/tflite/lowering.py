@@ -4,12 +4,15 @@ litert-torch reads an (N, C) mean in the order of the original and transposes th
 deep pool. XNNPACK takes no HARD_SWISH of integers, hence the spelt-out one.
 """
 
+from dataclasses import replace
 from typing import Final
 
 from coordatt_deploy.formats import TargetCpu
+from coordatt_deploy.graph.lowering.blocks import Kind
 from coordatt_deploy.graph.lowering.decompositions.table import Decomposition
 from coordatt_deploy.graph.lowering.pointwise import HardSwishForm
 from coordatt_deploy.graph.lowering.target import GlobalPool, LoweringTarget
+from coordatt_deploy.graph.lowering.term_writer import Kernels, Order, TermStyle
 
 # What litert-torch 0.10 refuses or writes wrongly; ``docs/operators.md`` has what it says of each.
 DECOMPOSITIONS: Final = (
@@ -32,9 +35,18 @@ DECOMPOSITIONS: Final = (
     Decomposition.LERP,
 )
 
-FLOAT: Final = LoweringTarget("tflite", global_pool=GlobalPool.DEEP, decompositions=DECOMPOSITIONS)
+FASTER: Final = frozenset({
+    Kind.CBAM, Kind.CHANNEL_GATE, Kind.SPATIAL_GATE, Kind.TRIPLET, Kind.STRIP_POOLING, Kind.GLOBAL_CONTEXT,
+    Kind.SIMPLE_COORD,
+})  # fmt: skip
+TERMS: Final = TermStyle(FASTER, Order.CHANNELS_LAST, kernels=Kernels.BLOCKS)
+FLOAT: Final = LoweringTarget("tflite", terms=TERMS, global_pool=GlobalPool.DEEP, decompositions=DECOMPOSITIONS)
 INT8: Final = LoweringTarget(
-    "tflite-int8", hard_swish=HardSwishForm.SCALED, global_pool=GlobalPool.DEEP, decompositions=DECOMPOSITIONS
+    "tflite-int8",
+    terms=replace(TERMS, sums_first=False),
+    hard_swish=HardSwishForm.SCALED,
+    global_pool=GlobalPool.DEEP,
+    decompositions=DECOMPOSITIONS,
 )
 
 

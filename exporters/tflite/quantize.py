@@ -22,6 +22,7 @@ from coordatt_deploy.artifact_specs import TensorSpec
 from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.exporters import EIGHT_BITS, Exported, ExportRequest
 from coordatt_deploy.exporters.tflite.export import pack
+from coordatt_deploy.exporters.tflite.integer_maxima import take_maxima_of_integers
 from coordatt_deploy.exporters.tflite.uint8_input import add_uint8_input, remove_uint8_input
 from coordatt_deploy.formats import Format, IoType, TargetCpu
 from coordatt_deploy.layer_map import LayerMap
@@ -83,7 +84,7 @@ def quantize(
     if recipe.needs_calibration:
         statistics = {
             name: {"min": np.array([bounds.low]), "max": np.array([bounds.high])}
-            for name, bounds in needed(ranges, recipe).items()
+            for name, bounds in ((name, _alive(bounds)) for name, bounds in needed(ranges, recipe).items())
         }
         if pixels:  # a step of 1: every pixel value is exact
             statistics[exported.inputs[0].name] = {"min": np.array([0.0]), "max": np.array([255.0])}
@@ -98,11 +99,17 @@ def quantize(
     quantized = _in_one_piece(bytes(result.quantized_model))
     if recipe.needs_calibration:
         fit_biases(quantized, model)
+        take_maxima_of_integers(quantized)
     if pixels:
         add_uint8_input(quantized, exported.inputs[0].name)
     inputs, outputs = _interface(quantized, exported)
     request.path.write_bytes(pack(quantized))
     return Exported(inputs, outputs, exported.layers)
+
+
+def _alive(bounds: Range) -> Range:
+    """Return the range; of a value that was always 0 another: XNNPACK refuses the step that the quantizer gives it."""
+    return replace(bounds, low=0.0, high=1.0) if bounds.low == bounds.high == 0 else bounds
 
 
 def _in_one_piece(content: bytes) -> schema.ModelT:

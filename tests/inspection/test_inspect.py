@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from coordatt_deploy.artifact_specs import Artifact
+from coordatt_deploy.artifact_specs import Artifact, ModelSpec, Preprocessing
 from coordatt_deploy.bundle import open_bundle
 from coordatt_deploy.bundle_writing import finish, writing
 from coordatt_deploy.documents import to_json
@@ -18,6 +18,7 @@ from coordatt_deploy.errors import BundleError, UsageError
 from coordatt_deploy.exporters import ExportRequest, exporter
 from coordatt_deploy.files import sha256, size_bytes
 from coordatt_deploy.formats import Format, Precision, TargetCpu
+from coordatt_deploy.graph.capture import capture
 from coordatt_deploy.graph.lowering.lower import lower
 from coordatt_deploy.graph.lowering.target import target_of
 from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
@@ -31,6 +32,7 @@ from coordatt_deploy.loading.load import resolve
 from coordatt_deploy.loading.loaded_model import capture_source
 from coordatt_deploy.loading.model_request import ModelRequest
 from coordatt_deploy.manifest import Manifest
+from coordatt_deploy.models.factory import create_attention
 from coordatt_deploy.report.terminal.inspection import show_inspection
 from coordatt_deploy.runtimes.coreml.delegates import WHOLE, neural_engine
 from coordatt_deploy.runtimes.file_graph import FileGraph, Node, Tensor
@@ -226,6 +228,27 @@ def test_squeeze_excite_is_told_apart_and_silu_is_no_gate(tmp_path):
     (block,) = inspect_artifact(path).attention_blocks
 
     assert ("squeeze_excite", 16, 8, 12) == (block.kind, block.channels, block.height, block.width)
+
+
+@pytest.mark.parametrize("kind", ["eca", "cbam", "timm_ela", "coordatt", "squeeze_excite"])
+@pytest.mark.parametrize("ours", [False, True], ids=["the official exporter's", "ours"])
+def test_blocks_are_told_apart_in_files_by_what_their_gates_are_made_with(kind, ours, tmp_path):
+    """
+    In files that stand in no bundle, whoever wrote them.
+    """
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 32, 3, 2, 1), create_attention(kind, 32), nn.Conv2d(32, 4, 1)).eval()
+    path = tmp_path / "net.onnx"
+    if ours:
+        lowered, _ = lower(fold_batchnorms(capture(module, (torch.randn(1, 3, 16, 24),)))[0], target_of(Format.ONNX))
+        request = ExportRequest(ModelSpec("net", Preprocessing((16, 24))), Precision.FP32, path, TargetCpu.ARM64)
+        exporter(Format.ONNX).export(lowered, request)
+    else:
+        torch.onnx.export(module, (torch.randn(1, 3, 16, 24),), path, dynamo=True, verbose=False, external_data=False)
+
+    (block,) = inspect_artifact(path).attention_blocks
+
+    assert (kind, 32, 8, 12) == (block.kind, block.channels, block.height, block.width)
 
 
 def test_a_gate_from_elsewhere_is_no_attention():

@@ -23,7 +23,7 @@ from coordatt_deploy.errors import BundleError
 from coordatt_deploy.evaluation.result import Changed, DatasetRecord, EvaluationResult, SubjectAccuracy, UnreadableImage
 from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.host import Host
-from coordatt_deploy.manifest import FoldReport, GoldenCase, Manifest
+from coordatt_deploy.manifest import FoldReport, GoldenCase, LoweredBlock, LoweringReport, Manifest
 from coordatt_deploy.parity.layers import LayerVerdict
 from coordatt_deploy.parity.outputs import OutputParity
 from coordatt_deploy.parity.result import ArtifactVerdict, GraphVerdict, ParityResult
@@ -34,6 +34,7 @@ from coordatt_deploy.report.junit import junit
 from coordatt_deploy.report.markdown import cell, markdown
 from coordatt_deploy.report.page.plots import DepthPoint, depth_plot, ticks
 from coordatt_deploy.report.page.render import Contents, page
+from coordatt_deploy.report.page.verdicts import headline
 from coordatt_deploy.report.write import write_page
 from coordatt_deploy.run_records import NotRun
 from coordatt_deploy.runtimes.file_graph import OperatorCount
@@ -206,6 +207,20 @@ class Structure(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.words.append(data)
+
+
+def test_the_attention_that_was_recognised_stands_in_the_headline():
+    """
+    Of a network that nobody said anything of, the kinds that lowering found; none where there are none.
+    """
+    path = "onnx/a.onnx"
+    blocks = tuple(LoweredBlock(f"block.{index}", kind, 16, None, 8, 8, "four_axes")
+                   for index, kind in enumerate(("eca", "triplet", "eca")))  # fmt: skip
+    unsaid = replace(manifest("net", artifact(path)), model=ModelSpec("net", Preprocessing((8, 8))))
+    found = replace(unsaid, lowering={path: LoweringReport("onnx-arm64", blocks, (), {}, 0.0, "")})
+
+    assert "attention: none" in headline(unsaid, None).facts
+    assert "attention: eca, triplet" in headline(found, None).facts
 
 
 def test_hostile_names_stay_text() -> None:

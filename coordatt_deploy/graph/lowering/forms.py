@@ -187,15 +187,12 @@ def paired_unsupported_reason(writer: Writer) -> str | None:
     block = writer.block
     if block.height is None or block.height != block.width:
         return "strips of unequal or dynamic length cannot share a tensor"
-    if len(block.branches) != 2:
+    branches = writer.anatomy.branches
+    if len(branches) != 2:
         return "there is only one branch"
-    widths = {
-        read_pointwise(writer.rewriter, writer.rewriter.nodes[item.squeeze]).kernel.shape for item in block.branches
-    }
-    activations = {_activation(writer, item.activation) for item in block.branches}
-    alike = (
-        len(widths) == 1 and len(activations) == 1 and len({writer.operator(item.gate) for item in block.branches}) == 1
-    )
+    widths = {read_pointwise(writer.rewriter, writer.rewriter.nodes[item.squeeze]).kernel.shape for item in branches}
+    activations = {_activation(writer, item.activation) for item in branches}
+    alike = len(widths) == 1 and len(activations) == 1 and len({writer.operator(item.gate) for item in branches}) == 1
     return None if alike else "its branches differ in width, activation or gate"
 
 

@@ -5,6 +5,7 @@ with (``forms``). Hard-swish and hard-sigmoid become one operator each wherever 
 out where one operator would break the runtime's delegate.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,10 +18,11 @@ from coordatt_deploy.graph.call_arguments import argument, input_node, same_size
 from coordatt_deploy.graph.execution import run
 from coordatt_deploy.graph.graph import Feeds, Graph, aten, op_name
 from coordatt_deploy.graph.lowering.activations import HardActivation
+from coordatt_deploy.graph.lowering.blocks import AttentionBlock, Branches, Recognition
 from coordatt_deploy.graph.lowering.decompose import decompose
 from coordatt_deploy.graph.lowering.forms import FORMS
 from coordatt_deploy.graph.lowering.pointwise import HardSwishForm, write_hard
-from coordatt_deploy.graph.lowering.recognise import AttentionBlock, Recognition, find_attention
+from coordatt_deploy.graph.lowering.recognise import find_attention
 from coordatt_deploy.graph.lowering.strip_axes import (
     CONVOLUTIONS,
     DIRECTIONS,
@@ -30,10 +32,14 @@ from coordatt_deploy.graph.lowering.strip_axes import (
     pooled_letters,
 )
 from coordatt_deploy.graph.lowering.target import GlobalPool, LoweringTarget
+from coordatt_deploy.graph.lowering.term_writer import FOUR_AXES, TermWriter
 from coordatt_deploy.graph.lowering.writer import Writer
 from coordatt_deploy.graph.rewriter import Placed, Rewriter
 from coordatt_deploy.layer_map import restore
 from coordatt_deploy.manifest import LoweredBlock, LoweringReport
+
+AS_IT_STANDS: Final = "as it stands"
+"""What stands in the place of a form where a block is exported as the user wrote it."""
 
 # Relative to a layer's greatest value, both graphs run in float64. Forms that rescale a weight round it to float32 once
 # more (2^-24 = 6e-8); a few such roundings in a row stay far below, a wrong form far above.
@@ -61,14 +67,15 @@ def lower(graph: Graph, target: LoweringTarget) -> tuple[Graph, LoweringReport]:
     rewriter = Rewriter(graph)
     hard = {item.output: item for item in found.activations}
     blocks = tuple(_write_block(rewriter, block, hard, target) for block in found.blocks)
-    inside = {name for block in found.blocks for name in (block.output, *block.inner)}
+    written = [block for block, report in zip(found.blocks, blocks, strict=True) if report.form != AS_IT_STANDS]
+    inside = {name for block in written for name in (block.output, *block.inner)}
     loose = [item for item in found.activations if item.output not in inside]
     rewritten = [_write_activation(rewriter, item, target) for item in loose]
     if target.global_pool in POOLS:
         outside = [node for node in rewriter.module.graph.nodes if node.name not in inside]
         rewritten += [POOLS[target.global_pool](rewriter, node) for node in outside]
     counts = {name: sum(item.op_name == name for item in loose) for name in ("hardswish", "hardsigmoid")}
-    lowered = rewriter.finish() if any(rewritten) or blocks else graph
+    lowered = rewriter.finish() if any(rewritten) or written else graph
     lowered, decomposed = decompose(lowered, target.decompositions)
     if lowered is graph:
         return graph, LoweringReport(target.name, blocks, found.near_misses, counts, 0.0, _remark(found))
@@ -122,17 +129,28 @@ def _remark(found: Recognition) -> str:
         return "no attention block and no hard activation was recognised; the graph is exported as it is"
     if not found.blocks:
         return "no attention block was recognised"
-    return f"{len(found.blocks)} attention blocks recognised"
+    kinds = Counter(block.kind for block in found.blocks)
+    listed = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    return f"{len(found.blocks)} attention blocks recognised: {listed}"
 
 
 def _write_block(
     rewriter: Rewriter, block: AttentionBlock, hard: dict[str, HardActivation], target: LoweringTarget
 ) -> LoweredBlock:
-    norms = [name for name in block.inner if op_name(rewriter.nodes[name]) == "batch_norm"]
-    if norms:
-        raise ConversionError(f"{block.name} still holds a BatchNorm ({', '.join(norms)}); fold the graph first")
+    write = _write_branches if isinstance(block.anatomy, Branches) else _write_terms
+    form, declined = write(rewriter, block, hard, target)
+    return LoweredBlock(
+        block.name, block.kind, block.channels, block.anatomy.squeezed, block.height, block.width, form, declined
+    )
+
+
+def _write_branches(
+    rewriter: Rewriter, block: AttentionBlock, hard: dict[str, HardActivation], target: LoweringTarget
+) -> tuple[str, str | None]:
+    """Write a block of branches in the first form that fits; the form, and why not in those before it."""
+    _check_folded(rewriter, block)
     writer = Writer(rewriter, block, hard, target.hard_swish)
-    declined: list[str] = []
+    form, declined = AS_IT_STANDS, list[str]()
     for form in target.forms:
         reason = FORMS[form].unsupported_reason(writer)
         if reason is None:
@@ -140,10 +158,30 @@ def _write_block(
                 FORMS[form].write(writer)
             break
         declined.append(f"{form}: {reason}")
-    return LoweredBlock(
-        block.name, block.kind, block.channels, block.squeezed, block.height, block.width, form,
-        "; ".join(declined) or None,
-    )  # fmt: skip
+    return form, "; ".join(declined) or None
+
+
+def _write_terms(
+    rewriter: Rewriter, block: AttentionBlock, hard: dict[str, HardActivation], target: LoweringTarget
+) -> tuple[str, str | None]:
+    """Write a block of terms anew where the runtime is faster so; the form, and why not."""
+    if block.kind not in target.terms.kinds:
+        return AS_IT_STANDS, None
+    writer = TermWriter(rewriter, block, hard, target.hard_swish, target.terms)
+    reason = writer.unsupported_reason()
+    if reason is not None:
+        return AS_IT_STANDS, f"{FOUR_AXES}: {reason}"
+    _check_folded(rewriter, block)
+    output = rewriter.nodes[block.output]
+    with rewriter.before(output, output):
+        writer.write()
+    return FOUR_AXES, None
+
+
+def _check_folded(rewriter: Rewriter, block: AttentionBlock) -> None:
+    norms = [name for name in block.inner if op_name(rewriter.nodes[name]) == "batch_norm"]
+    if norms:
+        raise ConversionError(f"{block.name} still holds a BatchNorm ({', '.join(norms)}); fold the graph first")
 
 
 def _write_activation(rewriter: Rewriter, found: HardActivation, target: LoweringTarget) -> bool:

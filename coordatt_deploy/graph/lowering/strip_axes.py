@@ -71,7 +71,7 @@ def pooled_axes(node: fx.Node, feature: fx.Node) -> tuple[tuple[int, ...], bool]
             return None
         axes = tuple(sorted(axis % 4 for axis in integers(dims)))
     elif operator in POOLS:
-        reduced = _windowed_axes(node, value)
+        reduced = windowed_axes(node, value)
         if reduced is None:
             return None
         axes = reduced
@@ -80,7 +80,7 @@ def pooled_axes(node: fx.Node, feature: fx.Node) -> tuple[tuple[int, ...], bool]
     return (axes, operator in AVERAGES) if axes in DIRECTIONS else None
 
 
-def _windowed_axes(node: fx.Node, value: torch.Tensor) -> tuple[int, ...] | None:
+def windowed_axes(node: fx.Node, value: torch.Tensor) -> tuple[int, ...] | None:
     """Axes that a pooling window covers, if it leaves the others alone."""
     result = node.meta["val"]
     shape = (result if isinstance(result, torch.Tensor) else result[0]).shape

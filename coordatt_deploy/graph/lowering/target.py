@@ -9,6 +9,7 @@ from coordatt_deploy.formats import Format, TargetCpu
 from coordatt_deploy.graph.lowering.decompositions.table import Decomposition
 from coordatt_deploy.graph.lowering.forms import Form
 from coordatt_deploy.graph.lowering.pointwise import HardSwishForm
+from coordatt_deploy.graph.lowering.term_writer import AS_THEY_STAND, TermStyle
 
 
 class GlobalPool(enum.StrEnum):
@@ -25,7 +26,9 @@ class LoweringTarget:
 
     Attributes:
         name: As reports say it, e.g. ``onnx-arm64``.
-        forms: Of an attention block, in order of preference; the last serves every block and every size.
+        forms: Of coordinate attention and squeeze-and-excitation, in order of preference; the last serves every block
+            and every size.
+        terms: How every other attention block is written.
         hard_swish: How a hard-swish is written.
         global_pool: How a global pool is written.
         decompositions: Operators that the converter does not write, or writes wrongly, and that are put in the terms of
@@ -34,6 +37,7 @@ class LoweringTarget:
 
     name: str
     forms: tuple[Form, ...] = (Form.MEANS,)
+    terms: TermStyle = AS_THEY_STAND
     hard_swish: HardSwishForm = HardSwishForm.OPERATOR
     global_pool: GlobalPool = GlobalPool.AS_IT_IS
     decompositions: tuple[Decomposition, ...] = ()

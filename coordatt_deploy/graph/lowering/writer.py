@@ -1,4 +1,4 @@
-"""What all forms of an attention block share: its branches written anew, and account of where the old values are."""
+"""What all forms of a block of branches share: its branches written anew, and account of where the old values are."""
 
 from collections.abc import Mapping
 from functools import reduce
@@ -9,8 +9,8 @@ from torch.fx.node import Argument, Target
 
 from coordatt_deploy.graph.graph import aten, op_name
 from coordatt_deploy.graph.lowering.activations import HardActivation
+from coordatt_deploy.graph.lowering.blocks import AttentionBlock, Branch, Branches
 from coordatt_deploy.graph.lowering.pointwise import HardSwishForm, Pointwise, pointwise, read_pointwise, write_hard
-from coordatt_deploy.graph.lowering.recognise import AttentionBlock, Branch
 from coordatt_deploy.graph.operators import Trait, having
 from coordatt_deploy.graph.rewriter import Placed, Rewriter
 
@@ -31,7 +31,9 @@ class Writer:
             hard: The graph's hard activations, by output node.
             spelling: How hard-swish is written inside the block.
         """
+        assert isinstance(block.anatomy, Branches)  # noqa: S101 - blocks of terms have forms of their own
         self.rewriter, self.block, self.hard, self.spelling = rewriter, block, hard, spelling
+        self.anatomy = block.anatomy
         self.feature, self.output = rewriter.nodes[block.feature], rewriter.nodes[block.output]
         self._held: dict[tuple[str, str], Placed] = {}
         self._fused: dict[str, str] = {}
@@ -42,7 +44,7 @@ class Writer:
 
     def has(self, direction: str) -> bool:
         """Whether the block has a branch of that direction."""
-        return any(branch.direction == direction for branch in self.block.branches)
+        return any(branch.direction == direction for branch in self.anatomy.branches)
 
     def size(self) -> tuple[int, int]:
         """Return the static height and width of the feature map."""
@@ -70,7 +72,7 @@ class Writer:
         branches = [self._branch(direction) for direction in means]
         squeezes = [self._read(branch.squeeze).fed(means[branch.direction].factor) for branch in branches]
         excites = [self._read(branch.excite) for branch in branches]
-        squeezed, channels, first = self.block.squeezed, self.block.channels, branches[0]
+        squeezed, channels, first = self.anatomy.squeezed, self.block.channels, branches[0]
         width = squeezed
         if first.activation is None or self.operator(first.activation) in KEEPS_ZERO:
             width = -(-squeezed // block) * block
@@ -101,7 +103,7 @@ class Writer:
         """
         rewriter, block = self.rewriter, self.block
         for name in block.inner:
-            strip = block.strips.get(name)
+            strip = self.anatomy.strips.get(name)
             last = strip.chain[-1] if strip is not None and strip.chain else None
             if strip is None or last in self._fused:
                 rewriter.fuse(name, self._judged_at(last or name))
@@ -118,7 +120,7 @@ class Writer:
         return self.hard[name].op_name if name in self.hard else op_name(self.rewriter.nodes[name])
 
     def _branch(self, direction: str) -> Branch:
-        return next(branch for branch in self.block.branches if branch.direction == direction)
+        return next(branch for branch in self.anatomy.branches if branch.direction == direction)
 
     def _note(self, branches: list[Branch], stage: str, placed: Placed, stride: int, kept: int) -> None:
         """Note where the old values of one stage are: *kept* channels of every *stride*, one branch after the other."""

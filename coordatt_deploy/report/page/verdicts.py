@@ -136,7 +136,8 @@ def headline(manifest: Manifest, parity: ParityResult | None) -> Headline:
         text += f" {missing} of the {asked} files that were asked for could not be written."
     model = manifest.model
     height, width = model.preprocessing.size
-    attention = model.attention or "none"
+    found = {block.kind: None for report in manifest.lowering.values() for block in report.blocks}
+    attention = model.attention or ", ".join(found) or "none"
     facts = f"{height} × {width} input, attention: {attention}, {len(manifest.golden)} golden inputs"
     return Headline(model.name, kind, text, facts, model.source_sha256[:16], parity.believed if parity else ())
 

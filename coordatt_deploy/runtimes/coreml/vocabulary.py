@@ -30,4 +30,6 @@ VOCABULARY: Final = Vocabulary(
         "resize_nearest_neighbor", "resize",
     }),
     gates=frozenset({"sigmoid", "sigmoid_hard", "clip", "relu6", "mul"}),
+    maxima=frozenset({"reduce_max", "max_pool", "maximum"}),
+    softmaxes=frozenset({"softmax"}),
 )  # fmt: skip

@@ -30,4 +30,6 @@ VOCABULARY: Final = Vocabulary(
         "QuantizeLinear", "DequantizeLinear",
     }),
     gates=frozenset({"Sigmoid", "HardSigmoid", "Clip", "Mul", "Div", "Min", "FusedConv", "Conv"}),
+    maxima=frozenset({"ReduceMax", "MaxPool", "GlobalMaxPool", "Max"}),
+    softmaxes=frozenset({"Softmax"}),
 )  # fmt: skip

@@ -45,5 +45,7 @@ VOCABULARY: Final = Vocabulary(
         "QUANTIZE", "DEQUANTIZE",
     }),
     gates=frozenset({"LOGISTIC", "RELU6", "MUL", "DIV", "RELU_0_TO_1", "MINIMUM", "CONV_2D"}),
+    maxima=frozenset({"REDUCE_MAX", "MAX_POOL_2D", "MAXIMUM"}),
+    softmaxes=frozenset({"SOFTMAX"}),
     channel_axis=3,
 )  # fmt: skip

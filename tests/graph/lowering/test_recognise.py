@@ -63,9 +63,9 @@ def test_a_block_is_found_however_it_is_written(way):
         assert () == found.near_misses
         (block,) = found.blocks
         assert ("coordatt", name, 16, 8, 16, 24) == (
-            block.kind, block.name, block.channels, block.squeezed, block.height, block.width,
+            block.kind, block.name, block.channels, block.anatomy.squeezed, block.height, block.width,
         )  # fmt: skip
-        assert ["rows", "columns"] == [branch.direction for branch in block.branches]
+        assert ["rows", "columns"] == [branch.direction for branch in block.anatomy.branches]
 
 
 @settings(max_examples=12, deadline=None)
@@ -98,7 +98,7 @@ def test_any_combination_of_them_is_found(way, channels, squeezed, square, seed)
 
     found = find_attention(graph)
 
-    assert [(name, channels, squeezed)] == [(item.name, item.channels, item.squeezed) for item in found.blocks]
+    assert [(name, channels, squeezed)] == [(item.name, item.channels, item.anatomy.squeezed) for item in found.blocks]
     assert () == found.near_misses
 
 
@@ -162,8 +162,8 @@ def test_squeeze_and_excitation_is_found(linear, hard):
 
     (block,) = find_attention(graph).blocks
 
-    assert ("squeeze_excite", name, 16, 8) == (block.kind, block.name, block.channels, block.squeezed)
-    assert ["whole"] == [branch.direction for branch in block.branches]
+    assert ("squeeze_excite", name, 16, 8) == (block.kind, block.name, block.channels, block.anatomy.squeezed)
+    assert ["whole"] == [branch.direction for branch in block.anatomy.branches]
 
 
 def test_a_global_pool_is_no_near_miss():
