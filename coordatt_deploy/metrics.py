@@ -1,9 +1,10 @@
-"""How far arrays lie apart: SQNR, cosine similarity, top-1 agreement."""
+"""How far arrays lie apart: SQNR, cosine similarity, top-1 agreement, intersection over union."""
 
 import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coordatt_deploy.array_types import NumberArray
 
@@ -77,3 +78,45 @@ def top1_agreement(candidate: Arrays, reference: Arrays) -> float | None:
         for mine, theirs in zip(candidate, reference, strict=True)
     ]
     return sum(same) / len(same)
+
+
+def mask_counts(
+    classes: NDArray[np.int64], truth: NDArray[np.int64], number: int, ignored: int | None = None
+) -> NDArray[np.int64]:
+    """Count the pixels of each class.
+
+    Args:
+        classes: That were found, of any shape; what is none of the classes counts for none.
+        truth: The right ones, in the same shape.
+        number: How many classes there are.
+        ignored: A value of *truth* that takes its pixel out of all counts.
+
+    Returns:
+        (3, number): pixels that are rightly of the class, that were found to be, and that should be.
+    """
+    counted = np.ones(truth.shape, bool) if ignored is None else truth != ignored
+    found, right = classes[counted], truth[counted]
+    known = (found >= 0) & (found < number)
+
+    def per_class(values: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.bincount(values, minlength=number)[:number].astype(np.int64)
+
+    return np.stack([per_class(right[found == right]), per_class(found[known]), per_class(right)])
+
+
+def intersection_over_union(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the IoU of each class from the counts of ``mask_counts``, or of their sum over images.
+
+    IoU = right / (found + should - right), as Pascal VOC and Cityscapes have it.
+
+    Args:
+        counts: (..., 3, number).
+
+    Returns:
+        (..., number); NaN for a class that was neither found nor there.
+    """
+    right, named, should = (counts[..., row, :].astype(np.float64) for row in range(3))
+    union = named + should - right
+    found = np.full(union.shape, np.nan)
+    np.divide(right, union, out=found, where=union > 0)
+    return found
