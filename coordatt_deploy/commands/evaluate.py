@@ -49,7 +49,7 @@ class EvaluateOptions:
         "--dataset",
         required=True,
         help="A folder with a folder of images for each class, with images/ and masks/, or with a labels.json or"
-        " labels.csv; an .npz; digits (packaged, held out), digits:all or digit_scenes.",
+        " labels.csv; an .npz; digits (packaged, held out), digits:all or scenes.",
     ),
     format_option("Only these."),
     click.option(

@@ -22,7 +22,7 @@ from typing import Final
 import numpy as np
 
 from coordatt_deploy.artifact_specs import TensorSpec
-from coordatt_deploy.data import digit_scenes
+from coordatt_deploy.data import scenes
 from coordatt_deploy.data.dataset import NO_CLASS, Dataset, LabelKind, LabelledImage, LabelsBy, Pixels, listed
 from coordatt_deploy.data.digits import LABELS, DigitSplit, read_all, read_split
 from coordatt_deploy.data.images import find_images
@@ -32,7 +32,7 @@ from coordatt_deploy.errors import UsageError, nearest
 DIGITS: Final = "digits"
 ALL_DIGITS: Final = "digits:all"
 CALIBRATION_DIGITS: Final = "digits:calibration"
-SCENES: Final = "digit_scenes"
+SCENES: Final = "scenes"
 
 
 def open_dataset(
@@ -46,7 +46,7 @@ def open_dataset(
 
     Args:
         source: A folder or archive, ``digits`` (the packaged held-out digits), ``digits:all`` (all 1,797, with
-            scikit-learn), ``digits:calibration`` (the packaged 200 that recipes are calibrated on) or ``digit_scenes``
+            scikit-learn), ``digits:calibration`` (the packaged 200 that recipes are calibrated on) or ``scenes``
             (300 held-out photographs with digits on them and their masks, with scikit-learn).
         labels: The bundle's, in the order of the logits; None where it has none.
         classes: Number of logits; None where the model is no classifier.
@@ -82,14 +82,12 @@ def _of_files(path: Path, classes: int | None, tensor: TensorSpec | None) -> Dat
 
 
 def _scenes(labels: Sequence[str] | None) -> Dataset:
-    if labels is not None and tuple(labels) != digit_scenes.LABELS:
+    if labels is not None and tuple(labels) != scenes.LABELS:
         raise UsageError(
-            f"{SCENES} has the labels {listed(digit_scenes.LABELS)}, the model {listed(labels)}: give a dataset of its"
-            " own"
+            f"{SCENES} has the labels {listed(scenes.LABELS)}, the model {listed(labels)}: give a dataset of its own"
         )
     images = tuple(
-        LabelledImage(scene.name, NO_CLASS, Pixels(scene.pixels), scene.mask)
-        for scene in digit_scenes.held_out_scenes()
+        LabelledImage(scene.name, NO_CLASS, Pixels(scene.pixels), scene.mask) for scene in scenes.held_out_scenes()
     )
     return Dataset(SCENES, images, None, len(images), (), LabelKind.MASKS)
 

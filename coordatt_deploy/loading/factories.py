@@ -9,7 +9,7 @@ import importlib.util
 import inspect
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Final, Protocol, cast
@@ -17,7 +17,7 @@ from typing import Final, Protocol, cast
 import torch
 from torch import nn
 
-from coordatt_deploy.artifact_specs import Preprocessing
+from coordatt_deploy.artifact_specs import OutputKind, Preprocessing
 from coordatt_deploy.errors import MissingDependencyError, UsageError, nearest
 from coordatt_deploy.loading.checkpoints import check_file
 from coordatt_deploy.loading.timm_preprocessing import check_size, read_config
@@ -55,8 +55,9 @@ class LoadedModule:
         shapes: Of the inputs, where they are fixed.
         registry: The name under which this package lists it; None for everything else.
         is_program: Whether it is a saved program, whose mode is part of its operators.
-        knows_digits: Whether it was trained on the packaged digits.
+        dataset: The packaged data that it was trained on; None for everything else.
         untrained: Whether its weights are known to be random.
+        output_kinds: What outputs are, by name, where that is known of the architecture.
     """
 
     module: nn.Module
@@ -70,8 +71,9 @@ class LoadedModule:
     shapes: tuple[tuple[int, ...], ...] = ()
     registry: str | None = None
     is_program: bool = False
-    knows_digits: bool = False
+    dataset: str | None = None
     untrained: bool = False
+    output_kinds: Mapping[str, OutputKind] = field(default_factory=dict)
 
 
 def build_factory(name: str, arguments: Mapping[str, object], num_classes: int | None = None) -> LoadedModule:

@@ -43,7 +43,7 @@ CONTRAST: Final = 70.0  # grey levels that a digit differs from what is behind i
 PLACES: Final = 30  # tried for a digit beside another
 HELD_OUT: Final = 300
 GOLDEN: Final = 8
-GOLDEN_FILE: Final = Path(__file__).parent / "digit_scenes_golden.npz"
+GOLDEN_FILE: Final = Path(__file__).parent / "scenes_golden.npz"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
