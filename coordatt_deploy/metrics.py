@@ -1,5 +1,6 @@
-"""How far arrays lie apart: SQNR, cosine similarity, top-1 agreement, intersection over union."""
+"""How far arrays lie apart: SQNR, cosine similarity, top-1 agreement, intersection over union of masks and boxes."""
 
+import enum
 import math
 from collections.abc import Sequence
 
@@ -78,6 +79,67 @@ def top1_agreement(candidate: Arrays, reference: Arrays) -> float | None:
         for mine, theirs in zip(candidate, reference, strict=True)
     ]
     return sum(same) / len(same)
+
+
+class BoxForm(enum.StrEnum):
+    """How four numbers are a box."""
+
+    CORNERS = "corners"
+    """Left, top, right, bottom."""
+    CENTRE = "centre"
+    """The centre's x and y, width and height."""
+
+
+def box_form(reference: Arrays) -> tuple[BoxForm, int] | None:
+    """Return how boxes are written, as far as their numbers show it, and the axis of the four.
+
+    Boxes whose right is nowhere left of their left, and bottom nowhere above their top, are corners; those whose sizes
+    are all positive have a centre. What is neither is no boxes yet: offsets that are still to be decoded, say.
+
+    Args:
+        reference: (..., 4), or (N, 4, boxes).
+    """
+    for axis in (-1, 1):
+        if all(item.ndim >= 2 and item.shape[axis] == 4 for item in reference):
+            first, second, third, fourth = (
+                np.concatenate([np.take(item, index, axis).ravel() for item in reference]) for index in range(4)
+            )
+            if bool(np.all(third >= first) and np.all(fourth >= second)):
+                return BoxForm.CORNERS, axis
+            if bool(np.all(third > 0) and np.all(fourth > 0)):
+                return BoxForm.CENTRE, axis
+    return None
+
+
+def box_ious(candidate: Arrays, reference: Arrays) -> NDArray[np.float64] | None:
+    """Return the IoU of each box with the reference's in its place; None where the numbers show no boxes.
+
+    A box without an area in both counts as 1 where both are the same; what is not finite has an IoU of 0.
+    """
+    form = box_form(reference)
+    if form is None:
+        return None
+    ours, theirs = (_corners(values, *form) for values in (candidate, reference))
+    with np.errstate(invalid="ignore"):
+        low, high = np.maximum(ours[:2], theirs[:2]), np.minimum(ours[2:], theirs[2:])
+        both = np.prod(np.maximum(high - low, 0.0), axis=0)
+        areas = [np.prod(np.maximum(box[2:] - box[:2], 0.0), axis=0) for box in (ours, theirs)]
+        either = areas[0] + areas[1] - both
+        same = (ours == theirs).all(axis=0)
+    found = np.where(same, 1.0, 0.0)
+    np.divide(both, either, out=found, where=np.isfinite(either) & (either > 0))
+    return found
+
+
+def _corners(values: Arrays, form: BoxForm, axis: int) -> NDArray[np.float64]:
+    """All boxes as left, top, right and bottom, (4, boxes)."""
+    rows = np.concatenate(
+        [np.moveaxis(np.asarray(item, np.float64), axis, 0).reshape(4, -1) for item in values], axis=1
+    )
+    if form is BoxForm.CORNERS:
+        return rows
+    half = rows[2:] / 2
+    return np.concatenate([rows[:2] - half, rows[:2] + half])
 
 
 def mask_counts(
