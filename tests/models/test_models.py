@@ -408,11 +408,11 @@ def test_recipe_of_untrained_model_is_refused():
         models.model_card("mobilenetv2_100").recipe()
 
 
-def test_trained_weights_are_the_recipes():
+@pytest.mark.parametrize("name", trained_models())
+def test_trained_weights_are_the_recipes(name):
     """
     The packaged weights are at most 3 MB, and load into the network bit for bit.
     """
-    (name,) = trained_models()
     card = models.model_card(name)
     recipe = card.recipe()
 
