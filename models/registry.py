@@ -221,12 +221,28 @@ _DENSE: Final = tuple(
         ("lraspp_mobilenetv2", 520, 21),
     )
 )
+_DIGIT_SCENES: Final = ModelCard(
+    name="lraspp_mobilenetv2_ca_035.scenes",
+    architecture="lraspp_mobilenetv2",
+    width=0.35,
+    attended=_MOBILENETV2.attention[0],
+    parameters=354_584,
+    macs=14_907_968,
+    input_size=(96, 96),
+    num_classes=11,
+    preprocessing=DIGITS,
+    labels=("background", *"0123456789"),
+    trained=True,
+    dataset="scenes",
+    task="segmentation",
+)
 _CARDS: Final = (
     _DEFAULT,
     *(card for family in ("mobilenetv2", "mobilenext") for width in WIDTHS
       for card in _family(family, family, width, f"_{round(width * 100):03}", "")),
     *_family("efficientnet", "efficientnet_b0", 1.0, "", "_plain"),
     *_DENSE,
+    _DIGIT_SCENES,
 )  # fmt: skip
 MODELS: Final = {card.name: card for card in _CARDS}
 
