@@ -12,6 +12,7 @@ from coordatt_deploy.artifact_specs import Preprocessing
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.evaluation.run import EvaluationPlan, evaluate_bundle
 from coordatt_deploy.evaluation.scoring import MeanIou, class_map
+from coordatt_deploy.models import model_card
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.report.write import write_page
 
@@ -201,3 +202,20 @@ def test_a_class_that_no_mask_has_is_no_class_of_the_mean():
 
     assert 0.75 == scoring.score(rows)
     assert [False, True, True] == np.isnan(scoring.class_ious(rows)).tolist()
+
+
+@pytest.mark.slow
+def test_packaged_weights_on_the_packaged_scenes(tmp_path):
+    """
+    The segmentation net's float file has the mIoU that its recipe says, and the reference's class at every pixel.
+    """
+    root = tmp_path / "scenes"
+    model = ("--model", "lraspp_mobilenetv2_ca_035.scenes", "--format", "onnx", "--precision", "fp32")
+    assert 0 == run("export", *model, "--output-dir", root).exit_code
+    result = run("evaluate", root, "--dataset", "scenes", "--max-drop", 0.01, "--workers", 1, "--json")
+    assert 0 == result.exit_code, result.output
+    subjects = json.loads(result.stdout)["subjects"]
+    recipe = model_card("lraspp_mobilenetv2_ca_035.scenes").recipe()
+
+    assert [pytest.approx(recipe["accuracy"]["held_out"]["miou"], abs=1e-4)] * 2 == [item["score"] for item in subjects]
+    assert subjects[1]["agreement"] > 0.9999
