@@ -128,11 +128,11 @@ def train(images: Tensor, masks: Tensor, settings: Settings, console: Console) -
 @torch.inference_mode()
 def class_ious(network: nn.Module, images: Tensor, masks: Tensor, batch_size: int = 50) -> NDArray[np.float64]:
     """Return the IoU of each class over the pixels of *images*, (N, 3, H, W), that *masks*, (N, H, W), don't ignore."""
-    counts = 0
+    classes = model_card(MODEL).num_classes
+    counts = np.zeros((3, classes), np.int64)
     for batch, truth in zip(torch.split(images, batch_size), torch.split(masks, batch_size), strict=True):
-        scores = network(batch)[OUTPUT]
-        counts = counts + mask_counts(scores.argmax(1).numpy(), truth.numpy(), scores.shape[1], IGNORED)
-    return intersection_over_union(np.asarray(counts))
+        counts += mask_counts(network(batch)[OUTPUT].argmax(1).numpy(), truth.numpy(), classes, IGNORED)
+    return intersection_over_union(counts)
 
 
 def describe(
