@@ -1,6 +1,7 @@
 """SSDLite, DeepLabV3 and LR-ASPP: structure, boxes against the reference's equations, strides, masks."""
 
 import itertools
+import json
 import math
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 import torch
 
 from coordatt_deploy import models
+from coordatt_deploy.data.scenes import GOLDEN_FILE
+from coordatt_deploy.models import train_scenes
 from coordatt_deploy.models.attention_options import Place
 from coordatt_deploy.models.mobilenet_v2 import build_features
 from coordatt_deploy.models.segmentation import DeepLabV3
@@ -133,3 +136,20 @@ def test_keys_of_the_heads_are_torchvisions():
     branches = {key.split(".")[3] for key in deeplab if key.startswith("classifier.0.convs.")}
     assert ({"0", "1", "2", "3", "4"}, (256, 1280, 1, 1)) == (branches, deeplab["classifier.0.project.0.weight"].shape)
     assert "classifier.0.convs.4.1.weight" in deeplab
+
+
+@pytest.mark.slow
+def test_training_script_of_scenes_writes_what_the_package_holds(tmp_path):
+    """
+    One short epoch into another folder writes weights, recipe and golden scenes; the scenes are the packaged ones.
+    """
+    train_scenes.main(["--epochs", "1", "--scenes", "32", "--output", str(tmp_path)])
+
+    name = "lraspp_mobilenetv2_ca_035.scenes"
+    written = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
+    assert {"data/scenes_golden.npz", f"weights/{name}.safetensors", f"weights/{name}.json"} == written
+    assert GOLDEN_FILE.read_bytes() == (tmp_path / "data" / "scenes_golden.npz").read_bytes()
+    recipe = json.loads((tmp_path / "weights" / f"{name}.json").read_text())
+    packaged = models.model_card(name).recipe()
+    assert packaged["data"]["held_out"] == recipe["data"]["held_out"]
+    assert packaged.keys() == recipe.keys()
