@@ -24,7 +24,7 @@ from coordatt_deploy.artifact_specs import Preprocessing, TensorSpec
 from coordatt_deploy.data.arrays import UNREADABLE, fits, read_archive
 from coordatt_deploy.data.digits import DigitSplit, read_split
 from coordatt_deploy.data.images import find_images, load_image, preprocess
-from coordatt_deploy.data.scenes import Scene, golden_scenes, make_scene
+from coordatt_deploy.data.scenes import Scene, make_scene
 from coordatt_deploy.errors import UsageError
 
 Tensor = NDArray[np.float32]
@@ -142,7 +142,9 @@ def scenes_calibration(
     _check_count(count)
     spec = _image_input(inputs, preprocessing, SCENES)
     data = _scenes([make_scene("train", number) for number in range(count)], spec, preprocessing, seed)
-    aside = _scenes(golden_scenes(), spec, preprocessing, seed)
+    # Of the same parts of the photographs, as what is set aside of a folder is: others reach beyond the ranges.
+    further = [make_scene("train", number) for number in range(count, count + ASIDE)]
+    aside = _scenes(further, spec, preprocessing, seed)
     return replace(_checked(data, spec, preprocessing, tensors=False), aside=aside)
 
 
