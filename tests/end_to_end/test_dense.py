@@ -1,4 +1,4 @@
-"""Detectors and segmentation nets in every format, float and int8: right by parity, and by the runtimes alone."""
+"""Detectors and segmentation nets in every format: right by parity, and by the runtimes alone."""
 
 import numpy as np
 import onnxruntime
@@ -15,7 +15,6 @@ from coordatt_deploy.loading.factories import build_factory
 from coordatt_deploy.metrics import box_ious
 from coordatt_deploy.models.registry import ARCHITECTURES
 from coordatt_deploy.parity.run import ParityPlan, check_parity
-from coordatt_deploy.parity.tolerances import BUILT_IN, for_untrained
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.tensors import decode, encode
 
@@ -48,7 +47,7 @@ RUNTIMES = {Format.ONNX: by_onnxruntime, Format.TFLITE: by_litert}
 @pytest.mark.parametrize("name", NETS)
 def test_every_file_of_a_dense_network_is_right(name, tmp_path):
     """
-    Parity passes every output by its kind and every layer; ONNX Runtime and LiteRT give torch's values, near in int8.
+    Parity passes every output by its kind and every layer; ONNX Runtime and LiteRT give torch's values.
     """
     model, arguments, architecture = NETS[name]
     kinds = ARCHITECTURES[architecture].output_kinds
@@ -58,18 +57,14 @@ def test_every_file_of_a_dense_network_is_right(name, tmp_path):
         expected = {key: value.numpy() for key, value in module(torch.zeros(1, 3, *SIZE)).items()}
     plan = ExportPlan(
         request,
-        precisions=(Precision.FP32, Precision.INT8),
-        calibration="digits",
-        calibration_count=16,
+        precisions=(Precision.FP32,),
         output_dir=tmp_path / "net",
         output_kinds={key: kinds[key] for key in expected},
     )
     bundle = export_run.export(plan, Stages())
-    report = check_parity(bundle, ParityPlan(tolerances=for_untrained(BUILT_IN)), Stages())
+    report = check_parity(bundle, ParityPlan(), Stages())
 
-    assert {(item, precision) for item in Format for precision in (Precision.FP32, Precision.INT8)} == {
-        (item.artifact.format, item.artifact.precision) for item in report.artifacts
-    }
+    assert set(Format) == {item.artifact.format for item in report.artifacts}
     assert [] == [(item.artifact.path, item.problem, item.layers.sentence()) for item in report.artifacts
                   if not item.passed]  # fmt: skip
     image = np.random.default_rng(1).uniform(-1.5, 1.5, (1, 3, *SIZE)).astype(np.float32)
@@ -82,7 +77,6 @@ def test_every_file_of_a_dense_network_is_right(name, tmp_path):
         specs = {spec.name: spec for spec in item.artifact.outputs}
         for key, value in expected.items():
             mine = decode(found[key], specs[key])
-            if item.artifact.precision is Precision.FP32:
-                np.testing.assert_allclose(mine, value, rtol=1e-3, atol=2e-4 * np.abs(value).max())
+            np.testing.assert_allclose(mine, value, rtol=1e-3, atol=2e-4 * np.abs(value).max())
             if kinds[key] is OutputKind.BOXES:
-                assert box_ious([mine], [value]).mean() > (0.99 if item.artifact.recipe is None else 0.7)
+                assert box_ious([mine], [value]).mean() > 0.99
