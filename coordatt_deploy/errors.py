@@ -27,6 +27,10 @@ class BundleError(UsageError):
     """A bundle that is damaged, of another schema, or not a bundle at all."""
 
 
+class MetricError(UsageError):
+    """A metric of the user's own that raises, or gives what is no number."""
+
+
 class MissingDependencyError(DeployError):
     """Something is not installed here; the text holds the line that installs it."""
 

@@ -3,11 +3,13 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypedDict
+from typing import Final, Literal, TypedDict
 
 from coordatt_deploy.artifact_specs import Preprocessing
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.models.attention_options import AttentionOptions, Place
+
+Task = Literal["classification", "detection", "segmentation"]
 
 WEIGHTS_DIR: Final = Path(__file__).parent / "weights"
 
@@ -54,7 +56,7 @@ class Attention:
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What is known of a backbone without building it.
+    """What is known of a model without building it.
 
     Attributes:
         name: After timm's fashion, with trained weights as a tag: ``mobilenetv2_ca_035.digits``.
@@ -64,10 +66,11 @@ class ModelCard:
         parameters: Numbers that training adjusts, with *num_classes* logits.
         macs: Multiply-accumulates of convolutions, linear layers and matrix products for an image of *input_size*.
         input_size: (H, W) in pixels.
-        num_classes: Number of logits.
+        num_classes: Number of logits; with the background, where there is one.
         preprocessing: What turns an image into the input.
         labels: One per logit; None where the weights are not trained.
         trained: Whether the weights ship with the package.
+        dataset: The packaged data that they were trained on, ``digits`` or ``scenes``; None without weights.
         task: What it is for.
     """
 
@@ -82,7 +85,8 @@ class ModelCard:
     preprocessing: Preprocessing
     labels: tuple[str, ...] | None = None
     trained: bool = False
-    task: str = "classification"
+    dataset: str | None = None
+    task: Task = "classification"
 
     def __post_init__(self) -> None:
         if self.preprocessing.size != self.input_size:
@@ -137,3 +141,8 @@ DIGITS: Final = Preprocessing(
     colour="RGB",
     resize="bilinear",
 )
+
+
+def stretched_to(size: tuple[int, int]) -> Preprocessing:
+    """Return the rule of detection and segmentation: the whole image stretched to (H, W), ImageNet's mean and std."""
+    return Preprocessing(size=size, mean=IMAGENET.mean, std=IMAGENET.std, colour="RGB", resize="bilinear")

@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates of every model for ImageNet: 1000 classes, 224x224. The tests count again."""
+"""Parameters and multiply-accumulates of every untrained model at its own size and classes. The tests count again."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -76,4 +76,7 @@ COUNTS: Final[Mapping[str, tuple[int, int]]] = {
     "efficientnet_b0_triplet": (4_656_808, 408_310_554),
     "efficientnet_b0_strip": (6_840_120, 434_266_848),
     "efficientnet_b0_gc": (5_611_784, 390_740_768),
+    "ssdlite320_mobilenetv2_ca_100": (4_787_884, 765_539_904),
+    "deeplabv3_mobilenetv2_ca_100": (4_969_317, 5_383_744_192),
+    "lraspp_mobilenetv2_ca_100": (2_343_066, 2_590_714_416),
 }

@@ -1,10 +1,12 @@
 """Build a backbone by name, with its trained weights where it has some."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol, cast
+from types import MappingProxyType
+from typing import Final, Protocol, cast
 
 import torch
 from safetensors import SafetensorError
@@ -15,16 +17,24 @@ from coordatt_deploy.errors import UsageError, nearest
 from coordatt_deploy.models.attention_options import AttentionOptions, Place
 from coordatt_deploy.models.building_blocks import AttentionBuilder
 from coordatt_deploy.models.cards import Attention, ModelCard
-from coordatt_deploy.models.registry import ARCHITECTURES, ATTENTION_BLOCKS, chosen_attention, model_card
+from coordatt_deploy.models.registry import (
+    ARCHITECTURES,
+    ATTENTION_BLOCKS,
+    chosen_attention,
+    chosen_switches,
+    model_card,
+)
+
+NO_SWITCHES: Final[Mapping[str, bool]] = MappingProxyType({})
 
 
 class ArchitectureBuilder(Protocol):
     """What ``registry.ARCHITECTURES`` names."""
 
     def __call__(
-        self, *, width: float, num_classes: int, attention: AttentionBuilder | None, place: Place
+        self, *, width: float, num_classes: int, attention: AttentionBuilder | None, place: Place, **switches: bool
     ) -> nn.Module:
-        """Build a network; *attention* builds the block of one place."""
+        """Build a network; *attention* builds the block of one place, *switches* are the architecture's own."""
 
 
 class BlockBuilder(Protocol):
@@ -62,14 +72,16 @@ def create_model(
         seed: Fresh weights are drawn from this seed, so that the same call gives the same network. The random state
             of the caller is left alone.
         choices: Of attention, instead of the card's: ``attention`` (another block), ``place``, and options of the
-            block, such as ``reduction`` and ``activation``; see ``attention_options``. None leaves the card's.
+            block, such as ``reduction`` and ``activation``; see ``attention_options``. Of the architecture, what its
+            ``switches`` are, such as ``decode``. None leaves the card's.
 
     Raises:
         UsageError: No such model; an option that doesn't fit it or its trained weights; damaged weights.
     """
     card = model_card(name)
-    attended = chosen_attention(card, {key: value for key, value in choices.items() if value is not None})
-    return build(card, attended, num_classes=num_classes, pretrained=pretrained, seed=seed)
+    switches, others = chosen_switches(card, {key: value for key, value in choices.items() if value is not None})
+    attended = chosen_attention(card, others)
+    return build(card, attended, num_classes=num_classes, pretrained=pretrained, seed=seed, switches=switches)
 
 
 def build(
@@ -79,6 +91,7 @@ def build(
     num_classes: int | None = None,
     pretrained: bool | None = None,
     seed: int = 0,
+    switches: Mapping[str, bool] = NO_SWITCHES,
 ) -> nn.Module:
     """Build the model of *card* with the attention *attended* instead of its own; see ``create_model``."""
     if pretrained is None:
@@ -92,6 +105,7 @@ def build(
             num_classes=card.num_classes if num_classes is None else num_classes,
             attention=None if attended is None else _blocks(attended),
             place=architecture.places[0] if attended is None else attended.place,
+            **switches,
         )
     if pretrained:
         network.load_state_dict(read_weights(card.weights_path, card.recipe()["weights"]["sha256"]))

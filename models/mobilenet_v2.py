@@ -10,6 +10,7 @@ behind the projection there are 17. The indices in the ``nn.Sequential`` contain
 ``features.{i}.conv.{j}`` keys: a new layer must not move them.
 """
 
+from dataclasses import dataclass
 from typing import Final
 
 from torch import Tensor, nn
@@ -44,6 +45,7 @@ class Bottleneck(nn.Module):
         expansion: int,
         attention: AttentionBuilder | None,
         place: Place = Place.AFTER_DEPTHWISE,
+        dilation: int = 1,
     ) -> None:
         """Build the block.
 
@@ -54,6 +56,7 @@ class Bottleneck(nn.Module):
             expansion: The depthwise convolution works on inputs * expansion channels.
             attention: Builds the attention block; None for none.
             place: ``AFTER_DEPTHWISE``, where it is left out if *expansion* is 1, or ``AFTER_PROJECTION``.
+            dilation: Of the depthwise convolution.
         """
         super().__init__()
         hidden = inputs * expansion
@@ -61,7 +64,7 @@ class Bottleneck(nn.Module):
         if expansion > 1:
             layers += [nn.Conv2d(inputs, hidden, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU6()]
         layers += [
-            nn.Conv2d(hidden, hidden, 3, stride, padding=1, groups=hidden, bias=False),
+            nn.Conv2d(hidden, hidden, 3, stride, padding=dilation, dilation=dilation, groups=hidden, bias=False),
             nn.BatchNorm2d(hidden),
             nn.ReLU6(),
         ]
@@ -77,6 +80,53 @@ class Bottleneck(nn.Module):
         """Map (N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
         y: Tensor = self.conv(x)
         return x + y if self.has_residual else y
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """The convolutions of a MobileNetV2.
+
+    Attributes:
+        layers: The stem, then the bottlenecks.
+        channels: That each of them gives.
+    """
+
+    layers: nn.Sequential
+    channels: tuple[int, ...]
+
+
+def build_features(
+    width: float, attention: AttentionBuilder | None, place: Place, *, greatest_stride: int = 32
+) -> Features:
+    """Build stem and bottlenecks with fresh weights.
+
+    Args:
+        width: Factor on the channels of every layer.
+        attention: Builds the attention block of a bottleneck; None for none.
+        place: Where in a bottleneck it stands.
+        greatest_stride: How many times smaller the feature map may become. Bottlenecks that would go beyond it keep the
+            size, and their depthwise convolutions are dilated to see as far as before, as in DeepLab.
+    """
+    channels = [round_channels(STEM_CHANNELS * width)]
+    layers: list[nn.Module] = [
+        nn.Sequential(nn.Conv2d(3, channels[0], 3, 2, padding=1, bias=False), nn.BatchNorm2d(channels[0]), nn.ReLU6())
+    ]
+    reached, dilation = 2, 1
+    for expansion, base, repeats, first_stride in BOTTLENECKS:
+        outputs = round_channels(base * width)
+        for index in range(repeats):
+            stride = first_stride if index == 0 else 1
+            if reached * stride > greatest_stride:
+                stride, dilation = 1, dilation * stride
+            reached *= stride
+            layers.append(
+                Bottleneck(
+                    channels[-1], outputs, stride=stride, expansion=expansion, attention=attention, place=place,
+                    dilation=dilation,
+                )
+            )  # fmt: skip
+            channels.append(outputs)
+    return Features(nn.Sequential(*layers), tuple(channels))
 
 
 class MobileNetV2(nn.Module):
@@ -99,21 +149,9 @@ class MobileNetV2(nn.Module):
             place: Where in a bottleneck it stands.
         """
         super().__init__()
-        channels = round_channels(STEM_CHANNELS * width)
-        layers: list[nn.Module] = [
-            nn.Sequential(nn.Conv2d(3, channels, 3, 2, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU6())
-        ]
-        for expansion, base, repeats, first_stride in BOTTLENECKS:
-            outputs = round_channels(base * width)
-            for index in range(repeats):
-                stride = first_stride if index == 0 else 1
-                layers.append(
-                    Bottleneck(channels, outputs, stride=stride, expansion=expansion, attention=attention, place=place)
-                )
-                channels = outputs
-        head = round_channels(HEAD_CHANNELS * max(1.0, width))
-
-        self.features = nn.Sequential(*layers)
+        features = build_features(width, attention, place)
+        channels, head = features.channels[-1], round_channels(HEAD_CHANNELS * max(1.0, width))
+        self.features = features.layers
         self.conv = nn.Sequential(nn.Conv2d(channels, head, 1, bias=False), nn.BatchNorm2d(head), nn.ReLU6())
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.classifier = nn.Sequential(nn.Dropout(DROPOUT), nn.Linear(head, num_classes))

@@ -1,9 +1,10 @@
 """Every attention block, every backbone and every model by name. Standard library only: a listing needs no torch."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final
 
+from coordatt_deploy.artifact_specs import OutputKind
 from coordatt_deploy.errors import UsageError, nearest
 from coordatt_deploy.models.attention_options import (
     Activation,
@@ -23,7 +24,7 @@ from coordatt_deploy.models.attention_options import (
     StripPoolingOptions,
     TripletOptions,
 )
-from coordatt_deploy.models.cards import DIGITS, IMAGENET, Attention, ModelCard
+from coordatt_deploy.models.cards import DIGITS, IMAGENET, Attention, ModelCard, Task, stretched_to
 from coordatt_deploy.models.counts import COUNTS
 
 
@@ -44,17 +45,23 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A backbone.
+    """A backbone, alone or under a head of its own.
 
     Attributes:
         builder: Where it is; called as builder(width=..., num_classes=..., attention=..., place=...).
         places: Where attention can stand; the first where nothing else is said.
         attention: What its models have: as published, where it was.
+        task: What its models are for.
+        switches: Further arguments of the builder that are true or false, with what they are otherwise.
+        output_kinds: What outputs are, by name, where a graph does not prove it.
     """
 
     builder: str
     places: tuple[Place, ...]
     attention: tuple[Attention, ...]
+    task: Task = "classification"
+    switches: Mapping[str, bool] = field(default_factory=dict)
+    output_kinds: Mapping[str, OutputKind] = field(default_factory=dict)
 
 
 ATTENTION_BLOCKS: Final = {
@@ -83,19 +90,43 @@ _SE_EFFICIENTNET: Final = SqueezeExciteOptions(
 
 # Strip pooling has 7 C² weights and stands on a ResNet bottleneck's narrow channels, global context on its wide ones:
 # so they do here, where neither was published. ECA and Triplet stand where the MobileNetV2 of their authors has them.
+_MOBILENETV2: Final = Architecture(
+    "coordatt_deploy.models.mobilenet_v2:MobileNetV2",
+    (Place.AFTER_DEPTHWISE, Place.AFTER_PROJECTION),
+    (
+        Attention("coordatt", Place.AFTER_DEPTHWISE, CoordAttOptions()),
+        Attention("squeeze_excite", Place.AFTER_DEPTHWISE, _SE_24),
+        Attention("cbam", Place.AFTER_DEPTHWISE, CbamOptions(reduction=24)),
+        Attention("eca", Place.AFTER_PROJECTION, EcaOptions()),
+        Attention("triplet", Place.AFTER_PROJECTION, TripletOptions()),
+        Attention("strip_pooling", Place.AFTER_PROJECTION, StripPoolingOptions()),
+        Attention("global_context", Place.AFTER_DEPTHWISE, GlobalContextOptions()),
+    ),
+)
+_MASKS: Final = {"mask_logits": OutputKind.MASK}
 ARCHITECTURES: Final[Mapping[str, Architecture]] = {
-    "mobilenetv2": Architecture(
-        "coordatt_deploy.models.mobilenet_v2:MobileNetV2",
-        (Place.AFTER_DEPTHWISE, Place.AFTER_PROJECTION),
-        (
-            Attention("coordatt", Place.AFTER_DEPTHWISE, CoordAttOptions()),
-            Attention("squeeze_excite", Place.AFTER_DEPTHWISE, _SE_24),
-            Attention("cbam", Place.AFTER_DEPTHWISE, CbamOptions(reduction=24)),
-            Attention("eca", Place.AFTER_PROJECTION, EcaOptions()),
-            Attention("triplet", Place.AFTER_PROJECTION, TripletOptions()),
-            Attention("strip_pooling", Place.AFTER_PROJECTION, StripPoolingOptions()),
-            Attention("global_context", Place.AFTER_DEPTHWISE, GlobalContextOptions()),
-        ),
+    "mobilenetv2": _MOBILENETV2,
+    "ssdlite320_mobilenetv2": replace(
+        _MOBILENETV2,
+        builder="coordatt_deploy.models.ssdlite:SSDLite",
+        task="detection",
+        switches={"decode": False},
+        output_kinds={
+            "box_offsets": OutputKind.OTHER, "class_logits": OutputKind.SCORES, "boxes": OutputKind.BOXES,
+            "scores": OutputKind.SCORES,
+        },
+    ),
+    "deeplabv3_mobilenetv2": replace(
+        _MOBILENETV2,
+        builder="coordatt_deploy.models.segmentation:DeepLabV3",
+        task="segmentation",
+        output_kinds=_MASKS,
+    ),
+    "lraspp_mobilenetv2": replace(
+        _MOBILENETV2,
+        builder="coordatt_deploy.models.segmentation:LRASPP",
+        task="segmentation",
+        output_kinds=_MASKS,
     ),
     "mobilenext": Architecture(
         "coordatt_deploy.models.mobilenext:MobileNeXt",
@@ -167,12 +198,51 @@ _DEFAULT: Final = ModelCard(
     preprocessing=DIGITS,
     labels=tuple("0123456789"),
     trained=True,
+    dataset="digits",
+)
+# COCO's 91 classes, with which SSDLite has the 4.8M parameters that CoordAtt's authors report, and Pascal VOC's 21,
+# with which DeepLabV3 has their 5.0M; 513 is DeepLab's size for Pascal VOC, 520 that of torchvision's LR-ASPP.
+_DENSE: Final = tuple(
+    ModelCard(
+        name=f"{architecture}_ca_100",
+        architecture=architecture,
+        width=1.0,
+        attended=_MOBILENETV2.attention[0],
+        parameters=COUNTS[f"{architecture}_ca_100"][0],
+        macs=COUNTS[f"{architecture}_ca_100"][1],
+        input_size=(size, size),
+        num_classes=classes,
+        preprocessing=stretched_to((size, size)),
+        task=ARCHITECTURES[architecture].task,
+    )
+    for architecture, size, classes in (
+        ("ssdlite320_mobilenetv2", 320, 91),
+        ("deeplabv3_mobilenetv2", 513, 21),
+        ("lraspp_mobilenetv2", 520, 21),
+    )
+)
+_DIGIT_SCENES: Final = ModelCard(
+    name="lraspp_mobilenetv2_ca_035.scenes",
+    architecture="lraspp_mobilenetv2",
+    width=0.35,
+    attended=_MOBILENETV2.attention[0],
+    parameters=354_584,
+    macs=14_907_968,
+    input_size=(96, 96),
+    num_classes=11,
+    preprocessing=DIGITS,
+    labels=("background", *"0123456789"),
+    trained=True,
+    dataset="scenes",
+    task="segmentation",
 )
 _CARDS: Final = (
     _DEFAULT,
     *(card for family in ("mobilenetv2", "mobilenext") for width in WIDTHS
       for card in _family(family, family, width, f"_{round(width * 100):03}", "")),
     *_family("efficientnet", "efficientnet_b0", 1.0, "", "_plain"),
+    *_DENSE,
+    _DIGIT_SCENES,
 )  # fmt: skip
 MODELS: Final = {card.name: card for card in _CARDS}
 
@@ -209,6 +279,22 @@ def attention_kind(word: str) -> str:
     if kind not in ATTENTION_BLOCKS:
         raise UsageError(f"unknown attention block {word!r}; {nearest(word, {*ATTENTION_BLOCKS, *TAGS})}")
     return kind
+
+
+def chosen_switches(card: ModelCard, choices: Mapping[str, object]) -> tuple[dict[str, bool], dict[str, object]]:
+    """Return the switches of the card's architecture that a user chose, and the other choices.
+
+    Raises:
+        UsageError: A switch is neither true nor false.
+    """
+    known = ARCHITECTURES[card.architecture].switches
+    chosen: dict[str, bool] = {}
+    for name in known.keys() & choices.keys():
+        value = choices[name]
+        if not isinstance(value, bool):
+            raise UsageError(f"{name} is {value!r}; it must be true or false")
+        chosen[name] = value
+    return chosen, {name: value for name, value in choices.items() if name not in known}
 
 
 def chosen_attention(card: ModelCard, choices: Mapping[str, object]) -> Attention | None:
@@ -252,5 +338,5 @@ def _check_names(card: ModelCard, attended: Attention | None, given: Mapping[str
     for name in given:
         if name not in known:
             own = () if attended is None else attended.options.names()
-            taken = ", ".join(("num_classes", *own, "attention", "place"))
+            taken = ", ".join(("num_classes", *ARCHITECTURES[card.architecture].switches, *own, "attention", "place"))
             raise UsageError(f"{card.name} takes no argument {name!r}; it takes {taken}")

@@ -121,9 +121,9 @@ def distort(images: Tensor, settings: Settings, generator: torch.Generator) -> T
     return functional.grid_sample(images - paper, grid, align_corners=False) + paper
 
 
-def learning_rate_factor(settings: Settings, steps: int) -> Callable[[int], float]:
+def learning_rate_factor(warmup_share: float, steps: int) -> Callable[[int], float]:
     """Return the factor on the peak learning rate as a function of the step: warm-up, then half a cosine."""
-    warmup = max(1, round(steps * settings.warmup_share))
+    warmup = max(1, round(steps * warmup_share))
 
     def factor(step: int) -> float:
         if step < warmup:
@@ -157,10 +157,10 @@ def train(images: Tensor, labels: Tensor, settings: Settings, console: Console) 
     steps_per_epoch = len(images) // settings.batch_size
     steps = settings.epochs * steps_per_epoch
     optimiser = torch.optim.AdamW(parameter_groups(network, settings.weight_decay), lr=settings.learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, learning_rate_factor(settings, steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, learning_rate_factor(settings.warmup_share, steps))
 
     network.train()
-    with _progress(console) as progress:
+    with progress_bar(console) as progress:
         task = progress.add_task("training", total=steps, loss=math.nan)
         for _ in range(settings.epochs):
             # Steps of equal size: a last small batch would disturb the BatchNorm statistics.
@@ -263,7 +263,8 @@ def _parse(arguments: Sequence[str] | None) -> tuple[Settings, Path]:
     return Settings(**values), output
 
 
-def _progress(console: Console) -> Progress:
+def progress_bar(console: Console) -> Progress:
+    """Return a bar of steps with the loss beside it."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

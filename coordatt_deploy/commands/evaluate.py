@@ -17,13 +17,14 @@ class EvaluateOptions:
     """What to evaluate, and on what; see ``evaluation.run.EvaluationPlan``.
 
     Attributes:
-        dataset: A folder, ``digits`` or ``digits:all``; always given.
+        dataset: A folder, an ``.npz``, or the name of a packaged set; always given.
         formats: Empty for all.
         labels_by: How folders name classes, as it was written.
         limit: How many images at most.
         seed: Of the choice among them.
         workers: Processes; None for one per core.
-        max_drop: Percentage points of top-1 that an artifact may lose.
+        metric: What is scored; None for what the labels are made for.
+        max_drop: By how much an artifact may be worse, in the metric's unit.
         target: Where the artifacts run; None for here.
         output: A file for the figures in place of the bundle's.
     """
@@ -34,6 +35,7 @@ class EvaluateOptions:
     limit: int | None = None
     seed: int = 0
     workers: int | None = None
+    metric: str | None = None
     max_drop: float | None = None
     target: str | None = None
     output: Path | None = None
@@ -46,7 +48,8 @@ class EvaluateOptions:
     click.option(
         "--dataset",
         required=True,
-        help="A folder with a folder of images for each class; digits (packaged, held out); or digits:all.",
+        help="A folder with a folder of images for each class, with images/ and masks/, or with a labels.json or"
+        " labels.csv; an .npz; digits (packaged, held out), digits:all or scenes.",
     ),
     format_option("Only these."),
     click.option(
@@ -58,7 +61,15 @@ class EvaluateOptions:
     click.option("--seed", type=int, default=0, show_default=True, help="Of that draw."),
     click.option("--workers", type=int, help="Processes.  [default: one per core]"),
     click.option(
-        "--max-drop", type=float, help="Percentage points of top-1 that an artifact may lose; else exit code 1."
+        "--metric",
+        metavar="top-1|miou|FILE.py:FUNCTION",
+        help="What is scored.  [default: top-1 for classes, mIoU for masks]",
+    ),
+    click.option(
+        "--max-drop",
+        type=float,
+        help="By how much an artifact may be worse: percentage points, or in the unit of your own metric; else exit"
+        " code 1.",
     ),
     click.option("--target", help="Run on another machine's kernels: qemu-arm64, or qemu-arm64:CPU."),
     output_option("evaluate.json"),
@@ -67,18 +78,19 @@ class EvaluateOptions:
 def evaluate(options: EvaluateOptions, bundle: Path, as_json: bool) -> None:
     """Measure the artifacts' accuracy on labelled images.
 
-    Top-1 and top-5 of the float64 reference and of every artifact, and a 95 % interval of the difference between the
-    two. Without torch, the bundle's float32 artifact takes the reference's place. Images that cannot be read are named
-    and counted. Writes reports/evaluate.json, or the file of --output.
+    Top-1 and top-5, mIoU, or a metric of your own, of the float64 reference and of every artifact, and a 95 % interval
+    of the difference between the two. Without torch, the bundle's float32 artifact takes the reference's place. Images
+    that cannot be read are named and counted. Writes reports/evaluate.json, or the file of --output.
 
     \b
     Example:
         coordatt-deploy evaluate mobilenetv2_ca_035.digits --dataset digits
         coordatt-deploy evaluate my_net --dataset photos/validation --limit 2000 --max-drop 0.5
+        coordatt-deploy evaluate my_detector --dataset street --metric map.py:mean_average_precision --max-drop 0.01
     """
     # When the options are right, what does the work: see coordatt_deploy.cli.
     from coordatt_deploy.bundle import open_bundle
-    from coordatt_deploy.data.labelled import LabelsBy
+    from coordatt_deploy.data.dataset import LabelsBy
     from coordatt_deploy.evaluation.run import EvaluationPlan, evaluate_bundle
     from coordatt_deploy.report.terminal import console
     from coordatt_deploy.report.terminal import evaluation as terminal_evaluation
@@ -89,6 +101,7 @@ def evaluate(options: EvaluateOptions, bundle: Path, as_json: bool) -> None:
         limit=options.limit,
         seed=options.seed,
         workers=options.workers,
+        metric=options.metric,
         max_drop=options.max_drop,
         labels_by=None if options.labels_by is None else member(LabelsBy, options.labels_by, "--labels-by"),
         target=options.target,

@@ -21,7 +21,7 @@ PLAIN = "none"
 @click.option("--family", type=click.Choice(tuple(ARCHITECTURES)), help="Only models of this family.")
 @json_option
 def models(attention: str | None, family: str | None, as_json: bool) -> None:
-    """List the backbones, with parameters and multiply-accumulates.
+    """List backbones, detectors and segmentation nets, with parameters and multiply-accumulates.
 
     \b
     Example:

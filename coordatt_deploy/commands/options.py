@@ -228,7 +228,7 @@ class CalibrationOptions:
     """What int8 activations are measured on.
 
     Attributes:
-        data: A folder, an ``.npz`` or ``digits``; None where nothing was named.
+        data: A folder, an ``.npz`` or what is packaged; None where nothing was named.
         count: Images to use at most; None for the usual number.
         seed: Of the choice among more images.
         ranges: How a range follows from the values; None for the recipe's own way.
@@ -246,8 +246,8 @@ def calibration_options(command: Callable[P, None]) -> Callable[P, None]:
         click.option(
             "--calibration-data",
             "data",
-            help="What ranges are measured on: a folder of images, an .npz of preprocessed tensors, or digits."
-            "  [default: for the embedded model the digits that it was trained on]",
+            help="What ranges are measured on: a folder of images, an .npz of preprocessed tensors, digits,"
+            " or scenes.  [default: for an embedded model what it was trained on]",
         ),
         click.option("--calibration-count", "count", type=int, help="Images to use at most.  [default: 200]"),
         click.option("--seed", type=int, default=0, help="Of the choice among more images.  [default: 0]"),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from coordatt_deploy.conversion.plan import QuantizePlan
-from coordatt_deploy.data.calibration import DIGITS, CalibrationSet, digits_calibration, load_calibration
+from coordatt_deploy.data.calibration import PACKAGED, CalibrationSet, load_calibration
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.manifest import CalibrationRecord, Manifest
 from coordatt_deploy.models.registry import model_card, trained_models
@@ -86,22 +86,27 @@ def calibration_of(plan: QuantizePlan, manifest: Manifest) -> CalibrationSet | N
             raise UsageError(f"{names} measures nothing, so calibration data changes nothing; leave it out")
         return None
     inputs, preprocessing = manifest.inputs, manifest.model.preprocessing
-    if plan.calibration is None and not _is_packaged(manifest.model.source_sha256):
+    source = plan.calibration or _own_dataset(manifest.model.source_sha256)
+    if source is None:
         raise UsageError(
             f"{needing[0].name} needs calibration data, images of the kind that the model will meet; give"
             " --calibration-data FOLDER, or a recipe that needs none: dynamic_wi8_afp32, weight_only_wi8_afp32"
         )
-    if plan.calibration in (None, DIGITS):
-        return digits_calibration(inputs, preprocessing, count=plan.count, seed=plan.seed)
-    return load_calibration(Path(plan.calibration or ""), inputs, preprocessing, count=plan.count, seed=plan.seed)
+    if source in PACKAGED:
+        return PACKAGED[source](inputs, preprocessing, count=plan.count, seed=plan.seed)
+    return load_calibration(Path(source), inputs, preprocessing, count=plan.count, seed=plan.seed)
 
 
-def _is_packaged(source_sha256: str) -> bool:
-    """Whether these are the weights of an embedded model, which were trained on the packaged digits."""
+def _own_dataset(source_sha256: str) -> str | None:
+    """The packaged data that an embedded model was trained on, by its weights; None for every other model."""
     # asked only where no calibration data was given
     from safetensors.numpy import load_file
 
-    return any(weights_sha256(load_file(model_card(name).weights_path)) == source_sha256 for name in trained_models())
+    for name in trained_models():
+        card = model_card(name)
+        if weights_sha256(load_file(card.weights_path)) == source_sha256:
+            return card.dataset
+    return None
 
 
 def calibration_record(data: CalibrationSet) -> CalibrationRecord:

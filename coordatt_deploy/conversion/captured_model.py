@@ -49,6 +49,7 @@ class CapturedModel:
         Raises:
             UsageError: An output is of a type that no file for phones has.
         """
+        known = {name: kind for name, kind in self.source.output_kinds.items() if name in self.graph.outputs}
         returned = zip(outputs(self.graph.module.graph), self.graph.outputs, strict=True)
         return Manifest(
             model=self.source.spec,
@@ -56,7 +57,7 @@ class CapturedModel:
             outputs=tuple(_output_spec(node, name) for node, name in returned),
             command=command,
             regions=output_regions(self.graph),
-            output_kinds={**output_kinds(self.graph), **self.said_kinds},
+            output_kinds={**known, **output_kinds(self.graph), **self.said_kinds},
         )
 
 

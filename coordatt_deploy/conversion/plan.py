@@ -132,7 +132,7 @@ class QuantizePlan:
         recipes: Each is written in every format of *formats*; see ``quantization.recipes.load_recipe``.
         formats: Empty for every format that can express the recipe, of those the bundle has.
         target_cpus: For ONNX; empty for those that the bundle's float files are written for, ARM64 if it has none.
-        calibration: ``digits``, a folder of images or an ``.npz``; None: none is given.
+        calibration: A folder of images, an ``.npz``, or what is packaged; None: none is given.
         count: Images to use at most.
         seed: Of the choice among more images.
         strict: Whether all files are to be written, or none.

@@ -10,19 +10,21 @@ outside were scaled or ordered otherwise; tensors that fill only a small part of
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Preprocessing, TensorSpec
 from coordatt_deploy.data.arrays import UNREADABLE, fits, read_archive
 from coordatt_deploy.data.digits import DigitSplit, read_split
 from coordatt_deploy.data.images import find_images, load_image, preprocess
+from coordatt_deploy.data.scenes import Scene, make_scene
 from coordatt_deploy.errors import UsageError
 
 Tensor = NDArray[np.float32]
@@ -30,6 +32,7 @@ Tensor = NDArray[np.float32]
 ARRAY: Final = ".npy"
 
 DIGITS: Final = "digits"
+SCENES: Final = "scenes"
 COUNT: Final = 200  # all of the packaged split; ranges change little beyond it
 MINIMUM: Final = 8
 RECOMMENDED: Final = 64
@@ -47,7 +50,7 @@ class CalibrationSet:
     """Preprocessed inputs and how they were chosen.
 
     Attributes:
-        source: The folder or file as it was named, or ``digits``.
+        source: The folder or file as it was named, or the name of what is packaged.
         arrays: Per input of the model (count, C, H, W), in the reference's layout.
         names: One per case.
         seed: Of the choice among more images than were asked for.
@@ -126,6 +129,40 @@ def digits_calibration(
     data = _digits(split.take(np.random.default_rng(seed).permutation(len(split))[:count]), spec, preprocessing, seed)
     aside = _digits(read_split("golden"), spec, preprocessing, seed)
     return replace(_checked(data, spec, preprocessing, tensors=False), aside=aside)
+
+
+def scenes_calibration(
+    inputs: Sequence[TensorSpec], preprocessing: Preprocessing, *, count: int = COUNT, seed: int = 0
+) -> CalibrationSet:
+    """Return digits on photographs: training scenes that no accuracy is measured on.
+
+    Raises:
+        MissingDependencyError: scikit-learn, which brings the photographs, is not installed.
+    """
+    _check_count(count)
+    spec = _image_input(inputs, preprocessing, SCENES)
+    data = _scenes([make_scene("train", number) for number in range(count)], spec, preprocessing, seed)
+    # Of the same parts of the photographs, as what is set aside of a folder is: others reach beyond the ranges.
+    further = [make_scene("train", number) for number in range(count, count + ASIDE)]
+    aside = _scenes(further, spec, preprocessing, seed)
+    return replace(_checked(data, spec, preprocessing, tensors=False), aside=aside)
+
+
+def _scenes(scenes: Sequence[Scene], spec: TensorSpec, preprocessing: Preprocessing, seed: int) -> CalibrationSet:
+    array = np.stack([preprocess(Image.fromarray(scene.pixels), preprocessing) for scene in scenes])
+    return CalibrationSet(SCENES, {spec.name: array}, tuple(scene.name for scene in scenes), seed)
+
+
+class PackagedCalibration(Protocol):
+    """Gives the calibration data that travels with the package."""
+
+    def __call__(
+        self, inputs: Sequence[TensorSpec], preprocessing: Preprocessing, *, count: int, seed: int
+    ) -> CalibrationSet:
+        """Return *count* cases at most."""
+
+
+PACKAGED: Final[Mapping[str, PackagedCalibration]] = {DIGITS: digits_calibration, SCENES: scenes_calibration}
 
 
 def _check_count(count: int) -> None:

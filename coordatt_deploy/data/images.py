@@ -62,7 +62,7 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.f
         raise UsageError(
             f"the model takes {len(preprocessing.mean)} channels, which no image file gives; give arrays in an .npz"
         )
-    fitted = _fit(as_grey(image) if preprocessing.colour == "GREY" else _to_rgb(image), preprocessing)
+    fitted = fit(as_grey(image) if preprocessing.colour == "GREY" else _to_rgb(image), preprocessing)
     return normalise(np.atleast_3d(np.asarray(fitted, dtype=np.uint8)), preprocessing)
 
 
@@ -173,23 +173,31 @@ def _from_sixteen_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")
 
 
-def _fit(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+def fit(image: Image.Image, preprocessing: Preprocessing, fill: int | None = None) -> Image.Image:
+    """Resize and cut an image; see ``preprocess``.
+
+    Args:
+        image: In the mode that it is to be in.
+        preprocessing: What of it says how large, and how.
+        fill: What is laid around an image; None for the colour of the mean, and black where it is too small to be cut.
+    """
     height, width = preprocessing.size
     resample = _FILTERS[preprocessing.resize]
     if preprocessing.crop == "none":
         return image.resize((width, height), resample)
     covered = math.floor(width / preprocessing.crop_ratio), math.floor(height / preprocessing.crop_ratio)
     if preprocessing.crop == "squash":
-        return _cut(image.resize(covered, resample), (width, height), 0)
+        return _cut(image.resize(covered, resample), (width, height), fill or 0)
     if preprocessing.crop == "border":
-        return _cut(image.resize(_scaled(image, covered, max), resample), (width, height), _mean_pixel(preprocessing))
+        around = _mean_pixel(preprocessing) if fill is None else fill
+        return _cut(image.resize(_scaled(image, covered, max), resample), (width, height), around)
     if covered[0] != covered[1]:
         covering = _scaled(image, covered, min)
     elif image.width <= image.height:
         covering = (covered[0], image.height * covered[0] // image.width)
     else:
         covering = (image.width * covered[1] // image.height, covered[1])
-    return _cut(image.resize(covering, resample), (width, height), 0)
+    return _cut(image.resize(covering, resample), (width, height), fill or 0)
 
 
 def _scaled(image: Image.Image, covered: tuple[int, int], choose: Callable[[float, float], float]) -> tuple[int, int]:

@@ -1,6 +1,8 @@
-"""Labelled images: a folder with a folder of images for each class, or the digits that travel with the package.
+"""Labelled images: a folder with a folder of images for each class, or what travels with the package.
 
     DIR/cat/0001.jpg   DIR/dog/fluffy/7.png   …        the folder right below DIR names the class
+
+(Other folders, and archives: ``labelled_files``.)
 
 Folder names become classes in one of three ways, tried in this order unless one is asked for:
 
@@ -12,102 +14,44 @@ Numbered folders of a bundle without labels are refused where index and order di
 are in use, and the wrong one would give a wrong accuracy without a word.
 """
 
-import enum
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
-from coordatt_deploy.data.digits import LABELS, DigitSplit, read_all, read_split, render
-from coordatt_deploy.data.images import find_images, load_image
+from coordatt_deploy.artifact_specs import TensorSpec
+from coordatt_deploy.data import scenes
+from coordatt_deploy.data.dataset import NO_CLASS, Dataset, LabelKind, LabelledImage, LabelsBy, Pixels, listed
+from coordatt_deploy.data.digits import LABELS, DigitSplit, read_all, read_split
+from coordatt_deploy.data.images import find_images
+from coordatt_deploy.data.labelled_files import IMAGES, LABEL_FILES, MASKS, of_archive, of_labels_file, of_masks
 from coordatt_deploy.errors import UsageError, nearest
 
 DIGITS: Final = "digits"
 ALL_DIGITS: Final = "digits:all"
 CALIBRATION_DIGITS: Final = "digits:calibration"
-NAMED: Final = 5  # files or folders that a message lists
+SCENES: Final = "scenes"
 
 
-class LabelsBy(enum.StrEnum):
-    """How the folders of a dataset become classes."""
-
-    NAME = "name"
-    INDEX = "index"
-    ORDER = "order"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LabelledImage:
-    """One image and its class.
-
-    Attributes:
-        name: Path relative to the dataset, or ``digit_17``.
-        label: Index of its class.
-        source: A file, or the pixels (8, 8) of a packaged digit.
-    """
-
-    name: str
-    label: int
-    source: Path | NDArray[np.uint8]
-
-    def load(self) -> Image.Image:
-        """Return the image.
-
-        Raises:
-            UsageError: The file is no image, or damaged.
-        """
-        return load_image(self.source) if isinstance(self.source, Path) else render(self.source)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Dataset:
-    """Labelled images, in a fixed order.
-
-    Attributes:
-        source: As the user named it.
-        images: In the order of their names.
-        labels_by: How folders became classes.
-        available: How many there were before ``limited``.
-        notes: What the user should know: images outside class folders, files that are no images, empty classes.
-    """
-
-    source: str
-    images: tuple[LabelledImage, ...]
-    labels_by: LabelsBy
-    available: int
-    notes: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """Index of each image's class, (N,)."""
-        return np.array([image.label for image in self.images], np.int64)
-
-    def limited(self, count: int, seed: int) -> "Dataset":
-        """Return *count* of the images, drawn at random without looking at their class."""
-        if count >= len(self):
-            return self
-        chosen = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
-        note = f"{count:,} of {len(self):,} images, drawn with seed {seed}"
-        return replace(self, images=tuple(self.images[index] for index in chosen), notes=(*self.notes, note))
-
-
-def open_dataset(source: str, labels: Sequence[str] | None, classes: int, labels_by: LabelsBy | None = None) -> Dataset:
+def open_dataset(
+    source: str,
+    labels: Sequence[str] | None,
+    classes: int | None,
+    labels_by: LabelsBy | None = None,
+    tensor: TensorSpec | None = None,
+) -> Dataset:
     """Return the dataset called *source*.
 
     Args:
-        source: A folder, ``digits`` (the packaged held-out digits), ``digits:all`` (all 1,797, with scikit-learn) or
-            ``digits:calibration`` (the packaged 200 that recipes are calibrated on).
+        source: A folder or archive, ``digits`` (the packaged held-out digits), ``digits:all`` (all 1,797, with
+            scikit-learn), ``digits:calibration`` (the packaged 200 that recipes are calibrated on) or ``scenes``
+            (300 held-out photographs with digits on them and their masks, with scikit-learn).
         labels: The bundle's, in the order of the logits; None where it has none.
-        classes: Number of logits.
+        classes: Number of logits; None where the model is no classifier.
         labels_by: How folders become classes; None for the first way that fits.
+        tensor: The model's input, which archives may hold.
 
     Raises:
         UsageError: No such folder, no class folders or images in it, or classes that the model does not have.
@@ -115,19 +59,49 @@ def open_dataset(source: str, labels: Sequence[str] | None, classes: int, labels
     """
     if source in (DIGITS, ALL_DIGITS, CALIBRATION_DIGITS):
         return _digits(source, labels, classes)
-    return _folder(Path(source), labels, classes, labels_by)
+    if source == SCENES:
+        return _scenes(labels)
+    found = _of_files(Path(source), classes, tensor)
+    if found is None:
+        return _folder(Path(source), labels, classes, labels_by)
+    if labels_by is not None:
+        raise UsageError(f"--labels-by says how folders name classes; {source} has {found.labelled_by}: leave it out")
+    return found
 
 
-def _digits(source: str, labels: Sequence[str] | None, classes: int) -> Dataset:
-    if classes != len(LABELS) or (labels is not None and tuple(labels) != LABELS):
-        named = f"labels {', '.join(labels[:NAMED])}, …" if labels else f"{classes} classes"
+def _of_files(path: Path, classes: int | None, tensor: TensorSpec | None) -> Dataset | None:
+    """The dataset of an archive, or of a folder of another kind than class folders; None for those."""
+    if path.suffix == ".npz":
+        return of_archive(path, classes, tensor)
+    files = [path / name for name in LABEL_FILES if (path / name).is_file()]
+    if len(files) > 1:
+        raise UsageError(f"{path} holds {' and '.join(file.name for file in files)}; one of them says what is known")
+    if files:
+        return of_labels_file(files[0])
+    return of_masks(path) if (path / IMAGES).is_dir() and (path / MASKS).is_dir() else None
+
+
+def _scenes(labels: Sequence[str] | None) -> Dataset:
+    if labels is not None and tuple(labels) != scenes.LABELS:
+        raise UsageError(
+            f"{SCENES} has the labels {listed(scenes.LABELS)}, the model {listed(labels)}: give a dataset of its own"
+        )
+    images = tuple(
+        LabelledImage(scene.name, NO_CLASS, Pixels(scene.pixels), scene.mask) for scene in scenes.held_out_scenes()
+    )
+    return Dataset(SCENES, images, None, len(images), (), LabelKind.MASKS)
+
+
+def _digits(source: str, labels: Sequence[str] | None, classes: int | None) -> Dataset:
+    if classes not in (None, len(LABELS)) or (labels is not None and tuple(labels) != LABELS):
+        named = f"labels {', '.join(labels[:5])}, …" if labels else f"{classes} classes"
         raise UsageError(
             f"the digits have the labels 0 to 9, the model has {named}: give a folder of images with --dataset"
         )
     split = read_all() if source == ALL_DIGITS else read_split("held_out" if source == DIGITS else "calibration")
     notes = () if source == DIGITS else (_trained_on(split),)
     images = tuple(
-        LabelledImage(f"digit_{index}", int(label), pixels)
+        LabelledImage(f"digit_{index}", int(label), Pixels(pixels, digit=True))
         for index, label, pixels in zip(split.indices, split.labels, split.pixels, strict=True)
     )
     return Dataset(source, images, LabelsBy.NAME, len(images), notes)
@@ -142,7 +116,7 @@ def _trained_on(split: DigitSplit) -> str:
     )
 
 
-def _folder(root: Path, labels: Sequence[str] | None, classes: int, labels_by: LabelsBy | None) -> Dataset:
+def _folder(root: Path, labels: Sequence[str] | None, classes: int | None, labels_by: LabelsBy | None) -> Dataset:
     if not root.exists():
         raise UsageError(f"there is no dataset at {root}; give a folder with a folder of images per class, or {DIGITS}")
     if not root.is_dir():
@@ -156,26 +130,29 @@ def _folder(root: Path, labels: Sequence[str] | None, classes: int, labels_by: L
             f" {root}/CLASS/{outside[0]}"
         )
     folders = sorted({path.parts[0] for path in inside if len(path.parts) > 1})
-    index, way = _classes(folders, labels, classes, labels_by)
+    if classes is None:  # no classifier: what a class means is between the metric and the folders
+        index, way = {name: number for number, name in enumerate(folders)}, LabelsBy.ORDER
+    else:
+        index, way = _classes(folders, labels, classes, labels_by)
     images = tuple(
         LabelledImage(path.as_posix(), index[path.parts[0]], root / path) for path in inside if len(path.parts) > 1
     )
     notes = [*_left_out(root, folders, outside, len(files))]
-    absent = sorted(set(range(classes)) - set(index.values()))
+    absent = sorted(set(range(classes or 0)) - set(index.values()))
     if absent:
         names = [labels[number] if labels else str(number) for number in absent]
-        notes.append(f"{len(absent)} of {classes} classes have no image here: {_listed(names)}")
+        notes.append(f"{len(absent)} of {classes} classes have no image here: {listed(names)}")
     return Dataset(str(root), images, way, len(images), tuple(notes))
 
 
 def _left_out(root: Path, folders: Sequence[str], outside: Sequence[str], images: int) -> Iterator[str]:
     """Say what of the folder is not evaluated."""
     if outside:
-        yield f"{len(outside)} images lie outside the class folders and are left out: {_listed(outside)}"
+        yield f"{len(outside)} images lie outside the class folders and are left out: {listed(outside)}"
     children = [path for path in root.iterdir() if not path.name.startswith(".")]
     empty = sorted(path.name for path in children if path.is_dir() and path.name not in folders)
     if empty:
-        yield f"{len(empty)} folders hold no image: {_listed(empty)}"
+        yield f"{len(empty)} folders hold no image: {listed(empty)}"
     others = sum(1 for path in root.rglob("*") if path.is_file() and not _hidden(path, root)) - images
     if others > 0:
         yield f"{others} files do not end like an image and are left out"
@@ -198,7 +175,7 @@ def _classes(
     if len(folders) != classes:
         hint = f"; {nearest(folders[0], labels)}" if labels else ""
         raise UsageError(
-            f"the dataset has {len(folders)} class folders ({_listed(folders)}), the model {classes} classes: taken in"
+            f"the dataset has {len(folders)} class folders ({listed(folders)}), the model {classes} classes: taken in"
             f" their order, each class needs a folder of its own{hint}"
         )
     return {name: index for index, name in enumerate(folders)}, asked
@@ -218,7 +195,7 @@ def _way(folders: Sequence[str], labels: Sequence[str] | None, classes: int) -> 
     if len(folders) != classes:
         return LabelsBy.INDEX  # only some of the classes: their order cannot be meant
     raise UsageError(
-        f"the class folders are numbers ({_listed(folders)}), and the bundle has no labels: say whether the number is"
+        f"the class folders are numbers ({listed(folders)}), and the bundle has no labels: say whether the number is"
         " the class (--labels-by index), or the folder's place among the names sorted as text, as torchvision has it"
         " (--labels-by order)"
     )
@@ -232,7 +209,7 @@ def _by_name(folders: Sequence[str], labels: Sequence[str] | None) -> dict[str, 
     if strangers:
         hints = "; ".join(f"{name!r}: {nearest(name, labels)}" for name in strangers[:3])
         raise UsageError(
-            f"{len(strangers)} of {len(folders)} class folders are no labels of the model ({_listed(strangers)});"
+            f"{len(strangers)} of {len(folders)} class folders are no labels of the model ({listed(strangers)});"
             f" {_shortened(hints)}. Rename them, or use --labels-by index or order"
         )
     return {name: known[_plain(name)] for name in folders}
@@ -243,7 +220,7 @@ def _by_index(folders: Sequence[str], classes: int) -> dict[str, int]:
     wrong = [name for name, number in index.items() if number is None or number >= classes]
     if wrong:
         raise UsageError(
-            f"{len(wrong)} of {len(folders)} class folders are no class of the model ({_listed(wrong)}); its"
+            f"{len(wrong)} of {len(folders)} class folders are no class of the model ({listed(wrong)}); its"
             f" {classes} classes are numbered 0 to {classes - 1}"
         )
     return {name: number for name, number in index.items() if number is not None}
@@ -255,11 +232,6 @@ def _number(name: str) -> int | None:
 
 def _plain(name: str) -> str:
     return re.sub(r"[\s_-]+", " ", name).strip().casefold()
-
-
-def _listed(items: Sequence[object]) -> str:
-    more = f" and {len(items) - NAMED} more" if len(items) > NAMED else ""
-    return ", ".join(map(str, items[:NAMED])) + more
 
 
 def _shortened(text: str, limit: int = 400) -> str:

@@ -1,13 +1,13 @@
 """Run the reference and the artifacts on labelled images, in several processes.
 
 Each process opens everything once and gets a few images at a time: an image is decoded and preprocessed once for all.
-Logits stay where they were computed; what comes back for each image is the class that each subject named, the place
-of the right one, and the energy of its difference to the reference.
+Outputs stay where they were computed; what comes back for each image is the row that the scoring makes of what each
+subject gave, and the energy of its difference to the reference.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -17,16 +17,17 @@ from numpy.typing import NDArray
 from coordatt_deploy import processes, targets
 from coordatt_deploy.artifact_specs import Artifact, Origin
 from coordatt_deploy.bundle import Bundle
-from coordatt_deploy.data.images import preprocess
-from coordatt_deploy.data.labelled import LabelledImage
-from coordatt_deploy.errors import DeployError, MissingDependencyError, UsageError, WorkerDiedError
-from coordatt_deploy.evaluation.paired import classes_and_places
+from coordatt_deploy.data.dataset import LabelledImage
+from coordatt_deploy.errors import DeployError, MetricError, MissingDependencyError, UsageError, WorkerDiedError
+from coordatt_deploy.evaluation.scoring import Asked, Outputs, Scoring
+from coordatt_deploy.evaluation.user_metric import EvaluatedImage
 from coordatt_deploy.logs import logged, set_environment
 from coordatt_deploy.runtimes import Runner, runtime
 from coordatt_deploy.tensors import decode, encode
 
 CHUNK: Final = 16  # images that a process gets at a time, at most
-Infer = Callable[[NDArray[np.float32]], NDArray[np.float64]]
+KEPT_BYTES: Final = 4 << 30  # of outputs that a metric of all images at once needs together
+Infer = Callable[[NDArray[np.float32]], Outputs]
 Opened = tuple[Infer, tuple[str, Origin | None]]
 
 
@@ -39,7 +40,7 @@ class Trial:
         artifacts: To run, in this order; behind the reference, if that is run.
         reference: Whether torch computes the captured graph in float64 as well, as the first subject.
         input: Name of the input that takes the images.
-        output: Name of the logits.
+        scoring: What becomes of the outputs.
         target: Where the artifacts run, as ``qemu-arm64:CPU``; None for this machine.
     """
 
@@ -47,7 +48,7 @@ class Trial:
     artifacts: tuple[Artifact, ...]
     reference: bool
     input: str
-    output: str
+    scoring: Scoring
     target: str | None = None
 
     @property
@@ -70,20 +71,24 @@ class Predictions:
 
     Attributes:
         rows: (N,) Which images of the dataset, ascending.
-        classes: (subjects, N) Class named; ``NOT_FINITE`` for none.
-        places: (subjects, N) Place of the right class, 0 for the first.
-        signal: (N,) Sum of squares of the first subject's logits.
+        scored: By subject, (N, K): the rows of the scoring; a subject that failed has none.
+        asked: What was known of each image.
+        shapes: Of the outputs, by name.
+        signal: (N,) Sum of squares of the first subject's outputs.
         noise: (subjects, N) Sum of squares of the difference to them.
+        nonfinite: (subjects, N) Whether an output held NaN or infinity.
         unreadable: Image and reason of each that could not be read.
         failures: By subject.
         runtimes: Name and origin by subject; None for the reference's origin.
     """
 
     rows: NDArray[np.int64]
-    classes: NDArray[np.int64]
-    places: NDArray[np.int64]
+    scored: dict[int, NDArray[np.float64]]
+    asked: list[Asked]
+    shapes: dict[str, tuple[int, ...]]
     signal: NDArray[np.float64]
     noise: NDArray[np.float64]
+    nonfinite: NDArray[np.bool_]
     unreadable: list[tuple[int, str]] = field(default_factory=list)
     failures: dict[int, Failure] = field(default_factory=dict)
     runtimes: dict[int, tuple[str, Origin | None]] = field(default_factory=dict)
@@ -101,6 +106,7 @@ def run(
         step: Called once per image.
 
     Raises:
+        MetricError: A metric of the user's own raises, or gives no number.
         DeployError: A process died.
     """
     set_environment()
@@ -130,6 +136,7 @@ class Bench:
         self.runtimes: dict[int, tuple[str, Origin | None]] = {}
         self.subjects: dict[int, Infer] = {}
         self.machine: targets.Session | None = None
+        self.scorer = trial.scoring.scorer()
         openers: list[Callable[[], Opened]] = [partial(self._open, artifact, stack) for artifact in trial.artifacts]
         if trial.reference:
             openers.insert(0, self._reference)
@@ -159,9 +166,14 @@ class Bench:
 
         torch.set_num_threads(1)
         call = prepare(load_graph(self.trial.bundle.path("reference")))
-        name, output = self.trial.input, self.trial.output
+        name, wanted = self.trial.input, self.trial.scoring.outputs
         version = torch.__version__.partition("+")[0]
-        return lambda image: call({name: image})[output], (f"torch {version}, float64", None)
+
+        def infer(image: NDArray[np.float32]) -> Outputs:
+            found = call({name: image})
+            return {key: np.asarray(found[key], np.float64) for key in wanted or found}
+
+        return infer, (f"torch {version}, float64", None)
 
     def _fail(self, index: int, error: Exception) -> None:
         self.subjects.pop(index, None)
@@ -170,57 +182,110 @@ class Bench:
     def answer(self, chunk: range, step: Callable[[], None] = lambda: None) -> Predictions:
         """Run the subjects on the images of *chunk*."""
         spec = self.trial.bundle.manifest.model.preprocessing
-        tensors, rows, unreadable = [], [], []
+        tensors, rows, asked, unreadable = [], [], [], []
         for row in chunk:
+            image = self.images[row]
             try:
-                tensors.append(preprocess(self.images[row].load(), spec)[None])
+                tensor, size = image.tensor(spec)
+                asked.append(Asked(self.trial.scoring.label(image, size, spec), EvaluatedImage(image.name, *size)))
+                tensors.append(tensor[None])
                 rows.append(row)
             except UsageError as error:
                 unreadable.append((row, str(error)))
                 step()
         shape = (self.trial.subjects, len(rows))
         found = Predictions(
-            np.array(rows, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(len(rows)),
-            np.full(shape, np.nan), unreadable, self.failures, self.runtimes,
+            np.array(rows, np.int64), {}, asked, {}, np.zeros(len(rows)), np.full(shape, np.nan),
+            np.zeros(shape, np.bool_), unreadable, self.failures, self.runtimes,
         )  # fmt: skip
-        for column, (row, tensor) in enumerate(zip(rows, tensors, strict=True)):
-            self._image(found, column, tensor, np.array([self.images[row].label]))
+        scored: dict[int, list[NDArray[np.float64]]] = {}
+        for column, tensor in enumerate(tensors):
+            self._image(found, scored, column, tensor)
             step()
+        found.scored = {index: np.stack(parts) for index, parts in scored.items() if index in self.subjects and parts}
         return found
 
-    def _image(self, found: Predictions, column: int, tensor: NDArray[np.float32], label: NDArray[np.int64]) -> None:
-        first: NDArray[np.float64] | None = None
+    def _image(
+        self,
+        found: Predictions,
+        scored: dict[int, list[NDArray[np.float64]]],
+        column: int,
+        tensor: NDArray[np.float32],
+    ) -> None:
+        first: Outputs | None = None
         for index, infer in list(self.subjects.items()):
             try:
-                logits = infer(tensor)
-                (found.classes[index, column],), (found.places[index, column],) = classes_and_places(logits, label)
+                outputs = infer(tensor)
+                found.nonfinite[index, column] = not all(np.isfinite(value).all() for value in outputs.values())
+                row = self._row(outputs, first, found, index, column)
+            except MetricError as error:
+                if not found.nonfinite[index, column]:
+                    raise
+                self._fail(index, UsageError(f"NaN or infinity in its outputs; {error}"))
+                continue
             except (DeployError, ValueError, KeyError, IndexError) as error:
                 self._fail(index, error)
                 continue
+            scored.setdefault(index, []).append(row)
             if first is None and index == 0:
-                first = logits
-                found.signal[column] = np.square(logits).sum()
-            if first is not None and logits.shape == first.shape:
-                found.noise[index, column] = np.square(logits - first).sum()
+                first = outputs
+                found.signal[column] = sum(float(np.square(value).sum()) for value in outputs.values())
+            if first is not None and _shapes(outputs) == _shapes(first):
+                found.noise[index, column] = sum(float(np.square(outputs[key] - first[key]).sum()) for key in first)
+
+    def _row(
+        self, outputs: Outputs, first: Outputs | None, found: Predictions, index: int, column: int
+    ) -> NDArray[np.float64]:
+        """The row of one subject for one image.
+
+        Raises:
+            MetricError: See ``Scorer.row``; all outputs together are too much to be kept.
+        """
+        shapes = _shapes(outputs)
+        if self.trial.scoring.keeps_outputs:
+            found.shapes = found.shapes or shapes
+            needed = 4 * sum(value.size for value in outputs.values()) * len(self.images) * self.trial.subjects
+            if shapes != found.shapes:
+                raise ValueError(f"its outputs are {shapes}, those of another image or subject {found.shapes}")
+            if needed > KEPT_BYTES:
+                raise MetricError(
+                    f"a metric of all images at once needs all outputs, {needed / 2**30:.1f} GiB here; give --limit, or"
+                    " a metric with per_image = True"
+                )
+        artifacts = self.trial.artifacts
+        position = index - self.trial.reference
+        subject = "reference" if position < 0 else artifacts[position].path
+        row = self.scorer.row(outputs, first, replace(found.asked[column], subject=subject))
+        return row.astype(np.float32) if self.trial.scoring.keeps_outputs else row
 
 
-def _infer(runner: Runner, trial: Trial, image: NDArray[np.float32]) -> NDArray[np.float64]:
+def _shapes(outputs: Outputs) -> dict[str, tuple[int, ...]]:
+    return {name: value.shape for name, value in outputs.items()}
+
+
+def _infer(runner: Runner, trial: Trial, image: NDArray[np.float32]) -> Outputs:
     feeds = {spec.name: encode(image, spec) for spec in runner.inputs}
     given = runner.infer(feeds)
-    spec = next(spec for spec in runner.outputs if spec.name == trial.output)
-    return decode(given[spec.name], spec)
+    wanted = trial.scoring.outputs or tuple(spec.name for spec in trial.bundle.manifest.outputs)
+    specs = {spec.name: spec for spec in runner.outputs}
+    return {name: decode(given[name], specs[name]) for name in wanted}
 
 
 def _joined(parts: Sequence[Predictions]) -> Predictions:
     ordered = sorted(parts, key=lambda part: min([*part.rows, *(row for row, _ in part.unreadable)]))
+    failures = {index: failure for part in ordered for index, failure in part.failures.items()}
+    filled = [part for part in ordered if len(part.rows)]
+    whole = {index for part in filled for index in part.scored} - failures.keys()
     return Predictions(
         np.concatenate([part.rows for part in ordered]),
-        np.concatenate([part.classes for part in ordered], axis=1),
-        np.concatenate([part.places for part in ordered], axis=1),
+        {index: np.concatenate([part.scored[index] for part in filled]) for index in sorted(whole)},
+        [asked for part in ordered for asked in part.asked],
+        next((part.shapes for part in filled if part.shapes), {}),
         np.concatenate([part.signal for part in ordered]),
         np.concatenate([part.noise for part in ordered], axis=1),
+        np.concatenate([part.nonfinite for part in ordered], axis=1),
         [item for part in ordered for item in part.unreadable],
-        {index: failure for part in ordered for index, failure in part.failures.items()},
+        failures,
         {index: name for part in ordered for index, name in part.runtimes.items()},
     )
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from coordatt_deploy.documents import check_version, from_json, parse_object
-from coordatt_deploy.evaluation.result import DatasetRecord, EvaluationResult, SubjectAccuracy
+from coordatt_deploy.evaluation.result import TOP1, DatasetRecord, EvaluationResult, MetricRecord, SubjectAccuracy
 from coordatt_deploy.run_records import HERE, Covered, NotRun, RunInputs, RunRecord
 
 
@@ -13,14 +13,18 @@ class EvaluationSettings:
     """What an evaluation was asked for.
 
     Attributes:
-        max_drop_points: That an artifact may lose; None for no verdict.
+        max_drop_points: That an artifact may lose; None for no verdict, or where the metric has another unit.
         baseline: Name of the subject that it was compared with.
         confidence: Of the intervals.
+        metric: What was scored; None in reports of older versions, which knew top-1 alone.
+        max_drop: That an artifact may lose, in the metric's unit; None for no verdict.
     """
 
     max_drop_points: float | None
     baseline: str
     confidence: float
+    metric: MetricRecord | None = None
+    max_drop: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +66,8 @@ class EvaluationReports:
         last = runs[-1]
         runs = [run for run in runs if run.dataset == last.dataset and run.settings == last.settings]
         subjects = tuple(run.result for run in runs)
-        judged = last.settings.max_drop_points is not None
+        limits = last.settings.max_drop_points, last.settings.max_drop
+        judged = any(limit is not None for limit in limits)
         others = [item for item in subjects if item.name != last.settings.baseline]
         return EvaluationResult(
             passed=all(item.passed is True for item in others) if judged else None,
@@ -74,6 +79,8 @@ class EvaluationReports:
             subjects=(*(item for item in subjects if item.name == last.settings.baseline), *others),
             skipped=self.skipped,
             notes=last.notes,
+            metric=last.settings.metric,
+            max_drop=last.settings.max_drop,
         )
 
 
@@ -93,10 +100,12 @@ def read_reports(text: str) -> EvaluationReports:
 
 def runs_of(result: EvaluationResult, tool_versions: dict[str, str], time: str | None) -> tuple[EvaluationRun, ...]:
     """Return the runs that make up a result."""
-    settings = EvaluationSettings(result.max_drop_points, result.baseline, result.confidence)
+    settings = EvaluationSettings(
+        result.max_drop_points, result.baseline, result.confidence, result.metric, result.max_drop
+    )
     return tuple(
         EvaluationRun(
-            kind="accuracy",
+            kind=_kind(result.metric),
             artifact=item.name,
             sha256=item.sha256,
             place=result.target or HERE,
@@ -111,3 +120,10 @@ def runs_of(result: EvaluationResult, tool_versions: dict[str, str], time: str |
         )
         for item in result.subjects
     )
+
+
+def _kind(metric: MetricRecord | None) -> str:
+    """The kind of the runs, by which a later one takes the place of an earlier one: each metric has its own."""
+    if metric is None or metric.name == TOP1:
+        return "accuracy"
+    return metric.file or metric.name

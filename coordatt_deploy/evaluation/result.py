@@ -2,13 +2,42 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from coordatt_deploy.artifact_specs import Artifact, Origin
-from coordatt_deploy.data.labelled import Dataset
+from coordatt_deploy.data.dataset import Dataset
+from coordatt_deploy.evaluation.jackknife import ScoreDifference
 from coordatt_deploy.evaluation.paired import CONFIDENCE, PairedDifference
 from coordatt_deploy.formats import Format, Precision, TargetCpu
 from coordatt_deploy.run_records import NotRun
+
+TOP1: Final = "top-1"
+MIOU: Final = "miou"
+POINTS: Final = "points"
+
+
+@dataclass(frozen=True, slots=True)
+class MetricRecord:
+    """What is scored, as documents hold it.
+
+    Attributes:
+        name: ``top-1``, ``miou``, or the name of the user's function.
+        higher_is_better: Which way is better.
+        unit: ``points`` where scores are shares and differences percentage points; empty for the metric's own.
+        file: ``FILE.py:FUNCTION`` of the user's own; None for what is built in.
+        per_image: Whether images have scores of their own, of which the score is the mean.
+    """
+
+    name: str
+    higher_is_better: bool
+    unit: str
+    file: str | None = None
+    per_image: bool = True
+
+    @property
+    def in_points(self) -> bool:
+        """Whether differences are percentage points."""
+        return self.unit == POINTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +71,20 @@ class SubjectAccuracy:
         difference_points: Percentage points more than the baseline; None for the baseline itself.
         interval_points: Of that, low and high.
         p_value: Of no difference.
-        lost: Images that the baseline has right and it has not.
-        gained: Images that it has right and the baseline has not.
-        agreement: Share of the images on which it named the baseline's class.
+        lost: Images that the baseline has right and it has not; of another metric, those that it is worse on.
+        gained: Images that it has right and the baseline has not; of another metric, those that it is better on.
+        agreement: Share of the images, or of the pixels, on which it named the baseline's class.
         sqnr_db: Of its logits against the baseline's, over all images.
         exact: Whether they are equal.
-        nonfinite: Images whose logits held NaN or infinity.
+        nonfinite: Images whose outputs held NaN or infinity.
         changed: The first images that it sees otherwise than the baseline does.
         passed: Whether the drop stayed within the limit; None without a limit, or where it was not run.
         problem: Why it was not run or failed.
         warning: Why its figures on this machine may not be those of another; None where they are.
+        score: Of the metric; a share where its unit is points.
+        score_difference: To the baseline's, in the metric's unit.
+        score_interval: Of that, low and high; None where the images do not tell.
+        class_iou: Of mIoU, of each class; None for a class that no mask has.
     """
 
     name: str
@@ -80,6 +113,10 @@ class SubjectAccuracy:
     passed: bool | None
     problem: str | None
     warning: str | None
+    score: float | None = None
+    score_difference: float | None = None
+    score_interval: tuple[float, float] | None = None
+    class_iou: tuple[float | None, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +135,15 @@ class DatasetRecord:
         source: A folder, or the name of a packaged set.
         images: How many could be read.
         available: How many there are.
-        classes: Number of logits.
-        labels_by: How folders became classes.
+        classes: Number of logits; None where a metric of the user's own does not need them.
+        labels_by: How folders became classes; ``masks``, or ``values`` of another kind.
         unreadable: Those that could not be read.
     """
 
     source: str
     images: int
     available: int
-    classes: int
+    classes: int | None
     labels_by: str
     unreadable: tuple[UnreadableImage, ...] = ()
 
@@ -117,7 +154,7 @@ class EvaluationResult:
 
     Attributes:
         passed: Whether no artifact lost more than was allowed; None without a limit.
-        max_drop_points: The limit, in percentage points.
+        max_drop_points: The limit, in percentage points; None where the metric has another unit.
         target: Where artifacts were run; None for this machine.
         dataset: What was asked.
         baseline: Name of the subject that the others are compared with.
@@ -125,6 +162,8 @@ class EvaluationResult:
         subjects: The baseline first.
         skipped: What the target cannot run.
         notes: What the user should know of the whole.
+        metric: What was scored; None in reports of older versions, which knew top-1 alone.
+        max_drop: The limit, in the metric's unit; None without one.
     """
 
     VERSION: ClassVar[int] = 1
@@ -138,6 +177,8 @@ class EvaluationResult:
     subjects: tuple[SubjectAccuracy, ...]
     skipped: tuple[NotRun, ...] = ()
     notes: tuple[str, ...] = ()
+    metric: MetricRecord | None = None
+    max_drop: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,14 +193,17 @@ class Accuracy:
         correct: Images whose class it named.
         correct_top5: Images whose class was among its first five; None where there are no more than five.
         difference: To the baseline; None for the baseline itself.
-        agreement: Share of the images on which it named the baseline's class.
+        agreement: Share of the images, or of the pixels, on which it named the baseline's class.
         sqnr_db: Of its logits against the baseline's, over all images.
-        nonfinite: Images whose logits held NaN or infinity.
+        nonfinite: Images whose outputs held NaN or infinity.
         changed: The first images that it sees otherwise than the baseline does.
         passed: Whether the drop stayed within the limit; None without a limit, or where it was not run.
         problem: Why it was not run or failed.
         missing: Whether it was not run for want of an installed package.
         warning: Why its figures on this machine may not be those of another; None where they are.
+        score: Of another metric than top-1; a share where its unit is points.
+        score_difference: To the baseline's, as the score has it.
+        class_iou: Of mIoU, of each class; NaN for a class that no mask has.
     """
 
     name: str
@@ -177,10 +221,32 @@ class Accuracy:
     problem: str | None = None
     missing: bool = False
     warning: str | None = None
+    score: float | None = None
+    score_difference: ScoreDifference | None = None
+    class_iou: tuple[float, ...] | None = None
 
-    def record(self, images: int) -> SubjectAccuracy:
+    def share(self, images: int) -> float | None:
+        """Return the score: of top-1, the share of the images whose class it named."""
+        return self.score if self.correct is None else self.correct / images
+
+    def change(self, metric: MetricRecord) -> tuple[float | None, tuple[float, float] | None]:
+        """Return the difference to the baseline and its interval, in the metric's unit; None for what there is not."""
+        if self.difference is not None:
+            return self.difference.points, self.difference.interval_points
+        found = self.score_difference
+        if found is None:
+            return None, None
+        scale = 100.0 if metric.in_points else 1.0
+        interval = None if found.interval is None else (scale * found.interval[0], scale * found.interval[1])
+        return scale * found.value, interval
+
+    def record(self, images: int, metric: MetricRecord) -> SubjectAccuracy:
         """Return the figures as documents hold them."""
-        artifact, pair = self.artifact, self.difference
+        artifact, pair, own = self.artifact, self.difference, self.score_difference
+        change, interval = self.change(metric)
+        better, worse = (None, None) if own is None else (own.greater, own.lower)
+        if not metric.higher_is_better:
+            better, worse = worse, better
         return SubjectAccuracy(
             name=self.name,
             path=artifact.path if artifact else None,
@@ -195,11 +261,11 @@ class Accuracy:
             top1=None if self.correct is None else self.correct / images,
             correct_top5=self.correct_top5,
             top5=None if self.correct_top5 is None else self.correct_top5 / images,
-            difference_points=pair.points if pair else None,
-            interval_points=pair.interval_points if pair else None,
+            difference_points=change if metric.in_points else None,
+            interval_points=interval if metric.in_points else None,
             p_value=pair.p_value if pair else None,
-            lost=pair.lost if pair else None,
-            gained=pair.gained if pair else None,
+            lost=pair.lost if pair else worse,
+            gained=pair.gained if pair else better,
             agreement=self.agreement,
             sqnr_db=self.sqnr_db,
             exact=self.sqnr_db == math.inf,
@@ -208,7 +274,15 @@ class Accuracy:
             passed=self.passed,
             problem=self.problem,
             warning=self.warning,
+            score=self.share(images),
+            score_difference=change,
+            score_interval=interval,
+            class_iou=_known(self.class_iou),
         )
+
+
+def _known(values: tuple[float, ...] | None) -> tuple[float | None, ...] | None:
+    return None if values is None else tuple(None if math.isnan(value) else value for value in values)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -217,18 +291,20 @@ class Evaluation:
 
     Attributes:
         dataset: What was asked.
-        classes: Number of logits.
+        metric: What was scored.
+        classes: Number of logits; None where a metric of the user's own does not need them.
         images: How many could be read.
         unreadable: Name and reason of each that could not.
         subjects: The baseline, which the others are compared with, first.
         skipped: What the target cannot run.
-        max_drop: Percentage points that an artifact may be worse than the baseline; None for no verdict.
+        max_drop: By how much an artifact may be worse than the baseline, in the metric's unit; None for no verdict.
         target: Where it was run; None for this machine.
         notes: What the user should know of the whole.
     """
 
     dataset: Dataset
-    classes: int
+    metric: MetricRecord
+    classes: int | None
     images: int
     unreadable: tuple[tuple[str, str], ...]
     subjects: tuple[Accuracy, ...]
@@ -249,19 +325,21 @@ class Evaluation:
         judged = self.max_drop is not None
         return EvaluationResult(
             passed=all(item.passed is True for item in self.subjects[1:]) if judged else None,
-            max_drop_points=self.max_drop,
+            max_drop_points=self.max_drop if self.metric.in_points else None,
             target=self.target,
             dataset=DatasetRecord(
                 source=self.dataset.source,
                 images=self.images,
                 available=self.dataset.available,
                 classes=self.classes,
-                labels_by=self.dataset.labels_by.value,
+                labels_by=self.dataset.labelled_by,
                 unreadable=tuple(UnreadableImage(name, reason) for name, reason in self.unreadable),
             ),
             baseline=self.subjects[0].name,
             confidence=CONFIDENCE,
-            subjects=tuple(item.record(self.images) for item in self.subjects),
+            subjects=tuple(item.record(self.images, self.metric) for item in self.subjects),
             skipped=self.skipped,
             notes=self.notes,
+            metric=self.metric,
+            max_drop=self.max_drop,
         )

@@ -5,24 +5,29 @@ the bundle's best float artifact, and the document says so.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 from coordatt_deploy import targets
-from coordatt_deploy.artifact_specs import Artifact, TensorSpec
+from coordatt_deploy.artifact_specs import Artifact, OutputKind, TensorSpec
 from coordatt_deploy.bundle import Bundle
-from coordatt_deploy.data.labelled import Dataset, LabelsBy, open_dataset
+from coordatt_deploy.data.dataset import Dataset, LabelKind, LabelsBy
+from coordatt_deploy.data.labelled import open_dataset
+from coordatt_deploy.data.masks import IGNORED
 from coordatt_deploy.documents import dump
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.evaluation.judge import judge
 from coordatt_deploy.evaluation.predict import Predictions, Trial, run
 from coordatt_deploy.evaluation.reports import EvaluationReports, read_reports, runs_of
-from coordatt_deploy.evaluation.result import Accuracy, Evaluation, EvaluationResult
+from coordatt_deploy.evaluation.result import MIOU, TOP1, Accuracy, Evaluation, EvaluationResult, MetricRecord
+from coordatt_deploy.evaluation.scoring import MeanIou, Own, Scoring, Top1
+from coordatt_deploy.evaluation.user_metric import load_metric
 from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.graph.source_weights import check_source_weights
 from coordatt_deploy.host import available_cores, describe
+from coordatt_deploy.logs import logged
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.report_file import ReportFile, report_name
 from coordatt_deploy.run_records import NotRun, accumulated, begin_session
@@ -37,15 +42,17 @@ class EvaluationPlan:
     """What to evaluate.
 
     Attributes:
-        dataset: A folder, ``digits`` or ``digits:all``.
+        dataset: A folder, an ``.npz``, or the name of a packaged set; see ``data.labelled``.
         formats: Only artifacts of these.
         limit: How many images at most; None for all.
         seed: Of the choice among them.
         workers: Processes; None for one per core.
-        max_drop: Percentage points of top-1 that an artifact may lose; None for no verdict.
+        max_drop: By how much an artifact may be worse, in the metric's unit (percentage points of what is built in);
+            None for no verdict.
         labels_by: How folders become classes; None for the first way that fits.
         target: Where artifacts run; None for this machine.
         output: A file for the figures in place of the bundle's; None for ``reports/``.
+        metric: ``top-1``, ``miou``, or ``FILE.py:FUNCTION``; None for what the dataset's labels are made for.
     """
 
     dataset: str
@@ -57,12 +64,19 @@ class EvaluationPlan:
     labels_by: LabelsBy | None = None
     target: str | None = None
     output: Path | None = None
+    metric: str | None = None
 
     def __post_init__(self) -> None:
         for option, value in (("limit", self.limit), ("workers", self.workers)):
             if value is not None and value < 1:
                 raise UsageError(f"--{option} is {value}; it must be a whole number of at least 1")
-        if self.max_drop is not None and not (math.isfinite(self.max_drop) and 0 <= self.max_drop <= 100):
+        if self.metric not in (None, TOP1, MIOU) and ":" not in str(self.metric):
+            raise UsageError(f"unknown --metric {self.metric!r}; known: {TOP1}, {MIOU}, FILE.py:FUNCTION")
+        if self.max_drop is None:
+            return
+        if not (math.isfinite(self.max_drop) and self.max_drop >= 0):
+            raise UsageError(f"--max-drop is {self.max_drop}; give a number of at least 0, in the metric's unit")
+        if self.max_drop > 100 and self.metric in (None, TOP1, MIOU):
             raise UsageError(f"--max-drop is {self.max_drop}; give percentage points from 0 to 100, such as 0.5")
 
 
@@ -70,15 +84,21 @@ def evaluate_bundle(bundle: Bundle, plan: EvaluationPlan, stages: Stages) -> Eva
     """Evaluate the artifacts and write ``reports/evaluate.json``, ``evaluate-TARGET.json``, or the user's file.
 
     Raises:
-        UsageError: The bundle has no such artifact or is no classifier of images, the dataset does not fit, or the
-            figures could not be kept.
+        UsageError: The bundle has no such artifact or gives nothing that the metric scores, the dataset does not fit,
+            or the figures could not be kept.
+        MetricError: A metric of the user's own raises, or gives no number.
         MissingDependencyError: The digits need scikit-learn, which is not installed.
     """
     target = None if plan.target is None else targets.parse(plan.target)
     kept = ReportFile(bundle, report_name("evaluate", None if target is None else str(target)), plan.output)
     kept.check()
-    output, classes = logits_of(bundle)
-    dataset = open_dataset(plan.dataset, bundle.manifest.model.labels, classes, plan.labels_by)
+    own = _own_metric(plan.metric)
+    classes = _classes(bundle)
+    tensor = image_input(bundle)
+    dataset = open_dataset(plan.dataset, bundle.manifest.model.labels, classes, plan.labels_by, tensor)
+    scoring = _scoring(bundle, plan, dataset, own)
+    if isinstance(scoring, MeanIou):
+        classes = scoring.classes
     if plan.limit is not None:
         dataset = dataset.limited(plan.limit, plan.seed)
     artifacts, skipped = _chosen(bundle, plan, target)
@@ -88,16 +108,19 @@ def evaluate_bundle(bundle: Bundle, plan: EvaluationPlan, stages: Stages) -> Eva
     else:
         check_source_weights(bundle.path("reference"), bundle.manifest)
     place = None if target is None else str(target)
-    trial = Trial(bundle, tuple(artifacts), missing is None, image_input(bundle).name, output.name, place)
+    trial = Trial(bundle, tuple(artifacts), missing is None, tensor.name, scoring, place)
     predictions, unreadable = _predictions(trial, dataset, plan.workers, stages)
     subjects: list[Artifact | None] = [*artifacts] if missing else [None, *artifacts]
-    judged = judge(subjects, predictions, dataset, classes, plan.max_drop, _host_warnings(trial))
+    with stages.stage(scoring.record.name), logged("metric"):
+        judged = judge(subjects, predictions, dataset, scoring, classes, plan.max_drop, _host_warnings(trial))
     images = len(predictions.rows)
     notes = [*dataset.notes]
     if missing is not None:
         notes.append(f"compared with {judged[0].name} instead of the float64 reference: {missing}")
     notes += _doubts(judged[0], images, classes)
-    evaluation = Evaluation(dataset, classes, images, unreadable, judged, skipped, plan.max_drop, place, tuple(notes))
+    evaluation = Evaluation(
+        dataset, scoring.record, classes, images, unreadable, judged, skipped, plan.max_drop, place, tuple(notes)
+    )
     with kept.replacing():
         _keep(kept, evaluation.record())
     return evaluation
@@ -134,6 +157,72 @@ def _keep(file: ReportFile, result: EvaluationResult) -> None:
     session = begin_session(result.target)
     runs = accumulated(earlier.runs, runs_of(result, session.tool_versions, session.time))
     file.write(dump(EvaluationReports(runs, result.skipped)))
+
+
+def _own_metric(named: str | None) -> Own | None:
+    """Import a metric of the user's own, before anything is run; None for what is built in."""
+    if named is None or named in (TOP1, MIOU):
+        return None
+    with logged("metric"):
+        metric = load_metric(named)
+    record = MetricRecord(metric.name, metric.higher_is_better, "", named, metric.per_image)
+    return Own(record, LabelKind.CLASSES)
+
+
+def _classes(bundle: Bundle) -> int | None:
+    """The number of logits; None where the model is no classifier."""
+    try:
+        return logits_of(bundle)[1]
+    except UsageError:
+        return None
+
+
+def _scoring(bundle: Bundle, plan: EvaluationPlan, dataset: Dataset, own: Own | None) -> Scoring:
+    """Return what becomes of the outputs.
+
+    Raises:
+        UsageError: The model's outputs or the dataset's labels are not what the metric scores.
+    """
+    if own is not None:
+        return replace(own, kind=dataset.kind)
+    asked = plan.metric or {LabelKind.CLASSES: TOP1, LabelKind.MASKS: MIOU}.get(dataset.kind)
+    if asked is None:
+        raise UsageError(
+            f"the labels of {dataset.source} are neither classes nor masks; give --metric FILE.py:FUNCTION"
+        )
+    needed = LabelKind.CLASSES if asked == TOP1 else LabelKind.MASKS
+    if asked == TOP1:
+        scoring: Scoring = Top1(logits_of(bundle)[0].name)
+    else:
+        spec, classes = mask_of(bundle)
+        scoring = MeanIou(spec.name, classes)
+    if dataset.kind is not needed:
+        raise UsageError(f"{asked} needs {needed.value} as labels; {dataset.source} has {dataset.kind.value}")
+    return scoring
+
+
+def mask_of(bundle: Bundle) -> tuple[TensorSpec, int]:
+    """Return the output that holds a class, or a score of each class, for every pixel, and the number of classes.
+
+    An output whose kind is said or proven to be a mask comes before one that looks like it. Where it holds the classes
+    themselves there are as many as the model has labels, or 255.
+
+    Raises:
+        UsageError: There is none.
+    """
+    manifest = bundle.manifest
+    said = [spec for spec in manifest.outputs if manifest.output_kinds.get(spec.name) is OutputKind.MASK]
+    for spec in (*said, *manifest.outputs):
+        channels = spec.shape[1] if len(spec.shape) == 4 else None
+        if channels is not None and channels > 1:
+            return spec, channels
+        if spec.dtype.startswith(("int", "uint")) and (len(spec.shape) == 3 or channels == 1):
+            return spec, len(manifest.model.labels or ()) or IGNORED
+    found = ", ".join(f"{spec.name} {spec.shape}" for spec in manifest.outputs)
+    raise UsageError(
+        "mIoU needs scores (1, classes, H, W) or classes (1, H, W) for every pixel;"
+        f" {manifest.model.name} gives {found}"
+    )
 
 
 def logits_of(bundle: Bundle) -> tuple[TensorSpec, int]:
@@ -202,8 +291,13 @@ def _distance(artifact: Artifact) -> int:
     return list(Precision).index(artifact.precision) + (len(Precision) if artifact.recipe else 0)
 
 
-def _doubts(baseline: Accuracy, images: int, classes: int) -> list[str]:
-    if baseline.correct is None or images < EXAMPLES or baseline.correct / images >= CHANCE / classes:
+def _doubts(baseline: Accuracy, images: int, classes: int | None) -> list[str]:
+    if (
+        classes is None
+        or baseline.correct is None
+        or images < EXAMPLES
+        or baseline.correct / images >= CHANCE / classes
+    ):
         return []
     return [
         f"{baseline.name} itself is right on only {baseline.correct / images:.1%}, a guess on {1 / classes:.1%}:"

@@ -8,24 +8,21 @@ import importlib
 import importlib.util
 import inspect
 import os
-import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Final, Protocol, TypeVar, cast
+from typing import Final, Protocol, cast
 
 import torch
 from torch import nn
 
-from coordatt_deploy.artifact_specs import Preprocessing
+from coordatt_deploy.artifact_specs import OutputKind, Preprocessing
 from coordatt_deploy.errors import MissingDependencyError, UsageError, nearest
 from coordatt_deploy.loading.checkpoints import check_file
 from coordatt_deploy.loading.timm_preprocessing import check_size, read_config
-from coordatt_deploy.logs import captured, log_folder, write_traceback
-from coordatt_deploy.user_code import first_line, place
-
-T = TypeVar("T")
+from coordatt_deploy.logs import write_traceback
+from coordatt_deploy.user_code import first_line, import_file, quietly, search_first
 
 
 class Factory(Protocol):
@@ -58,8 +55,9 @@ class LoadedModule:
         shapes: Of the inputs, where they are fixed.
         registry: The name under which this package lists it; None for everything else.
         is_program: Whether it is a saved program, whose mode is part of its operators.
-        knows_digits: Whether it was trained on the packaged digits.
+        dataset: The packaged data that it was trained on; None for everything else.
         untrained: Whether its weights are known to be random.
+        output_kinds: What outputs are, by name, where that is known of the architecture.
     """
 
     module: nn.Module
@@ -73,8 +71,9 @@ class LoadedModule:
     shapes: tuple[tuple[int, ...], ...] = ()
     registry: str | None = None
     is_program: bool = False
-    knows_digits: bool = False
+    dataset: str | None = None
     untrained: bool = False
+    output_kinds: Mapping[str, OutputKind] = field(default_factory=dict)
 
 
 def build_factory(name: str, arguments: Mapping[str, object], num_classes: int | None = None) -> LoadedModule:
@@ -128,53 +127,13 @@ def _as_module(value: object, name: str) -> nn.Module:
     raise UsageError(f"{name} returns a {type(value).__name__}; expected a torch.nn.Module")
 
 
-def quietly(call: Callable[[], T], what: str) -> T:
-    """Run the user's code with its output in a log file, and say in one line what it raises."""
-    log = log_folder() / f"intake-{os.getpid()}.log"
-    try:
-        with captured(log):
-            result = call()
-    except (Exception, SystemExit) as error:  # a script may well call sys.exit when it is imported
-        at, where = place(error), write_traceback(error, "intake")
-        raise UsageError(
-            f"{what} {first_line(error)}{f' at {at}' if at else ''}; the traceback is in {where}"
-        ) from error
-    log.unlink(missing_ok=True)
-    return result
-
-
 def _import_file(path: Path) -> ModuleType:
-    """Import a file under its own name, or as part of the package that it lies in, so that its own imports work."""
     check_file(path, "file", "a .py file with the model in it")
-    root, parts = path.resolve().parent, [path.stem]
-    while (root / "__init__.py").is_file():
-        parts.insert(0, root.name)
-        root = root.parent
-    _search_first(root)
-    name = ".".join(parts)
-    loaded = sys.modules.get(name)
-    if loaded is not None and Path(getattr(loaded, "__file__", None) or "").resolve() == path.resolve():
-        return loaded
-    if len(parts) > 1 and loaded is None:
-        return quietly(lambda: importlib.import_module(name), f"importing {path} raises")
-    if loaded is not None:  # the name belongs to another module: torch.py, models.py
-        name = f"{name}_{abs(hash(str(path.resolve()))):x}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"{path} is no Python file; its name must end in .py")
-    code = importlib.util.module_from_spec(spec)
-    sys.modules[name] = code
-    loader = spec.loader
-    try:
-        quietly(lambda: loader.exec_module(code), f"importing {path} raises")
-    except UsageError:
-        del sys.modules[name]
-        raise
-    return code
+    return import_file(path)
 
 
 def _import_module(name: str) -> ModuleType:
-    _search_first(Path.cwd())
+    search_first(Path.cwd())
     try:
         missing = importlib.util.find_spec(name) is None
     except ModuleNotFoundError as error:
@@ -192,11 +151,6 @@ def _import_module(name: str) -> ModuleType:
             " its package, or name the file: path/to/file.py:factory"
         )
     return quietly(lambda: importlib.import_module(name), f"importing {name} raises")
-
-
-def _search_first(folder: Path) -> None:
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
 
 
 def _attribute(code: ModuleType, attribute: str, name: str) -> Factory:

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Final
 
 import torch
+from PIL import Image
 from torch import nn
 
 from coordatt_deploy.artifact_specs import ModelSpec
 from coordatt_deploy.data.digits import read_split
 from coordatt_deploy.data.images import find_images, load_image
+from coordatt_deploy.data.labelled import DIGITS, SCENES
+from coordatt_deploy.data.scenes import golden_scenes
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.graph.capture import check_weights, trial
 from coordatt_deploy.graph.fixed_batch import FIXED_BATCH
@@ -31,7 +34,7 @@ from coordatt_deploy.loading.saved_programs import build_program
 from coordatt_deploy.loading.sizes import batch_within, unseen_batches
 from coordatt_deploy.models import model_card
 from coordatt_deploy.models.factory import build
-from coordatt_deploy.models.registry import chosen_attention
+from coordatt_deploy.models.registry import ARCHITECTURES, chosen_attention, chosen_switches
 
 LONGEST_NAME: Final = 100  # letters; file systems take 255 bytes, and precision and CPU come behind
 GOLDEN_COUNT: Final = 16  # of the user's own images; each costs a float64 run, and sixteen are as many as the digits
@@ -87,12 +90,13 @@ def resolve(request: ModelRequest) -> LoadedModel:
             untrained=built.untrained,
         ),
         example=example,
-        images=_images(request.golden) if request.golden else golden_images(built.knows_digits),
+        images=_images(request.golden) if request.golden else golden_images(built.dataset),
         inputs=names,
         outputs=outputs,
         notes=tuple(notes),
         dynamic=request.dynamic,
         batch=request.batch,
+        output_kinds=built.output_kinds,
     )
     _try_unseen(source)
     return source
@@ -145,9 +149,10 @@ def _build_registered(request: ModelRequest) -> LoadedModule:
         checkpoint = read_checkpoint(request.checkpoint, key=request.checkpoint_key)
     classes = request.num_classes or _whole(arguments, "num_classes")
     classes = classes or (None if checkpoint is None else head_classes(checkpoint.state))
-    attended = chosen_attention(card, arguments)
     keeps = checkpoint is None and classes in (None, card.num_classes) and not arguments
-    module = build(card, attended, num_classes=classes, pretrained=None if keeps else False)
+    switches, arguments = chosen_switches(card, arguments)
+    attended = chosen_attention(card, arguments)
+    module = build(card, attended, num_classes=classes, pretrained=None if keeps else False, switches=switches)
     notes: tuple[str, ...] = ()
     untrained = checkpoint is None and not (card.trained and keeps)
     if checkpoint is not None:
@@ -165,7 +170,8 @@ def _build_registered(request: ModelRequest) -> LoadedModule:
         attention=None if attended is None else attended.kind,
         inputs=("image",),
         registry=card.name,
-        knows_digits=card.trained and keeps,
+        output_kinds=ARCHITECTURES[card.architecture].output_kinds,
+        dataset=card.dataset if keeps else None,
         untrained=untrained,
     )
 
@@ -215,11 +221,16 @@ def _images(folder: Path) -> Images:
     )
 
 
-def golden_images(labelled: bool) -> Images:
-    """Return the packaged golden digits; their classes only where the model knows digits."""
+def golden_images(dataset: str | None) -> Images:
+    """Return packaged images for a model that was trained on *dataset*.
+
+    Digits for all but the one that knows digits on photographs; with their classes only where the model knows them.
+    """
+    if dataset == SCENES:
+        return tuple((scene.name, Image.fromarray(scene.pixels), None) for scene in golden_scenes())
     split = read_split("golden")
     return tuple(
-        (f"digit_{label}_{index:02d}", image, int(label) if labelled else None)
+        (f"digit_{label}_{index:02d}", image, int(label) if dataset == DIGITS else None)
         for index, (label, image) in enumerate(zip(split.labels, split.images(), strict=True))
     )
 

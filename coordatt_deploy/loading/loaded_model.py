@@ -1,14 +1,14 @@
 """A model that is ready to be captured, its capture, and its float64 reference."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 import torch
 from PIL import Image
 from torch import nn
 
-from coordatt_deploy.artifact_specs import ModelSpec
+from coordatt_deploy.artifact_specs import ModelSpec, OutputKind
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.graph.call_arguments import outputs
 from coordatt_deploy.graph.capture import capture, trial
@@ -38,6 +38,7 @@ class LoadedModel:
         notes: What was assumed, renamed or done, for the user to read.
         dynamic: Bounds of a dynamic height and width; None for a static size.
         batch: Bounds of a dynamic batch; None for a static one.
+        output_kinds: What outputs are, by name, where that is known of the architecture.
     """
 
     module: nn.Module
@@ -49,6 +50,7 @@ class LoadedModel:
     notes: tuple[str, ...] = ()
     dynamic: Bounds | None = None
     batch: BatchBounds | None = None
+    output_kinds: Mapping[str, OutputKind] = field(default_factory=dict)
 
     def unseen_sizes(self) -> tuple[tuple[int, int], ...]:
         """The sizes at which a dynamic model has to be right as well; none for a static one."""

@@ -13,7 +13,8 @@ from coordatt_deploy.errors import UsageError
 from coordatt_deploy.graph.graph import aten
 from coordatt_deploy.graph.passes.functionalise import DROPOUTS
 from coordatt_deploy.loading.checkpoints import check_file, check_members
-from coordatt_deploy.loading.factories import LoadedModule, quietly
+from coordatt_deploy.loading.factories import LoadedModule
+from coordatt_deploy.user_code import quietly
 
 
 def build_program(path: Path, input_size: tuple[int, int] | None, batch: int | None = None) -> LoadedModule:

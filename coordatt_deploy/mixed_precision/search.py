@@ -26,12 +26,14 @@ from coordatt_deploy.conversion.jobs import QuantizedArtifact, make
 from coordatt_deploy.conversion.plan import Job
 from coordatt_deploy.conversion.quantize_run import with_artifacts
 from coordatt_deploy.data.calibration import DIGITS
-from coordatt_deploy.data.labelled import CALIBRATION_DIGITS, Dataset, open_dataset
+from coordatt_deploy.data.dataset import Dataset, LabelKind
+from coordatt_deploy.data.labelled import CALIBRATION_DIGITS, open_dataset
 from coordatt_deploy.documents import dump
 from coordatt_deploy.errors import ConversionError, UsageError
 from coordatt_deploy.evaluation.paired import PairedDifference
 from coordatt_deploy.evaluation.predict import Trial, run
 from coordatt_deploy.evaluation.run import image_input, logits_of
+from coordatt_deploy.evaluation.scoring import Top1
 from coordatt_deploy.graph.graph import Graph
 from coordatt_deploy.graph.saved_graph import load_graph
 from coordatt_deploy.host import available_cores
@@ -169,6 +171,10 @@ def _labelled(bundle: Bundle, plan: SearchPlan, classes: int) -> Dataset:
         if plan.dataset is not None:
             raise
         raise UsageError(f"--max-drop needs labelled images; the calibration data has no labels: {error}") from error
+    if dataset.kind is not LabelKind.CLASSES:
+        raise UsageError(
+            f"--max-drop is of top-1, and needs classes as labels; {dataset.source} has {dataset.kind.value}"
+        )
     return dataset if plan.limit is None else dataset.limited(plan.limit, plan.quantize.seed)
 
 
@@ -188,11 +194,11 @@ class _Judge:
         return len(self.right)
 
     def ask_reference(self, step: Callable[[], None]) -> None:
-        self.right = self._right(Trial(self.bundle, (), True, image_input(self.bundle).name, self.output), step)
+        self.right = self._right(Trial(self.bundle, (), True, image_input(self.bundle).name, Top1(self.output)), step)
 
     def ask(self, folder: Path, artifact: Artifact) -> PairedDifference:
         there = Bundle(folder, self.bundle.manifest)
-        trial = Trial(there, (artifact,), False, image_input(self.bundle).name, self.output)
+        trial = Trial(there, (artifact,), False, image_input(self.bundle).name, Top1(self.output))
         return PairedDifference.of(self.right, self._right(trial))
 
     def _right(self, trial: Trial, step: Callable[[], None] = lambda: None) -> NDArray[np.bool_]:
@@ -202,7 +208,7 @@ class _Judge:
             raise ConversionError(failure.text)
         if not len(answers.rows):
             raise UsageError(f"none of the images of {self.dataset.source} can be read: {answers.unreadable[0][1]}")
-        return np.asarray(answers.places[0] == 0)
+        return np.asarray(answers.scored[0][:, 1] == 0)  # the place of the right class
 
 
 def _search_one(

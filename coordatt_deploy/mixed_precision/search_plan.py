@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from coordatt_deploy.conversion.plan import QuantizePlan
-from coordatt_deploy.data.labelled import LabelsBy
+from coordatt_deploy.data.dataset import LabelsBy
 from coordatt_deploy.errors import UsageError
 
 

@@ -24,10 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordatt_deploy.artifact_specs import OutputKind, OutputRegion
-from coordatt_deploy.metrics import Arrays, cosine, sqnr_db, sqnr_db_of_energies, top1_agreement
+from coordatt_deploy.metrics import Arrays, box_ious, cosine, sqnr_db, sqnr_db_of_energies, top1_agreement
 from coordatt_deploy.output_grids import coarse_parts, grid_step, is_bounded, part_of, whole
 from coordatt_deploy.parity.conditioning import MOST_SET_ASIDE, conditioning
-from coordatt_deploy.parity.tolerances import OTHERWISE_INTEGERS, Tolerance, allowed_otherwise
+from coordatt_deploy.parity.tolerances import OTHERWISE_INTEGERS, Tolerance, allowed_otherwise, least_box_iou
 
 BOUNDED_SIGNAL: Final = 0.25  # mean square of the values 0 and 1, half of each: what a score can come to
 
@@ -72,10 +72,13 @@ class OutputParity:
         unproven: Why nothing can be proven of the output; None where it was judged.
         regions: Of an integer artifact, the parts that different operators make.
         kind: What the output is.
-        mask_agreement: Share of the pixels with the same class; None for what is no mask of several classes.
+        mask_agreement: Share of the pixels of a mask, or of the places of a detector's scores, with the same class;
+            None for what has no classes at several places.
         min_mask_agreement: What was asked for; None where it was not.
         by_share: Whether elements are classes, positions, or yes and no. The error and what is allowed are then shares
             of the elements, of all cases together.
+        box_iou: Mean IoU of the boxes with the reference's in their places; None where they are not decoded, or none.
+        min_box_iou: What was asked for; None where it was not, as every element is judged.
     """
 
     name: str
@@ -100,6 +103,8 @@ class OutputParity:
     mask_agreement: float | None = None
     min_mask_agreement: float | None = None
     by_share: bool = False
+    box_iou: float | None = None
+    min_box_iou: float | None = None
 
     def sentence(self) -> str:
         """Say what was found, in one line."""
@@ -115,7 +120,11 @@ class OutputParity:
             )
         masks, needed = self.mask_agreement, self.min_mask_agreement
         if masks is not None and needed is not None and masks < needed:
-            return f"{self.name}: {masks:.1%} of the pixels have the same class, {needed:.0%} needed"
+            places = "pixels" if self.kind is OutputKind.MASK else "places"
+            return f"{self.name}: {masks:.1%} of the {places} have the same class, {needed:.0%} needed"
+        overlap, least = self.box_iou, self.min_box_iou
+        if overlap is not None and least is not None and overlap < least:
+            return f"{self.name}: the boxes have a mean IoU of {overlap:.3f} with the reference's, {least:g} needed"
         coarse = [region.problem for region in self.regions if region.problem is not None]
         if coarse:
             return f"{self.name}: {'; '.join(coarse)}"
@@ -167,9 +176,12 @@ def judge(
     """
     _check_shapes(name, candidate, reference, rounding)
     least_masks = None
-    masks = mask_agreement(candidate, reference) if kind is OutputKind.MASK else None
+    masks = place_agreement(candidate, reference, kind)
     if masks is not None:
-        least_masks = 1.0 - allowed_otherwise(tolerance, 1.0 - (mask_agreement(rounding, reference) or 0.0))
+        least_masks = 1.0 - allowed_otherwise(tolerance, 1.0 - (place_agreement(rounding, reference, kind) or 0.0))
+    boxes = box_ious(candidate, reference) if kind is OutputKind.BOXES else None
+    overlap = None if boxes is None else float(boxes.mean())
+    least_overlap = None if boxes is None else least_box_iou(tolerance)
     if kind not in {OutputKind.SCORES, OutputKind.OTHER}:  # then the greatest of its numbers names no class
         tolerance = replace(tolerance, min_top1_agreement=None, floor_top1=None)
     condition = conditioning(reference, rounding, tolerance, images, moved)
@@ -201,6 +213,7 @@ def judge(
         and not nonfinite
         and condition.problem is None
         and (masks is None or least_masks is None or masks >= least_masks)
+        and (overlap is None or least_overlap is None or overlap >= least_overlap)
         and all(part.problem is None for part in parts),
         max_abs_error=max((_worst(error) for error in errors), key=lambda e: math.inf if math.isnan(e) else e),
         allowed=allowed.get(worst, 0.0) if by_element else math.nan,
@@ -221,6 +234,8 @@ def judge(
         kind=kind,
         mask_agreement=masks,
         min_mask_agreement=least_masks,
+        box_iou=overlap,
+        min_box_iou=least_overlap,
     )
 
 
@@ -288,6 +303,20 @@ def _ties(own: Sequence[int], reference: Arrays, images: Sequence[bool], multipl
     made_up = [index for index in range(len(reference)) if index < len(images) and not images[index]]
     found = tuple(index for index in made_up if multiple * own[index] > OTHERWISE_INTEGERS * reference[index].size)
     return found if len(found) <= MOST_SET_ASIDE * len(reference) else ()
+
+
+def place_agreement(candidate: Arrays, reference: Arrays, kind: OutputKind) -> float | None:
+    """Share of the pixels of a mask, or of the places of a detector, with the same class; None for everything else.
+
+    Scores of a detector are (1, places, classes) or (1, classes, places); there are more places than classes.
+    """
+    if kind is OutputKind.MASK:
+        return mask_agreement(candidate, reference)
+    if kind is not OutputKind.SCORES or any(item.ndim != 3 for item in reference):
+        return None
+    if all(item.shape[1] >= item.shape[2] for item in reference):
+        candidate, reference = ([np.swapaxes(item, 1, 2) for item in values] for values in (candidate, reference))
+    return mask_agreement(candidate, reference)
 
 
 def mask_agreement(candidate: Arrays, reference: Arrays) -> float | None:

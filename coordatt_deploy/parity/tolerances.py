@@ -248,6 +248,16 @@ def allowed_otherwise(tolerance: Tolerance, rounding: float) -> float:
     return max(tolerance.multiple * rounding, OTHERWISE if tolerance.weight_bits is None else integers)
 
 
+# From an IoU of 0.5 on benchmarks of detectors count a box as the same object (Pascal VOC). Decibels over all boxes do
+# not notice small ones: 20 dB of boxes up to 640 pixels wide leave 30 pixels. In float each number is judged.
+BOX_IOU: Final = 0.5
+
+
+def least_box_iou(tolerance: Tolerance) -> float | None:
+    """Return the mean IoU that boxes must have with the reference's; None where each of their numbers is judged."""
+    return None if tolerance.weight_bits is None or tolerance.min_sqnr_db is None else BOX_IOU
+
+
 KEYS: Final = ("multiple", "min_sqnr_db", "min_top1_agreement")
 Tolerances = Mapping[tuple[Format, str], Tolerance]
 BUILT_IN: Final[Tolerances] = TOLERANCES

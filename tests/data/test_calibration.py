@@ -1,13 +1,26 @@
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
-from coordatt_deploy.artifact_specs import Preprocessing, TensorSpec
-from coordatt_deploy.conversion.calibration import calibration_record
-from coordatt_deploy.data.calibration import ASIDE, MINIMUM, CalibrationSet, digits_calibration, load_calibration
+from coordatt_deploy.artifact_specs import ModelSpec, Preprocessing, TensorSpec
+from coordatt_deploy.conversion.calibration import calibration_of, calibration_record
+from coordatt_deploy.conversion.plan import QuantizePlan
+from coordatt_deploy.data.calibration import (
+    ASIDE,
+    MINIMUM,
+    PACKAGED,
+    CalibrationSet,
+    digits_calibration,
+    load_calibration,
+)
 from coordatt_deploy.data.digits import read_split
 from coordatt_deploy.data.images import normalise, preprocess
 from coordatt_deploy.errors import UsageError
+from coordatt_deploy.manifest import Manifest
+from coordatt_deploy.models import model_card
+from coordatt_deploy.quantization.recipes import parse
+from coordatt_deploy.tensors import weights_sha256
 
 PREPROCESSING = Preprocessing(size=(16, 20))
 IMAGE = TensorSpec("image", (1, 3, 16, 20), "float32", "NCHW")
@@ -343,3 +356,21 @@ def test_channels_that_no_image_has_come_as_arrays(folder, tmp_path):
     np.save(arrays / "99.npy", np.zeros((3, 16, 20), np.float32))
     with pytest.raises(UsageError, match=r"99\.npy holds \(3, 16, 20\), expected \(4, 16, 20\)"):
         load_calibration(arrays, [spec], CHANNELS[4])
+
+
+def test_scenes_calibrate_the_network_that_was_trained_on_them():
+    """
+    Scenes of the training, further ones set aside; an embedded model finds its own by its weights.
+    """
+    data = PACKAGED["scenes"]([IMAGE], PREPROCESSING, count=12, seed=0)
+    card = model_card("lraspp_mobilenetv2_ca_035.scenes")
+    weights = weights_sha256(load_file(card.weights_path))
+    spec = ModelSpec(card.name, PREPROCESSING, source_sha256=weights)
+    recipe = parse("static_wi8_ai8")
+    plan = QuantizePlan(recipes=(recipe,), count=12)
+    own = calibration_of(plan, Manifest(spec, (IMAGE,), ()))
+
+    assert "scenes" == own.source
+    assert own.fingerprint == data.fingerprint
+    assert [f"train_{number:03d}" for number in range(12)] == list(data.names)
+    assert [f"train_{number:03d}" for number in range(12, 28)] == list(data.aside.names)

@@ -5,8 +5,9 @@ from colours import COLOURS
 from PIL import Image
 
 from coordatt_deploy.data import digits
+from coordatt_deploy.data.dataset import LabelsBy
 from coordatt_deploy.data.digits import read_all
-from coordatt_deploy.data.labelled import LabelsBy, open_dataset
+from coordatt_deploy.data.labelled import open_dataset
 from coordatt_deploy.errors import MissingDependencyError, UsageError
 
 

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from coordatt_deploy import models
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.models.coordatt import CoordAtt
-from coordatt_deploy.models.factory import create_attention, read_weights
+from coordatt_deploy.models.factory import build, create_attention, read_weights
 from coordatt_deploy.models.mobilenet_v2 import Bottleneck
 from coordatt_deploy.models.registry import ARCHITECTURES, ATTENTION_BLOCKS, trained_models
 
@@ -39,6 +39,11 @@ PUBLISHED_PARAMETERS = {
     "mobilenext_ca_100": 3_971_626,
     "efficientnet_b0_se": 5_288_548,
     "efficientnet_b0_ca": 5_381_804,
+}
+# CoordAtt's README: SSDLite on COCO and DeepLabV3 on Pascal VOC, plain, with SE and with CA, in millions.
+PUBLISHED_DENSE = {
+    "ssdlite320_mobilenetv2_ca_100": (4.3, 4.7, 4.8),
+    "deeplabv3_mobilenetv2_ca_100": (4.5, 4.9, 5.0),
 }
 # With other arguments: what the reports of CoordAtt's and Triplet's authors give, and what timm builds.
 OTHER_PARAMETERS = (
@@ -129,14 +134,23 @@ def test_card_tells_what_the_network_has(name):
     card = models.model_card(name)
     with torch.device("meta"):
         network = models.create_model(name, pretrained=False)
-        logits = network(torch.zeros(1, 3, *card.input_size))
+        returned = network(torch.zeros(1, 3, *card.input_size))
+    classes = {tuple(value.shape) for value in (returned.values() if isinstance(returned, dict) else [returned])}
     own = network if card.attention is None else attention_class(card)
 
     assert card.parameters == count_parameters(network)
     assert card.macs == count_macs(network, card.input_size)
-    assert (1, card.num_classes) == tuple(logits.shape)
+    assert EXPECTED[card.task](card) == classes
+    assert card.task == ARCHITECTURES[card.architecture].task
     assert (card.attention is not None) == any(type(module) is own for module in network.modules() if module != network)
     assert not network.training
+
+
+EXPECTED = {
+    "classification": lambda card: {(1, card.num_classes)},
+    "segmentation": lambda card: {(1, card.num_classes, *card.input_size)},
+    "detection": lambda card: {(1, 3234, card.num_classes), (1, 3234, 4)},
+}
 
 
 def attention_class(card):
@@ -152,6 +166,19 @@ def test_parameter_counts_are_the_published_ones(name, parameters):
     assert parameters == models.model_card(name).parameters
 
 
+@pytest.mark.parametrize(("name", "millions"), PUBLISHED_DENSE.items())
+def test_dense_networks_have_the_published_millions(name, millions):
+    """
+    Of CoordAtt's authors' own table, to the digit that it has: without attention, with SE, with CA.
+    """
+    card, found = models.model_card(name), []
+    for attended in (None, *ARCHITECTURES[card.architecture].attention[1::-1]):
+        with torch.device("meta"):
+            found.append(round(count_parameters(build(card, attended)) / 1e6, 1))
+
+    assert list(millions) == found
+
+
 @pytest.mark.parametrize(("name", "choices", "parameters"), OTHER_PARAMETERS)
 def test_places_and_options_give_the_published_counts(name, choices, parameters):
     """
@@ -165,7 +192,7 @@ def test_places_and_options_give_the_published_counts(name, choices, parameters)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ATTENTION_BLOCKS)
-@pytest.mark.parametrize("family", ARCHITECTURES)
+@pytest.mark.parametrize("family", ARCHITECTURES_BY_MODEL)
 def test_every_block_stands_at_every_place_of_every_backbone(family, kind):
     """
     It is built and runs at a small oblong input, and its network has the block there.
@@ -358,6 +385,9 @@ def test_fresh_weights_depend_on_the_seed_alone():
         ("mobilenetv2_cbam_100", {"attention": "ecca"}, "did you mean eca"),
         ("mobilenetv2_eca_100", {"reduction": 8}, "takes no argument 'reduction'; it takes num_classes, kernel_size"),
         ("mobilenext_100", {"place": "after_reduction"}, "no attention block"),
+        ("ssdlite320_mobilenetv2_ca_100", {"decode": 1}, "decode is 1; it must be true or false"),
+        ("mobilenetv2_ca_100", {"decode": True}, "takes no argument 'decode'"),
+        ("ssdlite320_mobilenetv2_ca_100", {"nms": True}, "takes num_classes, decode, reduction"),
     ],
 )
 def test_wrong_request_is_refused_with_a_remedy(name, options, message):
@@ -378,11 +408,11 @@ def test_recipe_of_untrained_model_is_refused():
         models.model_card("mobilenetv2_100").recipe()
 
 
-def test_trained_weights_are_the_recipes():
+@pytest.mark.parametrize("name", trained_models())
+def test_trained_weights_are_the_recipes(name):
     """
     The packaged weights are at most 3 MB, and load into the network bit for bit.
     """
-    (name,) = trained_models()
     card = models.model_card(name)
     recipe = card.recipe()
 

@@ -260,6 +260,53 @@ def test_a_mask_is_judged_by_the_class_of_each_pixel():
     assert "90.0% of the pixels have the same class" in turned(4000).sentence()
 
 
+@pytest.mark.parametrize("turned_round", [False, True])
+def test_scores_of_a_detector_are_judged_by_the_class_at_each_place(turned_round):
+    """
+    Of 1,000 places one may not be of another class in float, however good the SQNR; classes first or last.
+    """
+    reference = vectors(shape=(1, 1000, 6), count=4)
+    for value in reference:
+        value[..., 2] = value.max(axis=2) + 0.01
+    candidate = [value.copy() for value in reference]
+    for value in candidate:
+        value[0, :5, 3] = value[0, :5, 2] + 0.01
+    near = [value + 0.001 for value in reference]
+    if turned_round:
+        reference, candidate, near = (
+            [np.swapaxes(value, 1, 2).copy() for value in values] for values in (reference, candidate, near)
+        )
+    tolerance = replace(next(iter(TOLERANCES.values())), min_sqnr_db=20.0, floor_db=None)
+    verdict = judge("scores", candidate, reference, reference, tolerance, kind=OutputKind.SCORES)
+
+    assert judge("scores", near, reference, reference, tolerance, kind=OutputKind.SCORES).passed
+    assert not verdict.passed
+    assert verdict.mask_agreement == pytest.approx(0.995)
+    assert "99.5% of the places have the same class" in verdict.sentence()
+    assert judge("scores", candidate, reference, reference, tolerance, kind=OutputKind.BOXES).mask_agreement is None
+
+
+def test_boxes_of_integer_files_must_lie_on_the_references():
+    """
+    Small boxes that all miss keep the decibels of the large numbers that they are made of; their IoU tells.
+    """
+    random = np.random.default_rng(0)
+    corner = [random.uniform(0, 600, (1, 100, 2)) for _ in range(4)]
+    reference = [np.concatenate([value, value + 20], axis=2) for value in corner]
+    tolerance = next(item for item in TOLERANCES.values() if item.weight_bits is not None)
+
+    def verdict(shift, values=reference):
+        return judge("boxes", [v + shift for v in values], values, values, tolerance, kind=OutputKind.BOXES)
+
+    assert verdict(3.0).passed
+    assert verdict(3.0).box_iou == pytest.approx(17**2 / (2 * 20**2 - 17**2))
+    assert not verdict(12.0).passed
+    assert verdict(12.0).sqnr_db > 28
+    assert "mean IoU of 0.087 with the reference's, 0.5 needed" in verdict(12.0).sentence()
+    offsets = [random.normal(size=(1, 100, 4)) * 100 for _ in range(4)]
+    assert verdict(3.0, offsets).box_iou is None
+
+
 def test_classes_are_judged_by_the_share_that_differs():
     """
     Class 9 in place of 8 is as wrong as class 0; one pixel in ten thousand may be, and more where torch has more.

@@ -42,11 +42,14 @@ def test_every_module_ships(wheel_names):
 
 def test_weights_and_images_ship(wheel_names):
     """
-    The trained default, its recipe and its images are in the wheel.
+    The trained models, their recipes and their images are in the wheel.
     """
     expected = {
         "coordatt_deploy/models/weights/mobilenetv2_ca_035.digits.safetensors",
         "coordatt_deploy/models/weights/mobilenetv2_ca_035.digits.json",
+        "coordatt_deploy/models/weights/lraspp_mobilenetv2_ca_035.scenes.safetensors",
+        "coordatt_deploy/models/weights/lraspp_mobilenetv2_ca_035.scenes.json",
+        "coordatt_deploy/data/scenes_golden.npz",
         "coordatt_deploy/data/digits_held_out.npz",
         "coordatt_deploy/data/digits_calibration.npz",
         "coordatt_deploy/py.typed",

@@ -7,24 +7,29 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from coordatt_deploy.evaluation.result import EvaluationResult, SubjectAccuracy
+from coordatt_deploy.evaluation.result import MIOU, POINTS, TOP1, EvaluationResult, MetricRecord, SubjectAccuracy
 from coordatt_deploy.manifest import FoldReport, Manifest
 from coordatt_deploy.profile.result import LatencyRecord, ProfileResult
-from coordatt_deploy.report.page.figures import Figure, Row, Table, decibel, file_name, finite, megabytes, number
+from coordatt_deploy.report.page.figures import Figure, Row, Table, decibel, file_name, megabytes, number
 from coordatt_deploy.report.page.plots import latency_plot, size_bar
 from coordatt_deploy.report.page.verdicts import WORDS
 from coordatt_deploy.runtimes.file_graph import OperatorCount
 
 NAMED = 5  # unreadable images; the document has all
+MIOU_TITLE = "mIoU"
 
 
 @dataclass(frozen=True, slots=True)
 class AccuracyView:
-    """Accuracy on labelled images; the limit is empty where none was set."""
+    """Accuracy on labelled images; the limit is empty where none was set.
+
+    *classes* is a part of a sentence, empty where their number means nothing; *legend* says what the columns are.
+    """
 
     images: str
     source: str
-    classes: int
+    classes: str
+    legend: str
     limit: str
     table: Table
     notes: tuple[str, ...]
@@ -68,26 +73,47 @@ class Sizes:
 
 
 def accuracy_view(result: EvaluationResult, manifest: Manifest) -> AccuracyView:
-    """Return how many of the images each file names right, the baseline first."""
-    heads = ("file", "runtime"), ("top-1", "top-5", "difference", "95 % interval", "lost / gained", "agreement", "SQNR")
-    allowed = result.max_drop_points
+    """Return how good each file is on the images, the baseline first."""
+    metric = result.metric or MetricRecord(TOP1, higher_is_better=True, unit=POINTS)
+    top1, title = metric.name == TOP1, MIOU_TITLE if metric.name == MIOU else metric.name
+    figures = ("difference", "95 % interval", "lost / gained", "agreement", "SQNR")
+    heads = ("file", "runtime"), (title, *(("top-5",) if top1 else ()), *figures)
+    allowed = result.max_drop_points if metric.in_points else result.max_drop
+    unit = "points may be lost" if metric.in_points else f"of {title} may be lost"
+    classes = result.dataset.classes
     return AccuracyView(
         images=f"{result.dataset.images:,}",
         source=result.dataset.source,
-        classes=result.dataset.classes,
-        limit="" if allowed is None else f" At most {allowed:g} points may be lost.",
-        table=Table("Accuracy", *heads, tuple(_subject(item) for item in result.subjects)),
+        classes="" if classes is None or metric.file else f" in {classes} classes",
+        legend=_legend(metric, title),
+        limit="" if allowed is None else f" At most {allowed:g} {unit}.",
+        table=Table("Accuracy", *heads, tuple(_subject(item, metric) for item in result.subjects)),
         notes=tuple(f"{text}." for text in _remarks(result, manifest)),
     )
 
 
-def _subject(item: SubjectAccuracy) -> Row:
-    difference, interval, changed = number(item.difference_points, "+.2f"), "–", "–"
-    if finite(item.difference_points) is not None and item.interval_points is not None:
-        low, high = item.interval_points
-        interval, changed = f"{low:+.2f} … {high:+.2f}", f"{item.lost:,} / {item.gained:,}"
+def _legend(metric: MetricRecord, title: str) -> str:
+    """What difference, interval and lost are."""
+    unit = f"in percentage points of {title}" if metric.in_points else f"that of {title}"
+    text = f"The difference is {unit} to the first row"
+    if metric.name == TOP1:
+        return f"{text}; lost are the images that only the first row gets right."
+    text += "" if metric.higher_is_better else ", and less is better"
+    text += "; lost are the images that are worse" if metric.per_image else ""
+    return f"{text}; the interval is that of the paired jackknife over images."
+
+
+def _subject(item: SubjectAccuracy, metric: MetricRecord) -> Row:
+    # reports of older versions have no score
+    points, score = metric.in_points, item.top1 if item.score is None else item.score
+    change = item.difference_points if points else item.score_difference
+    interval = item.interval_points if points else item.score_interval
+    form = "+.2f" if points else "+.4g"
+    between = "–" if interval is None else f"{interval[0]:{form}} … {interval[1]:{form}}"
+    changed = "–" if item.lost is None else f"{item.lost:,} / {item.gained:,}"
     cells = (
-        number(item.top1, ".2%"), number(item.top5, ".2%"), difference, interval, changed,
+        number(score, ".2%" if points else ".5g"), *((number(item.top5, ".2%"),) if metric.name == TOP1 else ()),
+        number(change, form), between, changed,
         number(item.agreement, ".2%"), decibel(item.sqnr_db, exact=item.exact),
     )  # fmt: skip
     return Row((file_name(item.name), item.runtime or "–"), cells, bad=item.passed is False)

@@ -1,21 +1,22 @@
-"""The backbones as a table."""
+"""The models as a table."""
 
 from collections.abc import Sequence
 
 from coordatt_deploy.models import ModelCard
+from coordatt_deploy.models.registry import ATTENTION_BLOCKS
 from coordatt_deploy.report.terminal.console import count, line, new_console, new_table
 
 
 def show_models(cards: Sequence[ModelCard]) -> None:
-    """The backbones, a section per family and, where each width has several, per width; 80 columns hold every row."""
-    table = new_table("Backbones", "name", "attention", "parameters", "MACs", "input", right=("parameters", "MACs"))
+    """The models, a section per family and, where each width has several, per width; 80 columns hold every row."""
+    table = new_table("Models", "name", "block", "parameters", "MACs", "input", right=("parameters", "MACs"))
     sections = {_section(card) for card in cards}
     by_width = len(cards) >= 2 * len(sections)
     for card, following in zip(cards, [*cards[1:], None], strict=True):
         height, width = card.input_size
         table.add_row(
             card.name,
-            card.attention or "–",
+            "–" if card.attention is None else ATTENTION_BLOCKS[card.attention].tag or card.attention,
             count(card.parameters),
             f"{card.macs / 1e6:.1f} M",
             f"{height}x{width}",
@@ -25,7 +26,8 @@ def show_models(cards: Sequence[ModelCard]) -> None:
     console.print(table)
     trained = [card.name for card in cards if card.trained]
     if trained:
-        console.print(line(f"{', '.join(trained)} brings its trained weights; for the others give a --checkpoint"))
+        brings = f"{' and '.join(trained)} bring{'s' * (len(trained) == 1)} trained weights"
+        console.print(line(f"{brings}; for the others give a --checkpoint"))
 
 
 def _section(card: ModelCard) -> tuple[str, tuple[float, bool]]:
