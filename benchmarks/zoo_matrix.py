@@ -19,7 +19,9 @@ from coordatt_deploy.formats import FORMATS
 from coordatt_deploy.models import list_models
 
 MODELS: Final = tuple(
-    name for name in list_models() if name.endswith("_100") or name.startswith("efficientnet_b0")
+    name
+    for name in list_models()
+    if name.startswith("efficientnet_b0") or (name.startswith("mobilenet") and name.endswith("_100"))
 )  # at width 1.0: three backbones, plain and with seven blocks
 ATTEMPT_SECONDS: Final = 1200.0  # the largest takes three minutes on two busy cores; beyond it something hangs
 
