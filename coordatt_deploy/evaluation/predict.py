@@ -137,6 +137,7 @@ class Bench:
         self.subjects: dict[int, Infer] = {}
         self.machine: targets.Session | None = None
         self.scorer = trial.scoring.scorer()
+        self.at_once = images_at_once(trial.bundle, trial.input)
         openers: list[Callable[[], Opened]] = [partial(self._open, artifact, stack) for artifact in trial.artifacts]
         if trial.reference:
             openers.insert(0, self._reference)
@@ -188,7 +189,7 @@ class Bench:
             try:
                 tensor, size = image.tensor(spec)
                 asked.append(Asked(self.trial.scoring.label(image, size, spec), EvaluatedImage(image.name, *size)))
-                tensors.append(tensor[None])
+                tensors.append(np.repeat(tensor[None], self.at_once, axis=0))
                 rows.append(row)
             except UsageError as error:
                 unreadable.append((row, str(error)))
@@ -215,7 +216,7 @@ class Bench:
         first: Outputs | None = None
         for index, infer in list(self.subjects.items()):
             try:
-                outputs = infer(tensor)
+                outputs = _of_one(infer(tensor), self.at_once)
                 found.nonfinite[index, column] = not all(np.isfinite(value).all() for value in outputs.values())
                 row = self._row(outputs, first, found, index, column)
             except MetricError as error:
@@ -261,6 +262,27 @@ class Bench:
 
 def _shapes(outputs: Outputs) -> dict[str, tuple[int, ...]]:
     return {name: value.shape for name, value in outputs.items()}
+
+
+def images_at_once(bundle: Bundle, name: str) -> int:
+    """How many images the network takes at once: its batch, and of a dynamic one the smallest.
+
+    Args:
+        bundle: Its golden cases have as many.
+        name: Of the input that takes the images.
+    """
+    spec = next(item for item in bundle.manifest.inputs if item.name == name)
+    if spec.shape[0] is not None or not bundle.manifest.golden:
+        return spec.shape[0] or 1
+    cases = bundle.golden("inputs").get(name, ())
+    return min((int(case.shape[0]) for case in cases), default=1)
+
+
+def _of_one(outputs: Outputs, at_once: int) -> Outputs:
+    """What a network that was fed with the same image *at_once* times says of it."""
+    if at_once == 1:
+        return outputs
+    return {name: value[:1] if value.shape[:1] == (at_once,) else value for name, value in outputs.items()}
 
 
 def _infer(runner: Runner, trial: Trial, image: NDArray[np.float32]) -> Outputs:

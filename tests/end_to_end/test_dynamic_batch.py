@@ -1,5 +1,6 @@
 """A dynamic batch from the command line to the verdict, and files that froze it."""
 
+import json
 import shutil
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from onnx import helper, numpy_helper
+from PIL import Image
 
 from coordatt_deploy.bundle import open_bundle
 from coordatt_deploy.cli import main
@@ -147,3 +149,28 @@ def test_a_file_that_froze_the_batch_is_not_passed(bundle, freeze, precision):
     onnx.save(model, path)
 
     assert verdicts(bundle)[path.name].passed is False
+
+
+def test_a_network_of_several_images_is_evaluated_image_by_image(tmp_path):
+    """
+    It is fed with the same image as often as it needs one, and what it says of the first counts; folders of images go
+    into parity two by two.
+    """
+    (tmp_path / "net.py").write_text(NET)
+    for label in range(5):
+        (tmp_path / "images" / str(label)).mkdir(parents=True)
+        colours = np.random.default_rng(label).integers(0, 255, (16, 16, 3), np.uint8)
+        Image.fromarray(colours).save(tmp_path / "images" / str(label) / "one.png")
+    result = run("export", "--model", f"{tmp_path / 'net.py'}:Net", "--input-size", "16", "--format", "onnx",
+                 "--dynamic-batch", "2:6", "--output-dir", tmp_path / "bundle")  # fmt: skip
+    assert result.exit_code == 0, result.output
+
+    judged = run("evaluate", tmp_path / "bundle", "--dataset", tmp_path / "images", "--json")
+    found = run("parity", tmp_path / "bundle", "--inputs", tmp_path / "images")
+
+    assert judged.exit_code == 0, judged.output
+    _, subject = json.loads(judged.stdout)["subjects"]
+    assert subject["problem"] is None
+    assert subject["agreement"] == 1.0
+    assert subject["sqnr_db"] > 100
+    assert found.exit_code == 0, found.output
