@@ -48,7 +48,7 @@ COMMANDS: Final = {
     ),
     "models": (
         "coordatt_deploy.commands.models:models",
-        "List the backbones, with parameters and multiply-accumulates.",
+        "List backbones, detectors and segmentation nets, with parameters and multiply-accumulates.",
     ),
     "parity": ("coordatt_deploy.commands.parity:parity", "Prove that the artifacts compute the same function."),
     "profile": ("coordatt_deploy.commands.profile:profile", "Measure the artifacts' CPU latency on this machine."),

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -286,10 +287,11 @@ def test_a_metric_that_is_not_there(bundle, photos, named):
     assert "FILE.py:FUNCTION" in result.stderr.replace("\n", " ")
 
 
-def test_a_metric_is_not_taken_from_a_module_of_its_name(metric):
+def test_a_metric_is_not_taken_from_a_module_of_its_name(metric, monkeypatch):
     """
     A file called like a module that is imported already, json.py say, is imported as itself.
     """
+    monkeypatch.setattr(sys, "path", [*sys.path])  # the folder of the file must not be found by later tests
     named = metric("def f(outputs, label):\n    return 7\nf.higher_is_better = True\n", "f", name="json.py")
 
     assert 7 == load_metric(named).function({}, 0)
