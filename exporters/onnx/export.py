@@ -145,15 +145,16 @@ class _Rows:
         found: list[str] = []
         if op_name(node) == "linear":
             bias = argument(node, 2, "bias")
-            found = self.products.get(str(bias.target), []) if isinstance(bias, fx.Node) else []
-        elif op_name(node) in VIEWS and node.args and isinstance(node.args[0], fx.Node):
+            made = self.products.get(str(bias.target), []) if isinstance(bias, fx.Node) else []
+            found = made if len(made) == 1 else []  # of a layer that is called twice nothing tells which
+        elif op_name(node) in (*VIEWS, "flatten") and node.args and isinstance(node.args[0], fx.Node):
             part = places.get(node.args[0].name)
-            found = [] if part is None or part != Part(part.tensor) else self.views.get(part.tensor, [])
+            if part is not None and part == Part(part.tensor):
+                found = [*self.views.get(part.tensor, []), part.tensor]
         sizes = node.meta["val"].shape if isinstance(node.meta.get("val"), torch.Tensor) else ()
         if not found or not all(isinstance(size, int) for size in sizes):
             return None
-        fitting = [name for name in found if takes_together(self.shapes.get(name, [0]), sizes)]
-        return fitting[0] if len(fitting) == 1 else None
+        return next((name for name in found if takes_together(self.shapes.get(name, [0]), sizes)), None)
 
 
 def _fused(graph: Graph, places: dict[str, Part | None]) -> dict[str, str]:

@@ -193,3 +193,30 @@ def test_tokens_of_several_patches_are_rows_of_one_matrix(kind):
     Linear layers, normalisations and reshapes whose tensors have the axes of the patches and of the tokens in one.
     """
     check(Tokens().eval(), SHAPE, formats=(kind,), mapped=1.0)
+
+
+class NormalisedRows(nn.Module):
+    """As LeViT has it: each linear layer of tokens is followed by a BatchNorm of its rows."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(4)
+        self.stem, self.linears = nn.Conv2d(3, 12, 1), nn.ModuleList(nn.Linear(12, 12, bias=False) for _ in range(2))
+        self.norms = nn.ModuleList(nn.BatchNorm1d(12) for _ in range(2))
+        for norm in self.norms:
+            norm.running_mean.normal_()
+
+    def forward(self, image):
+        x = self.stem(image).flatten(2).transpose(1, 2)
+        for linear, norm in zip(self.linears, self.norms, strict=True):
+            y = linear(x)
+            x = F.hardswish(norm(y.flatten(0, 1)).reshape_as(y))
+        return x.mean(1)
+
+
+@pytest.mark.parametrize("kind", [Format.ONNX, TFLITE])
+def test_rows_that_are_normalised_are_found(kind):
+    """
+    The linear layer and the flattening are seen through the norm that went into them; nothing is absent.
+    """
+    check(NormalisedRows().eval(), SHAPE, formats=(kind,), mapped=1.0)
