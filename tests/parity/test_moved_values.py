@@ -205,3 +205,31 @@ def test_classes_that_tie_in_a_made_up_case_are_set_aside():
     ):  # fmt: skip
         assert not judge_elements("c", wrong, CLASSES, CLASSES, tolerance, images, moved).passed
     assert not judge_elements("c", turned(3, 0.4), CLASSES, CLASSES, FP32, MADE_UP).passed
+
+
+class Magnifying(nn.Module):
+    """Layers that magnify whatever is off by three, one after the other."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.convs = nn.ModuleList(nn.Conv2d(3, 3, 1) for _ in range(7))
+
+    def forward(self, image):
+        for conv in self.convs:
+            image = torch.sin(5 * conv(image))
+        return image
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.0001])
+def test_a_fault_in_a_network_that_magnifies_is_still_one(factor):
+    """
+    The samples of the whole are eight, and what magnifies makes them large; the layer alone is judged as ever.
+    """
+    faulty = Magnifying()
+    with torch.no_grad():
+        faulty.convs[2].weight *= factor
+
+    _, found = judged(Format.ONNX, Magnifying(), SHAPE, made_of=faulty, images=images())
+
+    assert (None if factor == 1.0 else "convs.2") == found.first_diverging_layer, found.sentence()

@@ -1,6 +1,10 @@
 """What int8 costs torch itself at each layer: the measure that quantized files are held to."""
 
 import numpy as np
+import pytest
+import torch
+from files_against_torch import captured
+from torch import nn
 
 from coordatt_deploy.formats import Precision, Storage
 from coordatt_deploy.parity.reference_layers import ReferenceLayers
@@ -49,3 +53,37 @@ def test_ranges_of_the_cases_themselves_change_nothing(shared_graph):
     assert plain.ranges.keys() == same.ranges.keys()
     for node, ends in plain.ranges.items():
         assert np.allclose(ends, same.ranges[node], rtol=1e-4, atol=1e-5)
+
+
+class Chosen(nn.Module):
+    """A tenth of a value, or the value itself by its sign; *read* says whether the tenth is read elsewhere as well."""
+
+    def __init__(self, read):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.read = nn.Conv2d(3, 4, 1), read
+
+    def forward(self, image):
+        value = self.stem(image)
+        tenth = 0.1 * value
+        chosen = torch.where(value > 0, value, tenth)
+        return chosen + tenth.tanh() if self.read else chosen
+
+
+def test_what_is_chosen_between_has_the_grid_of_the_choice():
+    """
+    The twin: read elsewhere it has a grid of its own, which is finer, and so much less is allowed.
+    """
+    steps, noise = {}, {}
+    for read in (False, True):
+        reference, cases = ReferenceLayers(captured(Chosen(read).eval(), (1, 3, 32, 48))), _cases(2)
+        rounding = reference.rounding(INT8, cases, frozenset(reference.nodes))
+        found = reference.local(cases[0], rounding, reference.reference(cases[0]))
+        steps[read] = found[":mul"].step / found[":where"].step
+        low, high = rounding.ranges[reference.nodes["stem"]]
+        noise[read] = float(np.sqrt(np.mean(found[":mul"].noise))) / found[":where"].step
+
+    assert 1.0 == steps[False]
+    assert steps[True] == pytest.approx(0.1 * (high - low) / (high - 0.1 * low), rel=1e-3)
+    assert noise[False] < 0.5  # half a step of the choice at most, which the choice itself costs
+    assert noise[True] < noise[False] / 3
