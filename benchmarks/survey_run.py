@@ -21,7 +21,7 @@ from PIL import Image
 from benchmarks.faults.__main__ import run as plant_faults
 from benchmarks.faults.bench import Bench
 from benchmarks.faults.planters import FAULTS
-from benchmarks.survey_networks import BY_KEY, Network, build, normalised, photographs
+from benchmarks.survey_networks import BY_KEY, FAULTED, Network, build, normalised, photographs
 from benchmarks.survey_results import ArtifactResult, FaultCount, NetworkResult, Verdict
 from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact, TensorSpec
@@ -158,11 +158,14 @@ def hold_against_torch(network: Network, bundle: Bundle, results: Sequence[Artif
     return found
 
 
-def planted(bundle: Bundle, count: int) -> Iterator[FaultCount]:
-    """Plant faults into every file of a bundle, *count* into each, and say how many were named."""
+def planted(bundle: Bundle, count: int, first: int) -> Iterator[FaultCount]:
+    """Plant faults into every file of a bundle, *count* into each, and say how many were named.
+
+    Each file begins with another kind than the one before, from the kind *first* on, so that few seeds see many kinds.
+    """
     bench = Bench(bundle.root, FAULT_CASES)
-    for artifact in bench.bundle.manifest.artifacts:
-        tally = plant_faults(bench, artifact, list(FAULTS), count)
+    for index, artifact in enumerate(bench.bundle.manifest.artifacts):
+        tally = plant_faults(bench, artifact, list(FAULTS), count, first + count * index)
         counts = tally.counts
         yield FaultCount(artifact.path, counts["", "planted"], counts["", "named"], tuple(tally.missed))
 
@@ -183,7 +186,8 @@ def examine(network: Network, target: Path, folder: Path, faults: int = 0) -> Ne
     result = replace(result, artifacts=tuple(sorted(files, key=lambda item: order.index(item.format))))
     write_whole(target, dump(result))
     if bundle is not None and faults:
-        result = replace(result, faults=tuple(planted(bundle, faults)))
+        first = FAULTED.index(network.key) * faults * len(bundle.manifest.artifacts)
+        result = replace(result, faults=tuple(planted(bundle, faults, first)))
         write_whole(target, dump(result))
     return result
 
