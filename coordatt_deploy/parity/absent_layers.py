@@ -12,7 +12,8 @@ map's own word is not enough. Of a layer without a tensor one of these must hold
     seen        without it, what reads it would be beyond the tolerance on some case, and that was judged
 
 The last is tried out: the layer is taken out of the captured graph, and what reads it is compared with what it should
-be. A layer that was fused into a later one is held to the same where it is an operation with a constant.
+be. A layer that was fused into a later one is held to the same, unless runtimes compute what comes behind it inside it:
+a convolution, a matrix product, a normalisation, a sum of two tensors.
 """
 
 import copy
@@ -25,7 +26,8 @@ import torch
 from torch import fx
 
 from coordatt_deploy.array_types import NumberArray
-from coordatt_deploy.graph.graph import Graph, weight
+from coordatt_deploy.graph.graph import Graph, op_name, weight
+from coordatt_deploy.graph.operators import Trait, having
 from coordatt_deploy.graph.repeats import repeated_calls
 from coordatt_deploy.layer_map import Layer, LayerMap
 from coordatt_deploy.metrics import sqnr_db_of_energies
@@ -37,9 +39,7 @@ from coordatt_deploy.parity.reference_layers import GraphSubmodels, ReferenceLay
 
 Feeds = Mapping[str, NumberArray]
 
-WITH_CONSTANT: Final = frozenset({
-    "add", "sub", "rsub", "mul", "div", "maximum", "minimum", "clamp", "clamp_min", "clamp_max",
-})  # fmt: skip
+WITH_WEIGHTS: Final = having(Trait.FUSES) | {"batch_norm", "instance_norm"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +76,7 @@ def unproven_absences(
         probes: Makes the stirred values that they were judged on besides; asked for where the cases prove nothing.
     """
     by_id = {row.layer_id: row for row in rows}
-    asked = [
-        layer
-        for layer in layers.layers
-        if layer.absent is not None or (layer.seen_through is not None and layer.operator in WITH_CONSTANT)
-    ]
+    asked = [layer for layer in layers.layers if layer.absent is not None or layer.seen_through is not None]
     lost = [layer for layer in asked if why_absent(layer, layers, reference, by_id, cases) is None]
     stirred = probes() if lost else ()
     if stirred:
@@ -111,8 +107,10 @@ def why_absent(
     graph = reference.graph
     node = node_of(layer, reference)
     reason = by_graph(graph, node)
-    if reason is not None or (layer.seen_through is not None and not _has_constant(graph, node)):
-        return reason or Absence.SEEN
+    if reason is not None:
+        return reason
+    if layer.seen_through is not None and op_name(node) in WITH_WEIGHTS and not _has_constant(graph, node):
+        return Absence.SEEN
     present = {reference.nodes[item.layer_id]: item.layer_id for item in layers.layers if item.parts}
     if any(present[twin] in rows for twin in _twins(graph, node) & present.keys()):
         return Absence.REPEATED

@@ -28,6 +28,7 @@ from coordatt_deploy.exporters.converter_errors import refusal
 from coordatt_deploy.exporters.coreml.axes import find_orders, may_be_permuted, permutes
 from coordatt_deploy.exporters.coreml.resizing import resizings
 from coordatt_deploy.exporters.coreml.torch_operators import corrected
+from coordatt_deploy.exporters.fused_layers import read_by_one
 from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.graph.call_arguments import outputs as returned_nodes
 from coordatt_deploy.graph.exported_program import origin_key, program, provenance
@@ -293,13 +294,8 @@ def _fits(node: fx.Node, shape: tuple[int | None, ...] | None) -> bool:
 
 def _reason(graph: Graph, name: str, places: Mapping[str, Part | None]) -> str:
     """Why a value is gone: it was fused into the one that is made from it alone, or coremltools dropped it."""
-    node = next(node for node in graph.module.graph.nodes if node.name == name)
-    while len(node.users) == 1:
-        (node,) = node.users
-        layer = graph.layer_of(node.name)
-        if places.get(node.name) is not None and layer is not None:
-            return f"->{layer}"
-    return "coremltools merged it with others; the program has no such tensor"
+    layer = read_by_one(graph, next(node for node in graph.module.graph.nodes if node.name == name), places)
+    return f"->{layer}" if layer else "coremltools merged it with others; the program has no such tensor"
 
 
 def _describe(model: proto.Model_pb2.Model, request: ExportRequest, graph: Graph) -> None:

@@ -21,6 +21,7 @@ from coordatt_deploy.artifact_specs import TensorSpec, metadata
 from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.exporters import Exported, ExportRequest
 from coordatt_deploy.exporters.converter_errors import refusal
+from coordatt_deploy.exporters.fused_layers import read_by_one
 from coordatt_deploy.exporters.onnx.optimise import optimise
 from coordatt_deploy.formats import Format
 from coordatt_deploy.graph.call_arguments import argument
@@ -118,7 +119,11 @@ def _layer_map(graph: Graph, model: onnx.ModelProto, renamed: dict[str, str]) ->
 
     for node in graph.module.graph.nodes:
         places[node.name] = place(node)
-    return graph.layers.carried(places, _fused(graph, places))
+    reasons = _fused(graph, places)
+    for node in graph.module.graph.nodes:
+        if places[node.name] is None and node.name not in reasons and (layer := read_by_one(graph, node, places)):
+            reasons[node.name] = f"->{layer}"
+    return graph.layers.carried(places, reasons)
 
 
 class _Rows:

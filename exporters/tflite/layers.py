@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import fx
 
 from coordatt_deploy.array_types import NumberArray
+from coordatt_deploy.exporters.fused_layers import read_by_one
 from coordatt_deploy.graph.execution import Exact, Values, run
 from coordatt_deploy.graph.graph import Graph, is_tensor, op_name
 from coordatt_deploy.graph.operators import Trait, having
@@ -94,7 +95,9 @@ def find(
     while search.step(lenient=False) or search.step(lenient=True):  # what has been found is where values begin
         pass
     owners, places = search.owners, search.places()
-    reasons = {name: _reason(graph, nodes[name], sources, owners) for name, part in places.items() if part is None}
+    reasons = {
+        name: _reason(graph, nodes[name], sources, owners, places) for name, part in places.items() if part is None
+    }
     return Found(places, reasons, owners)
 
 
@@ -115,7 +118,8 @@ class _Search:
     ) -> None:
         self.graph, self.nodes, self.tensors, self.copies = graph, nodes, tensors, copies
         self.feeds = feeds_for(graph)
-        self.mentioned = {tensor: _mentioned(graph, source) for tensor, source in sources.items()}
+        named = set(NODE_NAMES.findall("".join(sources.values())))
+        self.mentioned = {tensor: _mentioned(graph, source, named) for tensor, source in sources.items()}
         self.first = repeated_calls(graph.module.graph)
         self.order = {name: position for position, name in enumerate(nodes)}
         self.moved = _moved_together(nodes.values())
@@ -285,29 +289,38 @@ def _moved_together(nodes: Iterable[fx.Node]) -> dict[str, set[str]]:
     return together
 
 
-def _mentioned(graph: Graph, source: str) -> set[str]:
-    """The nodes that a converter's name mentions, of a tuple all its elements; and views that they read.
+def _mentioned(graph: Graph, source: str, named: set[str]) -> set[str]:
+    """The nodes that a converter's name mentions, of a tuple all its elements; and what they read under their name.
 
-    The converter makes the view that a matrix product reads with the product's own name.
+    The converter calls the view that a matrix product reads by the product's name, and the piece of a split by the name
+    of what reads the piece.
+
+    Args:
+        graph: What was converted.
+        source: The name.
+        named: All nodes that any name mentions.
     """
     names = set(NODE_NAMES.findall(source))
-    elements = {
-        user.name
-        for node in graph.module.graph.nodes
-        if node.name in names and not is_tensor(node)
-        for user in node.users
-    }
-    read = {
-        view.name
-        for node in graph.module.graph.nodes
-        if node.name in names
-        for view in node.all_input_nodes
-        if op_name(view) in MOVES
-    }
+    nodes = [node for node in graph.module.graph.nodes if node.name in names]
+    elements = {user.name for node in nodes if not is_tensor(node) for user in node.users}
+    read = {view.name for node in nodes for view in node.all_input_nodes if op_name(view) in MOVES}
+    open_ends = nodes
+    while open_ends:
+        before = [
+            item for node in open_ends for item in node.all_input_nodes if item.op not in ("placeholder", "get_attr")
+        ]
+        open_ends = [item for item in dict.fromkeys(before) if item.name not in named | read | names]
+        names |= {item.name for item in open_ends if is_tensor(item)}
     return names | elements | read
 
 
-def _reason(graph: Graph, node: fx.Node, sources: Mapping[str, str], owners: Mapping[str, str]) -> str:
+def _reason(
+    graph: Graph,
+    node: fx.Node,
+    sources: Mapping[str, str],
+    owners: Mapping[str, str],
+    places: Mapping[str, Part | None],
+) -> str:
     """Why a node has no tensor: the name of the first tensor behind it tells whether it was fused into that."""
     followers = _followers(node)
     for tensor, owner in owners.items():  # in execution order
@@ -320,6 +333,8 @@ def _reason(graph: Graph, node: fx.Node, sources: Mapping[str, str], owners: Map
         layer = graph.layer_of(activation.name)  # an output's tensor has the output's name, which mentions no node
         if activation.name in owners.values() and layer is not None:
             return f"->{layer}"
+    if (layer := read_by_one(graph, node, places)) is not None:
+        return f"->{layer}"
     return "the converter made other operators of it; no tensor of the file holds its value"
 
 
