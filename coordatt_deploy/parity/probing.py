@@ -123,8 +123,7 @@ class Stirring(fx.Interpreter):
             return reference
         name = op_name(n)
         if name in BOUNDED:
-            low, high = BOUNDED[name]
-            found = np.clip(reference + (high - low) / 2 * noise, low, high)
+            found = _within(reference + (BOUNDED[name][1] - BOUNDED[name][0]) / 2 * noise, *BOUNDED[name])
         else:
             width = float(reference.std())
             if any(op_name(user) in READS_BOUNDS for user in n.users):
@@ -144,6 +143,20 @@ class Stirring(fx.Interpreter):
             return False
         source = self._source(n)
         return source.size == made.size and np.array_equal(source.ravel(), made.ravel())
+
+
+def _within(value: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
+    """Bring values between bounds: to the nearer one, but no whole channel to one of them, which would hide a weight.
+
+    Of a map of one pixel behind a ReLU every other channel would be 0. Such a one is mirrored at the bounds instead.
+    """
+    found = np.clip(value, low, high)
+    if found.ndim < 2:
+        return found
+    others = tuple(axis for axis in range(found.ndim) if axis != 1)
+    hidden = (found == low).all(axis=others, keepdims=True) | (found == high).all(axis=others, keepdims=True)
+    mirrored = low + np.abs((value - low + (high - low)) % (2 * (high - low)) - (high - low))
+    return np.where(hidden, mirrored, found)
 
 
 def _on_one_side(value: NDArray[np.float64], source: NDArray[np.float64]) -> NDArray[np.float64]:

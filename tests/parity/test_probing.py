@@ -84,8 +84,22 @@ class Rim(nn.Module):
         return self.last(F.pad(self.conv(image), (1, 0, 1, 1), mode="circular"))
 
 
+class Squeezed(nn.Module):
+    """A gate from one value each of four channels, all of which a ReLU takes to 0 on images."""
+
+    def __init__(self, channel=0, by=0.0):
+        super().__init__()
+        torch.manual_seed(5)
+        self.down, self.up = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 3, 1)
+        self.down.bias.data -= 20.0
+        self.up.weight.data[1, channel] += by
+
+    def forward(self, image):
+        return image * self.up(self.down(image.mean((2, 3), keepdim=True)).relu()).sigmoid()
+
+
 @pytest.mark.parametrize("kind", [Format.ONNX, Format.COREML, SLOW])
-@pytest.mark.parametrize("module", [GeneralisedMean, Logarithm, Dead, OneValue, Rim])
+@pytest.mark.parametrize("module", [GeneralisedMean, Logarithm, Dead, OneValue, Rim, Squeezed])
 def test_a_right_file_passes(kind, module):
     """
     What it gives is what torch gives, and no layer is wrong where no input can take it.
@@ -132,6 +146,34 @@ def test_a_wrong_weight_behind_a_dead_channel_is_found(kind):
     assert (True, False) == (close, found.passed)
     assert "last" == found.first_diverging_layer
     assert "on values that the inputs do not reach" in found.sentence()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_channel_of_one_value_is_hidden(seed):
+    """
+    A map of one pixel has no other place where noise may be on the right side of a ReLU.
+    """
+    graph = captured(Squeezed().eval(), SHAPE)
+    reference = ReferenceLayers(graph)
+    feeds = {"image": np.random.default_rng(6).standard_normal(SHAPE).astype(np.float32)}
+    layers = frozenset(reference.nodes)
+    exact = reference.reference(feeds)
+    rounding = reference.rounding(Storage(Precision.FP32), [feeds], layers)
+
+    given = reference.probe(feeds, exact, layers, rounding, seed).given[":relu"]
+
+    assert not exact.values[":relu"].any()
+    assert 12 >= given.max() >= given.min() > 0
+
+
+def test_a_wrong_weight_behind_one_value_is_found():
+    """
+    The last of four channels, behind a ReLU that no image opens.
+    """
+    close, found = judged(Format.ONNX, Squeezed(), SHAPE, made_of=Squeezed(channel=3, by=0.05))
+
+    assert (True, False) == (close, found.passed)
+    assert found.first_diverging_layer in ("up", ":sigmoid")
 
 
 @pytest.mark.parametrize("module", [GeneralisedMean, Logarithm, Dead])
