@@ -12,12 +12,20 @@ from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.formats import Precision, Storage
 from coordatt_deploy.graph.call_arguments import input_node
 from coordatt_deploy.graph.execution import prepare
-from coordatt_deploy.graph.float16_range import lost_in_float16
+from coordatt_deploy.graph.float16_range import GREATEST, lost_in_float16
 from coordatt_deploy.graph.graph import Feeds, Graph, op_name
 from coordatt_deploy.graph.repeats import same_means
 from coordatt_deploy.parity.moved_values import SAMPLES, SAMPLES_OF_THE_WHOLE, Moving
 from coordatt_deploy.parity.probing import PERTURBED, Noise, Probe, Stirring, Values
-from coordatt_deploy.parity.reference_rounding import WEIGHTED, Rounder, Rounding, RoundingError, compare, max_noise
+from coordatt_deploy.parity.reference_rounding import (
+    WEIGHTED,
+    Rounder,
+    Rounding,
+    RoundingError,
+    before_divisions,
+    compare,
+    max_noise,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +152,19 @@ class ReferenceLayers:
                 low, high = ranges.get(self.nodes[layer], (0.0, 0.0))
                 ranges[self.nodes[layer]] = (min(low, float(value.min())), max(high, float(value.max())))
         spared = lost_in_float16(self.graph.module) if storage.values is Precision.FP16 else frozenset()
-        return Rounding(storage, frozenset(self.nodes[layer] for layer in cuts), ranges, spared=spared)
+        rounding = Rounding(storage, frozenset(self.nodes[layer] for layer in cuts), ranges, spared=spared)
+        if storage.values is not Precision.INT8 or not (divided := before_divisions(self.graph.module)):
+            return rounding
+        return rounding if self._is_finite(cases, rounding) else replace(rounding, spared=divided)
+
+    def _is_finite(self, cases: Sequence[Feeds], rounding: Rounding) -> bool:
+        """Whether torch, rounding so, gives numbers where it gives numbers without; a divisor may round to 0."""
+        exact = [self.reference(feeds) for feeds in cases]
+        return all(
+            np.isfinite(error.greatest) or not np.isfinite(reference.values[layer]).all()
+            for feeds, reference in zip(cases, exact, strict=True)
+            for layer, error in self.accumulated(feeds, rounding, reference).items()
+        )
 
     def accumulated(self, feeds: Feeds, rounding: Rounding, reference: LayerReference) -> dict[str, RoundingError]:
         """Return the error of each layer when torch itself rounds from the input on."""
@@ -202,8 +222,9 @@ class ReferenceLayers:
     ) -> Probe:
         """Make values that no image gives, what every layer makes of them in float64, and what rounding costs there.
 
-        Where torch's own result is not finite, a base below 0 say, what is read there is stirred less, until it is what
-        it is on the image. Nothing is cut off, as nothing was calibrated on these values.
+        Where torch's own result is not finite, a base below 0 say, or not a float16 where the image's is, what is read
+        there is stirred less, until it is what it is on the image. Nothing is cut off, as nothing was calibrated on
+        these values.
 
         Args:
             feeds: The inputs; they are not stirred.
@@ -219,6 +240,8 @@ class ReferenceLayers:
             made = {layer: run.made[node] for layer, node in self.nodes.items()}
             errors = self.local_errors(feeds, rounding, given, made)
             lost = {layer for layer, error in errors.items() if not np.isfinite(error.greatest)}
+            if rounding.storage.values is Precision.FP16:
+                lost |= {layer for layer in errors if _leaves_float16(made[layer], reference.values[layer])}
             moved = frozenset(layer for layer, node in self.nodes.items() if run.first.get(node, node) in run.stirred)
             narrowed = {
                 source
@@ -255,6 +278,12 @@ class ReferenceLayers:
         if self._double is None:
             self._double = copy.deepcopy(self.graph.module).to(torch.float64)
         return self._double
+
+
+def _leaves_float16(stirred: NumberArray, reference: NumberArray) -> bool:
+    """Whether only stirred values are beyond what float16 holds."""
+    greatest, own = (float(np.abs(values).max(initial=0.0)) for values in (stirred, reference))
+    return greatest > GREATEST >= own
 
 
 class GraphSubmodels:

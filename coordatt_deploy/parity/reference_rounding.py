@@ -25,11 +25,15 @@ from coordatt_deploy.graph.lowering.activations import find_activations
 from coordatt_deploy.graph.operators import Trait, having, integer_ranges, weight_positions
 from coordatt_deploy.graph.sequential_statistics import with_statistics_in_sequence
 from coordatt_deploy.graph.summation_order import begun_at_half, bias_first, in_sequence
+from coordatt_deploy.quantization.delicate_sums import leads_to
 
 WEIGHTED: Final = weight_positions()
 KEEPS_GRID: Final = having(Trait.KEEPS_GRID)
 CHOOSES: Final = having(Trait.CHOOSES)
 FIXED: Final = integer_ranges()
+# Which argument must not be 0, and what a file computes of it beforehand that quantizers leave in float.
+DIVIDES: Final = {"div": 1, "reciprocal": 0, "rsqrt": 0, "log": 0}
+STEPS: Final = frozenset({"add", "mul", "sqrt", "view", "reshape"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +45,7 @@ class Rounding:
         cuts: The names of the nodes that the artifact has a tensor for; integers are stored there.
         ranges: The least and greatest value of each node, 0 included; for integers.
         clips: Whether what lies beyond the range is cut off. Not for values that nothing was calibrated on.
-        spared: The names of the nodes that compute in float32 in a float16 artifact.
+        spared: The names of the nodes that stay in float32 in an artifact of float16 or integers.
         sums_statistics: Whether mean and variance of normalisations are summed one element after another.
     """
 
@@ -150,8 +154,10 @@ class Rounder(fx.Interpreter):
             if storage.weight_bits is not None and (axis := _output_axis(node)) is not None:
                 return _coarse(value, axis, storage.weight_bits)
             return value if storage.values is not Precision.FP16 else rounded_to_float16(value)
+        if node.name in self.rounding.spared:
+            return value
         if storage.values is Precision.FP16:
-            return value if node.name in self.rounding.spared else rounded_to_float16(value)
+            return rounded_to_float16(value)
         if storage.values is Precision.INT8 and (node.op == "placeholder" or node.name in self.rounding.cuts):
             low, high = self._range(node, value)
             step = (high - low) / (2**storage.value_bits - 1)
@@ -172,6 +178,26 @@ class Rounder(fx.Interpreter):
             first, last = self.rounding.ranges.get(other.name, (low, high))
             low, high = min(low, first), max(high, last)
         return min(low, 0.0), max(high, 0.0)
+
+
+def before_divisions(module: fx.GraphModule) -> frozenset[str]:
+    """Return the nodes that lead to divisors and logarithms by sums and products: what integers round to 0 there.
+
+    Quantizers leave those in float (``quantization.delicate_sums``).
+    """
+    made_of = {
+        node.name: [item.name for item in node.all_input_nodes]
+        for node in module.graph.nodes
+        if op_name(node) in STEPS and node.op == "call_function"
+    }
+    starts = [
+        source.name
+        for node in module.graph.nodes
+        if op_name(node) in DIVIDES
+        and isinstance(source := argument(node, DIVIDES[op_name(node)], "other"), fx.Node)
+        and source.op != "get_attr"
+    ]
+    return frozenset(leads_to(starts, made_of))
 
 
 def _output_axis(node: fx.Node) -> int | None:

@@ -242,7 +242,8 @@ def _names(model: schema.ModelT, graph: Graph, found: Found, sources: Mapping[st
     subgraph = model.subgraphs[0]
     codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
     (signature,) = model.signatureDefs
-    names = {entry.tensorIndex: entry.name.decode() for entry in [*signature.inputs, *signature.outputs]}
+    # An input that is handed through is also an output; ranges are recorded under the input's name.
+    names = {entry.tensorIndex: entry.name.decode() for entry in [*signature.outputs, *signature.inputs]}
     taken = set(names.values())
     order = {node.name: position for position, node in enumerate(graph.module.graph.nodes)}
 

@@ -87,3 +87,52 @@ def test_what_is_chosen_between_has_the_grid_of_the_choice():
     assert steps[True] == pytest.approx(0.1 * (high - low) / (high - 0.1 * low), rel=1e-3)
     assert noise[False] < 0.5  # half a step of the choice at most, which the choice itself costs
     assert noise[True] < noise[False] / 3
+
+
+class Normalised(nn.Module):
+    """Channels divided by their means and a small number; one is dead, and of a black image all means are 0."""
+
+    def __init__(self, epsilon):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.epsilon = nn.Conv2d(3, 4, 3, bias=False), epsilon
+        self.conv.weight.data[1] = 0.0
+
+    def forward(self, image):
+        value = self.conv(image).relu()
+        return value / (value.mean((2, 3), keepdim=True) + self.epsilon)
+
+
+@pytest.mark.parametrize(("epsilon", "spared"), [(1e-12, {"add"}), (0.3, set())])
+def test_a_divisor_that_integers_round_to_zero_stays_in_float(epsilon, spared):
+    """
+    As quantizers leave it; nothing is spared where the grid's own divisor divides, which is the stricter measure.
+    """
+    reference = ReferenceLayers(captured(Normalised(epsilon).eval(), (1, 3, 32, 48)))
+    cases = [*_cases(1), {"image": np.zeros((1, 3, 32, 48), np.float32)}]
+
+    rounding = reference.rounding(INT8, cases, frozenset(reference.nodes))
+
+    assert spared == rounding.spared
+    for case in cases:
+        errors = reference.accumulated(case, rounding, reference.reference(case))
+        assert all(np.isfinite(error.greatest) for error in errors.values())
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_stirred_values_stay_where_float16_is(seed):
+    """
+    Means near 0 would take quotients beyond 65504, as no image does.
+    """
+    reference = ReferenceLayers(captured(Normalised(1e-12).eval(), (1, 3, 32, 48)))
+    (case,) = _cases(1)
+    layers = frozenset(reference.nodes)
+    exact = reference.reference(case)
+
+    probes = {
+        precision: reference.probe(case, exact, layers, reference.rounding(Storage(precision), [case], layers), seed)
+        for precision in (Precision.FP16, Precision.FP32)
+    }
+
+    assert np.abs(probes[Precision.FP16].made[":div"]).max() <= 65504
+    assert np.abs(probes[Precision.FP32].made[":div"]).max() > 65504  # float32 holds them
