@@ -220,3 +220,53 @@ def test_rows_that_are_normalised_are_found(kind):
     The linear layer and the flattening are seen through the norm that went into them; nothing is absent.
     """
     check(NormalisedRows().eval(), SHAPE, formats=(kind,), mapped=1.0)
+
+
+class Shifted(nn.Module):
+    """A square that is scaled and shifted before a convolution without padding, as StarReLU in PoolFormer."""
+
+    def __init__(self, shift=-0.4472):
+        super().__init__()
+        torch.manual_seed(8)
+        self.first, self.last, self.shift = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 5, 1), shift
+
+    def forward(self, image):
+        return self.last(self.first(image).relu().square() * 0.8944 + self.shift)
+
+
+class Pieces(nn.Module):
+    """A convolution's result in three pieces, each of which one operator reads, as in MobileViT v2."""
+
+    def __init__(self, key=4):
+        super().__init__()
+        torch.manual_seed(9)
+        self.conv, self.last, self.key = nn.Conv2d(3, 9, 1), nn.Conv2d(4, 5, 1), key
+
+    def forward(self, image):
+        query, key, value = self.conv(image).split([1, self.key, 8 - self.key], 1)
+        return self.last((key * query.softmax(-1)).sum(-1, keepdim=True) * value.relu())
+
+
+@pytest.mark.parametrize("kind", [Format.ONNX, Format.COREML, TFLITE])
+@pytest.mark.parametrize("module", [Shifted, Pieces])
+def test_nothing_is_lost_that_one_layer_takes_up(kind, module):
+    """
+    Every layer has a tensor, or is judged at the one that took it up, and each piece of a split is found.
+    """
+    _, maps = check(module().eval(), SHAPE, formats=(kind,), mapped=1.0)
+
+    pieces = [layer for layer in maps[kind].layers if layer.operator == "getitem"]
+    assert all(layer.parts for layer in pieces)
+    assert len(pieces) == (3 if module is Pieces else 0)
+
+
+@pytest.mark.parametrize("kind", [Format.ONNX, Format.COREML, TFLITE])
+def test_a_shift_that_is_not_taken_up_is_named(kind):
+    """
+    The negative: a file of the same network with another shift, in whatever layer it ended.
+    """
+    close, found = judged(kind, Shifted(), SHAPE, made_of=Shifted(shift=-0.4470))
+
+    named = next(row for row in found.rows if row.layer_id == found.first_diverging_layer)
+    assert (False, False) == (close, found.passed)
+    assert (named.seen_through or named.layer_id) in (":add", "last")
