@@ -39,7 +39,7 @@ from coordatt_deploy.parity.reference_layers import GraphSubmodels, ReferenceLay
 
 Feeds = Mapping[str, NumberArray]
 
-WITH_WEIGHTS: Final = having(Trait.FUSES) | {"batch_norm", "instance_norm"}
+FUSED: Final = having(Trait.FUSES) | {"batch_norm", "instance_norm"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ def why_absent(
     reason = by_graph(graph, node)
     if reason is not None:
         return reason
-    if layer.seen_through is not None and op_name(node) in WITH_WEIGHTS and not _has_constant(graph, node):
+    if layer.seen_through is not None and op_name(node) in FUSED and not _adds_constant(graph, node):
         return Absence.SEEN
     present = {reference.nodes[item.layer_id]: item.layer_id for item in layers.layers if item.parts}
     if any(present[twin] in rows for twin in _twins(graph, node) & present.keys()):
@@ -186,8 +186,8 @@ def _twins(graph: Graph, node: fx.Node) -> set[str]:
     return {name for name in (own, *(name for name, of in first.items() if of == own)) if name != node.name}
 
 
-def _has_constant(graph: Graph, node: fx.Node) -> bool:
-    return any(
+def _adds_constant(graph: Graph, node: fx.Node) -> bool:
+    return op_name(node) == "add" and any(
         isinstance(value, int | float) or ((held := weight(graph.module, value)) is not None and held.numel() == 1)
         for value in node.args
     )

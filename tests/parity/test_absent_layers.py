@@ -403,3 +403,37 @@ def test_a_comparison_has_no_stand_in():
     layers, mask = without(reference, "gt")
 
     assert Absence.NEEDED is why_absent(mask, layers, reference, rows, feeds)
+
+
+class Fused(nn.Module):
+    """A convolution with a normalisation inside, and an activation that may have nothing to do."""
+
+    def __init__(self, before=torch.neg):
+        super().__init__()
+        torch.manual_seed(3)
+        self.conv, self.norm, self.before = nn.Conv2d(3, 4, 1, groups=1), nn.BatchNorm2d(4), before
+
+    def forward(self, image):
+        return self.before(self.norm(self.conv(image))).relu().exp()
+
+
+@pytest.mark.parametrize("operator", ["conv2d", "batch_norm"])
+def test_weights_that_are_fused_need_no_proof(operator):
+    """
+    Runtimes compute what comes behind them inside them, whatever numbers their arguments hold besides.
+    """
+    reference, cases, rows = judged(Fused())
+    layers, layer = without(reference, operator, seen_through=":exp")
+
+    assert why_absent(layer, layers, reference, rows, cases) is Absence.SEEN
+
+
+@pytest.mark.parametrize(("before", "reason"), [(torch.neg, Absence.SEEN), (torch.abs, None)])
+def test_an_activation_that_is_fused_into_another_is_proven(before, reason):
+    """
+    It is seen where something is negative; where nothing can be, its loss would go unnoticed, and it is told.
+    """
+    reference, cases, rows = judged(Fused(before))
+    layers, layer = without(reference, "relu", seen_through=":exp")
+
+    assert why_absent(layer, layers, reference, rows, cases) is reason

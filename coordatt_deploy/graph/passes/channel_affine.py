@@ -187,7 +187,9 @@ def _set_weights(module: fx.GraphModule, layer: fx.Node, kernel: torch.Tensor, b
             continue
         attach(module, f"{path}{dot}{name}{FOLDED}", tensor.to(old.dtype))
         with module.graph.inserting_before(layer):
-            nodes.append(module.graph.get_attr(f"{path}{dot}{name}{FOLDED}"))
+            node = module.graph.get_attr(f"{path}{dot}{name}{FOLDED}")
+        node.meta["val"] = read.meta["val"].new_empty(tuple(tensor.shape))
+        nodes.append(node)
     layer.args = (layer.args[0], *nodes, *layer.args[3:])
     layer.kwargs = {key: value for key, value in layer.kwargs.items() if key not in ("weight", "bias")}
 

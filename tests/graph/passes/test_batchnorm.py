@@ -239,6 +239,7 @@ def test_a_batch_norm_anywhere_is_gone_and_the_report_says_how(name):
     assert list(forms) == [item.form for item in report.layers]
     assert report.max_relative_error < 1e-6
     assert all(layer.absent is None for layer in folded.layers.layers)
+    assert all("val" in node.meta for node in folded.module.graph.nodes if node.op == "get_attr")
 
 
 def test_statistics_of_several_images_are_taken_over_all_of_them():
