@@ -1,5 +1,24 @@
-"""Export, prove and measure vision backbones with coordinate attention."""
+"""Export, prove and measure vision backbones with coordinate attention.
 
-from typing import Final
+The names below are the Python interface (``coordatt_deploy.api``); they are loaded when they are used, so that
+importing the package alone needs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from coordatt_deploy.api import Bundle, DeployError, UsageError, export, open_bundle
 
 __version__: Final = "0.1.0"
+__all__ = ["Bundle", "DeployError", "UsageError", "__version__", "export", "open_bundle"]
+
+
+def __getattr__(name: str) -> object:
+    if name in __all__:
+        return getattr(import_module("coordatt_deploy.api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

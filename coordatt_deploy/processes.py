@@ -1,6 +1,5 @@
 """Processes beside this one: for converters, whose chatter goes to a log, and for images; ended with the command."""
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -12,8 +11,10 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
+from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import ModuleType
 from typing import Final, Generic, Protocol, TypeVar
 
 from coordatt_deploy.errors import DeployError, InternalError, UsageError, WorkerDiedError, error_named
@@ -72,6 +73,23 @@ def _start_tracker() -> None:
             del os.environ["PYTHONWARNINGS"]
         else:
             os.environ["PYTHONWARNINGS"] = before
+
+
+class _WorkerProcess(SpawnProcess):
+    """A process that does not import the caller's script, which may be without a guard and call us again."""
+
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> object:  # noqa: N802 - the standard library calls it so
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")  # without a file, nothing is imported
+        try:
+            return SpawnProcess._Popen(process_obj)  # type: ignore[attr-defined]
+        finally:
+            sys.modules["__main__"] = main
+
+
+class _SpawnWithoutMain(SpawnContext):
+    Process = _WorkerProcess  # type: ignore[assignment]
 
 
 class Begin(Protocol):
@@ -177,7 +195,7 @@ class Pool:
     def _started(self) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(
             max_workers=self._size,
-            mp_context=multiprocessing.get_context("spawn"),
+            mp_context=_SpawnWithoutMain(),
             initializer=_begin,
             initargs=(os.getpid(), self._scratch, self._begin),
         )

@@ -4,6 +4,7 @@ Importing the user's code runs it, and the reader of ``.pt2`` files can be made 
 only code and programs that you trust. A checkpoint is different: nothing in it is ever run (``checkpoints``).
 """
 
+import copy
 import re
 from pathlib import Path
 from typing import Final
@@ -35,6 +36,7 @@ from coordatt_deploy.loading.sizes import batch_within, unseen_batches
 from coordatt_deploy.models import model_card
 from coordatt_deploy.models.factory import build
 from coordatt_deploy.models.registry import ARCHITECTURES, chosen_attention, chosen_switches
+from coordatt_deploy.user_code import first_line
 
 LONGEST_NAME: Final = 100  # letters; file systems take 255 bytes, and precision and CPU come behind
 GOLDEN_COUNT: Final = 16  # of the user's own images; each costs a float64 run, and sixteen are as many as the digits
@@ -132,6 +134,20 @@ def _build(request: ModelRequest) -> LoadedModule:
             return build_program(Path(request.model), request.input_size, batch)
         case Source.FACTORY:
             return build_factory(request.model, arguments, request.num_classes)
+        case Source.GIVEN:
+            return _copied(request)
+
+
+def _copied(request: ModelRequest) -> LoadedModule:
+    """Take a copy of the caller's own module, which is to stay as it is."""
+    assert request.given is not None  # noqa: S101 - that is what the source says
+    try:
+        module = copy.deepcopy(request.given.module)
+    except Exception as error:
+        raise UsageError(
+            f"{request.model} cannot be copied ({first_line(error)}); name a function that builds it: FILE.py:FUNCTION"
+        ) from error
+    return LoadedModule(module=module, name=request.model, shapes=request.given.shapes, input_size=request.input_size)
 
 
 def _no_arguments(request: ModelRequest, why: str) -> None:

@@ -13,13 +13,16 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.formats import format_of
 from coordatt_deploy.loading.preprocessing import PreprocessingChanges
 from coordatt_deploy.loading.sizes import BatchBounds, Bounds, check_size
 from coordatt_deploy.models import list_models, model_card
+
+if TYPE_CHECKING:
+    from torch import nn
 
 TIMM: Final = "timm:"
 WEIGHTS: Final = frozenset({".pth", ".pt", ".ckpt", ".safetensors", ".tar"})
@@ -33,6 +36,20 @@ class Source(enum.Enum):
     TIMM = enum.auto()
     PROGRAM = enum.auto()
     FACTORY = enum.auto()
+    GIVEN = enum.auto()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GivenModule:
+    """A module that the caller of the Python interface has built.
+
+    Attributes:
+        module: Theirs; whoever changes it takes a copy.
+        shapes: Of its inputs, batch first.
+    """
+
+    module: "nn.Module"
+    shapes: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +71,7 @@ class ModelRequest:
         labels: Class names in the order of the logits.
         golden: Folder of images for the golden inputs.
         name: What the model is called in file names; None for what it is called in the code.
+        given: The module itself, where it need not be found; ``model`` is the name of its class then.
     """
 
     model: str
@@ -70,6 +88,7 @@ class ModelRequest:
     labels: tuple[str, ...] | None = None
     golden: Path | None = None
     name: str | None = None
+    given: GivenModule | None = None
 
     @property
     def source(self) -> Source:
@@ -79,6 +98,8 @@ class ModelRequest:
             UsageError: It has no such form, or names something else: an unknown backbone, weights, an artifact.
         """
         path = Path(self.model)
+        if self.given is not None:
+            return Source.GIVEN
         if self.model in list_models():
             return Source.REGISTRY
         if self.model.startswith(TIMM):

@@ -1,8 +1,11 @@
 """Tables and progress bars on the terminal."""
 
+import io
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Final
 
 from rich.console import Console, RenderableType
 from rich.progress import (
@@ -68,8 +71,24 @@ def bars() -> Iterator[Stages]:
             yield Stages(_Bars(progress))
 
 
+_RECORDING: Final[ContextVar[Console | None]] = ContextVar("_RECORDING", default=None)
+
+
+@contextmanager
+def recorded(width: int) -> Iterator[Console]:
+    """Give a console of so many columns that keeps what is shown in the block, where nothing is printed."""
+    console = Console(file=io.StringIO(), record=True, width=width, force_terminal=True)
+    token = _RECORDING.set(console)
+    try:
+        yield console
+    finally:
+        _RECORDING.reset(token)
+
+
 def new_console() -> Console:
     """Return stdout; wide where it is no terminal."""
+    if (recording := _RECORDING.get()) is not None:
+        return recording
     console = Console()
     return console if console.is_terminal else Console(width=WIDTH_WHEN_PIPED)
 

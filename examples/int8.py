@@ -1,0 +1,17 @@
+"""Quantize the packaged network to int8, and say what that costs in accuracy.
+
+    python examples/int8.py
+
+Your own network needs photos of the kind that it will meet (``calibration_data="photos"``) and labelled ones to be
+evaluated on (``evaluate("validation")``, a folder for each class).
+"""
+
+import coordatt_deploy
+
+bundle = coordatt_deploy.export("mobilenetv2_ca_035.digits", output_dir="digits", formats=["tflite"], progress=True)
+bundle = bundle.quantize(progress=True)
+found = bundle.evaluate("digits", max_drop=0.5, limit=300, progress=True)
+for subject in found.subjects:
+    record = subject.record(found.images, found.metric)
+    print(f"{record.path or record.name}: top-1 {record.score:.1%}")
+raise SystemExit(found.exit_code)
