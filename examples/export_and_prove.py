@@ -1,6 +1,6 @@
 """Take a network as it stands in this script to ONNX, TFLite and Core ML, and prove that all compute the same.
 
-    python examples/export_and_prove.py
+python examples/export_and_prove.py
 """
 
 import torch

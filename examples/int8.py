@@ -12,6 +12,5 @@ bundle = coordatt_deploy.export("mobilenetv2_ca_035.digits", output_dir="digits"
 bundle = bundle.quantize(progress=True)
 found = bundle.evaluate("digits", max_drop=0.5, limit=300, progress=True)
 for subject in found.subjects:
-    record = subject.record(found.images, found.metric)
-    print(f"{record.path or record.name}: top-1 {record.score:.1%}")
+    print(f"{subject.name}: {subject.share(found.images):.1%} of {found.images} images")
 raise SystemExit(found.exit_code)

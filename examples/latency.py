@@ -1,6 +1,6 @@
 """Measure a bundle's files on this machine's CPU, with intervals that say how far to trust each figure.
 
-    python examples/latency.py
+python examples/latency.py
 """
 
 import coordatt_deploy

@@ -1,6 +1,6 @@
 """Ship weights of your own training: build the network, load them, export, and put class names into the files.
 
-    python examples/own_checkpoint.py
+python examples/own_checkpoint.py
 """
 
 from pathlib import Path

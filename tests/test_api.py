@@ -80,7 +80,7 @@ def test_nothing_is_printed(bundle, capfd):
 
 
 @pytest.mark.slow
-def test_a_wrong_file_does_not_pass(bundle, tmp_path):
+def test_a_wrong_file_does_not_pass(tmp_path):
     """
     The negative: one weight of the file is another, under a hash that fits.
     """

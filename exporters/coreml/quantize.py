@@ -29,6 +29,7 @@ from coordatt_deploy.runtimes.coreml.coremltools_import import proto
 from coordatt_deploy.runtimes.coreml.evaluator.package import CLASSIFY, block_of
 
 # Weights up to this size stay as they are: coremltools' own threshold; small ones save nothing and cost most accuracy.
+FLOATS: Final = frozenset({proto.MIL_pb2.FLOAT16, proto.MIL_pb2.FLOAT32})
 FEW_WEIGHTS: Final = 2048
 LEAST_STEP: Final = 2.0**-18  # float16 holds four bits of it; nothing in a network that computes in float16 is finer
 IOS_17: Final = 8  # specification version: the first with quantize and dequantize
@@ -81,7 +82,7 @@ def quantize(
         ct.converters.mil.mil.Builder.name_count.clear()
         try:
             if recipe.mode is Mode.STATIC:
-                model = _with_activations(model, needed(ranges, recipe), kept)
+                model = _with_activations(model, needed(ranges, recipe), kept | _of_integers(floats))
             model = _with_weights(model, recipe, kept)
         except Exception as error:
             raise ConversionError(f"coremltools cannot apply {recipe.name}: {error}") from error
@@ -89,6 +90,16 @@ def quantize(
         written = block_of(model.get_spec())
         layers = _carried(exported.layers, _rescaled(written), _renamed(floats, written))
     return Exported(exported.inputs, exported.outputs, layers)
+
+
+def _of_integers(block: proto.MIL_pb2.Block) -> set[str]:
+    """Names of the tensors that hold sizes, positions, or yes and no: what makes them is not put on a grid."""
+    return {
+        output.name
+        for operation in block.operations
+        for output in operation.outputs
+        if output.type.tensorType.dataType not in FLOATS
+    }
 
 
 def _rescaled(block: proto.MIL_pb2.Block) -> dict[str, float]:
