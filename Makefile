@@ -10,7 +10,7 @@ SLOW_TESTS := -n 2 --dist loadfile --durations=20
 # docs/on-device.md, chromium and its driver show the HTML report to the tests.
 SYSTEM_PACKAGES := gcc g++ libc6-dev chromium chromium-driver
 
-.PHONY: help demo test test-slow fuzz lint bench zoo kills operators survey schemas lock system-packages clean
+.PHONY: help demo docs test test-slow fuzz lint bench zoo kills operators survey schemas lock system-packages clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -59,6 +59,9 @@ kills: $(INSTALLED)  ## kill commands at random moments: the old or the new bund
 schemas: $(INSTALLED)  ## write the JSON Schema of every document into docs/schema
 	$(BIN)/python -c "from coordatt_deploy.commands.schema import DOCUMENTS; print(*DOCUMENTS)" | tr ' ' '\n' \
 	  | while read -r name; do $(BIN)/coordatt-deploy schema "$$name" > "docs/schema/$$name.json"; done
+
+docs: $(INSTALLED)  ## the documentation as a site, in build/site; a broken link ends it
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 lock:  ## write requirements.lock from a fresh environment
 	rm -rf build/lock && $(PYTHON) -m venv build/lock

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, replace
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 __all__ = ["AccuracyResult", "Bundle", "DeployError", "LatencyResult", "ParityVerdict", "UsageError", "export",
            "open_bundle"]  # fmt: skip
 
-Words = Sequence[str]
 NOTEBOOK_WIDTH: Final = 132  # columns: at fewer, tables leave some out
 
 
@@ -48,9 +48,9 @@ def export(
     example: "torch.Tensor | Sequence[torch.Tensor] | None" = None,
     output_dir: str | Path | None = None,
     *,
-    formats: Words = (),
-    precisions: Words = (),
-    target_cpus: Words = (TargetCpu.ARM64,),
+    formats: Sequence[str] = (),
+    precisions: Sequence[str] = (),
+    target_cpus: Sequence[str] = (TargetCpu.ARM64,),
     dynamic_size: tuple[int, int, int] | None = None,
     dynamic_batch: tuple[int, int] | None = None,
     preprocessing: Mapping[str, object] | None = None,
@@ -236,7 +236,7 @@ class Bundle:
     def check_parity(
         self,
         *,
-        formats: Words = (),
+        formats: Sequence[str] = (),
         layers: bool = True,
         inputs: str | Path | None = None,
         output: str | Path | None = None,
@@ -272,7 +272,7 @@ class Bundle:
     def measure_latency(
         self,
         *,
-        formats: Words = (),
+        formats: Sequence[str] = (),
         threads: Sequence[int] = (1,),
         samples: int = 600,
         min_seconds: float = 1.0,
@@ -316,7 +316,7 @@ class Bundle:
         self,
         dataset: str | Path,
         *,
-        formats: Words = (),
+        formats: Sequence[str] = (),
         metric: str | None = None,
         max_drop: float | None = None,
         limit: int | None = None,
@@ -356,7 +356,7 @@ class Bundle:
         self,
         *recipes: str | Path,
         calibration_data: str | Path | None = None,
-        formats: Words = (),
+        formats: Sequence[str] = (),
         calibration_count: int | None = None,
         strict: bool = False,
         progress: bool = False,
@@ -435,7 +435,7 @@ def _given(
     return GivenModule(model, shapes), size
 
 
-def _formats(names: Words) -> tuple[Format, ...]:
+def _formats(names: Sequence[str]) -> tuple[Format, ...]:
     return tuple(member(Format, item, "formats") for item in names)
 
 
@@ -455,19 +455,14 @@ def _html(console: "Console") -> str:
 def _callers_settings() -> Iterator[None]:
     """Give torch's number of threads and the environment back as they were."""
     environment = dict(os.environ)
-    # Where torch is not installed, there is nothing to give back.
-    try:
-        import torch
-    except ImportError:
-        threads = None
-    else:
-        threads = torch.get_num_threads()
+    torch = import_module("torch") if find_spec("torch") is not None else None  # else there is nothing to give back
+    threads = None if torch is None else torch.get_num_threads()
     try:
         yield
     finally:
         os.environ.clear()
         os.environ.update(environment)
-        if threads is not None:
+        if torch is not None:
             torch.set_num_threads(threads)
 
 

@@ -15,12 +15,15 @@ from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
-from typing import Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 from coordatt_deploy.errors import DeployError, InternalError, UsageError, WorkerDiedError, error_named
 from coordatt_deploy.interruption import end_with_parent, undisturbed
 from coordatt_deploy.logs import keep_running_log, log_folder, remove_running_logs, set_environment, write_traceback
 from coordatt_deploy.scratch import Scratch
+
+if TYPE_CHECKING:
+    from multiprocessing.popen_spawn_posix import Popen  # what the types of the standard library say of it
 
 _FAILED_TO_BEGIN: Final = 86  # any that nothing else ends with; what was wrong is in the process's note
 POLL_S: Final = 0.01
@@ -79,17 +82,17 @@ class _WorkerProcess(SpawnProcess):
     """A process that does not import the caller's script, which may be without a guard and call us again."""
 
     @staticmethod
-    def _Popen(process_obj: BaseProcess) -> object:  # noqa: N802 - the standard library calls it so
+    def _Popen(process_obj: BaseProcess) -> "Popen":  # noqa: N802 - the standard library calls it so
         main = sys.modules["__main__"]
         sys.modules["__main__"] = ModuleType("__main__")  # without a file, nothing is imported
         try:
-            return SpawnProcess._Popen(process_obj)  # type: ignore[attr-defined]
+            return SpawnProcess._Popen(process_obj)
         finally:
             sys.modules["__main__"] = main
 
 
 class _SpawnWithoutMain(SpawnContext):
-    Process = _WorkerProcess  # type: ignore[assignment]
+    Process = _WorkerProcess
 
 
 class Begin(Protocol):

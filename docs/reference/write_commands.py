@@ -1,0 +1,27 @@
+"""Put the help of every command on the page of commands, as the command itself prints it."""
+
+from typing import Final
+
+import click
+from mkdocs.structure.pages import Page
+
+from coordatt_deploy.cli import main
+
+PAGE: Final = "reference/commands.md"
+WIDTH: Final = 78  # columns that fit on the page
+
+
+def on_page_markdown(markdown: str, *, page: Page, **_: object) -> str:
+    """Add a section for each command; called by MkDocs for each page."""
+    if page.file.src_uri != PAGE:
+        return markdown
+    context = click.Context(main, info_name="coordatt-deploy", terminal_width=WIDTH, max_content_width=WIDTH)
+    sections = [markdown]
+    for name in main.list_commands(context):
+        command = main.get_command(context, name)
+        assert command is not None  # noqa: S101 - it was listed
+        with click.Context(
+            command, info_name=name, parent=context, terminal_width=WIDTH, max_content_width=WIDTH
+        ) as inner:
+            sections.append(f"## {name}\n\n```text\n{command.get_help(inner)}\n```\n")
+    return "\n".join(sections)
