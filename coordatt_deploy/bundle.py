@@ -10,12 +10,13 @@
 checks schema, paths and hashes.
 """
 
+import enum
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 
@@ -198,19 +199,60 @@ def _opened(root: Path, *, verify: bool) -> Bundle:
     return bundle
 
 
+class FileState(enum.StrEnum):
+    """What became of a file since the bundle was written."""
+
+    AS_WRITTEN = "as written"
+    CHANGED = "changed"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedFile:
+    """One file that the manifest has a hash of."""
+
+    path: str
+    state: FileState
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """Whether a bundle is as it was written.
+
+    Attributes:
+        bundle: Its folder.
+        intact: Whether every file is.
+        files: All that the manifest has a hash of. Reports are not among them.
+    """
+
+    VERSION: ClassVar[int] = 1
+
+    bundle: str
+    intact: bool
+    files: tuple[VerifiedFile, ...]
+
+
+def verified(bundle: Bundle) -> Verification:
+    """Compare every file with the hash in the manifest."""
+    files = tuple(VerifiedFile(path, _state(bundle.path(path), hash_)) for path, hash_ in _hashed(bundle.manifest))
+    intact = all(item.state is FileState.AS_WRITTEN for item in files)
+    return Verification(str(bundle.root), intact, files)
+
+
+def _state(path: Path, expected: str) -> FileState:
+    if not path.exists():
+        return FileState.MISSING
+    return FileState.AS_WRITTEN if sha256(path) == expected else FileState.CHANGED
+
+
 def check_hashes(bundle: Bundle) -> None:
     """Compare every file with the manifest.
 
     Raises:
         BundleError: A file is missing or changed; all of them are listed.
     """
-    problems = []
-    for relative, expected in _hashed(bundle.manifest):
-        path = bundle.path(relative)
-        if not path.exists():
-            problems.append(f"{relative} is missing")
-        elif sha256(path) != expected:
-            problems.append(f"{relative} was changed after the bundle was written")
+    said = {FileState.MISSING: "is missing", FileState.CHANGED: "was changed after the bundle was written"}
+    problems = [f"{item.path} {said[item.state]}" for item in verified(bundle).files if item.state in said]
     if problems:
         raise BundleError(f"{bundle.root.name} is damaged: {'; '.join(problems)}; build it again")
 
