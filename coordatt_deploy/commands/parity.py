@@ -88,6 +88,7 @@ def parity(options: ParityOptions, bundle: Path, as_json: bool) -> None:
         raise UsageError("--outputs-only judges no layer; leave it out, or --layers and --save-failing")
     # When the options are right, what does the work: see coordatt_deploy.cli.
     from coordatt_deploy.bundle import open_bundle
+    from coordatt_deploy.host import command_line
     from coordatt_deploy.parity.on_target import check_parity_on
     from coordatt_deploy.parity.run import ParityPlan, check_parity
     from coordatt_deploy.parity.tolerances import BUILT_IN, read_tolerances
@@ -105,6 +106,7 @@ def parity(options: ParityOptions, bundle: Path, as_json: bool) -> None:
         inputs=options.inputs,
         save_failing=options.save_failing,
         output=options.output,
+        command=command_line(sys.argv[1:]),
     )
     for file in filter(None, (options.junit, options.markdown)):
         check_folder(file)

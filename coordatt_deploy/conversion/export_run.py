@@ -106,7 +106,7 @@ def _beside_earlier(floats: Manifest, staging: Path, converted: Sequence[FloatAr
     earlier = _earlier(staging)
     lowering = {item.artifact.path: item.lowering for item in converted}
     if earlier is None:
-        return replace(floats, lowering=lowering)
+        return replace(floats, lowering=lowering).with_command(floats.command)
     kept = tuple(item for item in earlier.artifacts if item.path not in written)
     return replace(
         floats,
@@ -114,6 +114,7 @@ def _beside_earlier(floats: Manifest, staging: Path, converted: Sequence[FloatAr
         lowering=dict(earlier.lowering) | lowering,
         quantization=earlier.quantization,
         refused=earlier.refused,
+        commands=earlier.with_command(floats.command).commands,
     )
 
 

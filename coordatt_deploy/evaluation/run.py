@@ -53,6 +53,7 @@ class EvaluationPlan:
         target: Where artifacts run; None for this machine.
         output: A file for the figures in place of the bundle's; None for ``reports/``.
         metric: ``top-1``, ``miou``, or ``FILE.py:FUNCTION``; None for what the dataset's labels are made for.
+        command: As the user typed it, for the report.
     """
 
     dataset: str
@@ -65,6 +66,7 @@ class EvaluationPlan:
     target: str | None = None
     output: Path | None = None
     metric: str | None = None
+    command: str = ""
 
     def __post_init__(self) -> None:
         for option, value in (("limit", self.limit), ("workers", self.workers)):
@@ -122,7 +124,7 @@ def evaluate_bundle(bundle: Bundle, plan: EvaluationPlan, stages: Stages) -> Eva
         dataset, scoring.record, classes, images, unreadable, judged, skipped, plan.max_drop, place, tuple(notes)
     )
     with kept.replacing():
-        _keep(kept, evaluation.record())
+        _keep(kept, evaluation.record(), plan.command)
     return evaluation
 
 
@@ -151,12 +153,13 @@ def _host_warnings(trial: Trial) -> dict[str, str | None]:
     }
 
 
-def _keep(file: ReportFile, result: EvaluationResult) -> None:
+def _keep(file: ReportFile, result: EvaluationResult, command: str) -> None:
     """Add the runs of this call to the report."""
     earlier = file.earlier(read_reports, EvaluationReports())
-    session = begin_session(result.target)
-    runs = accumulated(earlier.runs, runs_of(result, session.tool_versions, session.time))
-    file.write(dump(EvaluationReports(runs, result.skipped)))
+    session = begin_session(result.target, command)
+    runs = runs_of(result, session.tool_versions, session.time)
+    runs = tuple(replace(run, machine=session.machine, command=session.command) for run in runs)
+    file.write(dump(EvaluationReports(accumulated(earlier.runs, runs), result.skipped)))
 
 
 def _own_metric(named: str | None) -> Own | None:

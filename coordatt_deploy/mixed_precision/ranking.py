@@ -75,6 +75,7 @@ def rank_layers(bundle: Bundle, plan: QuantizePlan, stages: Stages) -> tuple[lis
             FormatSensitivity(job.kind, job.target_cpu, predicted_db(costs), tuple(map(_record, costs)))
             for job, costs in found
         ),
+        command=plan.command,
     )
     bundle.write_report("sensitivity.json", dump(document))
     return found, document

@@ -57,6 +57,7 @@ class Sensitivity:
         calibration: The data.
         cases: How many of them were simulated.
         results: One for each format.
+        command: As the user typed it; empty where no command line made it.
     """
 
     VERSION: ClassVar[int] = 1
@@ -65,6 +66,7 @@ class Sensitivity:
     calibration: CalibrationRecord
     cases: int
     results: tuple[FormatSensitivity, ...]
+    command: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,7 @@ class SearchResult:
         recipe: That was asked for.
         dataset: The images.
         results: One for each format.
+        command: As the user typed it; empty where no command line made it.
     """
 
     VERSION: ClassVar[int] = 1
@@ -143,3 +146,4 @@ class SearchResult:
     recipe: str
     dataset: SearchDataset
     results: tuple[FormatSearch, ...]
+    command: str = ""

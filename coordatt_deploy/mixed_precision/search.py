@@ -138,7 +138,8 @@ def search(
                 outcome, artifact = _search_one(graph, job, costs, judge, staging, stages)
                 outcomes.append(outcome)
                 made += [artifact] if artifact is not None else []
-            finish(staging, with_artifacts(bundle.manifest, made, stages, staging))
+            manifest = bundle.manifest.with_command(plan.quantize.command) if made else bundle.manifest
+            finish(staging, with_artifacts(manifest, made, stages, staging))
     written = open_bundle(bundle.root, verify=False)
     for index, outcome in enumerate(outcomes):
         if outcome.reached:
@@ -149,6 +150,7 @@ def search(
         recipe=plan.quantize.recipes[0].name,
         dataset=SearchDataset(dataset.source, judge.images, tuple(dataset.notes)),
         results=tuple(outcome.record() for outcome in outcomes),
+        command=plan.quantize.command,
     )
     written.write_report("search.json", dump(result))
     return written, result

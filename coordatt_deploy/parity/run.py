@@ -33,7 +33,7 @@ from coordatt_deploy.parity.result import ArtifactParity, ParityReport
 from coordatt_deploy.parity.tolerances import BUILT_IN, Tolerance, Tolerances, for_untrained, tolerance_of
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.report_file import ReportFile, report_name
-from coordatt_deploy.run_records import GOLDEN, HELD_OUT, HERE, NotRun, RunInputs, accumulated, begin_session
+from coordatt_deploy.run_records import GOLDEN, HELD_OUT, HERE, NotRun, RunInputs, begin_session
 from coordatt_deploy.runtimes import Runner
 from coordatt_deploy.runtimes.provenance import check_provenance
 from coordatt_deploy.runtimes.reader import host_warning
@@ -78,6 +78,7 @@ class ParityPlan:
         save_failing: Where the first failing layer of each artifact goes.
         output: A file for the verdicts in place of the bundle's; None for ``reports/``.
         machine: What this is run on, for the warning where int8 sums saturate; looked up by default.
+        command: As the user typed it, for the report.
     """
 
     formats: tuple[Format, ...] = tuple(Format)
@@ -89,6 +90,7 @@ class ParityPlan:
     save_failing: Path | None = None
     output: Path | None = None
     machine: host.Host | None = None
+    command: str = ""
 
 
 def check_parity(
@@ -146,7 +148,7 @@ def check_parity(
         verdicts = [replace(v, layers=ArtifactLayers(v.artifact, v.artifact.path, problem=missing)) for v in verdicts]
     elif plan.layers and graph is not None:
         most = LAYER_CASES if target is None else target.most_cases // 2
-        layer_run = _layer_run(bundle, graph, where, most, stages, plan.save_failing)
+        layer_run = _layer_run(bundle, graph, where, most, stages, plan)
         if plan.need_layers:
             graphs = layer_run.check_graphs(chosen, cases, tolerances)
         pairs = zip(candidates, verdicts, strict=True)
@@ -244,13 +246,13 @@ def _cases_on(bundle: Bundle, source: Path, graph: "Graph | None", stages: Stage
 
 
 def _layer_run(
-    bundle: Bundle, graph: "Graph", where: Executor, most_cases: int, stages: Stages, save_failing: Path | None
+    bundle: Bundle, graph: "Graph", where: Executor, most_cases: int, stages: Stages, plan: ParityPlan
 ) -> "LayerRun":
     from coordatt_deploy.parity import layer_run  # torch, which boards do not have
 
     with stages.stage("reference by layer"):
         reference = layer_run.by_layer(graph)
-    return layer_run.LayerRun(bundle.manifest, bundle.root.name, reference, where, most_cases, stages, save_failing)
+    return layer_run.LayerRun(bundle.manifest, plan.command, reference, where, most_cases, stages, plan.save_failing)
 
 
 # Outputs -------------------------------------------------------------------------------------------------------------
@@ -359,7 +361,7 @@ def _judged(
 def _keep(file: ReportFile, report: ParityReport, candidates: Sequence[Candidate], plan: ParityPlan) -> None:
     """Add the runs of this call to the report."""
     earlier = file.earlier(read_reports, ParityReports())
-    session, result = begin_session(report.target), report.record()
+    session, result = begin_session(report.target, plan.command), report.record()
     settings = ParitySettings(plan.threads, own_tolerances=plan.tolerances is not BUILT_IN)
     runs = []
     for candidate, verdict in zip(candidates, result.artifacts, strict=True):
@@ -375,11 +377,11 @@ def _keep(file: ReportFile, report: ParityReport, candidates: Sequence[Candidate
                 covered=covered(verdict),
                 tool_versions=session.tool_versions,
                 time=session.time,
+                machine=session.machine,
+                command=session.command,
                 settings=settings,
                 result=verdict,
+                believed=result.believed,
             )
         )
-    kept = ParityReports(
-        accumulated(earlier.runs, runs), result.graphs or earlier.graphs, result.skipped, result.believed
-    )
-    file.write(dump(kept))
+    file.write(dump(earlier.with_runs(result, tuple(runs))))

@@ -250,8 +250,17 @@ def measure_latency(
     *,
     formats: Sequence[Format] = tuple(Format),
     output: Path | None = None,
+    command: str = "",
 ) -> ProfileResult:
     """Time every artifact and keep the figures in ``reports/profile.json``, or in *output*.
+
+    Args:
+        bundle: Opened.
+        stages: Shows the progress.
+        settings: How long and with how many threads.
+        formats: Only artifacts of these.
+        output: A file for the figures in place of the bundle's.
+        command: As the user typed it, for the report.
 
     Raises:
         UsageError: The bundle has no such artifact, or the figures could not be kept.
@@ -264,16 +273,19 @@ def measure_latency(
         profile = profile_bundle(bundle, settings or ProfileSettings(), stages, formats=formats)
     result = profile_result(profile)
     with kept.replacing():
-        _keep(kept, bundle, result)
+        _keep(kept, bundle, result, command)
     return result
 
 
-def _keep(file: ReportFile, bundle: Bundle, result: ProfileResult) -> None:
+def _keep(file: ReportFile, bundle: Bundle, result: ProfileResult, command: str) -> None:
     """Add the runs of this call to the report."""
     earlier = file.earlier(read_reports, ProfileReports())
-    session = begin_session(None)
+    session = begin_session(None, command)
     hashes = {artifact.path: artifact.sha256 for artifact in bundle.manifest.artifacts}
-    runs = runs_of(result, hashes, session.tool_versions, session.time)
+    runs = tuple(
+        dataclasses.replace(run, machine=session.machine, command=session.command)
+        for run in runs_of(result, hashes, session.tool_versions, session.time)
+    )
     kept = earlier.with_session(runs, session_of(result, session.time))
     file.write(dump(kept, indent=None))
 

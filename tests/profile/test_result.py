@@ -182,3 +182,36 @@ def test_runs_accumulate(profile):
     )  # fmt: skip
     assert "2026-01-01" == found["onnx/a.onnx", 2].time
     assert ["2026-01-01", "2026-01-02"] == [session.time for session in reports.sessions]
+
+
+def test_a_handful_of_samples_replaces_no_measurement(profile):
+    """
+    A run of three samples is not kept beside one with enough; one with enough takes the place of three.
+    """
+    result = profile_result(profile)
+    few = dataclasses.replace(
+        result, ratios=(), results=tuple(dataclasses.replace(item, samples_ns=item.samples_ns[:3])
+                                         for item in result.results)
+    )  # fmt: skip
+
+    def after(first, second):
+        reports = ProfileReports(runs_of(first, {}, {}, "1"), (session_of(first, "1"),))
+        return reports.with_session(runs_of(second, {}, {}, "2"), session_of(second, "2"))
+
+    assert result.results == after(result, few).result().results
+    assert result.results == after(few, result).result().results
+    assert ["2"] == [session.time for session in after(few, result).sessions]
+
+
+def test_another_machines_measurement_stands_beside_this_ones(profile):
+    """
+    Both are kept, and what is shown is of the last machine alone.
+    """
+    result = profile_result(profile)
+    board = dataclasses.replace(result, host=dataclasses.replace(result.host, cpu="Cortex-A53"))
+    reports = ProfileReports(runs_of(result, {}, {}, "1"), (session_of(result, "1"),))
+
+    both = reports.with_session(runs_of(board, {}, {}, "2"), session_of(board, "2"))
+
+    assert 2 * len(result.results) == len(both.runs)
+    assert ("Cortex-A53", len(result.results)) == (both.result().host.cpu, len(both.result().results))

@@ -1,6 +1,5 @@
 """What the page says of what was measured: accuracy, latency, sizes, the machine, and how to do it again."""
 
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -223,27 +222,13 @@ def _host(profile: ProfileResult) -> Sequence[tuple[str, str]]:
     )
 
 
-def commands(manifest: Manifest, folder: str, profile: ProfileResult | None) -> str:
-    """Return the command lines that make the bundle and its reports again, one a line."""
-    quoted = shlex.quote(folder)
-    lines = [
-        manifest.command or "coordatt-deploy build",
-        f"coordatt-deploy parity {quoted} --layers",
-        " ".join(["coordatt-deploy profile", quoted, *_options(profile)]),
-        f"coordatt-deploy report {quoted}",
-    ]
-    return "\n".join(lines)
+def commands(manifest: Manifest, folder: str, later: Sequence[str]) -> str:
+    """Return the command lines that made the bundle and its results, one a line, and the one that makes the page.
 
-
-def _options(profile: ProfileResult | None) -> list[str]:
-    if profile is None:
-        return []
-    settings = profile.settings
-    options = {
-        "threads": ",".join(map(str, settings.threads)),
-        "warmups": str(settings.warmups),
-        "samples": str(settings.samples),
-        "min-seconds": str(settings.min_seconds) if math.isfinite(settings.min_seconds) else "",
-        "cpu-affinity": ",".join(map(str, settings.cpu_affinity)),
-    }
-    return [f"--{name} {value}" for name, value in options.items() if value]
+    Args:
+        manifest: Of the bundle.
+        folder: Name of its folder.
+        later: Those that judged and measured, in the order in which they ended.
+    """
+    made = manifest.commands or (manifest.command or "coordatt-deploy build",)
+    return "\n".join(dict.fromkeys([*made, *filter(None, later), f"coordatt-deploy report {shlex.quote(folder)}"]))
