@@ -40,12 +40,14 @@ class FormatSensitivity:
         target_cpu: The CPU family of its form; None where the form is the same for all.
         predicted_sqnr_db: With every layer in int8, if their errors are independent of one another.
         layers: The costliest first.
+        warning: How artifacts were judged where this CPU makes something else of them; None where it does not.
     """
 
     format: Format
     target_cpu: TargetCpu | None
     predicted_sqnr_db: float
     layers: tuple[LayerCostRecord, ...]
+    warning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,7 @@ class FormatSearch:
         interval_points: Of that, low and high.
         recipe_file: What replays it, relative to the bundle; None where nothing was found.
         attempts: In their order.
+        warning: How artifacts were judged where this CPU makes something else of them; None where it does not.
     """
 
     format: Format
@@ -115,6 +118,7 @@ class FormatSearch:
     interval_points: tuple[float, float]
     recipe_file: str | None
     attempts: tuple[AttemptRecord, ...]
+    warning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,26 @@ from coordatt_deploy.run_records import NotRun
 
 
 @dataclass(frozen=True, slots=True)
+class AsRunHere:
+    """What this CPU makes of a file that is made for another one, which it was judged by: information, no verdict.
+
+    Attributes:
+        max_abs_error: Of the output with the most error over its allowance, as for the next ones.
+        sqnr_db: Over all cases.
+        top1_agreement: Share of the cases with the same greatest element; None for an output without classes.
+    """
+
+    max_abs_error: float
+    sqnr_db: float
+    top1_agreement: float | None
+
+    def sentence(self) -> str:
+        """``SQNR 9.5 dB, top-1 agreement 92.3%``."""
+        agrees = "" if self.top1_agreement is None else f", top-1 agreement {self.top1_agreement:.1%}"
+        return f"SQNR {self.sqnr_db:.1f} dB{agrees}"
+
+
+@dataclass(frozen=True, slots=True)
 class ArtifactVerdict:
     """The verdict on one artifact, as documents hold it.
 
@@ -31,7 +51,7 @@ class ArtifactVerdict:
         warning: Why its outputs on this machine may not be those of another; None where they are.
         images_from_png: Golden images that were fed from their PNG files through the artifact's own description.
         max_abs_error: Of the output with the most error over its allowance, as for the next ones.
-        allowed: What was allowed there.
+        allowed: What was allowed in the case with the most error over its allowance.
         sqnr_db: Over all cases.
         exact: Whether outputs equal the reference.
         nonfinite: Values that are NaN or infinite.
@@ -46,6 +66,8 @@ class ArtifactVerdict:
         smallest_weight_change: See ``ArtifactLayers``.
         summary: What was found of the layers, in one sentence.
         layers: In execution order; empty where they were not judged.
+        as_run_here: What this CPU makes of it, where it was judged by what another one computes.
+        judged_error: The error of the case that ``allowed`` is of; None in reports of older versions.
     """
 
     path: str
@@ -77,6 +99,8 @@ class ArtifactVerdict:
     smallest_weight_change: float | None = None
     summary: str | None = None
     layers: tuple[LayerVerdict, ...] = ()
+    as_run_here: AsRunHere | None = None
+    judged_error: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +154,7 @@ class ArtifactParity:
         layers: Every layer's verdict; None where layers were not asked for.
         images: Golden images that were fed from their PNG files through the artifact's own description.
         warning: Why its outputs on this machine may not be those of another; None where they are.
+        as_run_here: What this CPU makes of it, where it was judged by what another one computes.
     """
 
     artifact: Artifact
@@ -142,6 +167,7 @@ class ArtifactParity:
     layers: ArtifactLayers | None = None
     warning: str | None = None
     images: int = 0
+    as_run_here: AsRunHere | None = None
 
     @property
     def provable(self) -> bool:
@@ -159,7 +185,7 @@ class ArtifactParity:
             return (
                 output.max_abs_error
                 if math.isnan(output.allowed)
-                else output.max_abs_error / (output.allowed or 1e-300)
+                else output.error_of_worst_case / (output.allowed or 1e-300)
             )
 
         return max(self.outputs, key=excess)
@@ -197,6 +223,8 @@ class ArtifactParity:
             smallest_weight_change=layers.smallest_weight_change if layers else None,
             summary=layers.sentence() if layers else None,
             layers=tuple(row.record() for row in layers.rows) if layers else (),
+            as_run_here=self.as_run_here,
+            judged_error=worst.judged_error if worst else None,
         )
 
 

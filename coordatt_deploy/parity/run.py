@@ -29,14 +29,14 @@ from coordatt_deploy.parity.layers import ArtifactLayers
 from coordatt_deploy.parity.outputs import OutputParity, judge, judge_elements, unjudged
 from coordatt_deploy.parity.preprocessing_check import GoldenImage, image_feeds
 from coordatt_deploy.parity.reports import ParityReports, ParityRun, ParitySettings, covered, read_reports
-from coordatt_deploy.parity.result import ArtifactParity, ParityReport
+from coordatt_deploy.parity.result import ArtifactParity, AsRunHere, ParityReport
 from coordatt_deploy.parity.tolerances import BUILT_IN, Tolerance, Tolerances, for_untrained, tolerance_of
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.report_file import ReportFile, report_name
 from coordatt_deploy.run_records import GOLDEN, HELD_OUT, HERE, NotRun, RunInputs, begin_session
 from coordatt_deploy.runtimes import Runner
+from coordatt_deploy.runtimes.host_effects import host_effect
 from coordatt_deploy.runtimes.provenance import check_provenance
-from coordatt_deploy.runtimes.reader import host_warning
 from coordatt_deploy.tensors import decode, encode
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def check_parity(
             replace(candidate, regions=verified.regions, moved=_moved(graph, candidate.cases))
             for candidate in candidates
         ]
-    where = LocalExecutor(plan.threads) if target is None else target.where
+    where = _place(plan, candidates) if target is None else target.where
     images, image_input = golden_images(bundle), bundle.manifest.inputs[0].name
     verdicts = []
     for candidate in candidates:
@@ -142,7 +142,7 @@ def check_parity(
                 verdict = _check_golden(candidate, opener, images, image_input, tolerances, step)
             else:
                 verdict = check_artifact(candidate, opener, tolerances, step)
-        verdicts.append(verdict if verdict.passed is None else replace(verdict, warning=candidate.warning))
+        verdicts.append(_with_effect(candidate, verdict, bundle, plan, tolerances))
     graphs: tuple[ArtifactLayers, ...] = ()
     if plan.layers and graph is None:
         verdicts = [replace(v, layers=ArtifactLayers(v.artifact, v.artifact.path, problem=missing)) for v in verdicts]
@@ -235,7 +235,7 @@ def _candidate(
     if target is not None:
         return replace(candidate, cases=candidate.cases.few(target.most_cases))
     here = plan.machine or host.describe()
-    return replace(candidate, warning=host_warning(candidate.path, artifact.format, here))
+    return replace(candidate, effect=host_effect(candidate.path, artifact, here))
 
 
 def _cases_on(bundle: Bundle, source: Path, graph: "Graph | None", stages: Stages) -> ParityCases:
@@ -253,6 +253,29 @@ def _layer_run(
     with stages.stage("reference by layer"):
         reference = layer_run.by_layer(graph)
     return layer_run.LayerRun(bundle.manifest, plan.command, reference, where, most_cases, stages, plan.save_failing)
+
+
+def _place(plan: ParityPlan, candidates: Sequence[Candidate]) -> LocalExecutor:
+    """This machine, computing what the CPU would that each file is made for."""
+    exact = (item.artifact.path for item in candidates if item.effect is not None and item.effect.foreign)
+    return LocalExecutor(plan.threads, frozenset(exact))
+
+
+def _with_effect(
+    candidate: Candidate, verdict: ArtifactParity, bundle: Bundle, plan: ParityPlan, tolerances: Tolerances
+) -> ArtifactParity:
+    """Say how the file was judged where this CPU makes something else of it, with what that is as information."""
+    effect = candidate.effect
+    if effect is None or verdict.passed is None:
+        return verdict
+    if not effect.foreign:
+        return replace(verdict, warning=effect.warning(str(bundle.root)))
+    opener = partial(LocalExecutor(plan.threads).open_artifact, candidate.path, candidate.artifact)
+    worst = check_artifact(candidate, opener, tolerances, lambda: None).worst()
+    if worst is None:
+        return replace(verdict, warning=effect.judged())
+    as_run = AsRunHere(worst.max_abs_error, worst.sqnr_db, worst.top1_agreement)
+    return replace(verdict, as_run_here=as_run, warning=f"{effect.judged()}; as it runs here: {as_run.sentence()}")
 
 
 # Outputs -------------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from coordatt_deploy.progress import Stages
 from coordatt_deploy.report_file import ReportFile
 from coordatt_deploy.run_records import NotRun, begin_session
 from coordatt_deploy.runtimes import Runner, runtime
-from coordatt_deploy.runtimes.reader import host_warning
+from coordatt_deploy.runtimes.host_effects import host_effect
 from coordatt_deploy.tensors import encode
 
 # An evaluator's time says nothing about the artifact: three samples show what it costs to wait for it, and are judged
@@ -65,7 +65,8 @@ def profile_bundle(
     inputs = {name: values[0] for name, values in bundle.golden("inputs").items()}
     openable, skipped = _openable(bundle, formats)
     kinds = {artifact.path: _kind(bundle, artifact) for artifact in openable}
-    warnings = {item.path: host_warning(bundle.path(item.path), item.format, here) for item in openable}
+    effects = {item.path: host_effect(bundle.path(item.path), item, here) for item in openable}
+    warnings = {path: None if found is None else found.warning(str(bundle.root)) for path, found in effects.items()}
     measured = [artifact for artifact in openable if kinds[artifact.path][1] is not Origin.EVALUATED]
     cold = _cold_starts(bundle, measured, settings, inputs, stages)
     results: list[ArtifactLatency] = []

@@ -37,7 +37,8 @@ def markdown(parity: ParityResult, model: str, refused: Sequence[RefusedFile] = 
         mark = mark if item.provable else "❌ cannot be proven"
         decibels = "equal" if item.exact else _figure(item.sqnr_db, ".1f", " dB")
         first = "–" if not item.first_diverging_layer else cell(item.first_diverging_layer)
-        figures = (_figure(item.max_abs_error), _figure(item.allowed), decibels, _percent(item.top1_agreement))
+        error = item.max_abs_error if item.judged_error is None else item.judged_error
+        figures = (_figure(error), _figure(item.allowed), decibels, _percent(item.top1_agreement))
         lines.append(f"| {cell(item.path)} | {mark} | {' | '.join(figures)} | {first} |")
     lines += [f"| {cell(file.path)} | ❌ not written | – | – | – | – | – |" for file in refused]
     for file in refused:

@@ -51,8 +51,11 @@ class Reader(Protocol):
     def delegates(self, path: Path, graph: FileGraph) -> tuple[Delegate, ...]:
         """Return what each accelerator takes of the file at *path*, of which *graph* was read."""
 
-    def host_warning(self, path: Path, machine: Host) -> str | None:
-        """Return why the results of the file on *machine* may differ from a device's; None where they can't."""
+    def host_effect(self, path: Path, machine: Host) -> str | None:
+        """Return why the results of the file on *machine* may differ from a device's; None where they can't.
+
+        Callers go through ``host_effects``, which knows what CPU the file is made for.
+        """
 
 
 def reader(file_format: Format) -> Reader:
@@ -118,8 +121,3 @@ def read_metadata(path: Path, file_format: Format) -> Mapping[str, object]:
 def delegates(path: Path, graph: FileGraph) -> tuple[Delegate, ...]:
     """Return what the accelerators of the file's format take of it."""
     return reader(graph.format).delegates(path, graph)
-
-
-def host_warning(path: Path, file_format: Format, machine: Host) -> str | None:
-    """Return why the results of the artifact at *path* on *machine* may differ from a device's; None if they can't."""
-    return reader(file_format).host_warning(path, machine)

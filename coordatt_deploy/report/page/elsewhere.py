@@ -18,8 +18,9 @@ def further_runs(runs: Sequence[ParityRun]) -> Table | None:
     for run in runs:
         found = run.result
         badge = BADGES[found.passed]
+        error = found.max_abs_error if found.judged_error is None else found.judged_error
         cells = (
-            number(found.max_abs_error), number(found.allowed), decibel(found.sqnr_db, exact=found.exact),
+            number(error), number(found.allowed), decibel(found.sqnr_db, exact=found.exact),
             number(found.top1_agreement, ".1%"),
         )  # fmt: skip
         names = (file_name(run.artifact), f"{badge.mark} {badge.word}", run.place, found.runtime or "–")

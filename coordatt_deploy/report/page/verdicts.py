@@ -79,11 +79,12 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """The layers of one file, or of one torch graph between capture and files."""
+    """The layers of one file, or of one torch graph between capture and files; those of integers by their noise."""
 
     path: str
     layers: tuple[LayerVerdict, ...]
     first_diverging_layer: str | None
+    on_grid: bool = False
 
 
 BADGES: Final = {
@@ -173,9 +174,10 @@ def covered_words(run: ParityRun) -> str:
 def _evidence(verdict: ArtifactVerdict) -> list[tuple[str, str]]:
     origin = WORDS[verdict.origin] if verdict.origin else "not run"
     facts = [("runtime", f"{verdict.runtime or '–'} ({origin})")]
-    if finite(verdict.max_abs_error) is not None:
+    error = verdict.max_abs_error if verdict.judged_error is None else verdict.judged_error
+    if finite(error) is not None:
         bound = "" if finite(verdict.allowed) is None else f", {verdict.allowed:.3g} allowed"
-        facts.append(("worst error", f"{verdict.max_abs_error:.3g}{bound}"))
+        facts.append(("worst error", f"{error:.3g}{bound}"))
         least = verdict.tolerance.min_sqnr_db if verdict.tolerance else None
         needed = "" if least is None else f", {least:g} dB needed"
         facts.append(("SQNR", decibel(verdict.sqnr_db, exact=verdict.exact) + needed))
@@ -214,7 +216,15 @@ def depth(parity: ParityResult) -> Depth:
 def _judged(parity: ParityResult) -> list[Judged]:
     """The torch graphs between capture and files, then the files; those that have layers."""
     graphs = [Judged(item.name, item.layers, item.first_diverging_layer) for item in parity.graphs]
-    files = [Judged(item.path, item.layers, item.first_diverging_layer) for item in parity.artifacts]
+    files = [
+        Judged(
+            item.path,
+            item.layers,
+            item.first_diverging_layer,
+            on_grid=item.tolerance is not None and item.tolerance.weight_bits is not None,
+        )
+        for item in parity.artifacts
+    ]
     return [item for item in (*graphs, *files) if item.layers]
 
 
@@ -248,7 +258,7 @@ def outputs(parity: ParityResult) -> Outputs:
         for output in item.outputs:
             beyond = f"{output.mismatched:,} of {output.elements:,}"
             cells = (
-                number(output.max_abs_error), number(output.allowed), decibel(output.sqnr_db, exact=False),
+                number(output.error_of_worst_case), number(output.allowed), decibel(output.sqnr_db, exact=False),
                 number(output.cosine, ".9g"), number(output.top1_agreement, ".1%"),
                 "–" if finite(output.allowed) is None else beyond,
             )  # fmt: skip
@@ -293,11 +303,12 @@ def _asked(tolerance: Tolerance) -> str:
 
 def layer_tables(parity: ParityResult) -> tuple[Table, ...]:
     """Return a table of every layer for each file and graph; labels name the file."""
-    heads = ("layer",), ("SQNR dB", "worst error", "local SQNR dB", "local error", "allowed")
-    return tuple(
-        Table(file_name(item.path), *heads, tuple(_layer(row) for row in item.layers), last="note")
-        for item in _judged(parity)
-    )
+    tables = []
+    for item in _judged(parity):
+        judged = "local noise of the channel" if item.on_grid else "local error"
+        heads = ("layer",), ("SQNR dB", "greatest error", "local SQNR dB", judged, "allowed")
+        tables.append(Table(file_name(item.path), *heads, tuple(_layer(row) for row in item.layers), last="note"))
+    return tuple(tables)
 
 
 def _layer(row: LayerVerdict) -> Row:
@@ -307,8 +318,9 @@ def _layer(row: LayerVerdict) -> Row:
     if row.inherits:
         note = f"inherits; {note}".strip("; ")
     point = _point(row)
+    judged = row.local_max_abs_error if row.local_judged_error is None else row.local_judged_error
     cells = (
-        level(point.whole_db), number(row.max_abs_error), level(point.alone_db), number(row.local_max_abs_error),
+        level(point.whole_db), number(row.max_abs_error), level(point.alone_db), number(judged),
         number(row.local_allowed),
     )  # fmt: skip
     return Row((row.layer_id,), cells, bad=row.passed is False, note=note)

@@ -22,10 +22,9 @@ from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.plain_text import plain
 from coordatt_deploy.profile.result import ProfileResult
 from coordatt_deploy.progress import Stages
+from coordatt_deploy.runtimes.host_effects import FAMILIES
 
 WIDTH_WHEN_PIPED = 160
-COLUMN_WIDTH = 17  # figures of a layer below the longest name that cannot be broken: static_wi8_ai8
-FAMILIES = {"x86_64": "x86_64", "AMD64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}  # platform.machine() to ours
 
 
 class _Bars:

@@ -148,8 +148,8 @@ def delegates(path: Path, graph: FileGraph) -> tuple[Delegate, ...]:  # noqa: AR
     return (neural_engine(graph),)
 
 
-def host_warning(path: Path, machine: Host) -> str | None:  # noqa: ARG001 - which machine it is, the runner knows
-    """See ``Reader.host_warning``; what Core ML itself runs is what a device runs."""
+def host_effect(path: Path, machine: Host) -> str | None:  # noqa: ARG001 - which machine it is, the runner knows
+    """See ``Reader.host_effect``; what Core ML itself runs is what a device runs."""
     if find_spec("coremltools") is None:  # it is not run here either
         return None
     from coordatt_deploy.runtimes.coreml.evaluator.evidence import without

@@ -15,7 +15,7 @@ from coordatt_deploy.host import Host
 from coordatt_deploy.runtimes.argument_checks import first_line
 from coordatt_deploy.runtimes.delegate import Delegate
 from coordatt_deploy.runtimes.file_graph import FileGraph, Node, OperatorCount, Tensor, most_frequent_first, spec_of
-from coordatt_deploy.runtimes.onnx.saturation import saturation_warning
+from coordatt_deploy.runtimes.onnx.saturation import saturation_cause
 from coordatt_deploy.runtimes.onnx.vocabulary import VOCABULARY
 from coordatt_deploy.runtimes.vocabulary import Vocabulary
 
@@ -122,6 +122,6 @@ def delegates(path: Path, graph: FileGraph) -> tuple[Delegate, ...]:  # noqa: AR
     return ()
 
 
-def host_warning(path: Path, machine: Host) -> str | None:
-    """See ``Reader.host_warning``."""
-    return saturation_warning(path, machine)
+def host_effect(path: Path, machine: Host) -> str | None:
+    """See ``Reader.host_effect``."""
+    return saturation_cause(path, machine)

@@ -119,6 +119,6 @@ def delegates(path: Path, graph: FileGraph) -> tuple[Delegate, ...]:
     return (gpu(graph),) if asked is None else (asked, gpu(graph))
 
 
-def host_warning(path: Path, machine: Host) -> str | None:  # noqa: ARG001 - its kernels add in 32 bits everywhere
-    """See ``Reader.host_warning``."""
+def host_effect(path: Path, machine: Host) -> str | None:  # noqa: ARG001 - its kernels add in 32 bits everywhere
+    """See ``Reader.host_effect``."""
     return None
