@@ -215,3 +215,21 @@ def test_another_machines_measurement_stands_beside_this_ones(profile):
 
     assert 2 * len(result.results) == len(both.runs)
     assert ("Cortex-A53", len(result.results)) == (both.result().host.cpu, len(both.result().results))
+
+
+def test_a_handful_of_samples_has_no_interval(profile):
+    """
+    Neither of the median nor of a ratio; what is shown has a dash, and the verdict says that they are too few.
+    """
+    few = tuple(
+        dataclasses.replace(
+            item, latency=dataclasses.replace(item.latency, samples_ns=(3, 9, 15), lost_ns=(), per_round=1)
+        )
+        for item in profile.results
+    )
+    result = profile_result(dataclasses.replace(profile, results=few))
+
+    assert {None} == {item.ci95_ms for item in result.results} | {item.ci95 for item in result.ratios}
+    assert all("only 3 samples" in item.reason and "modes" not in item.reason for item in result.results)
+    assert result == ProfileReports(runs_of(result, {}, {}, "1"), (session_of(result, "1"),)).result()
+    assert read_reports(dump(result)).result() == result

@@ -150,11 +150,10 @@ def latency_view(result: ProfileResult, start: int) -> LatencyView:
 
 
 def _latency_figure(position: int, label: str, item: LatencyRecord) -> Figure:
-    low, high = item.ci95_ms
+    interval = "" if item.ci95_ms is None else f" 95 % interval {item.ci95_ms[0]:.3g} to {item.ci95_ms[1]:.3g} ms,"
     words = (
         f"{len(item.samples_ns)} calls on {item.runtime} ({WORDS[item.origin]}): median {item.median_ms:.3g} ms,"
-        f" 95 % interval {low:.3g} to {high:.3g} ms, 99 % of calls within {item.p99_ms:.3g} ms;"
-        f" {item.verdict}."
+        f"{interval} 99 % of calls within {item.p99_ms:.3g} ms; {item.verdict}."
     )
     if item.verdict != "stable":
         words += f" {item.reason.capitalize()}."
@@ -164,9 +163,9 @@ def _latency_figure(position: int, label: str, item: LatencyRecord) -> Figure:
 
 
 def _latency_cells(item: LatencyRecord) -> tuple[str, ...]:
-    low, high = item.ci95_ms
+    interval = "–" if item.ci95_ms is None else f"{item.ci95_ms[0]:.3f} … {item.ci95_ms[1]:.3f}"
     return (
-        f"{item.median_ms:.3f}", f"{low:.3f} … {high:.3f}", f"{item.p90_ms:.3f}", f"{item.p99_ms:.3f}",
+        f"{item.median_ms:.3f}", interval, f"{item.p90_ms:.3f}", f"{item.p99_ms:.3f}",
         number(item.load_ms, ".1f"), number(item.first_inference_ms, ".2f"),
         "–" if item.peak_memory_bytes is None else megabytes(item.peak_memory_bytes),
     )  # fmt: skip
