@@ -4,9 +4,10 @@ The evaluator, and coremltools with it, is imported by the functions that need i
 """
 
 import math
+import re
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -30,6 +31,8 @@ from coordatt_deploy.runtimes.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from coordatt_deploy.runtimes.coreml.coremltools_import import proto
+
+NARROW: Final = re.compile(r"u?int([1-7])")  # types of fewer than eight bits, which NumPy has not
 
 
 def metadata(path: Path) -> dict[str, object]:
@@ -96,7 +99,9 @@ def _declared(tensor: "proto.MIL_pb2.TensorType") -> tuple[Shape, str]:
         int(axis.constant.size) if axis.WhichOneof("dimension") == "constant" else None for axis in tensor.dimensions
     )
     builtin = mil_types.PROTO_TO_BUILTIN_TYPE.get(tensor.dataType)
-    return shape, str(getattr(builtin, "__name__", "unknown")).replace("fp", "float")
+    # the name of the class is "int" for integers of every width
+    name = "unknown" if builtin is None else str(mil_types.builtin_to_string(builtin))
+    return shape, name.replace("fp", "float")
 
 
 def operators(path: Path) -> OperatorCount:
@@ -109,20 +114,23 @@ def operators(path: Path) -> OperatorCount:
 def _constant_bytes(operation: "proto.MIL_pb2.Operation", shape: Shape, dtype: str) -> int:
     """Bytes of a constant in the file; a compressed one has those of its parts."""
     if operation.type == "const":
-        return math.prod(size or 1 for size in shape) * _item_bytes(dtype)
+        return _stored_bytes(shape, dtype)
     total = 0
     for value in operation.attributes.values():
         if value.WhichOneof("value") == "blobFileValue":
             inner, stored = _declared(value.type.tensorType)
-            total += math.prod(size or 1 for size in inner) * _item_bytes(stored)
+            total += _stored_bytes(inner, stored)
     return total
 
 
-def _item_bytes(dtype: str) -> int:
+def _stored_bytes(shape: Shape, dtype: str) -> int:
+    """Bytes of values beside each other: those of fewer than eight bits share them."""
+    narrow = NARROW.fullmatch(dtype)
     try:
-        return np.dtype(dtype).itemsize
+        bits = int(narrow[1]) if narrow else 8 * np.dtype(dtype).itemsize
     except TypeError:
-        return 1
+        bits = 8
+    return math.ceil(math.prod(size or 1 for size in shape) * bits / 8)
 
 
 def _numbers(operation: "proto.MIL_pb2.Operation", key: str, block: "proto.MIL_pb2.Block") -> tuple[int, ...] | None:
