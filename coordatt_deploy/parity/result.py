@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import ClassVar
 
 from coordatt_deploy.artifact_specs import Artifact, Origin
-from coordatt_deploy.formats import Format, Precision, TargetCpu
+from coordatt_deploy.formats import Format, Precision, TargetCpu, format_of
 from coordatt_deploy.parity.layers import ArtifactLayers, LayerVerdict
 from coordatt_deploy.parity.outputs import OutputParity
 from coordatt_deploy.parity.tolerances import Tolerance
@@ -238,6 +239,7 @@ class ParityReport:
         graphs: The folded and the lowered torch graphs, layer by layer; empty where they were not asked for.
         cases: Names of the inputs that outputs were judged on.
         believed: What of the bundle could not be verified here, a sentence each.
+        required: Formats of which every file has to be judged.
     """
 
     artifacts: tuple[ArtifactParity, ...]
@@ -246,6 +248,7 @@ class ParityReport:
     graphs: tuple[ArtifactLayers, ...] = ()
     cases: tuple[str, ...] = ()
     believed: tuple[str, ...] = ()
+    required: tuple[Format, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -255,11 +258,20 @@ class ParityReport:
 
     @property
     def exit_code(self) -> int:
-        """0 where all passed, 1 where one failed, 3 where one could not be run here."""
+        """0 where all that can be run here passed, 1 where one failed, 3 where none could be run, or a required one."""
         failed = [item.passed for item in self.artifacts] + [item.passed for item in self.graphs]
         if False in failed:
             return 1
-        return 3 if None in [item.passed for item in self.artifacts] else 0
+        judged = any(item.passed is not None for item in self.artifacts)
+        return 3 if not judged or self.missing else 0
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Files of required formats that could not be run, with the reason."""
+        unrun = {item.artifact.path: item.problem or "not run" for item in self.artifacts if item.passed is None}
+        unrun |= {item.path: item.reason for item in self.skipped}
+        kinds = {path: format_of(PurePosixPath(path)) for path in unrun}
+        return tuple(f"{path}: {reason}" for path, reason in unrun.items() if kinds[path] in self.required)
 
     def record(self) -> ParityResult:
         """Return what documents hold."""

@@ -79,6 +79,7 @@ class ParityPlan:
         output: A file for the verdicts in place of the bundle's; None for ``reports/``.
         machine: What this is run on, for the warning where int8 sums saturate; looked up by default.
         command: As the user typed it, for the report.
+        require: Formats of which every file has to be judged; what else cannot be run here is skipped.
     """
 
     formats: tuple[Format, ...] = tuple(Format)
@@ -91,6 +92,12 @@ class ParityPlan:
     output: Path | None = None
     machine: host.Host | None = None
     command: str = ""
+    require: tuple[Format, ...] = ()
+
+    def __post_init__(self) -> None:
+        left_out = [name for name in self.require if name not in self.formats]
+        if left_out:
+            raise UsageError(f"--require {left_out[0]} is not among the formats of --format; leave one of them out")
 
 
 def check_parity(
@@ -113,7 +120,7 @@ def check_parity(
     set_environment()
     kept = ReportFile(bundle, report_name("parity", None if target is None else target.name), plan.output)
     kept.check()
-    chosen, skipped = _choose(bundle, plan.formats, target)
+    chosen, skipped = _choose(bundle, plan, target)
     tolerances = for_untrained(plan.tolerances) if bundle.manifest.model.untrained else plan.tolerances
     missing = _missing(bundle)
     if missing and (plan.inputs is not None or plan.need_layers or plan.save_failing is not None):
@@ -154,19 +161,22 @@ def check_parity(
         pairs = zip(candidates, verdicts, strict=True)
         verdicts = [layer_run.with_layers(candidate, verdict) for candidate, verdict in pairs]
     names = cases.names if target is None else cases.few(target.most_cases).names
-    report = ParityReport(tuple(verdicts), skipped, None if target is None else target.name, graphs, names, believed)
+    place = None if target is None else target.name
+    report = ParityReport(tuple(verdicts), skipped, place, graphs, names, believed, plan.require)
     with kept.replacing():
         _keep(kept, report, candidates, plan)
     return report
 
 
-def _choose(
-    bundle: Bundle, formats: Sequence[Format], target: RemoteTarget | None
-) -> tuple[list[Artifact], tuple[NotRun, ...]]:
+def _choose(bundle: Bundle, plan: ParityPlan, target: RemoteTarget | None) -> tuple[list[Artifact], tuple[NotRun, ...]]:
     """Return the artifacts to run, and those that the target cannot run."""
+    formats = plan.formats
     asked = [artifact for artifact in bundle.manifest.artifacts if artifact.format in formats]
     if not asked:
         raise UsageError(f"{bundle.root} has no artifact in {', '.join(formats)}; export some first")
+    absent = [name for name in plan.require if all(artifact.format is not name for artifact in asked)]
+    if absent:
+        raise UsageError(f"{bundle.root} has no artifact in {absent[0]}, which --require asks for; export it first")
     reasons = [(artifact, None if target is None else target.unsupported_reason(artifact)) for artifact in asked]
     able = [artifact for artifact, reason in reasons if reason is None]
     if not able:

@@ -143,6 +143,8 @@ def _decibel(value: float) -> str:
 def _explain(console: Console, report: ParityReport) -> None:
     for left_out in report.skipped:
         console.print(line(f"{left_out.path}: not run: {left_out.reason}", style="yellow"))
+    for text in report.missing:
+        console.print(line(f"required, and not judged: {text}", style="bold red"))
     for sentence in report.believed:
         console.print(line(f"not verified: {sentence}", style="yellow"))
     unjudged = dict.fromkeys(item.layers.problem for item in report.artifacts if item.layers and item.layers.problem)
