@@ -1,8 +1,10 @@
 """Tables and progress bars on the terminal."""
 
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Final, TextIO
 
 from rich.console import Console, RenderableType
 from rich.progress import (
@@ -21,10 +23,12 @@ from rich.text import Text
 from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.plain_text import plain
 from coordatt_deploy.profile.result import ProfileResult
-from coordatt_deploy.progress import Stages
+from coordatt_deploy.progress import VERBOSITY, Stages, Verbosity
 from coordatt_deploy.runtimes.host_effects import FAMILIES
+from coordatt_deploy.streams import print_anywhere
 
 WIDTH_WHEN_PIPED = 160
+SILENCE_S: Final = 10.0  # longest silence of a stage that counts its steps
 
 
 class _Bars:
@@ -47,14 +51,67 @@ class _Bars:
         self.bars.console.print(line(text, style="yellow"))
 
 
+class Lines:
+    """``progress.Progress`` as plain lines: what begins, how far it is every ten seconds, and how long it took.
+
+    For CI logs and pipes, where a bar shows nothing until it is over.
+    """
+
+    def __init__(self, stream: TextIO, *, verbose: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream, self._verbose, self._clock = stream, verbose, clock
+        self._begun = self._told = clock()
+        self._stages: list[tuple[str, int | None, float]] = []
+        self._done: list[int] = []
+
+    def start(self, stage: str, total: int | None) -> int:
+        """See ``progress.Progress``."""
+        self._stages.append((plain(stage), total, self._clock()))
+        self._done.append(0)
+        self._say(plain(stage))
+        return len(self._stages) - 1
+
+    def advance(self, handle: int) -> None:
+        """See ``progress.Progress``."""
+        self._done[handle] += 1
+        if self._clock() - self._told >= SILENCE_S:
+            name, total, _ = self._stages[handle]
+            of = "" if total is None else f" of {total}"
+            self._say(f"{name}: {self._done[handle]}{of}")
+
+    def finish(self, handle: int) -> None:
+        """See ``progress.Progress``."""
+        name, _, begun = self._stages[handle]
+        if self._verbose:
+            self._say(f"{name}: done in {self._clock() - begun:.1f} s")
+
+    def note(self, text: str) -> None:
+        """See ``progress.Progress``."""
+        self._say(f"note: {plain(text)}")
+
+    def _say(self, text: str) -> None:
+        self._told = self._clock()
+        minutes, seconds = divmod(int(self._told - self._begun), 60)
+        self._stream.write(f"{minutes}:{seconds:02d} {text}\n")
+        self._stream.flush()
+
+
 @contextmanager
 def bars() -> Iterator[Stages]:
-    """Show the stages on stderr while the block runs.
+    """Show the stages on stderr while the block runs: bars on a terminal, plain lines elsewhere, nothing if quiet.
 
-    The bars have a descriptor of their own: stages redirect stderr itself to keep converters off the screen.
+    They have a descriptor of their own: stages redirect stderr itself to keep converters off the screen.
     """
+    verbosity = VERBOSITY.get()
+    if verbosity is Verbosity.QUIET:
+        yield Stages()
+        return
     with os.fdopen(os.dup(2), "w") as stream:
+        print_anywhere(stream)
         console = Console(file=stream, stderr=True)
+        verbose = verbosity is Verbosity.VERBOSE
+        if verbose or not console.is_terminal:
+            yield Stages(Lines(stream, verbose=verbose))
+            return
         columns = (
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -63,14 +120,16 @@ def bars() -> Iterator[Stages]:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        with Progress(*columns, console=console, transient=True) as progress:
             yield Stages(_Bars(progress))
 
 
 def new_console() -> Console:
-    """Return stdout; wide where it is no terminal."""
+    """Return stdout; where it is no terminal as wide as ``COLUMNS`` says, or wide."""
     console = Console()
-    return console if console.is_terminal else Console(width=WIDTH_WHEN_PIPED)
+    if console.is_terminal or os.environ.get("COLUMNS", "").isdecimal():
+        return console
+    return Console(width=WIDTH_WHEN_PIPED)
 
 
 def line(text: str, style: str = "") -> Text:

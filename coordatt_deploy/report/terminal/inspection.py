@@ -7,17 +7,13 @@ from rich.table import Table
 from rich.text import Text
 
 from coordatt_deploy.inspection.result import BundleInspection, Finding, Inspection
-from coordatt_deploy.report.terminal.console import PlainTable, count, line, size
+from coordatt_deploy.report.terminal.console import PlainTable, count, line, new_console, size
 from coordatt_deploy.runtimes.vocabulary import Work
-
-WIDTH_WHEN_PIPED = 160
 
 
 def show_inspection(inspection: Inspection | BundleInspection, console: Console | None = None) -> None:
     """Print what ``inspect`` found, the model before its files."""
-    target = console or Console()
-    if not target.is_terminal and console is None:
-        target = Console(width=WIDTH_WHEN_PIPED)
+    target = console or new_console()
     if isinstance(inspection, BundleInspection):
         if inspection.reference is not None:
             _show(target, inspection.reference)
