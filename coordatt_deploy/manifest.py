@@ -373,6 +373,7 @@ class Manifest:
         quantization: By artifact, how it was quantized; float artifacts have no entry.
         tool_versions: Of everything that had a hand in it.
         command: The command line that made it.
+        golden_source: What the images of the golden inputs are, in words; empty where there are none.
         commands: That and every further one that wrote files into it, in their order.
         stages: What was done, with seconds.
         notes: What was assumed, renamed or left out, for the user to read.
@@ -404,6 +405,7 @@ class Manifest:
     output_kinds: Mapping[str, OutputKind] = field(default_factory=dict)
     refused: tuple[RefusedFile, ...] = ()
     commands: tuple[str, ...] = ()
+    golden_source: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "source_sha256", self.model.source_sha256)

@@ -84,6 +84,7 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
         manifest = replace(
             _beside_earlier(floats, staging, converted),
             golden=golden.cases,
+            golden_source=source.golden_source if golden.images else "",
             fold=fold_report,
             reparameterized=model.merged,
             bake=None if baked is None else replace(baked, preprocessing=model.replaced),

@@ -1,7 +1,7 @@
 """``reports/profile.json``: latencies of many calls, as runs that accumulate."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -39,6 +39,7 @@ class ProfileSession:
         yardsticks: One for each number of threads.
         skipped: What could not be measured.
         interrupted: Whether Ctrl-C ended it early.
+        inputs: Shape of each input that was fed; empty in reports of older versions.
     """
 
     time: str | None
@@ -47,6 +48,7 @@ class ProfileSession:
     yardsticks: tuple[YardstickRecord, ...]
     skipped: tuple[NotRun, ...]
     interrupted: bool
+    inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,7 @@ class ProfileReports:
             yardsticks=last.yardsticks,
             skipped=tuple(item for item in last.skipped if item.path not in paths),
             interrupted=last.interrupted,
+            inputs=last.inputs,
         )
 
 
@@ -154,7 +157,9 @@ def runs_of(
 
 def session_of(result: ProfileResult, time: str | None) -> ProfileSession:
     """Return what the runs of a result share."""
-    return ProfileSession(time, result.host, result.ratios, result.yardsticks, result.skipped, result.interrupted)
+    return ProfileSession(
+        time, result.host, result.ratios, result.yardsticks, result.skipped, result.interrupted, result.inputs
+    )
 
 
 def read_reports(text: str) -> ProfileReports:

@@ -71,6 +71,7 @@ class Profile:
         settings: What was asked for.
         skipped: What could not be measured here.
         interrupted: Whether Ctrl-C ended it early.
+        inputs: Shape of each input that was fed.
     """
 
     host: Host
@@ -79,6 +80,7 @@ class Profile:
     settings: SettingsRecord = field(default_factory=SettingsRecord)
     skipped: tuple[NotRun, ...] = ()
     interrupted: bool = False
+    inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +192,7 @@ class ProfileResult:
         yardsticks: One for each number of threads.
         skipped: What could not be measured here.
         interrupted: Whether Ctrl-C ended it early.
+        inputs: Shape of each input that was fed, in the model's layout; empty in reports of older versions.
     """
 
     VERSION: ClassVar[int] = 1
@@ -201,6 +204,7 @@ class ProfileResult:
     yardsticks: tuple[YardstickRecord, ...] = ()
     skipped: tuple[NotRun, ...] = ()
     interrupted: bool = False
+    inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def profile(self) -> Profile:
         """Return what was measured; every figure is derived anew."""
@@ -211,6 +215,7 @@ class ProfileResult:
             settings=self.settings,
             skipped=self.skipped,
             interrupted=self.interrupted,
+            inputs=self.inputs,
         )
 
 
@@ -229,6 +234,7 @@ def profile_result(profile: Profile) -> ProfileResult:
         ),
         skipped=profile.skipped,
         interrupted=profile.interrupted,
+        inputs=profile.inputs,
     )
 
 

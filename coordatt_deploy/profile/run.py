@@ -91,7 +91,8 @@ def profile_bundle(
             raise
         interrupted = True
     here = dataclasses.replace(here, before=before, after=host.state())
-    return Profile(here, tuple(results), yardsticks, _settings(settings), tuple(skipped), interrupted)
+    shapes = {name: tuple(value.shape) for name, value in inputs.items()}
+    return Profile(here, tuple(results), yardsticks, _settings(settings), tuple(skipped), interrupted, shapes)
 
 
 def _openable(bundle: Bundle, formats: Sequence[Format]) -> tuple[list[Artifact], list[NotRun]]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, cast
 
+from coordatt_deploy.artifact_specs import AppInterface
 from coordatt_deploy.errors import BundleError, UsageError
 from coordatt_deploy.format_modules import Role, load, needing
 from coordatt_deploy.formats import Format, format_of, suffixes
@@ -50,6 +51,13 @@ class Reader(Protocol):
 
     def delegates(self, path: Path, graph: FileGraph) -> tuple[Delegate, ...]:
         """Return what each accelerator takes of the file at *path*, of which *graph* was read."""
+
+    def app_interface(self, path: Path) -> AppInterface | None:
+        """Return what an app gives to the file and gets of it; None where that is its tensors.
+
+        Raises:
+            BundleError: It is damaged.
+        """
 
     def host_effect(self, path: Path, machine: Host) -> str | None:
         """Return why the results of the file on *machine* may differ from a device's; None where they can't.
@@ -105,6 +113,17 @@ def count_operators(path: Path, file_format: Format) -> OperatorCount:
     """
     with needing(f"counting operators of {file_format} files", file_format):
         return reader(file_format).operators(path)
+
+
+def app_interface(path: Path, file_format: Format) -> AppInterface | None:
+    """Return what an app gives to the artifact at *path* and gets of it; None where that is its tensors.
+
+    Raises:
+        BundleError: The file cannot be read.
+        MissingDependencyError: What reads the format is not installed.
+    """
+    with needing(f"reading {file_format} files", file_format):
+        return reader(file_format).app_interface(path)
 
 
 def read_metadata(path: Path, file_format: Format) -> Mapping[str, object]:

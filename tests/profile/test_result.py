@@ -13,6 +13,7 @@ from coordatt_deploy.profile.latency import ColdStart, Latency
 from coordatt_deploy.profile.noise import Evidence
 from coordatt_deploy.profile.reports import ProfileReports, load_profile, read_reports, runs_of, session_of
 from coordatt_deploy.profile.result import ArtifactLatency, Profile, ProfileResult, SettingsRecord, profile_result
+from coordatt_deploy.report.terminal.console import host_line
 from coordatt_deploy.run_records import NotRun
 
 RNG = np.random.default_rng(0)
@@ -233,3 +234,18 @@ def test_a_handful_of_samples_has_no_interval(profile):
     assert all("only 3 samples" in item.reason and "modes" not in item.reason for item in result.results)
     assert result == ProfileReports(runs_of(result, {}, {}, "1"), (session_of(result, "1"),)).result()
     assert read_reports(dump(result)).result() == result
+
+
+def test_what_was_fed_is_said(profile):
+    """
+    Of a dynamic network the size that was timed: in the document, through the report, on the terminal.
+    """
+    timed = profile_result(dataclasses.replace(profile, inputs={"image": (1, 3, 96, 128)}))
+
+    kept = ProfileReports(runs_of(timed, {}, {}, "1"), (session_of(timed, "1"),))
+
+    assert {"image": (1, 3, 96, 128)} == load(ProfileReports, dump(kept)).result().inputs
+    assert "latency: one image of 96x128 on" in host_line(timed)
+    several = dataclasses.replace(timed, inputs={"image": (2, 3, 8, 8), "prior": (2, 4)})
+    assert "latency: image 2x3x8x8 and prior 2x4 on" in host_line(several)
+    assert "latency: one image on" in host_line(dataclasses.replace(timed, inputs={}))

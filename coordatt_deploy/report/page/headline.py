@@ -94,7 +94,8 @@ def _facts(manifest: Manifest) -> str:
     height, width = model.preprocessing.size
     found = {block.kind: None for report in manifest.lowering.values() for block in report.blocks}
     attention = model.attention or ", ".join(found) or "none"
-    return f"{height} × {width} input, attention: {attention}, {len(manifest.golden)} golden inputs"
+    source = f" ({manifest.golden_source} among them)" if manifest.golden_source else ""
+    return f"{height} × {width} input, attention: {attention}, {len(manifest.golden)} golden inputs{source}"
 
 
 def _verdict(states: Mapping[str, State]) -> tuple[str, str]:

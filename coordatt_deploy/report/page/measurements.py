@@ -36,8 +36,9 @@ class AccuracyView:
 
 @dataclass(frozen=True, slots=True)
 class LatencyView:
-    """Latency of each file and number of threads: plots, figures, and the raw samples by label."""
+    """Latency of each file and number of threads: what was fed, plots, figures, and the raw samples by label."""
 
+    fed: str
     figures: tuple[Figure, ...]
     table: Table
     samples: tuple[tuple[str, str], ...]
@@ -146,7 +147,8 @@ def latency_view(result: ProfileResult, start: int) -> LatencyView:
         rows.append(Row((label, item.verdict), _latency_cells(item)))
         samples.append((label, " ".join(map(str, item.samples_ns))))
     heads = ("file, threads", "verdict"), ("median ms", "95 % interval", "p90", "p99", "load", "first call", "memory")
-    return LatencyView(tuple(figures), Table("Latency", *heads, tuple(rows)), tuple(samples))
+    shapes = (f"{name} {' × '.join(map(str, shape))}" for name, shape in result.inputs.items())
+    return LatencyView(", ".join(shapes), tuple(figures), Table("Latency", *heads, tuple(rows)), tuple(samples))
 
 
 def _latency_figure(position: int, label: str, item: LatencyRecord) -> Figure:

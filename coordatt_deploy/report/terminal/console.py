@@ -170,10 +170,20 @@ def label(artifact: Artifact) -> Text:
     return line(" ".join(part for part in parts if part))
 
 
+def fed(profile: ProfileResult) -> str:
+    """``one image of 96x96``, ``image 1x3x96x96 and prior 1x8x20x20``: what was timed, above all of a dynamic size."""
+    shapes = list(profile.inputs.values())
+    if not shapes:  # a report of an older version
+        return "one image"
+    if len(shapes) == 1 and len(shapes[0]) == 4 and shapes[0][0] == 1:
+        return f"one image of {shapes[0][2]}x{shapes[0][3]}"
+    return " and ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in profile.inputs.items())
+
+
 def host_line(profile: ProfileResult) -> str:
     """Say what a profile was taken on, and what its figures do not say."""
     host = profile.host
-    text = f"latency: one image on {host.cpu}, {host.os}; the evaluator's time says nothing about a phone"
+    text = f"latency: {fed(profile)} on {host.cpu}, {host.os}; the evaluator's time says nothing about a phone"
     cpus = {item.target_cpu for item in profile.results} - {None, FAMILIES.get(host.architecture)}
     if cpus:
         names = " and ".join(sorted(filter(None, cpus)))

@@ -54,6 +54,8 @@ def show_parity(bundle: Bundle, report: ParityReport, *, layers: bool = False) -
         table.add_row(label(item.artifact), item.runtime or "–", item.origin or "–", *_evidence(item), _verdict(item))
     console = new_console()
     console.print(table)
+    if bundle.manifest.golden_source and set(report.cases) & {case.name for case in bundle.manifest.golden}:
+        console.print(line(f"golden images: {bundle.manifest.golden_source}", style="dim"))
     _explain(console, report)
     for file in bundle.manifest.refused:
         console.print(line(f"not written: {file}: {file.reason}", style="yellow"))

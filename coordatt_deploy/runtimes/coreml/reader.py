@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from coordatt_deploy.artifact_specs import AppInterface, AppValue
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.formats import Format
 from coordatt_deploy.host import Host
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
     from coordatt_deploy.runtimes.coreml.coremltools_import import proto
 
 NARROW: Final = re.compile(r"u?int([1-7])")  # types of fewer than eight bits, which NumPy has not
+
+FEATURES: Final = {
+    "imageType": "image", "multiArrayType": "multi-array", "stringType": "text", "stringKeyType": "numbers by text",
+    "int64KeyType": "numbers by whole number",
+}  # fmt: skip
 
 
 def metadata(path: Path) -> dict[str, object]:
@@ -178,3 +184,21 @@ def host_effect(path: Path, machine: Host) -> str | None:  # noqa: ARG001 - whic
         f"evaluated by rules of which no independent evidence is known for {', '.join(unproven)}"
         " (docs/coreml-evaluator.md); a Mac would tell"
     )
+
+
+def app_interface(path: Path) -> AppInterface | None:
+    """See ``Reader.app_interface``; Vision and the app meet the features that the package describes."""
+    from coordatt_deploy.runtimes.coreml.evaluator.package import read_model
+
+    model, _ = read_model(path)
+    sides = [tuple(map(_app_value, side)) for side in (model.description.input, model.description.output)]
+    if all(value.type == "multi-array" for side in sides for value in side):
+        return None
+    return AppInterface(*sides)
+
+
+def _app_value(feature: "proto.Model_pb2.FeatureDescription") -> AppValue:
+    kind = str(feature.type.WhichOneof("Type"))
+    if kind == "dictionaryType":
+        kind = str(feature.type.dictionaryType.WhichOneof("KeyType"))
+    return AppValue(feature.name, FEATURES.get(kind, kind), feature.shortDescription)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from coordatt_deploy.artifact_specs import AppInterface
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.formats import Format
 from coordatt_deploy.host import Host
@@ -147,3 +148,8 @@ def delegates(path: Path, graph: FileGraph) -> tuple[Delegate, ...]:  # noqa: AR
 def host_effect(path: Path, machine: Host) -> str | None:
     """See ``Reader.host_effect``."""
     return saturation_cause(path, machine)
+
+
+def app_interface(path: Path) -> AppInterface | None:  # noqa: ARG001 - an app meets the tensors
+    """See ``Reader.app_interface``."""
+    return None
