@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from coordatt_deploy.bundle import REPORTS
 from coordatt_deploy.documents import check_version, from_json, parse_object
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.host import Host
@@ -182,7 +183,8 @@ def load_profile(path: Path) -> Profile:
     Raises:
         UsageError: The file is missing, not a profile, or of another schema.
     """
-    again = "measure again with: coordatt-deploy profile BUNDLE"
+    bundle = path.parent.parent if path.parent.name == REPORTS else "BUNDLE"
+    again = f"measure again with: coordatt-deploy profile {bundle}"
     try:
         result = read_reports(path.read_text(encoding="utf-8")).result()
         if result is not None:
