@@ -323,9 +323,9 @@ class Evaluation:
 
     def record(self) -> EvaluationResult:
         """Return what documents hold."""
-        judged = self.max_drop is not None
+        ran = [item.passed is True for item in self.subjects[1:] if not item.missing]
         return EvaluationResult(
-            passed=all(item.passed is True for item in self.subjects[1:] if not item.missing) if judged else None,
+            passed=None if self.max_drop is None else bool(ran) and all(ran),
             max_drop_points=self.max_drop if self.metric.in_points else None,
             target=self.target,
             dataset=DatasetRecord(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from coordatt_deploy.artifact_specs import Artifact
-from coordatt_deploy.formats import TargetCpu
+from coordatt_deploy.formats import TargetCpu, facts
 from coordatt_deploy.host import Host
 from coordatt_deploy.runtimes.reader import reader
 
@@ -28,10 +28,12 @@ class HostEffect:
     Attributes:
         cause: What it is, and how much of the file it can concern.
         made_for: The other CPU family that the file is made for; None where it is made for this one, or for none.
+        settled_by_target: Whether files of this kind run on targets, so that one can settle it.
     """
 
     cause: str
     made_for: TargetCpu | None
+    settled_by_target: bool = True
 
     @property
     def foreign(self) -> bool:
@@ -48,6 +50,8 @@ class HostEffect:
         Args:
             bundle: Its folder, for the command.
         """
+        if not self.settled_by_target:
+            return self.cause
         return (
             f"{self.cause}, so its outputs may be worse here than there;"
             f" coordatt-deploy parity {bundle} --target qemu-arm64 settles it"
@@ -66,4 +70,5 @@ def host_effect(path: Path, artifact: Artifact, machine: Host) -> HostEffect | N
     if cause is None:
         return None
     here = FAMILIES.get(machine.architecture)
-    return HostEffect(cause, None if artifact.target_cpu in (None, here) else artifact.target_cpu)
+    made_for = None if artifact.target_cpu in (None, here) else artifact.target_cpu
+    return HostEffect(cause, made_for, facts(artifact.format).runs_only_on is None)
