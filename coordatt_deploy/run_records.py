@@ -138,17 +138,18 @@ def begin_session(place: str | None, command: str = "") -> Session:
 def accumulated(old: Sequence[R], new: Sequence[R]) -> tuple[R, ...]:
     """Return all runs: the new ones in the place of those that answered the same question, and of those of other bytes.
 
-    A new run that could not be run answers nothing, and takes no place.
+    One that judged layers takes the place of one that judged outputs alone as well. A new run that could not be run
+    answers nothing, and takes no place.
     """
-    answered = {_question(run): run.sha256 for run in new if run.answered}
+    answers = {question for run in new if run.answered for question in _answered(run)}
     bytes_now = {run.artifact: run.sha256 for run in new if run.answered and run.sha256 is not None}
     kept = [
-        run for run in old if _question(run) not in answered and bytes_now.get(run.artifact, run.sha256) == run.sha256
+        run for run in old if _question(run) not in answers and bytes_now.get(run.artifact, run.sha256) == run.sha256
     ]
-    known = {_question(run) for run in kept if run.answered}
+    known = {question for run in kept if run.answered for question in _answered(run)}
     told = [run for run in new if run.answered or _question(run) not in known]
-    open_ones = {_question(run) for run in told}
-    return (*(run for run in kept if _question(run) not in open_ones), *told)
+    asked_again = {_question(run) for run in told if not run.answered}
+    return (*(run for run in kept if _question(run) not in asked_again), *told)
 
 
 def latest(runs: Sequence[R], place: str = HERE, hashes: Mapping[str, str] | None = None) -> tuple[R, ...]:
@@ -178,6 +179,17 @@ def is_current(run: RunRecord, hashes: Mapping[str, str] | None) -> bool:
 def _question(run: RunRecord) -> tuple[str, str, str, str, int, bool, str]:
     asked = run.kind, run.artifact, run.place
     return (*asked, run.inputs.source, run.inputs.count, run.covered.layers_of > 0, run.variant)
+
+
+def _answered(run: RunRecord) -> set[tuple[str, str, str, str, int, bool, str]]:
+    """The questions that a run answers: with layers also those of its outputs."""
+    own = _question(run)
+    return {own, (*own[:5], False, own[6])}
+
+
+def is_part_of(run: RunRecord, other: RunRecord) -> bool:
+    """Whether *other* answers all that *run* does."""
+    return _question(run) in _answered(other)
 
 
 def _breadth(run: RunRecord, hashes: Mapping[str, str] | None) -> tuple[bool, bool, bool, bool, bool]:

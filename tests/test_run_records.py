@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from coordatt_deploy.run_records import GOLDEN, Covered, RunInputs, RunRecord, accumulated, latest
+from coordatt_deploy.run_records import GOLDEN, Covered, RunInputs, RunRecord, accumulated, is_part_of, latest
 
 
 class _NotRun(RunRecord):
@@ -81,3 +81,15 @@ def test_each_run_knows_what_typed_it():
     """
     assert ("", None) == (run().command, run().machine)
     assert "coordatt-deploy parity B" == replace(run(), command="coordatt-deploy parity B").command
+
+
+def test_a_run_with_layers_takes_the_place_of_one_without():
+    """
+    It answers that question too; the other way round both are kept.
+    """
+    outputs, full = run(layers=0), run(time="2")
+
+    assert (full,) == accumulated([outputs], [full])
+    assert (full, outputs) == accumulated([full], [outputs])
+    assert is_part_of(outputs, full)
+    assert not is_part_of(full, outputs)

@@ -6,7 +6,17 @@ from typing import ClassVar
 
 from coordatt_deploy.documents import JsonObject, JsonValue, check_version, from_json, parse_object
 from coordatt_deploy.parity.result import ArtifactVerdict, GraphVerdict, ParityResult
-from coordatt_deploy.run_records import HERE, Covered, NotRun, RunInputs, RunRecord, accumulated, is_current, latest
+from coordatt_deploy.run_records import (
+    HERE,
+    Covered,
+    NotRun,
+    RunInputs,
+    RunRecord,
+    accumulated,
+    is_current,
+    is_part_of,
+    latest,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +133,11 @@ class ParityReports:
             further = tuple(
                 item
                 for item in self.runs
-                if item.artifact == path and item is not run and item.answered and is_current(item, hashes)
+                if item.artifact == path
+                and item is not run
+                and item.answered
+                and is_current(item, hashes)
+                and not (run is not None and is_part_of(item, run) and item.result.passed == run.result.passed)
             )
             found.append(Standing(path, run, run is not None and not is_current(run, hashes), further))
         return tuple(found)

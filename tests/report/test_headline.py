@@ -1,13 +1,15 @@
 """The headline of the page: counted over the manifest's files, with what was not judged."""
 
+import json
 from dataclasses import replace
 
 import pytest
 
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec, Origin, Preprocessing, TensorSpec
+from coordatt_deploy.documents import dump
 from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.manifest import Manifest
-from coordatt_deploy.parity.reports import ParityReports, ParityRun, ParitySettings
+from coordatt_deploy.parity.reports import ParityReports, ParityRun, ParitySettings, read_reports
 from coordatt_deploy.parity.result import ArtifactVerdict
 from coordatt_deploy.report.page.headline import Headline, headline
 from coordatt_deploy.run_records import GOLDEN, HERE, Covered, RunInputs
@@ -128,3 +130,37 @@ def test_nothing_judged_at_all():
     Is said, and neither good nor bad.
     """
     assert ("odd", "Parity was not checked.") == (shown(manifest(*PATHS)).kind, shown(manifest(*PATHS)).text)
+
+
+def test_a_run_that_the_fuller_one_contains_is_not_told_again():
+    """
+    Outputs on the same inputs with the same verdict; with another verdict it is.
+    """
+    hashes = {PATHS[0]: "aa"}
+    full, part = run(PATHS[0]), run(PATHS[0], layers=0)
+
+    (standing,) = ParityReports((full, part)).standings(hashes)
+    assert (full, ()) == (standing.run, standing.further)
+    failed = run(PATHS[0], layers=0, passed=False)
+    (standing,) = ParityReports((full, failed)).standings(hashes)
+    assert (failed,) == standing.further
+
+
+def test_documents_of_older_versions_are_read():
+    """
+    Without commands, machines and what was believed by each run: the verdicts are the same, and can be gone on with.
+    """
+    reports = ParityReports(tuple(map(run, PATHS)), believed=("golden outputs",))
+    document = json.loads(dump(reports))
+    for item in document["runs"]:
+        for key in ("command", "machine", "believed"):
+            del item[key]
+        for key in ("as_run_here", "judged_error"):
+            del item["result"][key]
+
+    old = read_reports(json.dumps(document))
+
+    assert reports.result().artifacts == old.result().artifacts
+    assert ("golden outputs",) == old.result().believed
+    again = run(PATHS[0])
+    assert len(PATHS) == len(old.with_runs(old.result(), (again,)).runs)
