@@ -190,6 +190,29 @@ class ModelSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class AppValue:
+    """What an app gives to a file or gets of it.
+
+    Attributes:
+        name: As the app spells it.
+        type: ``image``, ``multi-array``, ``text``, ``numbers by text`` or ``numbers by whole number``.
+        meaning: What the file itself says of it.
+    """
+
+    name: str
+    type: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class AppInterface:
+    """What an app meets, where that is not the tensors: Core ML's images and classifiers."""
+
+    inputs: tuple[AppValue, ...]
+    outputs: tuple[AppValue, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Artifact:
     """A file (or folder, for Core ML) that a runtime opens, as the manifest describes it.
 
@@ -199,7 +222,10 @@ class Artifact:
         target_cpu: The CPU family of its form; None where the form is the same for all.
         bytes: Size on disk; of all files of a package together.
         sha256: Of the file, or of the package's sorted relative paths and contents.
+        inputs: The tensors that it takes.
+        outputs: The tensors that it computes.
         layers: Path of the layer map, relative to the bundle.
+        app: What an app gives and gets instead of these tensors; None where it is the tensors.
     """
 
     path: str
@@ -212,6 +238,7 @@ class Artifact:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     layers: str
+    app: AppInterface | None = None
 
     @property
     def order(self) -> tuple[int, str]:

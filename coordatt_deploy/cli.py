@@ -30,6 +30,8 @@ from coordatt_deploy import __version__, interruption
 from coordatt_deploy.errors import DeployError
 from coordatt_deploy.interruption import Terminated
 from coordatt_deploy.plain_text import plain
+from coordatt_deploy.progress import VERBOSITY, Verbosity
+from coordatt_deploy.streams import print_anywhere
 
 SIGNALLED: Final = 128  # and the number of the signal, as shells say it: 130 and 143
 TRACEBACK: Final = "COORDATT_DEPLOY_TRACEBACK"
@@ -66,12 +68,19 @@ COMMANDS: Final = {
 class CommandLine(click.Group):
     """Loads the command that is asked for; prints whatever goes wrong as one line and exits with its code."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Let streams print what comes, help included; then read the options."""
+        print_anywhere()
+        return super().parse_args(ctx, args)
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """Import the command; None where there is none of this name."""
         if cmd_name not in COMMANDS:
             return None
         module, _, function = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(import_module(module), function)
+        if not any(parameter.name == "verbose" for parameter in command.params):
+            command.params += verbosity_options()
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
@@ -95,12 +104,33 @@ class CommandLine(click.Group):
             # A library may have made another error of the signal that arrived in the midst of it.
             number = interruption.received()
             text, code = _told(error) if number is None else _ended(number)
-            click.secho(text, fg="red", err=True)
+            click.secho(text, fg=None if os.environ.get("NO_COLOR") else "red", err=True)
             if os.environ.get(TRACEBACK):
                 click.echo("".join(traceback.format_exception(error)), err=True)
         else:
             return result
         raise click.exceptions.Exit(code)
+
+
+def verbosity_options() -> list[click.Parameter]:
+    """``--verbose`` and ``--quiet`` of every command: how much is said on stderr while it works."""
+
+    def set_level(_: click.Context, parameter: click.Parameter, value: bool) -> None:
+        if parameter.name == "verbose":
+            VERBOSITY.set(Verbosity.VERBOSE if value else Verbosity.USUAL)
+        elif value:
+            if VERBOSITY.get() is Verbosity.VERBOSE:
+                raise click.UsageError("--quiet and --verbose contradict each other; give one")
+            VERBOSITY.set(Verbosity.QUIET)
+
+    texts = {"verbose": "Say on stderr how long each step took.", "quiet": "Say nothing on stderr but errors."}
+    return [
+        click.Option(
+            (f"-{name[0]}", f"--{name}"), is_flag=True, expose_value=False, callback=set_level, help=text,
+            is_eager=name == "verbose",
+        )
+        for name, text in texts.items()
+    ]  # fmt: skip
 
 
 def _remove_stale() -> None:

@@ -68,12 +68,14 @@ class Package:
         distribution: The name that it is installed by.
         purpose: What it is needed for.
         extra: The pip extra that brings it.
+        stand_in: Module and distribution of an older package that does as well; None where there is none.
     """
 
     module: str
     distribution: str
     purpose: str
     extra: str
+    stand_in: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,9 @@ FORMATS: Final[Mapping[Format, FormatFacts]] = {
         runtimes=("ai-edge-litert", "tflite-runtime"),
         packages=(
             Package("litert_torch", "litert-torch", "TFLite export", "tflite"),
-            Package("ai_edge_litert", "ai-edge-litert", "running TFLite", "runtime"),
+            Package(
+                "ai_edge_litert", "ai-edge-litert", "running TFLite", "runtime", ("tflite_runtime", "tflite-runtime")
+            ),
             Package("ai_edge_quantizer", "ai-edge-quantizer", "TFLite quantization", "tflite"),
         ),
         precisions=(Precision.FP32,),

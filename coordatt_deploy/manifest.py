@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Final, Self
 
 from coordatt_deploy.artifact_specs import (
@@ -373,6 +373,8 @@ class Manifest:
         quantization: By artifact, how it was quantized; float artifacts have no entry.
         tool_versions: Of everything that had a hand in it.
         command: The command line that made it.
+        golden_source: What the images of the golden inputs are, in words; empty where there are none.
+        commands: That and every further one that wrote files into it, in their order.
         stages: What was done, with seconds.
         notes: What was assumed, renamed or left out, for the user to read.
         source_sha256: The model's, once more where other tools look for it.
@@ -402,9 +404,16 @@ class Manifest:
     regions: Mapping[str, tuple[OutputRegion, ...]] = field(default_factory=dict)
     output_kinds: Mapping[str, OutputKind] = field(default_factory=dict)
     refused: tuple[RefusedFile, ...] = ()
+    commands: tuple[str, ...] = ()
+    golden_source: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "source_sha256", self.model.source_sha256)
+
+    def with_command(self, command: str) -> Self:
+        """Return the manifest with a further command line that wrote files into the bundle."""
+        known = self.commands or (self.command,)  # of older versions the one that made it
+        return replace(self, commands=tuple(text for text in dict.fromkeys([*known, command]) if text))
 
     def dump(self) -> str:
         """Return the manifest as one JSON document, ``schema_version`` first."""

@@ -1,10 +1,24 @@
 """How long work tells how far it is. The core speaks to this protocol; only the command line draws bars."""
 
+import enum
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
+
+
+class Verbosity(enum.IntEnum):
+    """How much is said of the work while it goes on."""
+
+    QUIET = 0
+    USUAL = 1
+    VERBOSE = 2
+
+
+# Set by ``--quiet`` and ``--verbose`` of the command line.
+VERBOSITY: Final[ContextVar[Verbosity]] = ContextVar("verbosity", default=Verbosity.USUAL)
 
 
 class Progress(Protocol):

@@ -15,6 +15,7 @@ from coordatt_deploy.formats import Format, Precision, TargetCpu, format_of
 from coordatt_deploy.layer_map import LayerMap
 from coordatt_deploy.quantization.ranges import Range
 from coordatt_deploy.quantization.recipes import Recipe
+from coordatt_deploy.runtimes.reader import app_interface
 
 if TYPE_CHECKING:
     from coordatt_deploy.graph.graph import Graph
@@ -74,6 +75,7 @@ class Exported:
             inputs=self.inputs,
             outputs=self.outputs,
             layers=layers.relative_to(folder).as_posix(),
+            app=app_interface(request.path, file_format),
         )
 
 

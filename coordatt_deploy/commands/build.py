@@ -43,8 +43,8 @@ def _build(plan: "ExportPlan", *, as_json: bool) -> NoReturn:
 
     with refusals_told(), console.bars() as stages:
         bundle = export_run.export(plan, stages)
-        parity = check_parity(bundle, ParityPlan(), stages)
-        profile = profile_run.measure_latency(bundle, stages)
+        parity = check_parity(bundle, ParityPlan(command=plan.command), stages)
+        profile = profile_run.measure_latency(bundle, stages, command=plan.command)
     refused = bundle.manifest.refused
     print_notes(bundle.manifest.notes)
     if as_json:

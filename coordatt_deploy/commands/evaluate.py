@@ -92,6 +92,7 @@ def evaluate(options: EvaluateOptions, bundle: Path, as_json: bool) -> None:
     from coordatt_deploy.bundle import open_bundle
     from coordatt_deploy.data.dataset import LabelsBy
     from coordatt_deploy.evaluation.run import EvaluationPlan, evaluate_bundle
+    from coordatt_deploy.host import command_line
     from coordatt_deploy.report.terminal import console
     from coordatt_deploy.report.terminal import evaluation as terminal_evaluation
 
@@ -106,6 +107,7 @@ def evaluate(options: EvaluateOptions, bundle: Path, as_json: bool) -> None:
         labels_by=None if options.labels_by is None else member(LabelsBy, options.labels_by, "--labels-by"),
         target=options.target,
         output=options.output,
+        command=command_line(sys.argv[1:]),
     )
     with console.bars() as stages:
         evaluation = evaluate_bundle(open_bundle(bundle), plan, stages)

@@ -7,6 +7,7 @@ import click
 
 from coordatt_deploy.documents import SCHEMA_VERSION, Document, JsonObject, JsonValue, dump, object_of, write
 from coordatt_deploy.plain_text import plain
+from coordatt_deploy.progress import VERBOSITY, Verbosity
 
 
 def document_of(result: Document) -> JsonObject:
@@ -29,8 +30,8 @@ def print_document(document: Mapping[str, JsonValue]) -> None:
 
 
 def print_notes(notes: Iterable[str]) -> None:
-    """Say on stderr what was assumed, renamed or left out."""
-    for note in notes:
+    """Say on stderr what was assumed, renamed or left out; nothing if quiet."""
+    for note in () if VERBOSITY.get() is Verbosity.QUIET else notes:
         click.echo(f"note: {plain(note)}", err=True)
 
 

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import click
 
-from coordatt_deploy.commands.options import PATH, bundle_argument, format_option, gathered, json_option, output_option
+from coordatt_deploy.commands.options import (
+    PATH,
+    bundle_argument,
+    format_option,
+    gathered,
+    json_option,
+    member_of,
+    members,
+    output_option,
+)
 from coordatt_deploy.commands.output import print_result
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.formats import Format
@@ -27,6 +36,7 @@ class ParityOptions:
         junit: A further file for the verdicts.
         markdown: A file for a summary.
         output: A file for the verdicts in place of the bundle's.
+        require: Formats that must be judged.
     """
 
     formats: tuple[Format, ...] = ()
@@ -39,6 +49,7 @@ class ParityOptions:
     junit: Path | None = None
     markdown: Path | None = None
     output: Path | None = None
+    require: tuple[Format, ...] = ()
 
 
 @click.command()
@@ -46,6 +57,13 @@ class ParityOptions:
 @gathered(
     ParityOptions(),
     format_option("Only these."),
+    click.option(
+        "--require",
+        multiple=True,
+        type=member_of(Format, "format"),
+        metavar=members(Format),
+        help="Its files must be judged: exit code 3 if one cannot be run here. Repeatable.",
+    ),
     click.option("--layers", "show_layers", is_flag=True, help="Print a row per layer."),
     click.option("--outputs-only", is_flag=True, help="Judge the outputs alone, not every layer."),
     click.option(
@@ -73,14 +91,16 @@ def parity(options: ParityOptions, bundle: Path, as_json: bool) -> None:
     """Prove that the artifacts compute the same function.
 
     Runs each on the golden inputs and compares outputs and layers with the float64 reference; the first layer that
-    differs is named. Exit code 1 if any artifact fails, 3 if one could not be run here. Writes reports/parity.json and
-    reports/junit.xml, or the file of --output alone; with --target, both names end in the target's.
+    differs is named. What cannot be run here is skipped, and said. Exit code 1 if any artifact fails, 3 if none could
+    be run, or one of a format that --require names. Writes reports/parity.json and reports/junit.xml, or the file of
+    --output alone; with --target, both names end in the target's.
 
     \b
     Example:
         coordatt-deploy parity mobilenetv2_ca_035.digits
         coordatt-deploy parity mobilenetv2_ca_035.digits --layers
         coordatt-deploy parity mobilenetv2_ca_035.digits --inputs photos --save-failing failing
+        coordatt-deploy parity mobilenetv2_ca_035.digits --require onnx --require tflite
         coordatt-deploy parity mobilenetv2_ca_035.digits --target qemu-arm64
     """
     by_layer = options.show_layers or options.save_failing is not None
@@ -88,6 +108,7 @@ def parity(options: ParityOptions, bundle: Path, as_json: bool) -> None:
         raise UsageError("--outputs-only judges no layer; leave it out, or --layers and --save-failing")
     # When the options are right, what does the work: see coordatt_deploy.cli.
     from coordatt_deploy.bundle import open_bundle
+    from coordatt_deploy.host import command_line
     from coordatt_deploy.parity.on_target import check_parity_on
     from coordatt_deploy.parity.run import ParityPlan, check_parity
     from coordatt_deploy.parity.tolerances import BUILT_IN, read_tolerances
@@ -105,6 +126,8 @@ def parity(options: ParityOptions, bundle: Path, as_json: bool) -> None:
         inputs=options.inputs,
         save_failing=options.save_failing,
         output=options.output,
+        require=options.require,
+        command=command_line(sys.argv[1:]),
     )
     for file in filter(None, (options.junit, options.markdown)):
         check_folder(file)

@@ -1,6 +1,7 @@
 """``coordatt-deploy profile``."""
 
 import dataclasses
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,12 +76,14 @@ def profile(options: ProfileOptions, bundle: Path, as_json: bool) -> None:
     """
     # When the options are right, what does the work: see coordatt_deploy.cli.
     from coordatt_deploy.bundle import open_bundle
+    from coordatt_deploy.host import command_line
     from coordatt_deploy.profile import run as profile_run
     from coordatt_deploy.profile.instructions import count_on
     from coordatt_deploy.profile.latency import ProfileSettings
     from coordatt_deploy.report.terminal import console
     from coordatt_deploy.report.terminal import profile as terminal_profile
 
+    command = command_line(sys.argv[1:])
     formats = options.formats or tuple(Format)
     given = {
         item.name: value
@@ -92,7 +95,7 @@ def profile(options: ProfileOptions, bundle: Path, as_json: bool) -> None:
             raise UsageError(f"--target counts instructions; --{next(iter(given)).replace('_', '-')} is for latency")
         with console.bars() as stages:
             opened = open_bundle(bundle)
-            counted = count_on(opened, options.target, stages, formats=formats, output=options.output)
+            counted = count_on(opened, options.target, stages, formats=formats, output=options.output, command=command)
         if as_json:
             print_result(counted)
         else:
@@ -101,7 +104,9 @@ def profile(options: ProfileOptions, bundle: Path, as_json: bool) -> None:
     settings = ProfileSettings(**given)
     with console.bars() as stages:
         opened = open_bundle(bundle)
-        measured = profile_run.measure_latency(opened, stages, settings, formats=formats, output=options.output)
+        measured = profile_run.measure_latency(
+            opened, stages, settings, formats=formats, output=options.output, command=command
+        )
     if as_json:
         print_result(measured)
     else:

@@ -62,8 +62,8 @@ class QuantizeOptions:
         "--recipe",
         "recipes",
         multiple=True,
-        help="static_wi8_ai8, dynamic_wi8_afp32, weight_only_wi8, palettized_w6 and others, or a recipe file (.json);"
-        " repeatable.  [default: static_wi8_ai8]",
+        help="int8 (static_wi8_ai8), dynamic_wi8_afp32, weight_only_wi8, palettized_w6 and others, or a recipe file"
+        " (.json); repeatable.  [default: static_wi8_ai8]",
     ),
     format_option("Repeatable; default: every format of the bundle that can express the recipe."),
     target_cpu_option("For ONNX; repeatable; default: those of the bundle's float files."),

@@ -84,6 +84,7 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
         manifest = replace(
             _beside_earlier(floats, staging, converted),
             golden=golden.cases,
+            golden_source=source.golden_source if golden.images else "",
             fold=fold_report,
             reparameterized=model.merged,
             bake=None if baked is None else replace(baked, preprocessing=model.replaced),
@@ -106,7 +107,7 @@ def _beside_earlier(floats: Manifest, staging: Path, converted: Sequence[FloatAr
     earlier = _earlier(staging)
     lowering = {item.artifact.path: item.lowering for item in converted}
     if earlier is None:
-        return replace(floats, lowering=lowering)
+        return replace(floats, lowering=lowering).with_command(floats.command)
     kept = tuple(item for item in earlier.artifacts if item.path not in written)
     return replace(
         floats,
@@ -114,6 +115,7 @@ def _beside_earlier(floats: Manifest, staging: Path, converted: Sequence[FloatAr
         lowering=dict(earlier.lowering) | lowering,
         quantization=earlier.quantization,
         refused=earlier.refused,
+        commands=earlier.with_command(floats.command).commands,
     )
 
 

@@ -47,6 +47,7 @@ def quantize(bundle: Bundle, plan: QuantizePlan, stages: Stages) -> Bundle:
     with writing(bundle.root, manifest.model.source_sha256, manifest) as staging:
         check_source_weights(bundle.root / "reference", manifest)
         calibration = calibrate(plan, manifest, partial(load_graph, bundle.root / "reference"), stages)
+        manifest = manifest.with_command(plan.command)
         manifest = replace(manifest, notes=tuple(dict.fromkeys([*manifest.notes, *calibration.notes])))
         jobs = plan_jobs(plan, pairs, manifest, staging, calibration)
         with workers(len(jobs)) as pool:

@@ -42,6 +42,7 @@ class Trial:
         input: Name of the input that takes the images.
         scoring: What becomes of the outputs.
         target: Where the artifacts run, as ``qemu-arm64:CPU``; None for this machine.
+        exact_sums: Paths of the artifacts whose sums of integers are to be exact; see ``Runtime.open_artifact``.
     """
 
     bundle: Bundle
@@ -50,6 +51,7 @@ class Trial:
     input: str
     scoring: Scoring
     target: str | None = None
+    exact_sums: frozenset[str] = frozenset()
 
     @property
     def subjects(self) -> int:
@@ -150,7 +152,9 @@ class Bench:
     def _open(self, artifact: Artifact, stack: ExitStack) -> Opened:
         path = self.trial.bundle.path(artifact.path)
         if self.trial.target is None:
-            runner = stack.enter_context(runtime(artifact.format).open_artifact(path, artifact, threads=1))
+            exact = artifact.path in self.trial.exact_sums
+            opened = runtime(artifact.format).open_artifact(path, artifact, threads=1, exact_sums=exact)
+            runner = stack.enter_context(opened)
         else:
             if self.machine is None:
                 name = targets.parse(self.trial.target)

@@ -1,5 +1,6 @@
 """``reports/evaluate.json``: accuracies of many calls, as runs that accumulate."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -43,6 +44,16 @@ class EvaluationRun(RunRecord):
     notes: tuple[str, ...]
     result: SubjectAccuracy
 
+    @property
+    def answered(self) -> bool:
+        """See ``RunRecord``."""
+        return self.result.runtime != ""
+
+    @property
+    def limited(self) -> bool:
+        """Whether a drop was allowed, so that there is a verdict."""
+        return self.settings.max_drop_points is not None or self.settings.max_drop is not None
+
 
 @dataclass(frozen=True, slots=True)
 class EvaluationReports:
@@ -60,24 +71,33 @@ class EvaluationReports:
 
     def result(self, place: str = HERE) -> EvaluationResult | None:
         """Return what is known of each subject on the dataset that was asked last; None where nothing is."""
-        runs = [run for run in self.runs if run.place == place]
-        if not runs:
-            return None
+        return next(iter(self.results(place)), None)
+
+    def results(self, place: str = HERE) -> tuple[EvaluationResult, ...]:
+        """Return what is known of each subject, dataset by dataset: the one that was asked last comes first."""
+        found: dict[tuple[str, object, object, str], list[EvaluationRun]] = {}
+        for run in self.runs:
+            if run.place == place:
+                key = run.kind, run.dataset, run.settings.metric, run.settings.baseline
+                found[key] = [*found.pop(key, []), run]  # moved to the end
+        return tuple(self._together(runs) for runs in reversed(found.values()))
+
+    def _together(self, runs: Sequence[EvaluationRun]) -> EvaluationResult:
+        """Runs on the same images, by the same metric, as if one call had made them."""
         last = runs[-1]
-        runs = [run for run in runs if run.dataset == last.dataset and run.settings == last.settings]
-        subjects = tuple(run.result for run in runs)
-        limits = last.settings.max_drop_points, last.settings.max_drop
-        judged = any(limit is not None for limit in limits)
-        others = [item for item in subjects if item.name != last.settings.baseline]
+        others = [run for run in runs if run.result.name != last.settings.baseline]
+        subjects = (*(run.result for run in runs if run not in others), *(run.result for run in others))
+        judged = [run for run in others if run.limited]
+        skipped = tuple(item for item in self.skipped if item.path not in {run.artifact for run in runs})
         return EvaluationResult(
-            passed=all(item.passed is True for item in others) if judged else None,
+            passed=all(run.result.passed is True for run in judged) if judged else None,
             max_drop_points=last.settings.max_drop_points,
-            target=None if place == HERE else place,
+            target=None if last.place == HERE else last.place,
             dataset=last.dataset,
             baseline=last.settings.baseline,
             confidence=last.settings.confidence,
-            subjects=(*(item for item in subjects if item.name == last.settings.baseline), *others),
-            skipped=self.skipped,
+            subjects=subjects,
+            skipped=skipped,
             notes=last.notes,
             metric=last.settings.metric,
             max_drop=last.settings.max_drop,

@@ -315,16 +315,17 @@ class Evaluation:
 
     @property
     def exit_code(self) -> int:
-        """0 done, 1 a drop beyond the limit or an artifact that does not work, 3 one that could not be run here."""
+        """0 done, 1 a drop beyond the limit or an artifact that does not work, 3 where none could be run here."""
         if any(item.passed is False or (item.problem and not item.missing) for item in self.subjects):
             return 1
-        return 3 if any(item.missing for item in self.subjects) else 0
+        files = [item for item in self.subjects if item.artifact is not None]
+        return 3 if self.subjects[0].missing or (files and all(item.missing for item in files)) else 0
 
     def record(self) -> EvaluationResult:
         """Return what documents hold."""
-        judged = self.max_drop is not None
+        ran = [item.passed is True for item in self.subjects[1:] if not item.missing]
         return EvaluationResult(
-            passed=all(item.passed is True for item in self.subjects[1:]) if judged else None,
+            passed=None if self.max_drop is None else bool(ran) and all(ran),
             max_drop_points=self.max_drop if self.metric.in_points else None,
             target=self.target,
             dataset=DatasetRecord(

@@ -5,6 +5,7 @@ the bundle's best float artifact, and the document says so.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,7 +32,7 @@ from coordatt_deploy.logs import logged
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.report_file import ReportFile, report_name
 from coordatt_deploy.run_records import NotRun, accumulated, begin_session
-from coordatt_deploy.runtimes.reader import host_warning
+from coordatt_deploy.runtimes.host_effects import HostEffect, host_effect
 
 CHANCE: Final = 2.0  # times the accuracy of a guess: below it, labels or preprocessing are likely not the model's
 EXAMPLES: Final = 100  # images from which on such a low accuracy is no accident
@@ -53,6 +54,7 @@ class EvaluationPlan:
         target: Where artifacts run; None for this machine.
         output: A file for the figures in place of the bundle's; None for ``reports/``.
         metric: ``top-1``, ``miou``, or ``FILE.py:FUNCTION``; None for what the dataset's labels are made for.
+        command: As the user typed it, for the report.
     """
 
     dataset: str
@@ -65,6 +67,7 @@ class EvaluationPlan:
     target: str | None = None
     output: Path | None = None
     metric: str | None = None
+    command: str = ""
 
     def __post_init__(self) -> None:
         for option, value in (("limit", self.limit), ("workers", self.workers)):
@@ -108,11 +111,13 @@ def evaluate_bundle(bundle: Bundle, plan: EvaluationPlan, stages: Stages) -> Eva
     else:
         check_source_weights(bundle.path("reference"), bundle.manifest)
     place = None if target is None else str(target)
-    trial = Trial(bundle, tuple(artifacts), missing is None, tensor.name, scoring, place)
+    effects = {} if place is not None else _host_effects(bundle, artifacts)
+    exact = frozenset(path for path, effect in effects.items() if effect.foreign)
+    trial = Trial(bundle, tuple(artifacts), missing is None, tensor.name, scoring, place, exact)
     predictions, unreadable = _predictions(trial, dataset, plan.workers, stages)
     subjects: list[Artifact | None] = [*artifacts] if missing else [None, *artifacts]
     with stages.stage(scoring.record.name), logged("metric"):
-        judged = judge(subjects, predictions, dataset, scoring, classes, plan.max_drop, _host_warnings(trial))
+        judged = judge(subjects, predictions, dataset, scoring, classes, plan.max_drop, _warnings(effects, bundle))
     images = len(predictions.rows)
     notes = [*dataset.notes]
     if missing is not None:
@@ -122,7 +127,7 @@ def evaluate_bundle(bundle: Bundle, plan: EvaluationPlan, stages: Stages) -> Eva
         dataset, scoring.record, classes, images, unreadable, judged, skipped, plan.max_drop, place, tuple(notes)
     )
     with kept.replacing():
-        _keep(kept, evaluation.record())
+        _keep(kept, evaluation.record(), plan.command)
     return evaluation
 
 
@@ -140,23 +145,28 @@ def _predictions(
     return predictions, unreadable
 
 
-def _host_warnings(trial: Trial) -> dict[str, str | None]:
-    """Return what is to be known of each artifact's figures on this machine's CPU; nothing of another machine's."""
-    if trial.target is not None:
-        return {}
+def _host_effects(bundle: Bundle, artifacts: Sequence[Artifact]) -> dict[str, HostEffect]:
+    """Return what this machine's CPU makes otherwise of artifacts, by path."""
     machine = describe()
+    found = {item.path: host_effect(bundle.path(item.path), item, machine) for item in artifacts}
+    return {path: effect for path, effect in found.items() if effect is not None}
+
+
+def _warnings(effects: Mapping[str, HostEffect], bundle: Bundle) -> dict[str, str | None]:
+    """Return what is to be known of each artifact's figures on this machine's CPU."""
     return {
-        artifact.path: host_warning(trial.bundle.path(artifact.path), artifact.format, machine)
-        for artifact in trial.artifacts
+        path: effect.judged() if effect.foreign else effect.warning(str(bundle.root))
+        for path, effect in effects.items()
     }
 
 
-def _keep(file: ReportFile, result: EvaluationResult) -> None:
+def _keep(file: ReportFile, result: EvaluationResult, command: str) -> None:
     """Add the runs of this call to the report."""
     earlier = file.earlier(read_reports, EvaluationReports())
-    session = begin_session(result.target)
-    runs = accumulated(earlier.runs, runs_of(result, session.tool_versions, session.time))
-    file.write(dump(EvaluationReports(runs, result.skipped)))
+    session = begin_session(result.target, command)
+    runs = runs_of(result, session.tool_versions, session.time)
+    runs = tuple(replace(run, machine=session.machine, command=session.command) for run in runs)
+    file.write(dump(EvaluationReports(accumulated(earlier.runs, runs), result.skipped)))
 
 
 def _own_metric(named: str | None) -> Own | None:

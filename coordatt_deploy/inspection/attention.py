@@ -8,6 +8,7 @@ what a file of ours was written with stands in its manifest.
 """
 
 import math
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -69,9 +70,10 @@ class _Search:
             if gated is None:
                 continue
             feature, gates = gated
-            before = chains.pop(feature, None) if len(self.users.get(feature, ())) == 1 else None
-            if before is not None:
-                feature, gates = before[0], before[1] + gates
+            product = self._product_before(feature, chains)
+            if product is not None:
+                feature, earlier = chains.pop(product)
+                gates = earlier + gates
             chains[node.outputs[0]] = (feature, gates)
         found: list[FoundBlock] = []
         for output, (feature, gates) in chains.items():
@@ -87,6 +89,20 @@ class _Search:
             elif block is not None:
                 found.append(block)
         return tuple(found)
+
+    def _product_before(self, feature: str, products: Container[str]) -> str | None:
+        """The product that *feature* is, perhaps brought onto a grid and off it; None where others read it as well."""
+        name = feature
+        while len(self.users.get(name, ())) == 1:
+            if name in products:
+                return name
+            node = self.maker.get(name)
+            if node is None or node.operator not in self.words.carriers or not node.inputs:
+                return None
+            if self._shape(node.inputs[0]) != self._shape(name):
+                return None
+            name = node.inputs[0]
+        return None
 
     def _gated(self, node: Node) -> tuple[str, tuple[_Gate, ...]] | None:
         """Read *node* as the product of a feature map and a gate, or two gates that were multiplied first."""
@@ -108,27 +124,44 @@ class _Search:
         if gate is not None:
             return (gate,)
         node = self.maker.get(name)
+        if node is not None and node.operator in self.words.outer and self._shape(name) == full:
+            return self._outer_gates(node, full)
         if node is None or node.operator not in self.words.products or self._shape(name) != full:
             return ()
         parts = tuple(self._gate(side, full) for side in node.inputs[:2])
         return tuple(part for part in parts if part is not None) if None not in parts else ()
 
+    def _outer_gates(self, node: Node, full: tuple[int, ...]) -> tuple[_Gate, ...]:
+        """Two gates of which a product of matrices made all products: a column, and a row that may lie as a column."""
+        height, width = len(full) - 2, len(full) - 1
+        column, row = node.inputs[:2]
+        swapped = (*full[:-2], full[-1], full[-2])
+        if self._shape(column)[-1:] != (1,) or self._shape(row) not in ((*swapped[:-1], 1), (*full[:-2], 1, full[-1])):
+            return ()
+        lying = self._shape(row) == (*swapped[:-1], 1)
+        first, second = self._gate(column, full), self._gate(row, swapped if lying else full)
+        if first is None or second is None:
+            return ()
+        return replace(first, spread=frozenset({width})), replace(second, spread=frozenset({height}))
+
     def _gate(self, name: str, full: tuple[int, ...]) -> _Gate | None:
         """Follow *name* upwards to where it is smallest; the axes are read where it still has the map's rank."""
         spread: frozenset[int] | None = None
+        least = math.prod(full)
         while True:
             shape = self._shape(name)
             if len(shape) == len(full) and all(have in (1, want) for have, want in zip(shape, full, strict=True)):
                 reduced = frozenset(
                     axis for axis, (have, want) in enumerate(zip(shape, full, strict=True)) if have < want
                 )
-                spread = reduced or spread
+                spread = spread or reduced
+            least = min(least, math.prod(shape))
             node = self.maker.get(name)
-            if node is None or node.operator not in self.words.carriers:
+            if node is None or node.operator not in self.words.carriers | self.words.splits or not node.inputs:
                 break
             name = node.inputs[0]
         made_like_a_gate = node is not None and node.operator in self.words.gates
-        if not spread or not made_like_a_gate or math.prod(self._shape(name)) >= math.prod(full):
+        if not spread or not made_like_a_gate or least >= math.prod(full):
             return None
         return _Gate(name, spread)
 

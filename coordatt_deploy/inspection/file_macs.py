@@ -35,8 +35,9 @@ def node_macs(graph: FileGraph, node: Node) -> int:
 
 
 def parameters(graph: FileGraph) -> int:
-    """Elements of all weights: constants of floating or quantized type that operators compute with."""
-    used = {name for node in graph.nodes for name in node.inputs if graph.is_weight(name)}
+    """Elements of all weights: constants of floating or quantized type that operators compute with, grids left out."""
+    grids = reader(graph.format).vocabulary().grids
+    used = {name for node in graph.nodes if node.operator not in grids for name in node.inputs if graph.is_weight(name)}
     dtypes = ("float", "int8", "uint8", "int4", "bfloat")
     return sum(
         elements(graph, name) for name in used if graph.tensors[name].dtype.startswith(dtypes) or _is_bias(graph, name)
@@ -44,10 +45,15 @@ def parameters(graph: FileGraph) -> int:
 
 
 def _is_bias(graph: FileGraph, name: str) -> bool:
-    """int32 vectors beside a quantized weight."""
+    """int32 vectors beside a quantized weight; beside a float one they are strides and pads."""
     if graph.tensors[name].dtype != "int32":
         return False
     table = reader(graph.format).vocabulary().work
-    users = [node for node in graph.nodes if name in node.inputs]
     weighted = (Work.CONVOLUTION, Work.LINEAR)
-    return any(node.operator in table and table[node.operator][0] in weighted for node in users)
+    return any(
+        node.operator in table
+        and table[node.operator][0] in weighted
+        and any(graph.tensors[other].dtype in ("int8", "uint8") for other in node.inputs if graph.is_weight(other))
+        for node in graph.nodes
+        if name in node.inputs
+    )

@@ -48,16 +48,24 @@ class Findings:
     notes: tuple[str, ...]
 
 
+def _version(module: str, distribution: str) -> str | None:
+    """The version of a package; None where it is not installed."""
+    try:
+        return version(distribution) if find_spec(module) is not None else None
+    except PackageNotFoundError:
+        return "unknown"
+
+
 def examine() -> Findings:
     """Look, without importing any framework."""
     parts = []
     for package in PACKAGES:
-        try:
-            found = version(package.distribution) if find_spec(package.module) is not None else None
-        except PackageNotFoundError:
-            found = "unknown"
+        name, found = package.distribution, _version(package.module, package.distribution)
+        if found is None and package.stand_in is not None:
+            other = _version(*package.stand_in)
+            name, found = (package.stand_in[1], other) if other is not None else (name, None)
         remedy = None if found else f"pip install 'coordatt-deploy[{package.extra}]'"
-        parts.append(Part(package.distribution, package.purpose, found, remedy))
+        parts.append(Part(name, package.purpose, found, remedy))
     host = describe()
     rows = (FORMATS[file_format] for file_format in Format)
     foreign = (row for row in rows if row.native_systems and not host.os.lower().startswith(row.native_systems))

@@ -6,6 +6,7 @@ only code and programs that you trust. A checkpoint is different: nothing in it 
 
 import copy
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -13,12 +14,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from coordatt_deploy.artifact_specs import ModelSpec
+from coordatt_deploy.artifact_specs import ModelSpec, Preprocessing
 from coordatt_deploy.data.digits import read_split
 from coordatt_deploy.data.images import find_images, load_image
 from coordatt_deploy.data.labelled import DIGITS, SCENES
+from coordatt_deploy.data.photographs import photograph_parts
 from coordatt_deploy.data.scenes import golden_scenes
-from coordatt_deploy.errors import UsageError
+from coordatt_deploy.errors import MissingDependencyError, UsageError
 from coordatt_deploy.graph.capture import check_weights, trial
 from coordatt_deploy.graph.fixed_batch import FIXED_BATCH
 from coordatt_deploy.graph.graph import tensor_outputs, weights_sha256
@@ -81,6 +83,9 @@ def resolve(request: ModelRequest) -> LoadedModel:
             f"the batch is dynamic: files take from {request.batch[0]} to {request.batch[1]} images at once; golden"
             f" inputs have {', '.join(map(str, tried[:-1]))} and {tried[-1]}{beyond}"
         )
+    golden_source, images = _golden(request, built.dataset, preprocessing)
+    if preprocessing.takes_images and request.golden is None and built.dataset is None:
+        notes.append(f"golden images are {golden_source}; name images of the model's own kind with --golden FOLDER")
     source = LoadedModel(
         module=module,
         spec=ModelSpec(
@@ -92,7 +97,8 @@ def resolve(request: ModelRequest) -> LoadedModel:
             untrained=built.untrained,
         ),
         example=example,
-        images=_images(request.golden) if request.golden else golden_images(built.dataset),
+        images=images,
+        golden_source=golden_source if preprocessing.takes_images else "",
         inputs=names,
         outputs=outputs,
         notes=tuple(notes),
@@ -237,18 +243,34 @@ def _images(folder: Path) -> Images:
     )
 
 
-def golden_images(dataset: str | None) -> Images:
-    """Return packaged images for a model that was trained on *dataset*.
+def golden_images(dataset: str | None, preprocessing: Preprocessing) -> tuple[str, Images]:
+    """Return images for the golden inputs of a model that was trained on *dataset*, and what they are.
 
-    Digits for all but the one that knows digits on photographs; with their classes only where the model knows them.
+    Of an embedded model what it knows, with its classes where they are the model's; of any other natural photographs,
+    or digits where there are none to be had or the network is not given colours.
     """
     if dataset == SCENES:
-        return tuple((scene.name, Image.fromarray(scene.pixels), None) for scene in golden_scenes())
+        scenes = tuple((scene.name, Image.fromarray(scene.pixels), None) for scene in golden_scenes())
+        return f"{len(scenes)} held-out scenes of digits on photographs", scenes
     split = read_split("golden")
-    return tuple(
+    digits = tuple(
         (f"digit_{label}_{index:02d}", image, int(label) if dataset == DIGITS else None)
         for index, (label, image) in enumerate(zip(split.labels, split.images(), strict=True))
     )
+    if dataset is None and preprocessing.takes_images and len(preprocessing.mean) == 3:
+        with suppress(MissingDependencyError):
+            parts = photograph_parts(len(digits))
+            text = f"{len(parts)} parts of the two photographs that scikit-learn brings"
+            return text, tuple((name, image, None) for name, image in parts)
+    return f"{len(digits)} of scikit-learn's handwritten digits", digits
+
+
+def _golden(request: ModelRequest, dataset: str | None, preprocessing: Preprocessing) -> tuple[str, Images]:
+    """The images of the golden inputs, and what they are; the user's own where a folder is named."""
+    if request.golden is None:
+        return golden_images(dataset, preprocessing)
+    images = _images(request.golden)
+    return f"{len(images)} images of {request.golden.name}", images
 
 
 def _try_unseen(source: LoadedModel) -> None:

@@ -39,6 +39,7 @@ class LoadedModel:
         dynamic: Bounds of a dynamic height and width; None for a static size.
         batch: Bounds of a dynamic batch; None for a static one.
         output_kinds: What outputs are, by name, where that is known of the architecture.
+        golden_source: What the images are, in words; empty where the model takes none.
     """
 
     module: nn.Module
@@ -51,6 +52,7 @@ class LoadedModel:
     dynamic: Bounds | None = None
     batch: BatchBounds | None = None
     output_kinds: Mapping[str, OutputKind] = field(default_factory=dict)
+    golden_source: str = ""
 
     def unseen_sizes(self) -> tuple[tuple[int, int], ...]:
         """The sizes at which a dynamic model has to be right as well; none for a static one."""

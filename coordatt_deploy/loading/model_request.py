@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from coordatt_deploy.errors import UsageError
-from coordatt_deploy.formats import format_of
+from coordatt_deploy.formats import format_of, suffixes
 from coordatt_deploy.loading.preprocessing import PreprocessingChanges
 from coordatt_deploy.loading.sizes import BatchBounds, Bounds, check_size
 from coordatt_deploy.models import list_models, model_card
@@ -117,6 +117,12 @@ class ModelRequest:
             )
         if ":" in self.model or path.suffix == ".py":
             return Source.FACTORY
+        if path.exists():
+            raise UsageError(
+                f"{self.model} is there, and is no model: a model is named by a backbone's name, timm:NAME,"
+                " package.module:factory, path/to/file.py:factory, or a .pt2 program; inspect also takes a bundle, or a"
+                f" file that ends in {suffixes()}"
+            )
         try:
             model_card(self.model)
         except UsageError as error:

@@ -33,6 +33,7 @@ from coordatt_deploy.graph.execution import prepare
 from coordatt_deploy.graph.graph import Graph
 from coordatt_deploy.graph.saved_graph import load_graph
 from coordatt_deploy.graph.source_weights import check_source_weights
+from coordatt_deploy.host import describe
 from coordatt_deploy.logs import logged, set_environment
 from coordatt_deploy.metrics import sqnr_db_of_energies
 from coordatt_deploy.mixed_precision.result import FormatSensitivity, LayerCostRecord, Sensitivity
@@ -41,6 +42,7 @@ from coordatt_deploy.quantization.ranges import Range
 from coordatt_deploy.quantization.recipes import Mode
 from coordatt_deploy.quantization.sensitivity import LayerCost, affordable, rank, units
 from coordatt_deploy.runtimes import runtime
+from coordatt_deploy.runtimes.host_effects import host_effect
 from coordatt_deploy.scratch import Scratch
 from coordatt_deploy.tensors import decode, encode
 
@@ -60,21 +62,25 @@ def rank_layers(bundle: Bundle, plan: QuantizePlan, stages: Stages) -> tuple[lis
         MissingDependencyError: A converter is not installed, or the bundle has no ``reference/``.
     """
     jobs, data = _jobs(bundle, plan, stages)
-    found = []
+    found: list[RankedJob] = []
+    warnings: list[str | None] = []
     with logged("sensitivity"):
         check_source_weights(bundle.root / "reference", bundle.manifest)
         graph = load_graph(bundle.root / "reference")
         for job in jobs:
             costs = _ranked(graph, job, data, stages)
-            found.append((job, _verified(graph, job, data, costs, stages)))
+            verified, judged = _verified(graph, job, data, costs, stages)
+            found.append((job, verified))
+            warnings.append(judged)
     document = Sensitivity(
         recipe=plan.recipes[0].name,
         calibration=calibration_record(data),
         cases=affordable(graph, len(data)),
         results=tuple(
-            FormatSensitivity(job.kind, job.target_cpu, predicted_db(costs), tuple(map(_record, costs)))
-            for job, costs in found
+            FormatSensitivity(job.kind, job.target_cpu, predicted_db(costs), tuple(map(_record, costs)), warning)
+            for (job, costs), warning in zip(found, warnings, strict=True)
         ),
+        command=plan.command,
     )
     bundle.write_report("sensitivity.json", dump(document))
     return found, document
@@ -122,8 +128,10 @@ def _ranked(graph: Graph, job: Job, data: CalibrationSet, stages: Stages) -> lis
         return rank(lowered, data, method=job.recipe.ranges, levels=levels, integer=integer, step=step)
 
 
-def _verified(graph: Graph, job: Job, data: CalibrationSet, costs: list[LayerCost], stages: Stages) -> list[LayerCost]:
-    """Measure the costliest layers with real artifacts."""
+def _verified(
+    graph: Graph, job: Job, data: CalibrationSet, costs: list[LayerCost], stages: Stages
+) -> tuple[list[LayerCost], str | None]:
+    """Measure the costliest layers with real artifacts; say how, where this CPU computes something else."""
     keepable = [cost for cost in costs if cost.layers]
     chosen = {cost.name for cost in keepable[:VERIFIED]}
     # Weights that were rounded to make up for int8 elsewhere would be errors in a network that is float elsewhere.
@@ -140,14 +148,19 @@ def _verified(graph: Graph, job: Job, data: CalibrationSet, costs: list[LayerCos
                     cost = replace(cost, verified_db=bench.sqnr_db(folder, artifact))
                 step()
             measured.append(cost)
-    return measured
+        return measured, bench.judged
 
 
 class Bench:
-    """Makes artifacts of one format that differ in their float layers. Use as a context manager."""
+    """Makes artifacts of one format that differ in their float layers. Use as a context manager.
+
+    Attributes:
+        judged: How the last one was judged where this CPU makes something else of it than the one that it is made for.
+    """
 
     def __init__(self, graph: Graph, job: Job, data: CalibrationSet) -> None:
         self.graph, self.job, self.data = graph, job, data
+        self.judged: str | None = None
         self._scratch = Scratch()
         self._prepared: Prepared | None = None
         self._ranges: dict[str, Range] | None = None
@@ -181,7 +194,10 @@ class Bench:
         call = prepare(self.graph)
         signal = noise = 0.0
         cases = self.data.first(affordable(self.graph, len(self.data)))
-        with runtime(artifact.format).open_artifact(folder / artifact.path, artifact) as runner:
+        effect = host_effect(folder / artifact.path, artifact, describe())
+        exact_sums = effect is not None and effect.foreign
+        self.judged = effect.judged() if effect is not None and effect.foreign else self.judged
+        with runtime(artifact.format).open_artifact(folder / artifact.path, artifact, exact_sums=exact_sums) as runner:
             for feeds in cases.feeds(self.graph.images_at_once):
                 exact = call(feeds)
                 given = runner.infer({spec.name: encode(feeds[spec.name], spec) for spec in runner.inputs})

@@ -40,12 +40,14 @@ class FormatSensitivity:
         target_cpu: The CPU family of its form; None where the form is the same for all.
         predicted_sqnr_db: With every layer in int8, if their errors are independent of one another.
         layers: The costliest first.
+        warning: How artifacts were judged where this CPU makes something else of them; None where it does not.
     """
 
     format: Format
     target_cpu: TargetCpu | None
     predicted_sqnr_db: float
     layers: tuple[LayerCostRecord, ...]
+    warning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class Sensitivity:
         calibration: The data.
         cases: How many of them were simulated.
         results: One for each format.
+        command: As the user typed it; empty where no command line made it.
     """
 
     VERSION: ClassVar[int] = 1
@@ -65,6 +68,7 @@ class Sensitivity:
     calibration: CalibrationRecord
     cases: int
     results: tuple[FormatSensitivity, ...]
+    command: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,7 @@ class FormatSearch:
         interval_points: Of that, low and high.
         recipe_file: What replays it, relative to the bundle; None where nothing was found.
         attempts: In their order.
+        warning: How artifacts were judged where this CPU makes something else of them; None where it does not.
     """
 
     format: Format
@@ -113,6 +118,7 @@ class FormatSearch:
     interval_points: tuple[float, float]
     recipe_file: str | None
     attempts: tuple[AttemptRecord, ...]
+    warning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +140,7 @@ class SearchResult:
         recipe: That was asked for.
         dataset: The images.
         results: One for each format.
+        command: As the user typed it; empty where no command line made it.
     """
 
     VERSION: ClassVar[int] = 1
@@ -143,3 +150,4 @@ class SearchResult:
     recipe: str
     dataset: SearchDataset
     results: tuple[FormatSearch, ...]
+    command: str = ""

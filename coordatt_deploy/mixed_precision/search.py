@@ -34,9 +34,10 @@ from coordatt_deploy.evaluation.paired import PairedDifference
 from coordatt_deploy.evaluation.predict import Trial, run
 from coordatt_deploy.evaluation.run import image_input, logits_of
 from coordatt_deploy.evaluation.scoring import Top1
+from coordatt_deploy.formats import Format, TargetCpu
 from coordatt_deploy.graph.graph import Graph
 from coordatt_deploy.graph.saved_graph import load_graph
-from coordatt_deploy.host import available_cores
+from coordatt_deploy.host import available_cores, describe
 from coordatt_deploy.logs import logged
 from coordatt_deploy.mixed_precision.ranking import Bench, RankedJob, job_name
 from coordatt_deploy.mixed_precision.result import AttemptRecord, FormatSearch, SearchDataset, SearchResult
@@ -45,6 +46,7 @@ from coordatt_deploy.mixed_precision.smallest_set import prune, smallest_passing
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.recipes import Recipe, save_recipe
 from coordatt_deploy.quantization.sensitivity import LayerCost
+from coordatt_deploy.runtimes.host_effects import host_effect
 from coordatt_deploy.scratch import Scratch
 
 MANY: Final = 1000  # images from which on several processes pay
@@ -138,7 +140,8 @@ def search(
                 outcome, artifact = _search_one(graph, job, costs, judge, staging, stages)
                 outcomes.append(outcome)
                 made += [artifact] if artifact is not None else []
-            finish(staging, with_artifacts(bundle.manifest, made, stages, staging))
+            manifest = bundle.manifest.with_command(plan.quantize.command) if made else bundle.manifest
+            finish(staging, with_artifacts(manifest, made, stages, staging))
     written = open_bundle(bundle.root, verify=False)
     for index, outcome in enumerate(outcomes):
         if outcome.reached:
@@ -148,7 +151,11 @@ def search(
         max_drop_points=plan.max_drop,
         recipe=plan.quantize.recipes[0].name,
         dataset=SearchDataset(dataset.source, judge.images, tuple(dataset.notes)),
-        results=tuple(outcome.record() for outcome in outcomes),
+        results=tuple(
+            replace(item, warning=judge.judged.get((item.format, item.target_cpu)))
+            for item in (outcome.record() for outcome in outcomes)
+        ),
+        command=plan.quantize.command,
     )
     written.write_report("search.json", dump(result))
     return written, result
@@ -180,7 +187,10 @@ def _labelled(bundle: Bundle, plan: SearchPlan, classes: int) -> Dataset:
 
 @dataclass(slots=True)
 class _Judge:
-    """Says how much an artifact loses against the reference, and how much it may lose: *max_drop* points of top-1."""
+    """Says how much an artifact loses against the reference, and how much it may lose: *max_drop* points of top-1.
+
+    *judged* says of formats and CPUs how their artifacts were judged where this CPU makes something else of them.
+    """
 
     bundle: Bundle
     dataset: Dataset
@@ -188,6 +198,7 @@ class _Judge:
     max_drop: float
     workers: int | None
     right: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    judged: dict[tuple[Format, TargetCpu | None], str] = field(default_factory=dict)
 
     @property
     def images(self) -> int:
@@ -198,7 +209,11 @@ class _Judge:
 
     def ask(self, folder: Path, artifact: Artifact) -> PairedDifference:
         there = Bundle(folder, self.bundle.manifest)
-        trial = Trial(there, (artifact,), False, image_input(self.bundle).name, Top1(self.output))
+        effect = host_effect(there.path(artifact.path), artifact, describe())
+        exact: frozenset[str] = frozenset()
+        if effect is not None and effect.foreign:
+            exact, self.judged[artifact.format, artifact.target_cpu] = frozenset((artifact.path,)), effect.judged()
+        trial = Trial(there, (artifact,), False, image_input(self.bundle).name, Top1(self.output), exact_sums=exact)
         return PairedDifference.of(self.right, self._right(trial))
 
     def _right(self, trial: Trial, step: Callable[[], None] = lambda: None) -> NDArray[np.bool_]:

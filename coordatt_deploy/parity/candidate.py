@@ -9,6 +9,7 @@ from coordatt_deploy.formats import Precision
 from coordatt_deploy.layer_map import LayerMap
 from coordatt_deploy.manifest import QuantizationRecord
 from coordatt_deploy.parity.cases import ParityCases, Values
+from coordatt_deploy.runtimes.host_effects import HostEffect
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,7 +32,7 @@ class Candidate:
         integral: Names of outputs that hold integers or yes and no: classes, positions, masks.
         moved: Computes what values moved by half a unit in the last place make of the outputs, in a precision
             (``moved_values``); None where torch is not there.
-        warning: Why its outputs on this machine may not be those of another; None where they are.
+        effect: What this machine makes otherwise of it than others do; None where nothing, or where it runs elsewhere.
     """
 
     artifact: Artifact
@@ -47,7 +48,7 @@ class Candidate:
     kinds: Mapping[str, OutputKind] = field(default_factory=dict)
     integral: frozenset[str] = frozenset()
     moved: Callable[[Precision], Values] | None = None
-    warning: str | None = None
+    effect: HostEffect | None = None
 
     @property
     def rounded_on_data(self) -> bool:

@@ -208,6 +208,11 @@ class LayerErrorStats:
         return self._worst_channel()[1] if self.on_grid else self._worst()[1]
 
     @property
+    def judged_error(self) -> float:
+        """What is held against that: the greatest error of that case, or the root mean square error of that channel."""
+        return self._worst_channel()[3] if self.on_grid else self._worst()[2]
+
+    @property
     def allowances(self) -> list[float]:
         """What was allowed in each case, in float."""
         return [allowed for _, allowed in self._allowed()]
@@ -251,7 +256,7 @@ class LayerErrorStats:
         if self.nonfinite:
             return f"{self.nonfinite} values are NaN or infinite"
         if not self.on_grid:
-            return f"error {self.max_abs_error:.3g}, {self.allowed:.3g} allowed, SQNR {self.sqnr_db:.1f} dB"
+            return f"error {self.judged_error:.3g}, {self.allowed:.3g} allowed, SQNR {self.sqnr_db:.1f} dB"
         channel = self._worst_channel()[2]
         error, noise, allowed, _ = (values[channel] for values in self._noise())
         found, most = (math.sqrt(error) / noise, allowed / noise) if noise > 0 else (math.inf, 0.0)
@@ -266,11 +271,12 @@ class LayerErrorStats:
         # where torch itself overflows, no tolerance can be derived
         return [(case, value if math.isfinite(value) else 0.0) for case, value in zip(self.cases, allowed, strict=True)]
 
-    def _worst(self) -> tuple[float, float]:
-        worst = (0.0, 0.0)
+    def _worst(self) -> tuple[float, float, float]:
+        """Return of the worst case: excess, what was allowed, the error."""
+        worst = (0.0, 0.0, 0.0)
         for case, allowed in self._allowed():
             excess = 0.0 if case.error == 0.0 else (case.error / allowed if allowed > 0 else math.inf)
-            worst = max(worst, (excess, allowed))
+            worst = max(worst, (excess, allowed, case.error))
         return worst
 
     def _noise(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
@@ -294,14 +300,16 @@ class LayerErrorStats:
             error = np.maximum(error - np.square(shift) + np.square(counted), 0.0)
         return error, noise, allowed, signal
 
-    def _worst_channel(self) -> tuple[float, float, int]:
+    def _worst_channel(self) -> tuple[float, float, int, float]:
+        """Return of the worst channel: excess, what was allowed, its number, its root mean square error."""
         if not self.channels:
-            return (math.inf if self.nonfinite else 0.0), 0.0, 0
+            excess_of_nan = math.inf if self.nonfinite else 0.0
+            return excess_of_nan, 0.0, 0, excess_of_nan
         error, _, allowed, _ = self._noise()
         with np.errstate(divide="ignore", invalid="ignore"):
             excess = np.where(error > 0, np.sqrt(error) / allowed, 0.0)
         channel = int(np.argmax(excess))
-        return float(excess[channel]), float(allowed[channel]), channel
+        return float(excess[channel]), float(allowed[channel]), channel, float(math.sqrt(error[channel]))
 
 
 def by_channel(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -29,17 +29,28 @@ class Executor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LocalExecutor:
-    """This machine."""
+    """This machine.
+
+    Attributes:
+        threads: Of the runtimes.
+        exact_sums: Paths in the bundle of the artifacts whose sums of integers are to be exact; see
+            ``runtimes.Runtime.open_artifact``.
+    """
 
     threads: int = 1
+    exact_sums: frozenset[str] = frozenset()
 
     def open_artifact(self, path: Path, artifact: Artifact, tensors: tuple[str, ...] = ()) -> Runner:
         """Open the file in its runtime."""
-        return runtime(artifact.format).open_artifact(path, artifact, threads=self.threads, tensors=tensors)
+        return runtime(artifact.format).open_artifact(
+            path, artifact, threads=self.threads, tensors=tensors, exact_sums=artifact.path in self.exact_sums
+        )
 
     def open_pieces(self, path: Path, artifact: Artifact, tensors: tuple[str, ...]) -> Submodels:
         """Cut the file apart in its runtime."""
-        return submodel_extractor(artifact.format).open_pieces(path, artifact, tensors)
+        return submodel_extractor(artifact.format).open_pieces(
+            path, artifact, tensors, exact_sums=artifact.path in self.exact_sums
+        )
 
 
 LOCAL: Final = LocalExecutor()

@@ -50,7 +50,7 @@ class FailingLayer:
         layer: The verdict on the layer.
         cases: How many inputs the arrays beside it hold.
         tool_versions: Of what made and of what judged the file.
-        command: What finds it again.
+        command: What found it, as the user typed it; empty where no command line did.
     """
 
     VERSION: ClassVar[int] = 1
@@ -75,7 +75,7 @@ def save_failing(
     where: Executor = LOCAL,
     *,
     manifest: Manifest,
-    bundle_name: str,
+    command: str,
 ) -> Path | None:
     """Write the first failing layer of one artifact to ``folder/<artifact>/``; return that, None if none failed.
 
@@ -96,7 +96,7 @@ def save_failing(
         layer=row.record(),
         cases=len(cases),
         tool_versions=dict(manifest.tool_versions) | {"coordatt-deploy": __version__},
-        command=f"coordatt-deploy parity {bundle_name} --layers --save-failing {folder.name}",
+        command=command,
     )
     target = folder / candidate.path.name
     try:

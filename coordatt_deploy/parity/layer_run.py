@@ -48,7 +48,7 @@ class LayerRun:
 
     Attributes:
         manifest: Of the bundle, for what is written of a failing layer.
-        bundle_name: Likewise.
+        command: Likewise: what the user typed.
         reference: Of the captured graph.
         where: The machine that artifacts are run on.
         most_cases: On which a layer is judged.
@@ -57,7 +57,7 @@ class LayerRun:
     """
 
     manifest: Manifest
-    bundle_name: str
+    command: str
     reference: ReferenceLayers
     where: Executor
     most_cases: int
@@ -80,7 +80,7 @@ class LayerRun:
             with logged(f"failing-{candidate.path.stem}"):
                 save_failing(
                     candidate, found.layers, cases, self.reference, self.save_failing, self.where,
-                    manifest=self.manifest, bundle_name=self.bundle_name,
+                    manifest=self.manifest, command=self.command,
                 )  # fmt: skip
         return found
 

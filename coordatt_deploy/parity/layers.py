@@ -54,6 +54,8 @@ class LayerVerdict:
         inherits: Whether it is right with right inputs, but off in the whole artifact.
         seen_through: The layer at which it is judged, if not itself.
         note: Why it is absent, or what it was fused with.
+        local_judged_error: What is held against ``local_allowed``: the error of the case, or where weights are integers
+            the noise of the channel, with the most over its allowance. None in reports of older versions.
     """
 
     layer_id: str
@@ -76,6 +78,7 @@ class LayerVerdict:
     inherits: bool
     seen_through: str | None
     note: str | None
+    local_judged_error: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +190,7 @@ class LayerRow:
             inherits=self.inherits,
             seen_through=self.seen_through,
             note=self.misfit or self.note or self._unproven(),
+            local_judged_error=alone.judged_error if alone else None,
         )
 
 

@@ -79,6 +79,8 @@ class OutputParity:
             of the elements, of all cases together.
         box_iou: Mean IoU of the boxes with the reference's in their places; None where they are not decoded, or none.
         min_box_iou: What was asked for; None where it was not, as every element is judged.
+        judged_error: What is held against ``allowed``: the greatest error of the worst case. None in reports of older
+            versions.
     """
 
     name: str
@@ -105,6 +107,12 @@ class OutputParity:
     by_share: bool = False
     box_iou: float | None = None
     min_box_iou: float | None = None
+    judged_error: float | None = None
+
+    @property
+    def error_of_worst_case(self) -> float:
+        """The error that ``allowed`` is of; the greatest of all cases in reports of older versions."""
+        return self.max_abs_error if self.judged_error is None else self.judged_error
 
     def sentence(self) -> str:
         """Say what was found, in one line."""
@@ -141,7 +149,7 @@ class OutputParity:
             return f"{self.name}: SQNR {self.sqnr_db:.1f} dB, {self.least_db:.0f} dB needed whatever rounding costs"
         return (
             f"{self.name}: {self.mismatched} of {self.elements} elements differ; greatest difference "
-            f"{self.max_abs_error:.3g} ({self.allowed:.3g} allowed) at {self.worst_index} of golden case "
+            f"{self.error_of_worst_case:.3g} ({self.allowed:.3g} allowed) at {self.worst_index} of golden case "
             f"{self.worst_case}, SQNR {self.sqnr_db:.1f} dB{agrees}"
         )
 
@@ -236,6 +244,7 @@ def judge(
         min_mask_agreement=least_masks,
         box_iou=overlap,
         min_box_iou=least_overlap,
+        judged_error=_worst(errors[worst]),
     )
 
 
@@ -295,6 +304,7 @@ def judge_elements(
         unproven=unproven,
         kind=OutputKind.MASK,
         by_share=True,
+        judged_error=share,
     )
 
 

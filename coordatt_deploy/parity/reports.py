@@ -1,11 +1,22 @@
 """``reports/parity.json``: verdicts of many calls, as runs that accumulate."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from coordatt_deploy.documents import JsonObject, JsonValue, check_version, from_json, parse_object
 from coordatt_deploy.parity.result import ArtifactVerdict, GraphVerdict, ParityResult
-from coordatt_deploy.run_records import HERE, Covered, NotRun, RunInputs, RunRecord, latest
+from coordatt_deploy.run_records import (
+    HERE,
+    Covered,
+    NotRun,
+    RunInputs,
+    RunRecord,
+    accumulated,
+    is_current,
+    is_part_of,
+    latest,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +34,44 @@ class ParitySettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParityRun(RunRecord):
-    """One artifact judged once."""
+    """One artifact judged once.
+
+    Attributes:
+        settings: What was asked for.
+        result: The verdict.
+        believed: What of the bundle could not be verified then; None in reports of older versions.
+    """
 
     settings: ParitySettings = field(default_factory=ParitySettings)
     result: ArtifactVerdict
+    believed: tuple[str, ...] | None = None
+
+    @property
+    def answered(self) -> bool:
+        """See ``RunRecord``."""
+        return self.result.passed is not None
+
+    @property
+    def variant(self) -> str:
+        """See ``RunRecord``."""
+        return "by tolerances of your own" if self.settings.own_tolerances else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is known of one file of a bundle.
+
+    Attributes:
+        path: Of the file.
+        run: Which says most of it on this machine; None where it was never judged here.
+        outdated: Whether that is of other bytes than the file has now.
+        further: Other runs of the bytes that it has now: on other inputs, in other places, by other tolerances.
+    """
+
+    path: str
+    run: ParityRun | None = None
+    outdated: bool = False
+    further: tuple[ParityRun, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +81,7 @@ class ParityReports:
     Attributes:
         runs: A later run takes the place of an earlier one that answered the same question.
         graphs: The torch graphs, of the last call that judged them.
-        skipped: Of the last call.
+        skipped: What could not be run in its place, of each file's last call.
         believed: Of the last call; see ``ParityResult``.
     """
 
@@ -47,19 +92,66 @@ class ParityReports:
     skipped: tuple[NotRun, ...] = ()
     believed: tuple[str, ...] = ()
 
-    def result(self, place: str = HERE) -> ParityResult | None:
-        """Return what is known of each artifact at *place*, as if one call had found it; None where nothing is."""
-        runs = latest(self.runs, place)
+    def result(self, place: str = HERE, hashes: Mapping[str, str] | None = None) -> ParityResult | None:
+        """Return what is known of each artifact at *place*, as if one call had found it; None where nothing is.
+
+        Args:
+            place: ``here``, or the target.
+            hashes: sha256 of each file that the bundle has now, by path: others are left out. None for all.
+        """
+        runs = [run for run in latest(self.runs, place, hashes) if hashes is None or run.artifact in hashes]
         if not runs:
             return None
         cases = dict.fromkeys(name for run in runs for name in run.inputs.names)
         passed = all(run.result.passed is True for run in runs) and all(
             graph.layers_passed is not False for graph in self.graphs
         )
-        target = None if place == HERE else place
-        return ParityResult(
-            passed, target, tuple(cases), tuple(run.result for run in runs), self.graphs, self.skipped, self.believed
+        judged = {run.artifact for run in runs}
+        believed = dict.fromkeys(
+            text for run in runs for text in (self.believed if run.believed is None else run.believed)
         )
+        return ParityResult(
+            passed,
+            None if place == HERE else place,
+            tuple(cases),
+            tuple(run.result for run in runs),
+            self.graphs,
+            tuple(item for item in self.skipped if item.path not in judged),
+            tuple(believed),
+        )
+
+    def standings(self, hashes: Mapping[str, str]) -> tuple[Standing, ...]:
+        """Return what is known of each file of the bundle, those that were never judged as well.
+
+        Args:
+            hashes: sha256 of each file that the bundle has now, by path.
+        """
+        widest = {run.artifact: run for run in latest(self.runs, HERE, hashes)}
+        found = []
+        for path in hashes:
+            run = widest.get(path)
+            further = tuple(
+                item
+                for item in self.runs
+                if item.artifact == path
+                and item is not run
+                and item.answered
+                and is_current(item, hashes)
+                and not (run is not None and is_part_of(item, run) and item.result.passed == run.result.passed)
+            )
+            found.append(Standing(path, run, run is not None and not is_current(run, hashes), further))
+        return tuple(found)
+
+    def with_runs(self, call: ParityResult, runs: tuple[ParityRun, ...]) -> "ParityReports":
+        """Return the reports with those of one more call.
+
+        Args:
+            call: What it found.
+            runs: The same as runs.
+        """
+        told = {item.path for item in call.skipped} | {run.artifact for run in runs}
+        skipped = (*(item for item in self.skipped if item.path not in told), *call.skipped)
+        return ParityReports(accumulated(self.runs, runs), call.graphs or self.graphs, skipped, call.believed)
 
 
 def read_reports(text: str) -> ParityReports:

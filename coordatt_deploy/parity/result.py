@@ -2,14 +2,35 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import ClassVar
 
 from coordatt_deploy.artifact_specs import Artifact, Origin
-from coordatt_deploy.formats import Format, Precision, TargetCpu
+from coordatt_deploy.formats import Format, Precision, TargetCpu, format_of
 from coordatt_deploy.parity.layers import ArtifactLayers, LayerVerdict
 from coordatt_deploy.parity.outputs import OutputParity
 from coordatt_deploy.parity.tolerances import Tolerance
 from coordatt_deploy.run_records import NotRun
+
+
+@dataclass(frozen=True, slots=True)
+class AsRunHere:
+    """What this CPU makes of a file that is made for another one, which it was judged by: information, no verdict.
+
+    Attributes:
+        max_abs_error: Of the output with the most error over its allowance, as for the next ones.
+        sqnr_db: Over all cases.
+        top1_agreement: Share of the cases with the same greatest element; None for an output without classes.
+    """
+
+    max_abs_error: float
+    sqnr_db: float
+    top1_agreement: float | None
+
+    def sentence(self) -> str:
+        """``SQNR 9.5 dB, top-1 agreement 92.3%``."""
+        agrees = "" if self.top1_agreement is None else f", top-1 agreement {self.top1_agreement:.1%}"
+        return f"SQNR {self.sqnr_db:.1f} dB{agrees}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +52,7 @@ class ArtifactVerdict:
         warning: Why its outputs on this machine may not be those of another; None where they are.
         images_from_png: Golden images that were fed from their PNG files through the artifact's own description.
         max_abs_error: Of the output with the most error over its allowance, as for the next ones.
-        allowed: What was allowed there.
+        allowed: What was allowed in the case with the most error over its allowance.
         sqnr_db: Over all cases.
         exact: Whether outputs equal the reference.
         nonfinite: Values that are NaN or infinite.
@@ -46,6 +67,8 @@ class ArtifactVerdict:
         smallest_weight_change: See ``ArtifactLayers``.
         summary: What was found of the layers, in one sentence.
         layers: In execution order; empty where they were not judged.
+        as_run_here: What this CPU makes of it, where it was judged by what another one computes.
+        judged_error: The error of the case that ``allowed`` is of; None in reports of older versions.
     """
 
     path: str
@@ -77,6 +100,8 @@ class ArtifactVerdict:
     smallest_weight_change: float | None = None
     summary: str | None = None
     layers: tuple[LayerVerdict, ...] = ()
+    as_run_here: AsRunHere | None = None
+    judged_error: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +155,7 @@ class ArtifactParity:
         layers: Every layer's verdict; None where layers were not asked for.
         images: Golden images that were fed from their PNG files through the artifact's own description.
         warning: Why its outputs on this machine may not be those of another; None where they are.
+        as_run_here: What this CPU makes of it, where it was judged by what another one computes.
     """
 
     artifact: Artifact
@@ -142,6 +168,7 @@ class ArtifactParity:
     layers: ArtifactLayers | None = None
     warning: str | None = None
     images: int = 0
+    as_run_here: AsRunHere | None = None
 
     @property
     def provable(self) -> bool:
@@ -159,7 +186,7 @@ class ArtifactParity:
             return (
                 output.max_abs_error
                 if math.isnan(output.allowed)
-                else output.max_abs_error / (output.allowed or 1e-300)
+                else output.error_of_worst_case / (output.allowed or 1e-300)
             )
 
         return max(self.outputs, key=excess)
@@ -197,6 +224,8 @@ class ArtifactParity:
             smallest_weight_change=layers.smallest_weight_change if layers else None,
             summary=layers.sentence() if layers else None,
             layers=tuple(row.record() for row in layers.rows) if layers else (),
+            as_run_here=self.as_run_here,
+            judged_error=worst.judged_error if worst else None,
         )
 
 
@@ -210,6 +239,7 @@ class ParityReport:
         graphs: The folded and the lowered torch graphs, layer by layer; empty where they were not asked for.
         cases: Names of the inputs that outputs were judged on.
         believed: What of the bundle could not be verified here, a sentence each.
+        required: Formats of which every file has to be judged.
     """
 
     artifacts: tuple[ArtifactParity, ...]
@@ -218,6 +248,7 @@ class ParityReport:
     graphs: tuple[ArtifactLayers, ...] = ()
     cases: tuple[str, ...] = ()
     believed: tuple[str, ...] = ()
+    required: tuple[Format, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -227,11 +258,20 @@ class ParityReport:
 
     @property
     def exit_code(self) -> int:
-        """0 where all passed, 1 where one failed, 3 where one could not be run here."""
+        """0 where all that can be run here passed, 1 where one failed, 3 where none could be run, or a required one."""
         failed = [item.passed for item in self.artifacts] + [item.passed for item in self.graphs]
         if False in failed:
             return 1
-        return 3 if None in [item.passed for item in self.artifacts] else 0
+        judged = any(item.passed is not None for item in self.artifacts)
+        return 3 if not judged or self.missing else 0
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Files of required formats that could not be run, with the reason."""
+        unrun = {item.artifact.path: item.problem or "not run" for item in self.artifacts if item.passed is None}
+        unrun |= {item.path: item.reason for item in self.skipped}
+        kinds = {path: format_of(PurePosixPath(path)) for path in unrun}
+        return tuple(f"{path}: {reason}" for path, reason in unrun.items() if kinds[path] in self.required)
 
     def record(self) -> ParityResult:
         """Return what documents hold."""

@@ -29,14 +29,14 @@ from coordatt_deploy.parity.layers import ArtifactLayers
 from coordatt_deploy.parity.outputs import OutputParity, judge, judge_elements, unjudged
 from coordatt_deploy.parity.preprocessing_check import GoldenImage, image_feeds
 from coordatt_deploy.parity.reports import ParityReports, ParityRun, ParitySettings, covered, read_reports
-from coordatt_deploy.parity.result import ArtifactParity, ParityReport
+from coordatt_deploy.parity.result import ArtifactParity, AsRunHere, ParityReport
 from coordatt_deploy.parity.tolerances import BUILT_IN, Tolerance, Tolerances, for_untrained, tolerance_of
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.report_file import ReportFile, report_name
-from coordatt_deploy.run_records import GOLDEN, HELD_OUT, HERE, NotRun, RunInputs, accumulated, begin_session
+from coordatt_deploy.run_records import GOLDEN, HELD_OUT, HERE, NotRun, RunInputs, begin_session
 from coordatt_deploy.runtimes import Runner
+from coordatt_deploy.runtimes.host_effects import host_effect
 from coordatt_deploy.runtimes.provenance import check_provenance
-from coordatt_deploy.runtimes.reader import host_warning
 from coordatt_deploy.tensors import decode, encode
 
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ class ParityPlan:
         save_failing: Where the first failing layer of each artifact goes.
         output: A file for the verdicts in place of the bundle's; None for ``reports/``.
         machine: What this is run on, for the warning where int8 sums saturate; looked up by default.
+        command: As the user typed it, for the report.
+        require: Formats of which every file has to be judged; what else cannot be run here is skipped.
     """
 
     formats: tuple[Format, ...] = tuple(Format)
@@ -89,6 +91,13 @@ class ParityPlan:
     save_failing: Path | None = None
     output: Path | None = None
     machine: host.Host | None = None
+    command: str = ""
+    require: tuple[Format, ...] = ()
+
+    def __post_init__(self) -> None:
+        left_out = [name for name in self.require if name not in self.formats]
+        if left_out:
+            raise UsageError(f"--require {left_out[0]} is not among the formats of --format; leave one of them out")
 
 
 def check_parity(
@@ -111,7 +120,7 @@ def check_parity(
     set_environment()
     kept = ReportFile(bundle, report_name("parity", None if target is None else target.name), plan.output)
     kept.check()
-    chosen, skipped = _choose(bundle, plan.formats, target)
+    chosen, skipped = _choose(bundle, plan, target)
     tolerances = for_untrained(plan.tolerances) if bundle.manifest.model.untrained else plan.tolerances
     missing = _missing(bundle)
     if missing and (plan.inputs is not None or plan.need_layers or plan.save_failing is not None):
@@ -130,7 +139,7 @@ def check_parity(
             replace(candidate, regions=verified.regions, moved=_moved(graph, candidate.cases))
             for candidate in candidates
         ]
-    where = LocalExecutor(plan.threads) if target is None else target.where
+    where = _place(plan, candidates) if target is None else target.where
     images, image_input = golden_images(bundle), bundle.manifest.inputs[0].name
     verdicts = []
     for candidate in candidates:
@@ -140,31 +149,34 @@ def check_parity(
                 verdict = _check_golden(candidate, opener, images, image_input, tolerances, step)
             else:
                 verdict = check_artifact(candidate, opener, tolerances, step)
-        verdicts.append(verdict if verdict.passed is None else replace(verdict, warning=candidate.warning))
+        verdicts.append(_with_effect(candidate, verdict, bundle, plan, tolerances))
     graphs: tuple[ArtifactLayers, ...] = ()
     if plan.layers and graph is None:
         verdicts = [replace(v, layers=ArtifactLayers(v.artifact, v.artifact.path, problem=missing)) for v in verdicts]
     elif plan.layers and graph is not None:
         most = LAYER_CASES if target is None else target.most_cases // 2
-        layer_run = _layer_run(bundle, graph, where, most, stages, plan.save_failing)
+        layer_run = _layer_run(bundle, graph, where, most, stages, plan)
         if plan.need_layers:
             graphs = layer_run.check_graphs(chosen, cases, tolerances)
         pairs = zip(candidates, verdicts, strict=True)
         verdicts = [layer_run.with_layers(candidate, verdict) for candidate, verdict in pairs]
     names = cases.names if target is None else cases.few(target.most_cases).names
-    report = ParityReport(tuple(verdicts), skipped, None if target is None else target.name, graphs, names, believed)
+    place = None if target is None else target.name
+    report = ParityReport(tuple(verdicts), skipped, place, graphs, names, believed, plan.require)
     with kept.replacing():
         _keep(kept, report, candidates, plan)
     return report
 
 
-def _choose(
-    bundle: Bundle, formats: Sequence[Format], target: RemoteTarget | None
-) -> tuple[list[Artifact], tuple[NotRun, ...]]:
+def _choose(bundle: Bundle, plan: ParityPlan, target: RemoteTarget | None) -> tuple[list[Artifact], tuple[NotRun, ...]]:
     """Return the artifacts to run, and those that the target cannot run."""
+    formats = plan.formats
     asked = [artifact for artifact in bundle.manifest.artifacts if artifact.format in formats]
     if not asked:
         raise UsageError(f"{bundle.root} has no artifact in {', '.join(formats)}; export some first")
+    absent = [name for name in plan.require if all(artifact.format is not name for artifact in asked)]
+    if absent:
+        raise UsageError(f"{bundle.root} has no artifact in {absent[0]}, which --require asks for; export it first")
     reasons = [(artifact, None if target is None else target.unsupported_reason(artifact)) for artifact in asked]
     able = [artifact for artifact, reason in reasons if reason is None]
     if not able:
@@ -233,7 +245,7 @@ def _candidate(
     if target is not None:
         return replace(candidate, cases=candidate.cases.few(target.most_cases))
     here = plan.machine or host.describe()
-    return replace(candidate, warning=host_warning(candidate.path, artifact.format, here))
+    return replace(candidate, effect=host_effect(candidate.path, artifact, here))
 
 
 def _cases_on(bundle: Bundle, source: Path, graph: "Graph | None", stages: Stages) -> ParityCases:
@@ -244,13 +256,36 @@ def _cases_on(bundle: Bundle, source: Path, graph: "Graph | None", stages: Stage
 
 
 def _layer_run(
-    bundle: Bundle, graph: "Graph", where: Executor, most_cases: int, stages: Stages, save_failing: Path | None
+    bundle: Bundle, graph: "Graph", where: Executor, most_cases: int, stages: Stages, plan: ParityPlan
 ) -> "LayerRun":
     from coordatt_deploy.parity import layer_run  # torch, which boards do not have
 
     with stages.stage("reference by layer"):
         reference = layer_run.by_layer(graph)
-    return layer_run.LayerRun(bundle.manifest, bundle.root.name, reference, where, most_cases, stages, save_failing)
+    return layer_run.LayerRun(bundle.manifest, plan.command, reference, where, most_cases, stages, plan.save_failing)
+
+
+def _place(plan: ParityPlan, candidates: Sequence[Candidate]) -> LocalExecutor:
+    """This machine, computing what the CPU would that each file is made for."""
+    exact = (item.artifact.path for item in candidates if item.effect is not None and item.effect.foreign)
+    return LocalExecutor(plan.threads, frozenset(exact))
+
+
+def _with_effect(
+    candidate: Candidate, verdict: ArtifactParity, bundle: Bundle, plan: ParityPlan, tolerances: Tolerances
+) -> ArtifactParity:
+    """Say how the file was judged where this CPU makes something else of it, with what that is as information."""
+    effect = candidate.effect
+    if effect is None or verdict.passed is None:
+        return verdict
+    if not effect.foreign:
+        return replace(verdict, warning=effect.warning(str(bundle.root)))
+    opener = partial(LocalExecutor(plan.threads).open_artifact, candidate.path, candidate.artifact)
+    worst = check_artifact(candidate, opener, tolerances, lambda: None).worst()
+    if worst is None:
+        return replace(verdict, warning=effect.judged())
+    as_run = AsRunHere(worst.max_abs_error, worst.sqnr_db, worst.top1_agreement)
+    return replace(verdict, as_run_here=as_run, warning=f"{effect.judged()}; as it runs here: {as_run.sentence()}")
 
 
 # Outputs -------------------------------------------------------------------------------------------------------------
@@ -359,7 +394,7 @@ def _judged(
 def _keep(file: ReportFile, report: ParityReport, candidates: Sequence[Candidate], plan: ParityPlan) -> None:
     """Add the runs of this call to the report."""
     earlier = file.earlier(read_reports, ParityReports())
-    session, result = begin_session(report.target), report.record()
+    session, result = begin_session(report.target, plan.command), report.record()
     settings = ParitySettings(plan.threads, own_tolerances=plan.tolerances is not BUILT_IN)
     runs = []
     for candidate, verdict in zip(candidates, result.artifacts, strict=True):
@@ -375,11 +410,11 @@ def _keep(file: ReportFile, report: ParityReport, candidates: Sequence[Candidate
                 covered=covered(verdict),
                 tool_versions=session.tool_versions,
                 time=session.time,
+                machine=session.machine,
+                command=session.command,
                 settings=settings,
                 result=verdict,
+                believed=result.believed,
             )
         )
-    kept = ParityReports(
-        accumulated(earlier.runs, runs), result.graphs or earlier.graphs, result.skipped, result.believed
-    )
-    file.write(dump(kept))
+    file.write(dump(earlier.with_runs(result, tuple(runs))))

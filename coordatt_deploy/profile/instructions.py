@@ -1,7 +1,7 @@
 """Instructions per inference of a bundle's artifacts on a target that counts them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import ClassVar
@@ -110,7 +110,13 @@ def read_reports(text: str) -> InstructionReports:
 
 
 def count_on(
-    bundle: Bundle, target: str, stages: Stages, *, formats: Sequence[Format], output: Path | None = None
+    bundle: Bundle,
+    target: str,
+    stages: Stages,
+    *,
+    formats: Sequence[Format],
+    output: Path | None = None,
+    command: str = "",
 ) -> InstructionProfile:
     """Count the target's instructions per inference of every artifact, and keep them.
 
@@ -141,16 +147,19 @@ def count_on(
         skipped=tuple(NotRun(artifact.path, reason) for artifact, reason in unable),
     )
     with kept.replacing():
-        _keep(kept, bundle, profile)
+        _keep(kept, bundle, profile, command)
     return profile
 
 
-def _keep(file: ReportFile, bundle: Bundle, profile: InstructionProfile) -> None:
+def _keep(file: ReportFile, bundle: Bundle, profile: InstructionProfile, command: str) -> None:
     """Add the runs of this call to the report."""
     earlier = file.earlier(read_reports, InstructionReports())
-    session = begin_session(profile.target)
+    session = begin_session(profile.target, command)
     hashes = {artifact.path: artifact.sha256 for artifact in bundle.manifest.artifacts}
-    runs = _runs(profile, hashes, session.tool_versions, session.time)
+    runs = tuple(
+        replace(run, machine=session.machine, command=session.command)
+        for run in _runs(profile, hashes, session.tool_versions, session.time)
+    )
     file.write(dump(InstructionReports(accumulated(earlier.runs, runs), profile.skipped)))
 
 

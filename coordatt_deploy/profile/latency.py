@@ -141,8 +141,10 @@ class Latency:
         return statistics.interquartile_range(self.samples_ns) / 1e6
 
     @property
-    def ci95_ms(self) -> tuple[float, float]:
-        """95 % interval of the median."""
+    def ci95_ms(self) -> tuple[float, float] | None:
+        """95 % interval of the median; None of fewer than ``FEWEST_SAMPLES``, which know none worth printing."""
+        if self.rounds.size < statistics.FEWEST_SAMPLES:
+            return None
         low, high = statistics.median_interval(self.rounds)
         return low / 1e6, high / 1e6
 

@@ -122,9 +122,11 @@ def evidence_between(before: HostState, after: HostState, threads: int) -> Evide
 def judge(samples: ArrayLike, per_round: int | None = None, evidence: Evidence | None = None) -> Verdict:
     """Return whether a latency is stable, noisy or unusable, with every reason in words, the gravest level first."""
     rounds = by_round(samples, per_round)
-    low, high = median_interval(rounds)
     centre = median(rounds)
-    half_width, spread = (high - low) / 2 / centre, interquartile_range(rounds) / centre
+    half_width, spread = 0.0, interquartile_range(rounds) / centre
+    if rounds.size >= FEWEST_SAMPLES:  # fewer are unusable for that alone
+        low, high = median_interval(rounds)
+        half_width = (high - low) / 2 / centre
     grounds = _grounds(rounds, half_width, spread, evidence or Evidence())
     for level in (Level.UNUSABLE, Level.NOISY):
         if any(ground is level for ground, _ in grounds):

@@ -1,10 +1,11 @@
 """``reports/profile.json``: latencies of many calls, as runs that accumulate."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from coordatt_deploy.bundle import REPORTS
 from coordatt_deploy.documents import check_version, from_json, parse_object
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.host import Host
@@ -16,6 +17,7 @@ from coordatt_deploy.profile.result import (
     SettingsRecord,
     YardstickRecord,
 )
+from coordatt_deploy.profile.statistics import FEWEST_SAMPLES
 from coordatt_deploy.run_records import GOLDEN, HERE, Covered, NotRun, RunInputs, RunRecord
 
 
@@ -38,6 +40,7 @@ class ProfileSession:
         yardsticks: One for each number of threads.
         skipped: What could not be measured.
         interrupted: Whether Ctrl-C ended it early.
+        inputs: Shape of each input that was fed; empty in reports of older versions.
     """
 
     time: str | None
@@ -46,6 +49,7 @@ class ProfileSession:
     yardsticks: tuple[YardstickRecord, ...]
     skipped: tuple[NotRun, ...]
     interrupted: bool
+    inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,7 @@ class ProfileReports:
     """The document ``reports/profile.json``: the runs of many calls.
 
     Attributes:
-        runs: A later run takes the place of an earlier one of the same artifact with as many threads.
+        runs: A later run takes the place of an earlier one of the same artifact with as many threads, on this machine.
         sessions: Of the runs that are kept.
     """
 
@@ -63,31 +67,65 @@ class ProfileReports:
     sessions: tuple[ProfileSession, ...] = ()
 
     def with_session(self, runs: tuple[LatencyRun, ...], session: ProfileSession) -> "ProfileReports":
-        """Return the reports with the runs of one more call."""
-        answered = {(run.artifact, run.result.threads, run.place) for run in runs}
-        kept = [run for run in self.runs if (run.artifact, run.result.threads, run.place) not in answered]
-        everything = (*kept, *runs)
+        """Return the reports with the runs of one more call.
+
+        A run of a handful of samples does not take the place of one with enough, and none that of another machine's.
+        """
+        hosts = {item.time: item.host for item in self.sessions}
+        new = {_asked(run): run for run in runs}
+
+        def replaced(run: LatencyRun) -> bool:
+            again, host = new.get(_asked(run)), hosts.get(run.time)
+            if again is None or (host is not None and not host.same_machine(session.host)):
+                return False
+            return again.sha256 != run.sha256 or _samples(again) >= min(_samples(run), FEWEST_SAMPLES)
+
+        kept = [run for run in self.runs if not replaced(run)]
+        poorer = {_asked(run) for run in kept if _on(session, hosts.get(run.time))}
+        everything = (*kept, *(run for run in runs if _asked(run) not in poorer))
         times = {run.time for run in everything}
-        return ProfileReports(everything, (*(item for item in self.sessions if item.time in times), session))
+        earlier = tuple(item for item in self.sessions if item.time in times)
+        return ProfileReports(everything, (*earlier, session) if session.time in times else earlier)
 
     def result(self) -> ProfileResult | None:
-        """Return the last measurement of each artifact, with the machine of the last call; None without any."""
+        """Return the last measurement of each artifact on the machine of the last call; None without any."""
         if not self.runs:
             return None
         last = self.sessions[-1]
-        times = {run.time for run in self.runs}
-        shared = [session for session in self.sessions if session.time in times]
-        settings = next(run.settings for run in reversed(self.runs) if run.time == last.time)
-        paths = {run.artifact for run in self.runs}
+        shared = [session for session in self.sessions if session.host.same_machine(last.host)]
+        times = {session.time for session in shared}
+        runs = [run for run in self.runs if run.time in times]
+        settings = next(run.settings for run in reversed(runs) if run.time == last.time)
+        paths = {run.artifact for run in runs}
+        measured = {(run.time, run.artifact) for run in runs}
         return ProfileResult(
             host=last.host,
             settings=settings,
-            results=tuple(run.result for run in self.runs),
-            ratios=tuple(ratio for session in shared for ratio in session.ratios if {ratio.a, ratio.b} <= paths),
+            results=tuple(run.result for run in runs),
+            ratios=tuple(
+                ratio
+                for session in shared
+                for ratio in session.ratios
+                if {(session.time, ratio.a), (session.time, ratio.b)} <= measured
+            ),
             yardsticks=last.yardsticks,
-            skipped=last.skipped,
+            skipped=tuple(item for item in last.skipped if item.path not in paths),
             interrupted=last.interrupted,
+            inputs=last.inputs,
         )
+
+
+def _asked(run: LatencyRun) -> tuple[str, int, str]:
+    return run.artifact, run.result.threads, run.place
+
+
+def _samples(run: LatencyRun) -> int:
+    return len(run.result.samples_ns)
+
+
+def _on(session: ProfileSession, host: Host | None) -> bool:
+    """Whether *host* is the machine of the session."""
+    return host is not None and host.same_machine(session.host)
 
 
 def runs_of(
@@ -120,7 +158,9 @@ def runs_of(
 
 def session_of(result: ProfileResult, time: str | None) -> ProfileSession:
     """Return what the runs of a result share."""
-    return ProfileSession(time, result.host, result.ratios, result.yardsticks, result.skipped, result.interrupted)
+    return ProfileSession(
+        time, result.host, result.ratios, result.yardsticks, result.skipped, result.interrupted, result.inputs
+    )
 
 
 def read_reports(text: str) -> ProfileReports:
@@ -143,7 +183,8 @@ def load_profile(path: Path) -> Profile:
     Raises:
         UsageError: The file is missing, not a profile, or of another schema.
     """
-    again = "measure again with: coordatt-deploy profile BUNDLE"
+    bundle = path.parent.parent if path.parent.name == REPORTS else "BUNDLE"
+    again = f"measure again with: coordatt-deploy profile {bundle}"
     try:
         result = read_reports(path.read_text(encoding="utf-8")).result()
         if result is not None:

@@ -13,7 +13,7 @@ from coordatt_deploy.formats import Format, Precision, TargetCpu
 from coordatt_deploy.host import Host
 from coordatt_deploy.profile.latency import ColdStart, Latency
 from coordatt_deploy.profile.noise import Evidence
-from coordatt_deploy.profile.statistics import median_ratio
+from coordatt_deploy.profile.statistics import FEWEST_SAMPLES, median_ratio
 from coordatt_deploy.run_records import NotRun
 
 
@@ -71,6 +71,7 @@ class Profile:
         settings: What was asked for.
         skipped: What could not be measured here.
         interrupted: Whether Ctrl-C ended it early.
+        inputs: Shape of each input that was fed.
     """
 
     host: Host
@@ -79,6 +80,7 @@ class Profile:
     settings: SettingsRecord = field(default_factory=SettingsRecord)
     skipped: tuple[NotRun, ...] = ()
     interrupted: bool = False
+    inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ class LatencyRecord:
         p95_ms: 95th percentile.
         p99_ms: 99th percentile.
         iqr_ms: Interquartile range.
-        ci95_ms: 95 % interval of the median.
+        ci95_ms: 95 % interval of the median; None of fewer than 20 samples.
         verdict: ``stable``, ``noisy`` or ``unusable``.
         reason: Of the verdict.
         load_ms: Opening the file in a process of its own; None where that was not measured, as for the next two.
@@ -125,7 +127,7 @@ class LatencyRecord:
     p95_ms: float
     p99_ms: float
     iqr_ms: float
-    ci95_ms: tuple[float, float]
+    ci95_ms: tuple[float, float] | None
     verdict: str
     reason: str
     load_ms: float | None
@@ -156,13 +158,13 @@ class LatencyRecord:
 
 @dataclass(frozen=True, slots=True)
 class RatioRecord:
-    """Median of a over median of b, which took turns, and its 95 % interval."""
+    """Median of a over median of b, which took turns, and its 95 % interval; None of fewer than 20 samples."""
 
     a: str
     b: str
     threads: int
     ratio: float
-    ci95: tuple[float, float]
+    ci95: tuple[float, float] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +192,7 @@ class ProfileResult:
         yardsticks: One for each number of threads.
         skipped: What could not be measured here.
         interrupted: Whether Ctrl-C ended it early.
+        inputs: Shape of each input that was fed, in the model's layout; empty in reports of older versions.
     """
 
     VERSION: ClassVar[int] = 1
@@ -201,6 +204,7 @@ class ProfileResult:
     yardsticks: tuple[YardstickRecord, ...] = ()
     skipped: tuple[NotRun, ...] = ()
     interrupted: bool = False
+    inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def profile(self) -> Profile:
         """Return what was measured; every figure is derived anew."""
@@ -211,6 +215,7 @@ class ProfileResult:
             settings=self.settings,
             skipped=self.skipped,
             interrupted=self.interrupted,
+            inputs=self.inputs,
         )
 
 
@@ -229,6 +234,7 @@ def profile_result(profile: Profile) -> ProfileResult:
         ),
         skipped=profile.skipped,
         interrupted=profile.interrupted,
+        inputs=profile.inputs,
     )
 
 
@@ -275,5 +281,7 @@ def ratios(results: tuple[ArtifactLatency, ...]) -> tuple[RatioRecord, ...]:
     for a, b in combinations(results, 2):
         if a.latency.threads == b.latency.threads and a.origin is b.origin:
             ratio = median_ratio(a.latency.rounds, b.latency.rounds)
-            found.append(RatioRecord(a.path, b.path, a.latency.threads, ratio.value, (ratio.low, ratio.high)))
+            enough = min(a.latency.rounds.size, b.latency.rounds.size) >= FEWEST_SAMPLES
+            interval = (ratio.low, ratio.high) if enough else None
+            found.append(RatioRecord(a.path, b.path, a.latency.threads, ratio.value, interval))
     return tuple(found)

@@ -27,7 +27,7 @@ from coordatt_deploy.progress import Stages
 from coordatt_deploy.report_file import ReportFile
 from coordatt_deploy.run_records import NotRun, begin_session
 from coordatt_deploy.runtimes import Runner, runtime
-from coordatt_deploy.runtimes.reader import host_warning
+from coordatt_deploy.runtimes.host_effects import host_effect
 from coordatt_deploy.tensors import encode
 
 # An evaluator's time says nothing about the artifact: three samples show what it costs to wait for it, and are judged
@@ -65,7 +65,8 @@ def profile_bundle(
     inputs = {name: values[0] for name, values in bundle.golden("inputs").items()}
     openable, skipped = _openable(bundle, formats)
     kinds = {artifact.path: _kind(bundle, artifact) for artifact in openable}
-    warnings = {item.path: host_warning(bundle.path(item.path), item.format, here) for item in openable}
+    effects = {item.path: host_effect(bundle.path(item.path), item, here) for item in openable}
+    warnings = {path: None if found is None else found.warning(str(bundle.root)) for path, found in effects.items()}
     measured = [artifact for artifact in openable if kinds[artifact.path][1] is not Origin.EVALUATED]
     cold = _cold_starts(bundle, measured, settings, inputs, stages)
     results: list[ArtifactLatency] = []
@@ -90,7 +91,8 @@ def profile_bundle(
             raise
         interrupted = True
     here = dataclasses.replace(here, before=before, after=host.state())
-    return Profile(here, tuple(results), yardsticks, _settings(settings), tuple(skipped), interrupted)
+    shapes = {name: tuple(value.shape) for name, value in inputs.items()}
+    return Profile(here, tuple(results), yardsticks, _settings(settings), tuple(skipped), interrupted, shapes)
 
 
 def _openable(bundle: Bundle, formats: Sequence[Format]) -> tuple[list[Artifact], list[NotRun]]:
@@ -250,8 +252,17 @@ def measure_latency(
     *,
     formats: Sequence[Format] = tuple(Format),
     output: Path | None = None,
+    command: str = "",
 ) -> ProfileResult:
     """Time every artifact and keep the figures in ``reports/profile.json``, or in *output*.
+
+    Args:
+        bundle: Opened.
+        stages: Shows the progress.
+        settings: How long and with how many threads.
+        formats: Only artifacts of these.
+        output: A file for the figures in place of the bundle's.
+        command: As the user typed it, for the report.
 
     Raises:
         UsageError: The bundle has no such artifact, or the figures could not be kept.
@@ -264,16 +275,19 @@ def measure_latency(
         profile = profile_bundle(bundle, settings or ProfileSettings(), stages, formats=formats)
     result = profile_result(profile)
     with kept.replacing():
-        _keep(kept, bundle, result)
+        _keep(kept, bundle, result, command)
     return result
 
 
-def _keep(file: ReportFile, bundle: Bundle, result: ProfileResult) -> None:
+def _keep(file: ReportFile, bundle: Bundle, result: ProfileResult, command: str) -> None:
     """Add the runs of this call to the report."""
     earlier = file.earlier(read_reports, ProfileReports())
-    session = begin_session(None)
+    session = begin_session(None, command)
     hashes = {artifact.path: artifact.sha256 for artifact in bundle.manifest.artifacts}
-    runs = runs_of(result, hashes, session.tool_versions, session.time)
+    runs = tuple(
+        dataclasses.replace(run, machine=session.machine, command=session.command)
+        for run in runs_of(result, hashes, session.tool_versions, session.time)
+    )
     kept = earlier.with_session(runs, session_of(result, session.time))
     file.write(dump(kept, indent=None))
 

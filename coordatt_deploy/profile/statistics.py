@@ -7,8 +7,9 @@ machine comes in bursts, so neighbouring samples resemble each other and nothing
     quantile   type 7 of Hyndman & Fan, Sample quantiles in statistical packages (1996): linear between order statistics
     interval   percentiles of the circular block bootstrap (Politis & Romano, 1992) over rounds, in blocks of
                floor(sqrt(rounds)) neighbours: longer than the usual cube root, for load changes slowly; their distances
-               to the estimate stretched by t / 1.96, t of Student's distribution with (number of blocks - 1) degrees
-               of freedom, since a handful of blocks knows its own spread no better
+               to the estimate, as logarithms, stretched by t / 1.96, t of Student's distribution with (number of blocks
+               - 1) degrees of freedom, since a handful of blocks knows its own spread no better. On the scale of
+               logarithms no end of it is negative, and a ratio and its inverse have the same interval
     drift      median of the last third of the rounds / median of the first third, and whether the medians of the rounds
                have a trend at all (Mann 1945, Kendall 1975)
     modes      peaks of a Gaussian kernel density of log(samples) (Silverman, Density estimation, 1986, eq. 3.31)
@@ -139,10 +140,10 @@ def student_p(t: float, freedom: float) -> float:
 
 
 def interval_of(estimate: float, resampled: NDArray[np.float64], rounds: int) -> tuple[float, float]:
-    """Return the 95 % interval of *estimate* from the same figure of the resamples."""
-    low, high = np.quantile(resampled, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
+    """Return the 95 % interval of a positive *estimate* from the same figure of the resamples, which are as well."""
+    low, high = np.log(np.quantile(resampled, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)) / estimate)
     stretch = student(math.ceil(rounds / block_length(rounds)) - 1) / 1.959964
-    return float(estimate - max(0.0, estimate - low) * stretch), float(estimate + max(0.0, high - estimate) * stretch)
+    return float(estimate * math.exp(min(0.0, low) * stretch)), float(estimate * math.exp(max(0.0, high) * stretch))
 
 
 def median_interval(samples: ArrayLike, per_round: int | None = None) -> tuple[float, float]:
@@ -217,8 +218,13 @@ def trend_p(values: NDArray[np.float64]) -> float:
 
 
 def modes(samples: ArrayLike) -> tuple[float, ...]:
-    """Return the modes in nanoseconds, fastest first: one as a rule, two where it jumps between two states."""
+    """Return the modes in nanoseconds, fastest first: one as a rule, two where it jumps between two states.
+
+    Fewer than ``FEWEST_SAMPLES`` have one, their median: three samples that lie apart are no three states.
+    """
     logs = np.log(by_round(samples).ravel())
+    if len(logs) < FEWEST_SAMPLES:
+        return (median(samples),)
     low, high = np.quantile(logs, (0.25, 0.75))
     # A hundredth: clocks and caches jitter by that much, and peaks closer than that are none of the user's business.
     width = max(0.9 * min(float(logs.std()), float(high - low) / 1.34 or math.inf) * len(logs) ** -0.2, 0.01)

@@ -101,7 +101,9 @@ class Recipe:
         for key in document:
             if key not in known | {"schema_version"}:
                 raise UsageError(f"recipe file: unknown key {key!r}; {nearest(key, known)}")
-        base = parse(str(document.get("recipe")))
+        if "recipe" not in document:
+            raise UsageError(f"recipe file: the key recipe is missing; it holds a name, such as {STATIC_INT8}")
+        base = parse(str(document["recipe"]))
         layers = document.get("float_layers", [])
         if not isinstance(layers, list) or not all(isinstance(item, str) for item in layers):
             raise UsageError("recipe file: float_layers must be a list of layer ids")
@@ -122,6 +124,7 @@ class Recipe:
 
 
 STATIC_INT8: Final = "static_wi8_ai8"
+SHORT: Final = {"int8": STATIC_INT8}
 
 _PATTERN: Final = re.compile(
     r"(?P<mode>static|dynamic|weight_only)_w(?P<weights>i8|fp16)(_a(?P<activations>i8|i16|fp32))?(_io(?P<io>i8|fp32))?"
@@ -140,17 +143,18 @@ def all_recipes() -> tuple[str, ...]:
 
 
 def parse(name: str) -> Recipe:
-    """Return the recipe of that name.
+    """Return the recipe of that name; ``int8`` stands for ``static_wi8_ai8``, as it does for ``--precision``.
 
     Raises:
         UsageError: The name does not decode.
     """
+    name = SHORT.get(name, name)
     palette = _PALETTE.fullmatch(name)
     if palette is not None:
         return Recipe(Mode.PALETTIZED, palette["bits"])
     match = _PATTERN.fullmatch(name)
     if match is None:
-        raise UsageError(f"unknown recipe {name!r}; {nearest(name, all_recipes())}")
+        raise UsageError(f"unknown recipe {name!r}; {nearest(name, (*SHORT, *all_recipes()))}")
     activations, io = match["activations"], match["io"]
     fine = activations == "i16"  # 65,536 steps: cutting ranges and evening out channels would only cost
     return Recipe(
@@ -171,13 +175,19 @@ def load_recipe(text: str) -> Recipe:
     """
     path = Path(text)
     if path.suffix != ".json":
+        if path.is_file():
+            raise UsageError(f"{path} is a file, and recipe files are JSON that ends in .json; rename it if it is that")
         return parse(text)
     try:
-        return Recipe.from_json(parse_document(path.read_text(encoding="utf-8")))
+        document = parse_document(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read the recipe file {path}: {error.strerror}") from error
     except ValueError as error:
         raise UsageError(f"{path} is no JSON document: {error}") from error
+    try:
+        return Recipe.from_json(document)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:

@@ -47,10 +47,11 @@ def _suite(root: ElementTree.Element, item: ArtifactVerdict) -> tuple[int, int, 
     case("file", "verdict", item.passed, "; ".join(filter(None, (text, warning))), warning)
     for output in item.outputs:
         bound = "" if math.isnan(output.allowed) else f", allowed {output.allowed}"
-        found = f"worst error {output.max_abs_error}{bound}, SQNR {output.sqnr_db} dB"
+        found = f"worst error {output.error_of_worst_case}{bound}, SQNR {output.sqnr_db} dB"
         case("outputs", output.name, output.passed, found)
     for row in item.layers:
-        found = row.evidence or f"local error {row.local_max_abs_error}, allowed {row.local_allowed}"
+        judged = row.local_max_abs_error if row.local_judged_error is None else row.local_judged_error
+        found = row.evidence or f"local error {judged}, allowed {row.local_allowed}"
         remark = "inherits the error of an earlier layer" if row.inherits else ""
         case("layers", row.layer_id, row.passed, str(row.note) if row.passed is None else found, remark)
     for position, key in enumerate(("tests", "failures", "skipped")):

@@ -22,7 +22,17 @@ def markdown(parity: ParityResult, model: str, refused: Sequence[RefusedFile] = 
         model: Its name.
         refused: Files that the bundle lacks, since they could not be written.
     """
-    verdict = "all files compute the model's function" if parity.passed else "not all files passed"
+    unrun = sum(item.passed is None for item in parity.artifacts)
+    failed = any(item.passed is False for item in parity.artifacts) or any(
+        graph.layers_passed is False for graph in parity.graphs
+    )
+    if failed or unrun == len(parity.artifacts):
+        verdict = "not all files passed"
+    elif unrun:
+        verdict = f"{len(parity.artifacts) - unrun} of {len(parity.artifacts)} files compute the model's function;"
+        verdict += " the others could not be run here"
+    else:
+        verdict = "all files compute the model's function"
     if refused:
         verdict += f"; {len(refused)} of those asked for could not be written"
     where = f" on {cell(parity.target)}" if parity.target else ""
@@ -37,7 +47,8 @@ def markdown(parity: ParityResult, model: str, refused: Sequence[RefusedFile] = 
         mark = mark if item.provable else "❌ cannot be proven"
         decibels = "equal" if item.exact else _figure(item.sqnr_db, ".1f", " dB")
         first = "–" if not item.first_diverging_layer else cell(item.first_diverging_layer)
-        figures = (_figure(item.max_abs_error), _figure(item.allowed), decibels, _percent(item.top1_agreement))
+        error = item.max_abs_error if item.judged_error is None else item.judged_error
+        figures = (_figure(error), _figure(item.allowed), decibels, _percent(item.top1_agreement))
         lines.append(f"| {cell(item.path)} | {mark} | {' | '.join(figures)} | {first} |")
     lines += [f"| {cell(file.path)} | ❌ not written | – | – | – | – | – |" for file in refused]
     for file in refused:

@@ -1,70 +1,136 @@
 """Write reports of a bundle from the results that ``parity``, ``profile`` and ``evaluate`` left in it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 from coordatt_deploy import __version__
 from coordatt_deploy.bundle import REPORTS, Bundle
+from coordatt_deploy.documents import Document, check_version, from_json, parse_object
 from coordatt_deploy.errors import BundleError, DeployError, UsageError
 from coordatt_deploy.evaluation import reports as evaluation_reports
+from coordatt_deploy.evaluation.reports import EvaluationReports
+from coordatt_deploy.mixed_precision.result import SearchResult, Sensitivity
 from coordatt_deploy.parity import reports as parity_reports
+from coordatt_deploy.parity.reports import ParityReports
 from coordatt_deploy.parity.result import ParityResult
+from coordatt_deploy.profile import instructions
 from coordatt_deploy.profile import reports as profile_reports
+from coordatt_deploy.profile.instructions import InstructionReports
+from coordatt_deploy.profile.reports import ProfileReports
 from coordatt_deploy.report.junit import junit
 from coordatt_deploy.report.markdown import markdown
 from coordatt_deploy.report.page.render import Contents, page
 from coordatt_deploy.report_file import ReportFile, report_name, write_text
+from coordatt_deploy.run_records import HERE
+from coordatt_deploy.runtimes.file_graph import OperatorCount
 from coordatt_deploy.runtimes.reader import count_operators
 
 PAGE: Final = "report.html"
 
-R_co = TypeVar("R_co", covariant=True)
+WRITTEN_BY: Final = {
+    "sensitivity": "quantize {bundle} --sensitivity",
+    "search": "quantize {bundle} --max-drop 0.5",
+}  # documents that are not called after the command that writes them
+
+T = TypeVar("T")
+D = TypeVar("D", bound=Document)
 
 
 def write_page(bundle: Bundle, target: Path | None = None, *, now: datetime | None = None) -> Path:
     """Write ``reports/report.html`` and return its path.
 
     Args:
-        bundle: With at least one of ``reports/parity.json`` and ``reports/profile.json``.
+        bundle: With at least one of the documents that parity, profile and evaluate leave in ``reports/``.
         target: Another place for the file.
         now: For the foot of the page; the present by default.
 
     Raises:
-        UsageError: Neither parity nor profile was run, or *target* or the bundle cannot be written.
+        UsageError: None of them was run, or *target* or the bundle cannot be written.
         BundleError: A document is damaged.
     """
     ReportFile(bundle, PAGE, target).check()
-    parity = _read(bundle, "parity.json", parity_reports.read_reports)
-    profile = _read(bundle, "profile.json", profile_reports.read_reports)
-    accuracy = _read(bundle, "evaluate.json", evaluation_reports.read_reports)
-    if parity is None and profile is None and accuracy is None:
+    text = page(_contents(bundle, now or datetime.now(UTC)))
+    return bundle.write_report(PAGE, text) if target is None else write_text(target, text)
+
+
+def _contents(bundle: Bundle, moment: datetime) -> Contents:
+    hashes = {artifact.path: artifact.sha256 for artifact in bundle.manifest.artifacts}
+    parity = _parity(bundle)
+    profile = _read(bundle, "profile.json", profile_reports.read_reports) or ProfileReports()
+    accuracy = _read(bundle, "evaluate.json", evaluation_reports.read_reports) or EvaluationReports()
+    counted = _instructions(bundle)
+    sensitivity = _read(bundle, "sensitivity.json", partial(_document, Sensitivity))
+    searched = _read(bundle, "search.json", partial(_document, SearchResult))
+    runs = sorted(
+        (*parity.runs, *profile.runs, *accuracy.runs, *(run for item in counted.values() for run in item.runs)),
+        key=lambda run: run.time or "",
+    )
+    if not runs and sensitivity is None:
         raise UsageError(
             f"{bundle.root} holds no results yet; run first: coordatt-deploy parity {bundle.root},"
             f" and coordatt-deploy profile {bundle.root}"
         )
+    other = (item.command for item in (sensitivity, searched) if item is not None)
+    return Contents(
+        manifest=bundle.manifest,
+        folder=bundle.root.resolve().name,
+        parity=parity.result(hashes=hashes),
+        profile=profile.result(),
+        operators=_operators(bundle),
+        footer=f"Written by coordatt-deploy {__version__} on {moment.strftime('%Y-%m-%d %H:%M UTC')}.",
+        accuracy=accuracy.results(),
+        standings=parity.standings(hashes),
+        instructions=counted,
+        sensitivity=sensitivity,
+        search=searched,
+        commands=tuple(dict.fromkeys([*other, *(run.command for run in runs)])),
+    )
+
+
+def _operators(bundle: Bundle) -> dict[str, OperatorCount]:
     operators = {}
     for artifact in bundle.manifest.artifacts:
         try:
             operators[artifact.path] = count_operators(bundle.path(artifact.path), artifact.format)
         except DeployError:  # a file that cannot be opened here is listed without its operators
             continue
-    moment = (now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC")
-    footer = f"Written by coordatt-deploy {__version__} on {moment}."
-    text = page(Contents(bundle.manifest, bundle.root.resolve().name, parity, profile, operators, footer, accuracy))
-    return bundle.write_report(PAGE, text) if target is None else write_text(target, text)
+    return operators
 
 
-class Reports(Protocol[R_co]):
-    """The accumulated runs of one command."""
+def _parity(bundle: Bundle) -> ParityReports:
+    """The runs on this machine, and those on every target."""
+    here = _read(bundle, "parity.json", parity_reports.read_reports) or ParityReports()
+    others = (_read(bundle, path.name, parity_reports.read_reports) for path in _of_targets(bundle, "parity"))
+    return replace(here, runs=(*here.runs, *(run for item in others if item is not None for run in item.runs)))
 
-    def result(self) -> R_co | None:
-        """Return what is known of each artifact on this machine; None where nothing is."""
+
+def _instructions(bundle: Bundle) -> dict[str, InstructionReports]:
+    """What was counted, by target."""
+    found = {}
+    for path in _of_targets(bundle, "profile"):
+        reports = _read(bundle, path.name, instructions.read_reports)
+        if reports is not None and reports.runs:
+            found[reports.runs[0].place] = reports
+    return found
 
 
-def _read(bundle: Bundle, name: str, read: Callable[[str], Reports[R_co]]) -> R_co | None:
-    """Return what a report of ``reports/`` knows of this machine; None where it was not written yet.
+def _of_targets(bundle: Bundle, stem: str) -> list[Path]:
+    """The documents of runs on other machines; see ``report_file.report_name``."""
+    return sorted((bundle.root / REPORTS).glob(f"{stem}-*.json"))
+
+
+def _document(kind: type[D], text: str) -> D:
+    document = parse_object(text)
+    check_version(document, 1, kind.VERSION)
+    return from_json(kind, document)
+
+
+def _read(bundle: Bundle, name: str, read: Callable[[str], T]) -> T | None:
+    """Return a document of ``reports/``; None where it was not written yet.
 
     Raises:
         BundleError: It is not JSON, of another schema, or misshapen.
@@ -73,9 +139,10 @@ def _read(bundle: Bundle, name: str, read: Callable[[str], Reports[R_co]]) -> R_
     if not path.exists():
         return None
     try:
-        return read(path.read_text(encoding="utf-8")).result()
+        return read(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        again = f"write it again with: coordatt-deploy {path.stem} {bundle.root}"
+        command = WRITTEN_BY.get(path.stem, f"{path.stem.partition('-')[0]} {bundle.root}")
+        again = f"write it again with: coordatt-deploy {command.format(bundle=bundle.root)}"
         raise BundleError(f"reports/{name} cannot be read: {error}; {again}") from None
 
 
@@ -87,23 +154,25 @@ def write_summaries(
     *,
     inside: bool = True,
 ) -> None:
-    """Write *parity* as ``reports/junit.xml``, or ``reports/junit-TARGET.xml``, and where else it is asked for.
+    """Write *parity* where it is asked for, and all that is known as ``reports/junit.xml``, or ``junit-TARGET.xml``.
 
     Args:
         bundle: What was judged.
-        parity: The verdicts.
-        junit_file: A further file for them.
-        markdown_file: A file for a summary.
-        inside: Whether the bundle gets its file.
+        parity: The verdicts of this call.
+        junit_file: A file for them as JUnit XML.
+        markdown_file: A file for a summary of them.
+        inside: Whether the bundle gets its file, of this call's verdicts and of those of earlier ones that still hold.
 
     Raises:
         UsageError: A file cannot be written.
     """
     refused = bundle.manifest.refused
-    text = junit(parity, refused)
     if inside:
-        bundle.write_report(report_name("junit", parity.target, "xml"), text)
+        hashes = {artifact.path: artifact.sha256 for artifact in bundle.manifest.artifacts}
+        kept = _read(bundle, report_name("parity", parity.target), parity_reports.read_reports) or ParityReports()
+        known = kept.result(parity.target or HERE, hashes) or parity
+        bundle.write_report(report_name("junit", parity.target, "xml"), junit(known, refused))
     if junit_file is not None:
-        write_text(junit_file, text)
+        write_text(junit_file, junit(parity, refused))
     if markdown_file is not None:
         write_text(markdown_file, markdown(parity, bundle.manifest.model.name, refused))

@@ -55,7 +55,13 @@ class Runtime(Protocol):
     """What ``runtimes/<format>/runner.py`` offers (PEP 544: a module can satisfy a protocol)."""
 
     def open_artifact(
-        self, path: Path, artifact: Artifact, *, threads: int = 1, tensors: tuple[str, ...] = ()
+        self,
+        path: Path,
+        artifact: Artifact,
+        *,
+        threads: int = 1,
+        tensors: tuple[str, ...] = (),
+        exact_sums: bool = False,
     ) -> Runner:
         """Open the file at *path*.
 
@@ -65,6 +71,8 @@ class Runtime(Protocol):
             threads: Worker threads of the runtime.
             tensors: Names of inner tensors (as in the layer map) that ``infer`` shall give as well. Asking for them may
                 keep the runtime from fusing operators, hence the final file is always run without, too.
+            exact_sums: Compute sums of integers exactly, where this CPU's kernels saturate and those of the CPU that
+                the file is made for do not (``host_effects``); not for latencies.
 
         Raises:
             MissingDependencyError: The runtime is not installed.

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, cast
 
+from coordatt_deploy.artifact_specs import AppInterface
 from coordatt_deploy.errors import BundleError, UsageError
 from coordatt_deploy.format_modules import Role, load, needing
 from coordatt_deploy.formats import Format, format_of, suffixes
@@ -51,8 +52,18 @@ class Reader(Protocol):
     def delegates(self, path: Path, graph: FileGraph) -> tuple[Delegate, ...]:
         """Return what each accelerator takes of the file at *path*, of which *graph* was read."""
 
-    def host_warning(self, path: Path, machine: Host) -> str | None:
-        """Return why the results of the file on *machine* may differ from a device's; None where they can't."""
+    def app_interface(self, path: Path) -> AppInterface | None:
+        """Return what an app gives to the file and gets of it; None where that is its tensors.
+
+        Raises:
+            BundleError: It is damaged.
+        """
+
+    def host_effect(self, path: Path, machine: Host) -> str | None:
+        """Return why the results of the file on *machine* may differ from a device's; None where they can't.
+
+        Callers go through ``host_effects``, which knows what CPU the file is made for.
+        """
 
 
 def reader(file_format: Format) -> Reader:
@@ -104,6 +115,17 @@ def count_operators(path: Path, file_format: Format) -> OperatorCount:
         return reader(file_format).operators(path)
 
 
+def app_interface(path: Path, file_format: Format) -> AppInterface | None:
+    """Return what an app gives to the artifact at *path* and gets of it; None where that is its tensors.
+
+    Raises:
+        BundleError: The file cannot be read.
+        MissingDependencyError: What reads the format is not installed.
+    """
+    with needing(f"reading {file_format} files", file_format):
+        return reader(file_format).app_interface(path)
+
+
 def read_metadata(path: Path, file_format: Format) -> Mapping[str, object]:
     """Return what the exporter wrote into the artifact at *path*, by key.
 
@@ -118,8 +140,3 @@ def read_metadata(path: Path, file_format: Format) -> Mapping[str, object]:
 def delegates(path: Path, graph: FileGraph) -> tuple[Delegate, ...]:
     """Return what the accelerators of the file's format take of it."""
     return reader(graph.format).delegates(path, graph)
-
-
-def host_warning(path: Path, file_format: Format, machine: Host) -> str | None:
-    """Return why the results of the artifact at *path* on *machine* may differ from a device's; None if they can't."""
-    return reader(file_format).host_warning(path, machine)

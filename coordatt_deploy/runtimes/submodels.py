@@ -43,8 +43,10 @@ class Submodels(Protocol):
 class SubmodelExtractor(Protocol):
     """What ``runtimes/<format>/submodels.py`` offers."""
 
-    def open_pieces(self, path: Path, artifact: Artifact, tensors: tuple[str, ...]) -> Submodels:
-        """Cut the file at *path* apart at *tensors*.
+    def open_pieces(
+        self, path: Path, artifact: Artifact, tensors: tuple[str, ...], *, exact_sums: bool = False
+    ) -> Submodels:
+        """Cut the file at *path* apart at *tensors*; *exact_sums* as in ``Runtime.open_artifact``.
 
         Raises:
             MissingDependencyError: What is needed to edit the format is not installed.

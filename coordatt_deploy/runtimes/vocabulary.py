@@ -32,6 +32,9 @@ class Vocabulary:
         maxima: The operators that take the greatest value of an axis or a window.
         softmaxes: The operators that weigh values so that the weights sum to 1.
         channel_axis: The axis of the channels in a feature map of four axes.
+        splits: The operators that part gates which were computed beside each other.
+        outer: The operators that multiply two matrices: of a column and a row they make all products of two gates.
+        grids: The operators that bring values onto an integer grid or off it; what else they read is no weight.
     """
 
     work: Mapping[str, tuple[Work, MacRule]]
@@ -41,6 +44,9 @@ class Vocabulary:
     maxima: frozenset[str]
     softmaxes: frozenset[str]
     channel_axis: int = 1
+    splits: frozenset[str] = frozenset()
+    outer: frozenset[str] = frozenset()
+    grids: frozenset[str] = frozenset()
 
 
 def elements(graph: FileGraph, name: str) -> int:

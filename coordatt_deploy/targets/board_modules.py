@@ -25,7 +25,7 @@ _NAMES: Final = (
     "mixed_precision.result", "graph.operators", "profile", "evaluation.result", "evaluation.reports",
     "evaluation.paired", "evaluation.jackknife",
     "runtimes.argument_checks", "runtimes.submodels", "runtimes.file_graph", "runtimes.delegate",
-    "runtimes.vocabulary", "runtimes.reader",
+    "runtimes.vocabulary", "runtimes.reader", "runtimes.host_effects",
     "runtimes.first_run",
     "runtimes.bounded_memory",
     *(

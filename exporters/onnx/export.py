@@ -22,6 +22,7 @@ from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.exporters import Exported, ExportRequest
 from coordatt_deploy.exporters.converter_errors import refusal
 from coordatt_deploy.exporters.fused_layers import read_by_one
+from coordatt_deploy.exporters.onnx.ir_version import lower_ir
 from coordatt_deploy.exporters.onnx.optimise import optimise
 from coordatt_deploy.formats import Format
 from coordatt_deploy.graph.call_arguments import argument
@@ -236,6 +237,7 @@ def _name_batch(graph: Graph, model: onnx.ModelProto) -> None:
 
 def _clean(model: onnx.ModelProto, layers: LayerMap, request: ExportRequest) -> None:
     model.producer_name, model.producer_version = "coordatt-deploy", __version__
+    lower_ir(model)
     model.doc_string, model.graph.name = "", request.spec.name
     del model.metadata_props[:]
     for key, value in metadata(request.spec, request.target_cpu).items():

@@ -24,6 +24,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from coordatt_deploy.artifact_specs import TensorSpec
 from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.exporters import EIGHT_BITS, Exported, ExportRequest
+from coordatt_deploy.exporters.onnx.ir_version import lower_ir
 from coordatt_deploy.formats import Format, IoType, TargetCpu
 from coordatt_deploy.layer_map import LayerMap, Part
 from coordatt_deploy.quantization.delicate_sums import leads_to
@@ -110,6 +111,7 @@ def quantize(
             if not value.endswith(SUFFIX)
         }
         reasons = _clipped(before, values, exported.layers)
+    lower_ir(model)
     onnx.checker.check_model(model, full_check=True)
     request.path.write_bytes(model.SerializeToString(deterministic=True))
     return Exported(inputs, outputs, exported.layers.carried(places, reasons))

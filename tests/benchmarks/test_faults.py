@@ -4,7 +4,9 @@ A few of each kind by default. ``FAULT_SEEDS=50`` plants as many into each forma
 ``FAULT_BUNDLE=DIR`` takes another bundle. ``python -m benchmarks.faults BUNDLE`` prints the table.
 """
 
+import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -100,7 +102,7 @@ def test_smallest_weight_change(bench, kind):
     assert not any(bench.scaled(artifact, 0.03 * change, seed).detected for seed in range(2))
 
 
-def test_command_fails_and_saves_the_layer(bench, faults, tmp_path):
+def test_command_fails_and_saves_the_layer(bench, faults, tmp_path, monkeypatch):
     """
     Through the command line: exit code 1, the layer in the text, and its tensors in a file.
     """
@@ -122,12 +124,14 @@ def test_command_fails_and_saves_the_layer(bench, faults, tmp_path):
     (root / "manifest.json").write_text(manifest.dump(), encoding="utf-8")
 
     arguments = ["parity", str(root), "--layers", "--save-failing", str(tmp_path / "failing")]
+    monkeypatch.setattr(sys, "argv", ["coordatt-deploy", *arguments])
     result = CliRunner().invoke(main, arguments, catch_exceptions=False)
 
     assert 1 == result.exit_code
     assert "first beyond tolerance at features.0.0" in " ".join(result.output.split())
     folder = tmp_path / "failing" / Path(artifact.path).name
     assert {"README.txt", "failing.json", "failing.npz"} == {path.name for path in folder.iterdir()}
+    assert shlex.join(["coordatt-deploy", *arguments]) == json.loads((folder / "failing.json").read_text())["command"]
     with np.load(folder / "failing.npz") as saved:
         assert saved["000/reference"].shape == saved["000/alone"].shape
         assert np.abs(saved["000/reference"] - saved["000/alone"]).max() > 1e-3

@@ -67,7 +67,7 @@ def test_the_group_itself_imports_no_command(arguments):
 
     assert "coordatt_deploy.cli" in modules
     own = {"coordatt_deploy", "coordatt_deploy.cli", "coordatt_deploy.errors", "coordatt_deploy.plain_text",
-           "coordatt_deploy.interruption"}  # fmt: skip
+           "coordatt_deploy.interruption", "coordatt_deploy.progress", "coordatt_deploy.streams"}  # fmt: skip
     assert own == {name for name in modules if name.startswith("coordatt_deploy")}
 
 

@@ -1,5 +1,9 @@
 import json
 
+import pytest
+
+from coordatt_deploy.inspection import installation
+
 
 def test_doctor_names_versions_and_remedies(run):
     """
@@ -19,3 +23,24 @@ def test_an_unknown_target_is_not_set_up(run):
 
     assert 2 == result.exit_code
     assert "did you mean qemu-arm64" in result.output
+
+
+@pytest.mark.parametrize(
+    ("installed", "shown"),
+    [
+        ({"ai_edge_litert": "2.3.0"}, ("ai-edge-litert", "2.3.0", None)),
+        ({"tflite_runtime": "2.14.0"}, ("tflite-runtime", "2.14.0", None)),
+        ({}, ("ai-edge-litert", None, "pip install 'coordatt-deploy[runtime]'")),
+    ],
+    ids=["new", "old", "none"],
+)
+def test_an_older_runtime_stands_in(monkeypatch, installed, shown):
+    """
+    A board with tflite-runtime can run TFLite files: nothing is missing there.
+    """
+    monkeypatch.setattr(installation, "find_spec", lambda name: name if name in installed else None)
+    monkeypatch.setattr(installation, "version", lambda name: installed[name.replace("-", "_")])
+
+    (part,) = [part for part in installation.examine().parts if part.purpose == "running TFLite"]
+
+    assert shown == (part.name, part.version, part.remedy)

@@ -34,3 +34,18 @@ def test_a_backbone_as_json(run):
 
     assert ("schema_version", 1) == next(iter(document.items()))
     assert [1, 3, 64, 32] == document["inputs"][0]["shape"]
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "photo.png", "net.json"])
+def test_a_file_that_is_no_model_is_said_to_be_that(run, tmp_path, name):
+    """
+    Not an unknown model with a list of all that are known: one line that says what models are named by.
+    """
+    (tmp_path / name).write_bytes(b"hello")
+
+    for arguments in (("inspect", name), ("export", "--model", name)):
+        result = run(*arguments)
+
+        assert 2 == result.exit_code
+        assert f"{name} is there, and is no model" in result.output
+        assert "mobilenetv2_ca_035" not in result.output

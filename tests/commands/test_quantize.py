@@ -67,7 +67,7 @@ def state(folder):
     ("arguments", "said"),
     [
         ((), "static_wi8_ai8 needs calibration data"),
-        (("--recipe", "int8"), "unknown recipe 'int8'"),
+        (("--recipe", "int4"), "unknown recipe 'int4'; did you mean int8"),
         (("--recipe", "palettized_w4", "--format", "onnx"), "formats that have it: coreml"),
         (("--recipe", "static_wi8_ai16", "--format", "coreml"), "formats that have it: tflite"),
         (("--recipe", "static_wi4_ai8"), "unknown recipe"),

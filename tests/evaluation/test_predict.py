@@ -2,13 +2,20 @@
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 
 import pytest
 from colours import BLIND_TO_BLUE, RIGHT, evaluated, reported, run
+from exact_sums import exact_sums_of
 
 from coordatt_deploy.errors import DeployError
+from coordatt_deploy.evaluation import run as evaluation_run
 from coordatt_deploy.evaluation.run import EvaluationPlan, evaluate_bundle
+from coordatt_deploy.formats import TargetCpu
+from coordatt_deploy.host import describe
 from coordatt_deploy.progress import Stages
+from coordatt_deploy.runtimes.onnx import reader as onnx_reader
+from coordatt_deploy.runtimes.onnx import runner as onnx_runner
 
 
 def test_two_processes_give_the_same_figures(bundle, photos):
@@ -86,3 +93,34 @@ def test_a_dead_worker_is_told(bundle, photos, monkeypatch):
     monkeypatch.setattr("coordatt_deploy.processes.ProcessPoolExecutor", Dying)
     with pytest.raises(DeployError, match="--workers 1"):
         evaluate_bundle(bundle(), EvaluationPlan(str(photos(20)), workers=2), Stages())
+
+
+def test_files_for_another_cpu_are_evaluated_by_what_that_computes(bundle, photos, monkeypatch):
+    """
+    Where this CPU saturates, the file for ARM64 is opened with exact sums and its figures say so; others are not.
+    """
+    opened = []
+    start = onnx_runner.start_session
+
+    def watched(path, options, inner=()):
+        opened.append((path.stem, exact_sums_of(options)))
+        return start(path, options, inner)
+
+    found = bundle(right=RIGHT, blind=BLIND_TO_BLUE)
+    pairs = zip(found.manifest.artifacts, (TargetCpu.ARM64, TargetCpu.X86_64), strict=True)
+    artifacts = [replace(item, target_cpu=cpu) for item, cpu in pairs]
+    found = replace(found, manifest=replace(found.manifest, artifacts=tuple(artifacts)))
+    monkeypatch.setattr(onnx_runner, "start_session", watched)
+    monkeypatch.setattr(onnx_reader, "saturation_cause", lambda *_: "this CPU saturates")
+    laptop = replace(describe(), architecture="x86_64")
+    monkeypatch.setattr(evaluation_run, "describe", lambda: laptop)
+
+    document = evaluated(found, photos(2)).record()
+
+    assert {("right", True), ("blind", False)} == set(opened)
+    warnings = {item.name: item.warning for item in document.subjects}
+    assert warnings["reference"] is None
+    assert warnings["onnx/right.onnx"] == (
+        "judged without this CPU's saturation, as arm64 computes it; this CPU saturates"
+    )
+    assert f"coordatt-deploy parity {found.root} --target" in warnings["onnx/blind.onnx"]

@@ -6,6 +6,10 @@ from dataclasses import replace
 import pytest
 from colours import BLIND_TO_BLUE, RIGHT, evaluated, reported, run
 
+from coordatt_deploy.artifact_specs import Artifact
+from coordatt_deploy.data.dataset import Dataset
+from coordatt_deploy.evaluation.result import POINTS, TOP1, Accuracy, Evaluation, MetricRecord
+from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.report.write import write_page
 
 
@@ -45,3 +49,28 @@ def test_report_shows_the_accuracy(bundle, photos):
     assert "<script" not in text
     assert "older file" not in text
     assert "right.onnx: figures of an older file" in write_page(newer).read_text()
+
+
+@pytest.mark.parametrize(
+    ("missing", "code"), [((False, False), 0), ((False, True), 0), ((True, True), 3)], ids=["none", "one", "all"]
+)
+def test_what_cannot_be_run_here_is_skipped(missing, code):
+    """
+    A board has no Core ML; nothing evaluated at all is exit code 3. The verdict is over what was run.
+    """
+    reference = Accuracy("reference", None, "torch", None, correct=9)
+    artifact = Artifact("a", Format.ONNX, Precision.FP32, None, None, 1, "", (), (), "")
+    subjects = (
+        reference,
+        *(
+            Accuracy(f"{index}", artifact, "", None, problem="not run: it is not installed", missing=True)
+            if gone
+            else Accuracy(f"{index}", artifact, "r", None, correct=9, passed=True)
+            for index, gone in enumerate(missing)
+        ),
+    )
+    top1 = MetricRecord(TOP1, higher_is_better=True, unit=POINTS)
+    found = Evaluation(Dataset("photos", (), None, 9), top1, 10, 9, (), subjects, (), 0.5, None, ())
+
+    assert code == found.exit_code
+    assert (code == 0) == found.record().passed

@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from rich.console import Console
 from torch import nn
 
@@ -35,6 +36,7 @@ from coordatt_deploy.manifest import Manifest
 from coordatt_deploy.models.factory import create_attention
 from coordatt_deploy.report.terminal.inspection import show_inspection
 from coordatt_deploy.runtimes.coreml.delegates import WHOLE, neural_engine
+from coordatt_deploy.runtimes.coreml.reader import _stored_bytes
 from coordatt_deploy.runtimes.file_graph import FileGraph, Node, Tensor
 from coordatt_deploy.runtimes.reader import read_artifact
 from coordatt_deploy.runtimes.tflite.delegates import GPU_TAKES, gpu
@@ -422,3 +424,71 @@ def test_the_tables_show_what_the_json_holds(source, bundle, files):
     for expected in ("19,066 parameters", "features.2.conv.6", "channels_last", "attention-form", "x.mean(3,",
                      "neural_engine: 0 of", "float16 only", "where the bytes are"):  # fmt: skip
         assert expected in text
+
+
+class _Images(CalibrationDataReader):
+    def __init__(self, shape):
+        self.left = iter({"image": np.random.default_rng(seed).normal(size=shape).astype(np.float32)}
+                         for seed in range(2))  # fmt: skip
+
+    def get_next(self):
+        return next(self.left, None)
+
+
+@pytest.mark.parametrize("name", ["arm64.onnx", "x86.onnx"])
+def test_an_int8_file_is_read_like_the_float_one(name, files, tmp_path):
+    """
+    Weights behind a DequantizeLinear are the convolution's, and grids are no parameters; blocks are found through them.
+    """
+    path = tmp_path / name
+    quantize_static(files / name, path, _Images((1, 3, 64, 48)), per_channel=True, quant_format=QuantFormat.QDQ,
+                    weight_type=QuantType.QInt8)  # fmt: skip
+
+    found, whole = inspect_artifact(path), inspect_artifact(files / name)
+
+    assert whole.macs_by_work == found.macs_by_work
+    assert BLOCKS == tuple((item.kind, item.channels, item.height, item.width) for item in found.attention_blocks)
+    assert {None} == {item.form for item in found.attention_blocks}
+    assert 0.99 * whole.parameters < found.parameters < 1.02 * whole.parameters
+    heaviest = found.layers[0]
+    assert heaviest.operator in ("Conv", "MatMul", "Gemm")
+    assert heaviest.macs == whole.layers[0].macs
+    assert 0.2 < heaviest.bytes / whole.layers[0].bytes < 0.3
+
+
+@pytest.mark.parametrize("size", [(64, 48), (64, 64)], ids=["oblong", "square"])
+def test_blocks_are_found_in_core_ml_files_that_stand_in_no_bundle(size, tmp_path):
+    """
+    Both gates in one convolution, parted by a split, all their products by a product of matrices.
+    """
+    torch.manual_seed(0)
+    asked = resolve(ModelRequest(f"{ZOO / 'official_network.py'}:mbv2_ca", input_size=size))
+    captured = capture_source(asked)
+    _export(asked, captured, tmp_path / "net.mlpackage", Format.COREML, Precision.FP16)
+    (tmp_path / "net.layers.json").unlink()
+
+    blocks = inspect_artifact(tmp_path / "net.mlpackage").attention_blocks
+
+    expected = [("coordatt", 96, size[0] // divisor, size[1] // divisor) for divisor in (2, 4)]
+    assert expected == [(item.kind, item.channels, item.height, item.width) for item in blocks]
+
+
+@pytest.mark.parametrize(("dtype", "elements", "held"), [("uint4", 72, 36), ("uint6", 8, 6), ("int32", 3, 12)])
+def test_stored_values_of_few_bits_share_bytes(dtype, elements, held):
+    """
+    A palettized layer is as large as its indices, never larger than its file.
+    """
+    assert held == _stored_bytes((elements,), dtype)
+
+
+def test_what_is_counted_is_said(source):
+    """
+    The figure that models lists, and the one with pools and gates, each by its name.
+    """
+    inspection = inspect_source(source)
+    console = Console(width=160, file=io.StringIO())
+    show_inspection(inspection, console)
+
+    layers = sum(inspection.macs_by_work[name] for name in ("convolution", "linear"))
+    assert f"as papers and models count: {layers:,} MACs" in console.file.getvalue()
+    assert f"{inspection.macs:,} MACs (" in console.file.getvalue()

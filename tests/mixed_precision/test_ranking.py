@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from exact_sums import exact_sums_of
 from PIL import Image
 
 from coordatt_deploy.bundle import open_bundle
@@ -26,11 +27,14 @@ from coordatt_deploy.graph.lowering.lower import lower
 from coordatt_deploy.graph.lowering.target import target_of
 from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
 from coordatt_deploy.graph.saved_graph import load_graph
+from coordatt_deploy.host import describe
 from coordatt_deploy.layer_map import Layer, LayerMap, Part
+from coordatt_deploy.mixed_precision import ranking
 from coordatt_deploy.mixed_precision.ranking import Bench, predicted_db, rank_layers
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.quantization.recipes import kept_in_float, parse
 from coordatt_deploy.quantization.sensitivity import rank, units
+from coordatt_deploy.runtimes.onnx import runner as onnx_runner
 from coordatt_deploy.runtimes.reader import count_operators
 
 STATIC = parse("static_wi8_ai8")
@@ -370,3 +374,32 @@ def test_calibration_images_without_labels(onnx_bundle, tmp_path):
 
     assert 2 == result.exit_code
     assert "--max-drop needs labelled images" in result.stderr
+
+
+@pytest.mark.slow
+def test_artifacts_for_arm_are_measured_without_this_cpus_saturation(tmp_path, monkeypatch):
+    """
+    The ranking opens each with exact sums, and the document says so; those for x86-64 are measured as they run.
+    """
+    root = build(tmp_path, Format.ONNX)
+    folder = photos(tmp_path, root)
+    opened = []
+    start = onnx_runner.start_session
+
+    def watched(path, options, inner=()):
+        opened.append(exact_sums_of(options))
+        return start(path, options, inner)
+
+    monkeypatch.setattr(onnx_runner, "start_session", watched)
+    laptop = replace(describe(), architecture="x86_64", features=("avx", "avx2"))
+    monkeypatch.setattr(ranking, "describe", lambda: laptop)
+    for cpu, exact in ((TargetCpu.ARM64, True), (TargetCpu.X86_64, False)):
+        opened.clear()
+        plan = QuantizePlan(
+            (replace(STATIC, adjust=False),), (Format.ONNX,), target_cpus=(cpu,), calibration=str(folder), count=16
+        )
+        _, document = rank_layers(open_bundle(root), plan, Stages())
+
+        assert exact in opened
+        assert exact or True not in opened
+        assert exact == ("as arm64 computes it" in (document.results[0].warning or ""))

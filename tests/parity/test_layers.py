@@ -307,3 +307,23 @@ def test_a_sigmoid_of_little_is_judged_by_an_absolute_error(operator, error, pas
         judge.add(tallies, "scores", reference + error, reference, rounding(1e-12, (1e-25, 1e-25)))
 
     assert passes is ArtifactLayers(None, "net.onnx", judge.rows()).passed
+
+
+def test_the_error_beside_an_allowance_is_what_was_judged():
+    """
+    In float of the same case, on a grid the noise of the same channel: never the greatest of all.
+    """
+    made = LayerErrorStats(TOLERANCE.multiple, UNIT)
+    made.add(REFERENCE, REFERENCE, rounding())
+    made.add(REFERENCE + 4 * ROUNDING, REFERENCE, rounding())
+    made.add(REFERENCE + 40 * ROUNDING, REFERENCE, rounding(100 * ROUNDING))
+    wrong = np.round(GRID / STEP) * STEP
+    wrong[:, 2] += 2 * STEP
+    wrong[0, 0, 0, 0] += 9.0
+    noisy = on_grid(wrong)
+
+    for tally_ in (made, noisy):
+        assert tally_.judged_error / tally_.allowed == pytest.approx(tally_.excess)
+        assert tally_.judged_error < tally_.max_abs_error
+        row_ = LayerRow("layer", "conv2d", tally_, tally_, None, None).record()
+        assert (tally_.judged_error, tally_.allowed) == (row_.local_judged_error, row_.local_allowed)

@@ -9,10 +9,10 @@ from hypothesis.extra import numpy as hnp
 
 from coordatt_deploy.artifact_specs import OutputKind, OutputRegion
 from coordatt_deploy.documents import to_json
-from coordatt_deploy.formats import Format
+from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.metrics import sqnr_db, top1_agreement
 from coordatt_deploy.parity.outputs import allowance, judge, judge_elements, unjudged
-from coordatt_deploy.parity.tolerances import TOLERANCES
+from coordatt_deploy.parity.tolerances import TOLERANCES, Tolerance
 
 RNG = np.random.default_rng(0)
 REFERENCE = [RNG.standard_normal((1, 10)) for _ in range(6)]
@@ -354,3 +354,23 @@ def test_integer_files_of_random_weights_may_name_more_classes_otherwise():
     assert not judge_elements("classes", turned(0.5), reference, reference, palette).passed
     assert judge_elements("classes", turned(0.5), reference, reference, untrained).passed
     assert not judge_elements("classes", turned(0.8), reference, reference, untrained).passed
+
+
+def test_the_error_beside_an_allowance_is_of_the_same_case():
+    """
+    A case with a greater error that is allowed more is not what decides: 4 of 16 is less than 2 of 1.
+    """
+    reference = [np.ones((1, 4)), np.ones((1, 4)), np.ones((1, 4))]
+    rounding = [reference[0] + 1.0 / 16, reference[1] + 1.0 / 16, reference[2] + 1.0]
+    tolerance = Tolerance(16.0, Precision.FP32, "a test", floor_db=None)
+    candidate = [reference[0], reference[1] + 0.75, reference[2] + 4.0]
+
+    verdict = judge("logits", candidate, reference, rounding, tolerance, kind=OutputKind.EMBEDDING)
+
+    assert (1, 4.0, 0.75, 1.0) == (
+        verdict.worst_case, verdict.max_abs_error, verdict.judged_error, verdict.allowed,
+    )  # fmt: skip
+    candidate[1] = reference[1] + 2.0
+    failed = judge("logits", candidate, reference, rounding, tolerance, kind=OutputKind.EMBEDDING)
+    assert not failed.passed
+    assert "greatest difference 2 (1 allowed)" in failed.sentence()

@@ -13,6 +13,7 @@ from coordatt_deploy.profile.latency import ColdStart, Latency
 from coordatt_deploy.profile.noise import Evidence
 from coordatt_deploy.profile.reports import ProfileReports, load_profile, read_reports, runs_of, session_of
 from coordatt_deploy.profile.result import ArtifactLatency, Profile, ProfileResult, SettingsRecord, profile_result
+from coordatt_deploy.report.terminal.console import host_line
 from coordatt_deploy.run_records import NotRun
 
 RNG = np.random.default_rng(0)
@@ -182,3 +183,69 @@ def test_runs_accumulate(profile):
     )  # fmt: skip
     assert "2026-01-01" == found["onnx/a.onnx", 2].time
     assert ["2026-01-01", "2026-01-02"] == [session.time for session in reports.sessions]
+
+
+def test_a_handful_of_samples_replaces_no_measurement(profile):
+    """
+    A run of three samples is not kept beside one with enough; one with enough takes the place of three.
+    """
+    result = profile_result(profile)
+    few = dataclasses.replace(
+        result, ratios=(), results=tuple(dataclasses.replace(item, samples_ns=item.samples_ns[:3])
+                                         for item in result.results)
+    )  # fmt: skip
+
+    def after(first, second):
+        reports = ProfileReports(runs_of(first, {}, {}, "1"), (session_of(first, "1"),))
+        return reports.with_session(runs_of(second, {}, {}, "2"), session_of(second, "2"))
+
+    assert result.results == after(result, few).result().results
+    assert result.results == after(few, result).result().results
+    assert ["2"] == [session.time for session in after(few, result).sessions]
+
+
+def test_another_machines_measurement_stands_beside_this_ones(profile):
+    """
+    Both are kept, and what is shown is of the last machine alone.
+    """
+    result = profile_result(profile)
+    board = dataclasses.replace(result, host=dataclasses.replace(result.host, cpu="Cortex-A53"))
+    reports = ProfileReports(runs_of(result, {}, {}, "1"), (session_of(result, "1"),))
+
+    both = reports.with_session(runs_of(board, {}, {}, "2"), session_of(board, "2"))
+
+    assert 2 * len(result.results) == len(both.runs)
+    assert ("Cortex-A53", len(result.results)) == (both.result().host.cpu, len(both.result().results))
+
+
+def test_a_handful_of_samples_has_no_interval(profile):
+    """
+    Neither of the median nor of a ratio; what is shown has a dash, and the verdict says that they are too few.
+    """
+    few = tuple(
+        dataclasses.replace(
+            item, latency=dataclasses.replace(item.latency, samples_ns=(3, 9, 15), lost_ns=(), per_round=1)
+        )
+        for item in profile.results
+    )
+    result = profile_result(dataclasses.replace(profile, results=few))
+
+    assert {None} == {item.ci95_ms for item in result.results} | {item.ci95 for item in result.ratios}
+    assert all("only 3 samples" in item.reason and "modes" not in item.reason for item in result.results)
+    assert result == ProfileReports(runs_of(result, {}, {}, "1"), (session_of(result, "1"),)).result()
+    assert read_reports(dump(result)).result() == result
+
+
+def test_what_was_fed_is_said(profile):
+    """
+    Of a dynamic network the size that was timed: in the document, through the report, on the terminal.
+    """
+    timed = profile_result(dataclasses.replace(profile, inputs={"image": (1, 3, 96, 128)}))
+
+    kept = ProfileReports(runs_of(timed, {}, {}, "1"), (session_of(timed, "1"),))
+
+    assert {"image": (1, 3, 96, 128)} == load(ProfileReports, dump(kept)).result().inputs
+    assert "latency: one image of 96x128 on" in host_line(timed)
+    several = dataclasses.replace(timed, inputs={"image": (2, 3, 8, 8), "prior": (2, 4)})
+    assert "latency: image 2x3x8x8 and prior 2x4 on" in host_line(several)
+    assert "latency: one image on" in host_line(dataclasses.replace(timed, inputs={}))

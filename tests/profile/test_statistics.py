@@ -254,3 +254,34 @@ def test_the_trend_is_kendalls(values):
     corrected = stats.norm.isf(p / 2) * max(0, abs(score) - 1) / max(1, abs(score))
 
     assert statistics.trend_p(np.array(values, float)) == pytest.approx(2 * stats.norm.sf(corrected), rel=1e-6)
+
+
+@pytest.mark.parametrize("samples", [(3.0, 6.4, 15.0), (1.0, 1.0, 40.0), tuple(np.geomspace(1, 200, 25))])
+def test_no_end_of_an_interval_is_negative(samples):
+    """
+    Not of three samples that lie far apart, and not of many; the interval holds the median.
+    """
+    low, high = statistics.median_interval([sample * MS for sample in samples])
+
+    assert 0 < low <= np.median(samples) * MS <= high
+
+
+def test_a_ratio_and_its_inverse_have_one_interval():
+    """
+    Which of the two is called first says nothing.
+    """
+    rng = np.random.default_rng(0)
+    a, b = (MS * rng.lognormal(centre, 0.3, (30, 10)) for centre in (0.0, 0.4))
+
+    one, other = statistics.median_ratio(a, b), statistics.median_ratio(b, a)
+
+    assert [one.value, one.low, one.high] == pytest.approx([1 / other.value, 1 / other.high, 1 / other.low], rel=1e-6)
+
+
+def test_a_handful_of_samples_has_one_mode():
+    """
+    Three that lie apart are no states; twenty in two groups are two.
+    """
+    assert (6 * MS,) == statistics.modes([1 * MS, 6 * MS, 30 * MS])
+    assert 1 == len(statistics.modes([1 * MS, 9 * MS] * 9))
+    assert 2 == len(statistics.modes([1 * MS, 9 * MS] * 10))

@@ -1,4 +1,6 @@
+import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from coordatt_deploy.errors import UsageError
 from coordatt_deploy.exporters import quantizer
 from coordatt_deploy.formats import FORMATS, Format, Precision, TargetCpu
 from coordatt_deploy.layer_map import Layer, LayerMap, Part
+from coordatt_deploy.manifest import RecipeRecord
 from coordatt_deploy.quantization.recipes import (
     IoType,
     Mode,
@@ -56,7 +59,7 @@ def test_layers_in_float_are_counted_in_the_name():
     assert "static_wi8_ai8" == recipe.base
 
 
-@pytest.mark.parametrize("name", ["int8", "static", "static_wi4_ai8", "palettized_w5", "", "STATIC_WI8_AI8"])
+@pytest.mark.parametrize("name", ["int4", "static", "static_wi4_ai8", "palettized_w5", "", "STATIC_WI8_AI8"])
 def test_a_name_that_does_not_decode(name):
     """
     It is answered with what there is.
@@ -166,7 +169,7 @@ def test_a_recipe_is_read_from_its_file(tmp_path):
         ('{"schema_version": 1, "recipe": "static_wi8_ai8", "ranges": "mean"}', "unknown range method 'mean'"),
         ('{"schema_version": 1, "recipe": "static_wi8_ai8", "float_layers": "stem"}', "must be a list"),
         ('{"schema_version": 1, "recipe": "static_wi8_ai8", "adjust": 1}', "adjust is 1"),
-        ('{"schema_version": 1}', "unknown recipe"),
+        ('{"schema_version": 1}', "the key recipe is missing"),
     ],
 )
 def test_a_damaged_recipe_file(tmp_path, text, said):
@@ -233,3 +236,59 @@ def test_layers_are_found_by_their_tensors():
     assert {"t1", "t2"} == tensors_of(("conv", "gone"), layers)
     with pytest.raises(UsageError, match="no such layer"):
         tensors_of(("stem",), layers)
+
+
+def test_int8_stands_for_the_usual_recipe():
+    """
+    As it does for --precision.
+    """
+    assert parse("static_wi8_ai8") == load_recipe("int8")
+    with pytest.raises(UsageError, match="did you mean int8"):
+        load_recipe("int9")
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ({"schema_version": 1}, "the key recipe is missing"),
+        ({"schema_version": 1, "recipe": "static_wi8_ai9"}, "unknown recipe 'static_wi8_ai9'; did you mean"),
+        ({"schema_version": 1, "recipe": "int8", "rangs": "mse"}, "unknown key 'rangs'; did you mean ranges"),
+        ({"schema_version": 1, "recipe": "int8", "ranges": "most"}, "range method"),
+        ({"schema_version": 2, "recipe": "int8"}, "schema_version 1, this one has 2"),
+    ],
+)
+def test_a_slip_in_a_recipe_file_names_the_file(tmp_path, document, said):
+    """
+    Whatever is wrong in it, of several files the user sees which.
+    """
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(document))
+
+    with pytest.raises(UsageError) as caught:
+        load_recipe(str(path))
+
+    assert str(caught.value).startswith(f"{path}: ")
+    assert said in str(caught.value)
+
+
+def test_a_recipe_file_of_another_suffix_is_said_to_be_one(tmp_path):
+    """
+    Not an unknown recipe of that name.
+    """
+    path = tmp_path / "mine.toml"
+    path.write_text("recipe = 3")
+
+    with pytest.raises(UsageError, match="recipe files are JSON that ends in"):
+        load_recipe(str(path))
+
+
+def test_every_key_of_a_recipe_file_is_documented():
+    """
+    In the table of docs/quantization.md.
+    """
+    text = (Path(__file__).parents[2] / "docs" / "quantization.md").read_text()
+    table = text[text.index("## Recipe files") :]
+
+    assert [] == [item.name for item in dataclasses.fields(RecipeRecord) if f"| `{item.name}` |" not in table]
+    for method in RangeMethod:
+        assert f"`{method.value}`" in table

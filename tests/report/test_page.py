@@ -23,20 +23,37 @@ from coordatt_deploy.errors import BundleError
 from coordatt_deploy.evaluation.result import Changed, DatasetRecord, EvaluationResult, SubjectAccuracy, UnreadableImage
 from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.host import Host
-from coordatt_deploy.manifest import FoldReport, GoldenCase, LoweredBlock, LoweringReport, Manifest
+from coordatt_deploy.manifest import (
+    CalibrationRecord,
+    FoldReport,
+    GoldenCase,
+    LoweredBlock,
+    LoweringReport,
+    Manifest,
+)
+from coordatt_deploy.mixed_precision.result import (
+    FormatSearch,
+    FormatSensitivity,
+    LayerCostRecord,
+    SearchDataset,
+    SearchResult,
+    Sensitivity,
+)
 from coordatt_deploy.parity.layers import LayerVerdict
 from coordatt_deploy.parity.outputs import OutputParity
+from coordatt_deploy.parity.reports import ParityRun, Standing
 from coordatt_deploy.parity.result import ArtifactVerdict, GraphVerdict, ParityResult
 from coordatt_deploy.parity.tolerances import Tolerance
+from coordatt_deploy.profile.instructions import CountedArtifact, InstructionReports, InstructionRun
 from coordatt_deploy.profile.noise import Evidence
 from coordatt_deploy.profile.result import LatencyRecord, ProfileResult, SettingsRecord
 from coordatt_deploy.report.junit import junit
 from coordatt_deploy.report.markdown import cell, markdown
+from coordatt_deploy.report.page.headline import headline
 from coordatt_deploy.report.page.plots import DepthPoint, depth_plot, ticks
 from coordatt_deploy.report.page.render import Contents, page
-from coordatt_deploy.report.page.verdicts import headline
 from coordatt_deploy.report.write import write_page
-from coordatt_deploy.run_records import NotRun
+from coordatt_deploy.run_records import Covered, NotRun, RunInputs
 from coordatt_deploy.runtimes.file_graph import OperatorCount
 
 HOSTILE = "<script>alert('x')</script>\"><img src=//evil.example/a.png onerror=fetch('//evil')>&amp;\u202eexe|`*_x_*`"
@@ -169,8 +186,39 @@ def everything() -> Contents:
             host=replace(found.profile.host, container="docker", board="Pi", versions={"onnx": "1.2"}),
             results=(replace(timed, warning="saturates here"),),
         ),
-        accuracy=accuracy("onnx/net_fp32.onnx"),
-    )
+        accuracy=(accuracy("onnx/net_fp32.onnx"),),
+        standings=(Standing("onnx/net_fp32.onnx", further=(emulated(judged),)),),
+        instructions={"qemu-arm64:cortex-a53": InstructionReports((counted("onnx/net_fp32.onnx"),))},
+        sensitivity=Sensitivity(
+            "static_wi8_ai8", CalibrationRecord("photos", 8, 0, "ab"), 8,
+            (FormatSensitivity(Format.ONNX, None, 20.0, (
+                LayerCostRecord("features.7", ("features.7",), "conv2d", 30.0, 0.5, 1.0, 29.0),)),),
+        ),
+        search=SearchResult(
+            reached=True, max_drop_points=0.5, recipe="static_wi8_ai8", dataset=SearchDataset("validation", 90, ()),
+            results=(FormatSearch(Format.ONNX, None, "onnx/a.onnx", True, ("features.8",), 9, -0.2, (-0.4, 0.1),
+                                  "reports/recipe.json", ()),),
+        ),
+        commands=("measure me",),
+    )  # fmt: skip
+
+
+def emulated(file: ArtifactVerdict) -> ParityRun:
+    return ParityRun(
+        kind="parity", artifact=file.path, sha256=file.sha256, place="qemu-arm64:cortex-a72",
+        inputs=RunInputs("street photos", 4), covered=Covered(1), tool_versions={}, time="2026-01-01", result=file,
+    )  # fmt: skip
+
+
+def counted(path: str) -> InstructionRun:
+    result = CountedArtifact(
+        path, Format.ONNX, Precision.FP32, None, None, "onnxruntime on a box", Origin.EMULATED, 7_000_000,
+        {"fmla": 3_000_000}, (7_000_000,), 0.0,
+    )  # fmt: skip
+    return InstructionRun(
+        kind="instructions", artifact=path, sha256="ab", place="qemu-arm64:cortex-a53", inputs=RunInputs("golden", 1),
+        covered=Covered(), tool_versions={}, time="2026-01-01", result=result,
+    )  # fmt: skip
 
 
 @dataclass
@@ -248,23 +296,52 @@ def test_no_text_of_manifest_or_results_is_markup() -> None:
     said = ("net", "coordatt", "deploy me", "torch", "2.13.0", "static_wi8_ai8", "Saturates here", "Not installed",
             "sums in another order", "logits", "folded", "features.3.20", "features.9", "late", "docker", "avx",
             "digits", "a.png", "grey images", "one point was lost", "another machine may differ", "Spread",
-            "onnxruntime 1.2", "dynamic", "Made by net")  # fmt: skip
+            "onnxruntime 1.2", "dynamic", "Made by net", "qemu-arm64:cortex-a72", "inputs of street photos",
+            "features.7", "features.8", "validation", "measure me")  # fmt: skip
     assert [] == [name for name in said if f"{name}{TAIL}" not in words]
 
 
 def test_no_figure_that_is_a_text_is_markup() -> None:
     """Not even a text where a count is expected, which types alone would keep out, adds a tag."""
     found = everything()
-    assert found.accuracy is not None
+    (scored,) = found.accuracy
     assert found.manifest.fold is not None
     fold = replace(found.manifest.fold, folded=HOSTILE)  # type: ignore[arg-type]
-    images = replace(found.accuracy.dataset, classes=HOSTILE)  # type: ignore[arg-type]
-    wild = replace(found, manifest=replace(found.manifest, fold=fold), accuracy=replace(found.accuracy, dataset=images))
+    images = replace(scored.dataset, classes=HOSTILE)  # type: ignore[arg-type]
+    wild = replace(found, manifest=replace(found.manifest, fold=fold), accuracy=(replace(scored, dataset=images),))
     text = page(wild)
     assert [tag for tag, _ in Structure(page(found)).tags] == [tag for tag, _ in Structure(text).tags]
     words = "".join(Structure(text).words)
     assert f"{HOSTILE} BatchNorms were folded" in words
     assert f"in {HOSTILE} classes" in words
+
+
+def test_what_other_commands_found_is_on_the_page() -> None:
+    """Verdicts under emulation, instructions, what int8 costs by layer, and how the search ended."""
+    words = " ".join(" ".join(Structure(page(everything())).words).split())
+    for text in ("Further parity runs", "qemu-arm64:cortex-a72", "Instructions on other CPUs", "7.0 1.000 3.0",
+                 "What int8 costs by layer", "30.0 dB 29.0 dB 50.0% 100.0%", "holds 1 of 9 -0.20"):  # fmt: skip
+        assert text in words
+
+
+def test_each_dataset_has_its_table() -> None:
+    """A run on a few images does not take the place of one on all of them."""
+    (scored,) = everything().accuracy
+    few = replace(scored, dataset=replace(scored.dataset, images=3, source="three digits"))
+    text = page(replace(everything(), accuracy=(few, scored)))
+    assert 2 == text.count("Accuracy on labelled images")
+    assert text.index("3 images of three digits") < text.index("10 images of digits")
+
+
+def test_repeat_it_holds_every_command_that_was_typed() -> None:
+    """Those that wrote files, those that judged them, each once, and the one that makes the page."""
+    found = everything()
+    made = replace(found.manifest, commands=("coordatt-deploy build", "coordatt-deploy quantize net"))
+    judged = ("coordatt-deploy build", "coordatt-deploy evaluate net --dataset photos")
+    text = page(replace(found, manifest=made, commands=judged))
+    repeat = text[text.index("Repeat it") :]
+    lines = ["coordatt-deploy build", "coordatt-deploy quantize net", judged[1], "coordatt-deploy report net"]
+    assert "\n".join(lines) in repeat
 
 
 def test_texts_of_a_plot_are_escaped_and_the_plot_is_not() -> None:
@@ -297,7 +374,7 @@ def test_every_plot_has_a_title_and_a_text_alternative() -> None:
 def test_verdict_stands_first_and_names_the_layer() -> None:
     """What failed and where is said before any plot."""
     words = " ".join(Structure(page(contents())).words)
-    assert words.index("1 of 1 files do not compute") < words.index("First beyond tolerance at features.3.20")
+    assert words.index("The file does not compute") < words.index("First beyond tolerance at features.3.20")
     assert words.index("First beyond tolerance at features.3.20") < words.index("Agreement along the depth")
 
 

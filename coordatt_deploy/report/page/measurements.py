@@ -1,6 +1,5 @@
 """What the page says of what was measured: accuracy, latency, sizes, the machine, and how to do it again."""
 
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,8 +36,9 @@ class AccuracyView:
 
 @dataclass(frozen=True, slots=True)
 class LatencyView:
-    """Latency of each file and number of threads: plots, figures, and the raw samples by label."""
+    """Latency of each file and number of threads: what was fed, plots, figures, and the raw samples by label."""
 
+    fed: str
     figures: tuple[Figure, ...]
     table: Table
     samples: tuple[tuple[str, str], ...]
@@ -147,15 +147,15 @@ def latency_view(result: ProfileResult, start: int) -> LatencyView:
         rows.append(Row((label, item.verdict), _latency_cells(item)))
         samples.append((label, " ".join(map(str, item.samples_ns))))
     heads = ("file, threads", "verdict"), ("median ms", "95 % interval", "p90", "p99", "load", "first call", "memory")
-    return LatencyView(tuple(figures), Table("Latency", *heads, tuple(rows)), tuple(samples))
+    shapes = (f"{name} {' × '.join(map(str, shape))}" for name, shape in result.inputs.items())
+    return LatencyView(", ".join(shapes), tuple(figures), Table("Latency", *heads, tuple(rows)), tuple(samples))
 
 
 def _latency_figure(position: int, label: str, item: LatencyRecord) -> Figure:
-    low, high = item.ci95_ms
+    interval = "" if item.ci95_ms is None else f" 95 % interval {item.ci95_ms[0]:.3g} to {item.ci95_ms[1]:.3g} ms,"
     words = (
         f"{len(item.samples_ns)} calls on {item.runtime} ({WORDS[item.origin]}): median {item.median_ms:.3g} ms,"
-        f" 95 % interval {low:.3g} to {high:.3g} ms, 99 % of calls within {item.p99_ms:.3g} ms;"
-        f" {item.verdict}."
+        f"{interval} 99 % of calls within {item.p99_ms:.3g} ms; {item.verdict}."
     )
     if item.verdict != "stable":
         words += f" {item.reason.capitalize()}."
@@ -165,9 +165,9 @@ def _latency_figure(position: int, label: str, item: LatencyRecord) -> Figure:
 
 
 def _latency_cells(item: LatencyRecord) -> tuple[str, ...]:
-    low, high = item.ci95_ms
+    interval = "–" if item.ci95_ms is None else f"{item.ci95_ms[0]:.3f} … {item.ci95_ms[1]:.3f}"
     return (
-        f"{item.median_ms:.3f}", f"{low:.3f} … {high:.3f}", f"{item.p90_ms:.3f}", f"{item.p99_ms:.3f}",
+        f"{item.median_ms:.3f}", interval, f"{item.p90_ms:.3f}", f"{item.p99_ms:.3f}",
         number(item.load_ms, ".1f"), number(item.first_inference_ms, ".2f"),
         "–" if item.peak_memory_bytes is None else megabytes(item.peak_memory_bytes),
     )  # fmt: skip
@@ -223,27 +223,13 @@ def _host(profile: ProfileResult) -> Sequence[tuple[str, str]]:
     )
 
 
-def commands(manifest: Manifest, folder: str, profile: ProfileResult | None) -> str:
-    """Return the command lines that make the bundle and its reports again, one a line."""
-    quoted = shlex.quote(folder)
-    lines = [
-        manifest.command or "coordatt-deploy build",
-        f"coordatt-deploy parity {quoted} --layers",
-        " ".join(["coordatt-deploy profile", quoted, *_options(profile)]),
-        f"coordatt-deploy report {quoted}",
-    ]
-    return "\n".join(lines)
+def commands(manifest: Manifest, folder: str, later: Sequence[str]) -> str:
+    """Return the command lines that made the bundle and its results, one a line, and the one that makes the page.
 
-
-def _options(profile: ProfileResult | None) -> list[str]:
-    if profile is None:
-        return []
-    settings = profile.settings
-    options = {
-        "threads": ",".join(map(str, settings.threads)),
-        "warmups": str(settings.warmups),
-        "samples": str(settings.samples),
-        "min-seconds": str(settings.min_seconds) if math.isfinite(settings.min_seconds) else "",
-        "cpu-affinity": ",".join(map(str, settings.cpu_affinity)),
-    }
-    return [f"--{name} {value}" for name, value in options.items() if value]
+    Args:
+        manifest: Of the bundle.
+        folder: Name of its folder.
+        later: Those that judged and measured, in the order in which they ended.
+    """
+    made = manifest.commands or (manifest.command or "coordatt-deploy build",)
+    return "\n".join(dict.fromkeys([*made, *filter(None, later), f"coordatt-deploy report {shlex.quote(folder)}"]))

@@ -15,12 +15,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.evaluation.result import EvaluationResult
 from coordatt_deploy.manifest import Manifest
+from coordatt_deploy.mixed_precision.result import SearchResult, Sensitivity
+from coordatt_deploy.parity.reports import Standing
 from coordatt_deploy.parity.result import ParityResult
+from coordatt_deploy.profile.instructions import InstructionReports
 from coordatt_deploy.profile.result import ProfileResult
-from coordatt_deploy.report.page import measurements, verdicts
+from coordatt_deploy.report.page import elsewhere, measurements, verdicts
 from coordatt_deploy.report.page.figures import Table
+from coordatt_deploy.report.page.headline import Headline, headline
 from coordatt_deploy.report.page.measurements import AccuracyView, LatencyView, Sizes
-from coordatt_deploy.report.page.verdicts import Card, Depth, Headline, Outputs
+from coordatt_deploy.report.page.verdicts import Card, Depth, Outputs
 from coordatt_deploy.runtimes.file_graph import OperatorCount
 
 TEMPLATES: Final = Environment(
@@ -45,7 +49,12 @@ class Contents:
         profile: None where nothing was timed.
         operators: By artifact path; files that cannot be opened here have no entry.
         footer: When and by which version, for the foot of the page.
-        accuracy: None where accuracy was not measured.
+        accuracy: By dataset and metric, the last one first; empty where accuracy was not measured.
+        standings: What is known of each file of the manifest, from all runs; empty where only *parity* is known.
+        instructions: Counted on other machines' kernels, by target.
+        sensitivity: What int8 costs layer by layer; None where it was not asked.
+        search: How the search for the fewest layers in float ended; None without one.
+        commands: That made the results, in the order in which they ended.
     """
 
     manifest: Manifest
@@ -54,7 +63,12 @@ class Contents:
     profile: ProfileResult | None
     operators: Mapping[str, OperatorCount] = field(default_factory=dict)
     footer: str = ""
-    accuracy: EvaluationResult | None = None
+    accuracy: tuple[EvaluationResult, ...] = ()
+    standings: tuple[Standing, ...] = ()
+    instructions: Mapping[str, InstructionReports] = field(default_factory=dict)
+    sensitivity: Sensitivity | None = None
+    search: SearchResult | None = None
+    commands: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +80,12 @@ class PageView:
         cards: The verdict on each file.
         depth: Agreement along the depth of the network.
         outputs: Errors at the outputs.
-        accuracy: On labelled images.
+        further: Verdicts on other inputs, in other places, by other tolerances.
+        accuracy: On labelled images, dataset by dataset.
+        sensitivities: What int8 costs layer by layer, format by format.
+        search: How the search for the fewest layers in float ended.
         latency: On this machine.
+        instructions: On other CPUs, target by target.
         sizes: Sizes and operators.
         layers: A table of every layer for each file; empty where layers were not judged.
         machine: Names and values.
@@ -79,8 +97,12 @@ class PageView:
     cards: tuple[Card, ...]
     depth: Depth | None
     outputs: Outputs | None
-    accuracy: AccuracyView | None
+    further: Table | None
+    accuracy: tuple[AccuracyView, ...]
+    sensitivities: tuple[Table, ...]
+    search: Table | None
     latency: LatencyView | None
+    instructions: tuple[Table, ...]
     sizes: Sizes
     layers: tuple[Table, ...]
     machine: tuple[tuple[str, str], ...]
@@ -99,23 +121,28 @@ def page(contents: Contents) -> str:
     except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
         raise BundleError(
             f"a document in reports/ is damaged ({type(error).__name__}: {error});"
-            " write it again with: coordatt-deploy parity BUNDLE, and coordatt-deploy profile BUNDLE"
+            f" write it again with: coordatt-deploy parity {contents.folder}, and coordatt-deploy profile"
+            f" {contents.folder}"
         ) from error
     return TEMPLATES.get_template("page.html").render(page=view)
 
 
 def _view(contents: Contents) -> PageView:
-    manifest, parity, profile, accuracy = contents.manifest, contents.parity, contents.profile, contents.accuracy
+    manifest, parity, profile = contents.manifest, contents.parity, contents.profile
     return PageView(
-        headline=verdicts.headline(manifest, parity),
-        cards=verdicts.cards(manifest, parity, profile),
+        headline=headline(manifest, parity, contents.standings),
+        cards=verdicts.cards(manifest, parity, profile, contents.standings),
         depth=verdicts.depth(parity) if parity else None,
         outputs=verdicts.outputs(parity) if parity else None,
-        accuracy=measurements.accuracy_view(accuracy, manifest) if accuracy else None,
+        further=elsewhere.further_runs([run for item in contents.standings for run in item.further]),
+        accuracy=tuple(measurements.accuracy_view(item, manifest) for item in contents.accuracy),
+        sensitivities=elsewhere.sensitivities(contents.sensitivity),
+        search=elsewhere.search(contents.search),
         latency=measurements.latency_view(profile, FIRST_LATENCY_PLOT) if profile else None,
+        instructions=elsewhere.instructions(contents.instructions),
         sizes=measurements.sizes(manifest, contents.operators),
         layers=verdicts.layer_tables(parity) if parity else (),
         machine=measurements.machine(manifest, profile),
-        commands=measurements.commands(manifest, contents.folder, profile),
+        commands=measurements.commands(manifest, contents.folder, contents.commands),
         footer=contents.footer,
     )

@@ -1,4 +1,4 @@
-"""What the page says of parity: the headline, a card per file, errors of outputs, agreement of every layer."""
+"""What the page says of parity: a card per file, errors of outputs, agreement of every layer."""
 
 import math
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.formats import facts as facts_of
 from coordatt_deploy.manifest import Manifest, RefusedFile
 from coordatt_deploy.parity.layers import LayerVerdict
+from coordatt_deploy.parity.reports import ParityRun, Standing
 from coordatt_deploy.parity.result import ArtifactVerdict, ParityResult
 from coordatt_deploy.parity.tolerances import Tolerance
 from coordatt_deploy.profile.result import LatencyRecord, ProfileResult
@@ -24,34 +25,15 @@ from coordatt_deploy.report.page.figures import (
     number,
     sentence,
 )
+from coordatt_deploy.report.page.headline import State, state_of
 from coordatt_deploy.report.page.plots import DepthPoint, depth_plot
+from coordatt_deploy.run_records import GOLDEN, HELD_OUT, HERE
 
 WORDS: Final = {
     "measured": "measured on the real runtime",
     "emulated": "run under emulation",
     "evaluated": "evaluated without the runtime",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Headline:
-    """The first thing that a reader sees.
-
-    Attributes:
-        model: Its name.
-        kind: ``good``, ``bad`` or ``odd``: the colour.
-        text: The verdict over all files.
-        facts: What the model is.
-        weights: The beginning of their hash.
-        believed: What could not be verified, a sentence each.
-    """
-
-    model: str
-    kind: str
-    text: str
-    facts: str
-    weights: str
-    believed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +79,12 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """The layers of one file, or of one torch graph between capture and files."""
+    """The layers of one file, or of one torch graph between capture and files; those of integers by their noise."""
 
     path: str
     layers: tuple[LayerVerdict, ...]
     first_diverging_layer: str | None
+    on_grid: bool = False
 
 
 BADGES: Final = {
@@ -114,44 +97,20 @@ NOT_WRITTEN: Final = Badge("bad", "✗", "not written")
 OUT_OF_DATE: Final = Badge("odd", "!", "out of date")
 
 
-def headline(manifest: Manifest, parity: ParityResult | None) -> Headline:
-    """Say in one sentence whether the files compute the model's function, and whether all are there."""
-    verdicts = [item.passed for item in parity.artifacts] if parity else []
-    failed, skipped = verdicts.count(False), verdicts.count(None)
-    unproven = sum(not item.provable for item in parity.artifacts) if parity else 0
-    if not verdicts:
-        kind, text = "odd", "Parity was not checked."
-    elif unproven == failed > 0:
-        kind, text = "bad", f"✗ Nothing can be proven of {failed} of {len(verdicts)} files."
-    elif failed:
-        kind, text = "bad", f"✗ {failed} of {len(verdicts)} files do not compute the model's function."
-    elif skipped:
-        kind, text = "odd", f"{skipped} of {len(verdicts)} files could not be run here; the others passed."
-    elif manifest.refused:
-        kind, text = "odd", f"{_files(len(verdicts))} compute{'s' * (len(verdicts) == 1)} the model's function."
-    else:
-        kind, text = "good", f"✓ All {len(verdicts)} files compute the model's function."
-    if manifest.refused:
-        missing, asked = len(manifest.refused), len(manifest.refused) + len(manifest.artifacts)
-        text += f" {missing} of the {asked} files that were asked for could not be written."
-    model = manifest.model
-    height, width = model.preprocessing.size
-    found = {block.kind: None for report in manifest.lowering.values() for block in report.blocks}
-    attention = model.attention or ", ".join(found) or "none"
-    facts = f"{height} × {width} input, attention: {attention}, {len(manifest.golden)} golden inputs"
-    return Headline(model.name, kind, text, facts, model.source_sha256[:16], parity.believed if parity else ())
-
-
-def _files(count: int) -> str:
-    return f"{count} file{'s' * (count != 1)}"
-
-
-def cards(manifest: Manifest, parity: ParityResult | None, profile: ProfileResult | None) -> tuple[Card, ...]:
+def cards(
+    manifest: Manifest,
+    parity: ParityResult | None,
+    profile: ProfileResult | None,
+    standings: Sequence[Standing] = (),
+) -> tuple[Card, ...]:
     """Return a card for each file of the manifest, those that could not be written last."""
     # Of several numbers of threads the first one counts.
     timed = {item.path: item for item in reversed(profile.results)} if profile else {}
     verdicts = {item.path: item for item in parity.artifacts} if parity else {}
-    written = (_card(item, verdicts.get(item.path), timed.get(item.path)) for item in manifest.artifacts)
+    known = {item.path: item for item in standings}
+    written = (
+        _card(item, verdicts.get(item.path), timed.get(item.path), known.get(item.path)) for item in manifest.artifacts
+    )
     return (*written, *map(_refused_card, manifest.refused))
 
 
@@ -164,7 +123,9 @@ def _refused_card(file: RefusedFile) -> Card:
     return Card(file_name(file.path), NOT_WRITTEN, text, (), tuple(facts))
 
 
-def _card(artifact: Artifact, verdict: ArtifactVerdict | None, timed: LatencyRecord | None) -> Card:
+def _card(
+    artifact: Artifact, verdict: ArtifactVerdict | None, timed: LatencyRecord | None, standing: Standing | None
+) -> Card:
     badge = UNPROVEN if verdict and not verdict.provable else BADGES[verdict.passed if verdict else None]
     text = "Parity was not checked." if verdict is None else _sentence(verdict)
     facts = [("size", megabytes(artifact.bytes)), ("precision", artifact.recipe or artifact.precision.value)]
@@ -173,6 +134,9 @@ def _card(artifact: Artifact, verdict: ArtifactVerdict | None, timed: LatencyRec
         if verdict.sha256 != artifact.sha256:
             text += " This verdict is about an older file of the same name: run parity again."
             badge = OUT_OF_DATE
+    facts += [] if standing is None else _runs(standing)
+    if state_of(artifact, verdict, standing) is State.FAILED:
+        badge = BADGES[False]
     if timed is not None:
         facts.append(("median latency", f"{timed.median_ms:.3g} ms ({timed.verdict})"))
     warnings = dict.fromkeys(item.warning for item in (verdict, timed) if item is not None and item.warning)
@@ -180,12 +144,40 @@ def _card(artifact: Artifact, verdict: ArtifactVerdict | None, timed: LatencyRec
     return Card(file_name(artifact.path), badge, text, said, tuple(facts))
 
 
+def _runs(standing: Standing) -> list[tuple[str, str]]:
+    """Say what each run of the file covered, and what the further ones found."""
+    facts = [] if standing.run is None else [("judged", covered_words(standing.run))]
+    for run in standing.further:
+        found = BADGES[run.result.passed]
+        facts.append(("also judged", f"{found.mark} {found.word}: {covered_words(run)}"))
+    return facts
+
+
+def covered_words(run: ParityRun) -> str:
+    """``outputs and 131 of 136 layers, on 26 golden inputs, 2026-11-27``: what a run covered, where and when."""
+    layers = f"outputs and {run.covered.layers} of {run.covered.layers_of} layers" if run.covered.layers else "outputs"
+    kind = {GOLDEN: "golden inputs", HELD_OUT: "images set aside at calibration"}.get(
+        run.inputs.source, "inputs" if run.inputs.source == "unknown" else f"inputs of {run.inputs.source}"
+    )
+    version = run.tool_versions.get("coordatt-deploy")
+    parts = [
+        layers,
+        f"on {run.inputs.count} {kind}",
+        "" if run.place == HERE else f"on {run.place}",
+        run.variant,
+        (run.time or "").partition("T")[0],
+        f"coordatt-deploy {version}" if version else "",
+    ]
+    return ", ".join(filter(None, parts))
+
+
 def _evidence(verdict: ArtifactVerdict) -> list[tuple[str, str]]:
     origin = WORDS[verdict.origin] if verdict.origin else "not run"
     facts = [("runtime", f"{verdict.runtime or '–'} ({origin})")]
-    if finite(verdict.max_abs_error) is not None:
+    error = verdict.max_abs_error if verdict.judged_error is None else verdict.judged_error
+    if finite(error) is not None:
         bound = "" if finite(verdict.allowed) is None else f", {verdict.allowed:.3g} allowed"
-        facts.append(("worst error", f"{verdict.max_abs_error:.3g}{bound}"))
+        facts.append(("worst error", f"{error:.3g}{bound}"))
         least = verdict.tolerance.min_sqnr_db if verdict.tolerance else None
         needed = "" if least is None else f", {least:g} dB needed"
         facts.append(("SQNR", decibel(verdict.sqnr_db, exact=verdict.exact) + needed))
@@ -224,7 +216,15 @@ def depth(parity: ParityResult) -> Depth:
 def _judged(parity: ParityResult) -> list[Judged]:
     """The torch graphs between capture and files, then the files; those that have layers."""
     graphs = [Judged(item.name, item.layers, item.first_diverging_layer) for item in parity.graphs]
-    files = [Judged(item.path, item.layers, item.first_diverging_layer) for item in parity.artifacts]
+    files = [
+        Judged(
+            item.path,
+            item.layers,
+            item.first_diverging_layer,
+            on_grid=item.tolerance is not None and item.tolerance.weight_bits is not None,
+        )
+        for item in parity.artifacts
+    ]
     return [item for item in (*graphs, *files) if item.layers]
 
 
@@ -258,7 +258,7 @@ def outputs(parity: ParityResult) -> Outputs:
         for output in item.outputs:
             beyond = f"{output.mismatched:,} of {output.elements:,}"
             cells = (
-                number(output.max_abs_error), number(output.allowed), decibel(output.sqnr_db, exact=False),
+                number(output.error_of_worst_case), number(output.allowed), decibel(output.sqnr_db, exact=False),
                 number(output.cosine, ".9g"), number(output.top1_agreement, ".1%"),
                 "–" if finite(output.allowed) is None else beyond,
             )  # fmt: skip
@@ -303,11 +303,12 @@ def _asked(tolerance: Tolerance) -> str:
 
 def layer_tables(parity: ParityResult) -> tuple[Table, ...]:
     """Return a table of every layer for each file and graph; labels name the file."""
-    heads = ("layer",), ("SQNR dB", "worst error", "local SQNR dB", "local error", "allowed")
-    return tuple(
-        Table(file_name(item.path), *heads, tuple(_layer(row) for row in item.layers), last="note")
-        for item in _judged(parity)
-    )
+    tables = []
+    for item in _judged(parity):
+        judged = "local noise of the channel" if item.on_grid else "local error"
+        heads = ("layer",), ("SQNR dB", "greatest error", "local SQNR dB", judged, "allowed")
+        tables.append(Table(file_name(item.path), *heads, tuple(_layer(row) for row in item.layers), last="note"))
+    return tuple(tables)
 
 
 def _layer(row: LayerVerdict) -> Row:
@@ -317,8 +318,9 @@ def _layer(row: LayerVerdict) -> Row:
     if row.inherits:
         note = f"inherits; {note}".strip("; ")
     point = _point(row)
+    judged = row.local_max_abs_error if row.local_judged_error is None else row.local_judged_error
     cells = (
-        level(point.whole_db), number(row.max_abs_error), level(point.alone_db), number(row.local_max_abs_error),
+        level(point.whole_db), number(row.max_abs_error), level(point.alone_db), number(judged),
         number(row.local_allowed),
     )  # fmt: skip
     return Row((row.layer_id,), cells, bad=row.passed is False, note=note)

@@ -2,10 +2,11 @@
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Final
+from typing import Final, TextIO
 
 from rich.console import Console, RenderableType
 from rich.progress import (
@@ -24,11 +25,12 @@ from rich.text import Text
 from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.plain_text import plain
 from coordatt_deploy.profile.result import ProfileResult
-from coordatt_deploy.progress import Stages
+from coordatt_deploy.progress import VERBOSITY, Stages, Verbosity
+from coordatt_deploy.runtimes.host_effects import FAMILIES
+from coordatt_deploy.streams import print_anywhere
 
 WIDTH_WHEN_PIPED = 160
-COLUMN_WIDTH = 17  # figures of a layer below the longest name that cannot be broken: static_wi8_ai8
-FAMILIES = {"x86_64": "x86_64", "AMD64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}  # platform.machine() to ours
+SILENCE_S: Final = 10.0  # longest silence of a stage that counts its steps
 
 
 class _Bars:
@@ -51,14 +53,67 @@ class _Bars:
         self.bars.console.print(line(text, style="yellow"))
 
 
+class Lines:
+    """``progress.Progress`` as plain lines: what begins, how far it is every ten seconds, and how long it took.
+
+    For CI logs and pipes, where a bar shows nothing until it is over.
+    """
+
+    def __init__(self, stream: TextIO, *, verbose: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream, self._verbose, self._clock = stream, verbose, clock
+        self._begun = self._told = clock()
+        self._stages: list[tuple[str, int | None, float]] = []
+        self._done: list[int] = []
+
+    def start(self, stage: str, total: int | None) -> int:
+        """See ``progress.Progress``."""
+        self._stages.append((plain(stage), total, self._clock()))
+        self._done.append(0)
+        self._say(plain(stage))
+        return len(self._stages) - 1
+
+    def advance(self, handle: int) -> None:
+        """See ``progress.Progress``."""
+        self._done[handle] += 1
+        if self._clock() - self._told >= SILENCE_S:
+            name, total, _ = self._stages[handle]
+            of = "" if total is None else f" of {total}"
+            self._say(f"{name}: {self._done[handle]}{of}")
+
+    def finish(self, handle: int) -> None:
+        """See ``progress.Progress``."""
+        name, _, begun = self._stages[handle]
+        if self._verbose:
+            self._say(f"{name}: done in {self._clock() - begun:.1f} s")
+
+    def note(self, text: str) -> None:
+        """See ``progress.Progress``."""
+        self._say(f"note: {plain(text)}")
+
+    def _say(self, text: str) -> None:
+        self._told = self._clock()
+        minutes, seconds = divmod(int(self._told - self._begun), 60)
+        self._stream.write(f"{minutes}:{seconds:02d} {text}\n")
+        self._stream.flush()
+
+
 @contextmanager
 def bars() -> Iterator[Stages]:
-    """Show the stages on stderr while the block runs.
+    """Show the stages on stderr while the block runs: bars on a terminal, plain lines elsewhere, nothing if quiet.
 
-    The bars have a descriptor of their own: stages redirect stderr itself to keep converters off the screen.
+    They have a descriptor of their own: stages redirect stderr itself to keep converters off the screen.
     """
+    verbosity = VERBOSITY.get()
+    if verbosity is Verbosity.QUIET:
+        yield Stages()
+        return
     with os.fdopen(os.dup(2), "w") as stream:
+        print_anywhere(stream)
         console = Console(file=stream, stderr=True)
+        verbose = verbosity is Verbosity.VERBOSE
+        if verbose or not console.is_terminal:
+            yield Stages(Lines(stream, verbose=verbose))
+            return
         columns = (
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -67,7 +122,7 @@ def bars() -> Iterator[Stages]:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        with Progress(*columns, console=console, transient=True) as progress:
             yield Stages(_Bars(progress))
 
 
@@ -86,11 +141,13 @@ def recorded(width: int) -> Iterator[Console]:
 
 
 def new_console() -> Console:
-    """Return stdout; wide where it is no terminal."""
+    """Return stdout; where it is no terminal as wide as ``COLUMNS`` says, or wide."""
     if (recording := _RECORDING.get()) is not None:
         return recording
     console = Console()
-    return console if console.is_terminal else Console(width=WIDTH_WHEN_PIPED)
+    if console.is_terminal or os.environ.get("COLUMNS", "").isdecimal():
+        return console
+    return Console(width=WIDTH_WHEN_PIPED)
 
 
 def line(text: str, style: str = "") -> Text:
@@ -131,10 +188,20 @@ def label(artifact: Artifact) -> Text:
     return line(" ".join(part for part in parts if part))
 
 
+def fed(profile: ProfileResult) -> str:
+    """``one image of 96x96``, ``image 1x3x96x96 and prior 1x8x20x20``: what was timed, above all of a dynamic size."""
+    shapes = list(profile.inputs.values())
+    if not shapes:  # a report of an older version
+        return "one image"
+    if len(shapes) == 1 and len(shapes[0]) == 4 and shapes[0][0] == 1:
+        return f"one image of {shapes[0][2]}x{shapes[0][3]}"
+    return " and ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in profile.inputs.items())
+
+
 def host_line(profile: ProfileResult) -> str:
     """Say what a profile was taken on, and what its figures do not say."""
     host = profile.host
-    text = f"latency: one image on {host.cpu}, {host.os}; the evaluator's time says nothing about a phone"
+    text = f"latency: {fed(profile)} on {host.cpu}, {host.os}; the evaluator's time says nothing about a phone"
     cpus = {item.target_cpu for item in profile.results} - {None, FAMILIES.get(host.architecture)}
     if cpus:
         names = " and ".join(sorted(filter(None, cpus)))

@@ -7,16 +7,13 @@ from rich.table import Table
 from rich.text import Text
 
 from coordatt_deploy.inspection.result import BundleInspection, Finding, Inspection
-from coordatt_deploy.report.terminal.console import PlainTable, count, line, size
-
-WIDTH_WHEN_PIPED = 160
+from coordatt_deploy.report.terminal.console import PlainTable, count, line, new_console, size
+from coordatt_deploy.runtimes.vocabulary import Work
 
 
 def show_inspection(inspection: Inspection | BundleInspection, console: Console | None = None) -> None:
     """Print what ``inspect`` found, the model before its files."""
-    target = console or Console()
-    if not target.is_terminal and console is None:
-        target = Console(width=WIDTH_WHEN_PIPED)
+    target = console or new_console()
     if isinstance(inspection, BundleInspection):
         if inspection.reference is not None:
             _show(target, inspection.reference)
@@ -33,6 +30,8 @@ def _show(console: Console, item: Inspection) -> None:
     console.print(line(item.subject, style="bold"))
     work = ", ".join(f"{name} {count(value)}" for name, value in item.macs_by_work.items() if value)
     console.print(f"{count(item.parameters)} parameters, {size(item.bytes)}, {count(item.macs)} MACs ({work})")
+    layers = sum(item.macs_by_work.get(name, 0) for name in (Work.CONVOLUTION, Work.LINEAR))
+    console.print(line(f"of convolutions and linear layers alone, as papers and models count: {count(layers)} MACs"))
     for kind, specs in (("takes", item.inputs), ("gives", item.outputs)):
         shapes = "; ".join(f"{spec.name} {_shape(spec.shape)} {spec.dtype}" for spec in specs)
         console.print(line(f"{kind} {shapes}"))

@@ -24,6 +24,8 @@ def show_models(cards: Sequence[ModelCard]) -> None:
         )
     console = new_console()
     console.print(table)
+    console.print(line("MACs: of convolutions and linear layers, as papers count them; inspect counts pools, gates and"
+                       " activations as well", style="dim"))  # fmt: skip
     trained = [card.name for card in cards if card.trained]
     if trained:
         brings = f"{' and '.join(trained)} bring{'s' * (len(trained) == 1)} trained weights"

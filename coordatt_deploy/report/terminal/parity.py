@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Sequence
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -12,9 +13,10 @@ from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.parity.layers import ArtifactLayers, LayerRow
 from coordatt_deploy.parity.result import ArtifactParity, ParityReport
 from coordatt_deploy.parity.tolerances import Tolerance
-from coordatt_deploy.report.terminal.console import COLUMN_WIDTH, label, line, new_console, new_table
+from coordatt_deploy.report.terminal.console import label, line, new_console, new_table
 
 LONGEST_LAYER = 40  # longer ones are folded
+FRAME = 3  # of a column: a line, and a space on either side
 
 
 def _verdict(item: ArtifactParity) -> Text:
@@ -32,7 +34,7 @@ def _evidence(item: ArtifactParity) -> tuple[str, str, str]:
     agreement = "–" if worst.top1_agreement is None else f"{worst.top1_agreement:.1%}"
     if item.tolerance is not None and item.tolerance.min_sqnr_db is not None:
         return f"{worst.max_abs_error:.2g}", f"{worst.sqnr_db:.1f} of {item.tolerance.min_sqnr_db:g} dB", agreement
-    return f"{worst.max_abs_error:.2g} of {worst.allowed:.2g}", f"{worst.sqnr_db:.1f} dB", agreement
+    return f"{worst.error_of_worst_case:.2g} of {worst.allowed:.2g}", f"{worst.sqnr_db:.1f} dB", agreement
 
 
 def show_parity(bundle: Bundle, report: ParityReport, *, layers: bool = False) -> None:
@@ -52,6 +54,8 @@ def show_parity(bundle: Bundle, report: ParityReport, *, layers: bool = False) -
         table.add_row(label(item.artifact), item.runtime or "–", item.origin or "–", *_evidence(item), _verdict(item))
     console = new_console()
     console.print(table)
+    if bundle.manifest.golden_source and set(report.cases) & {case.name for case in bundle.manifest.golden}:
+        console.print(line(f"golden images: {bundle.manifest.golden_source}", style="dim"))
     _explain(console, report)
     for file in bundle.manifest.refused:
         console.print(line(f"not written: {file}: {file.reason}", style="yellow"))
@@ -66,10 +70,8 @@ def _show_layers(console: Console, report: ParityReport) -> None:
     ]
     if not judged:
         return
-    widest = min(max(len(row.layer_id) for row in judged[0].rows), LONGEST_LAYER)
-    most = max(1, (console.width - widest - 4) // COLUMN_WIDTH)
-    for start in range(0, len(judged), most):
-        console.print(_layer_table(judged[start : start + most]))
+    for group in _beside_each_other(judged, console.width):
+        console.print(_layer_table(group, console.width))
     reasons: dict[str, list[str]] = {}
     for item in judged:
         for row in item.rows:
@@ -85,12 +87,44 @@ def _show_layers(console: Console, report: ParityReport) -> None:
             console.print(line(f"{text}; the verdict on outputs comes from the unmarked file", style="dim"))
 
 
-def _layer_table(judged: Sequence[ArtifactLayers]) -> Table:
-    names = [label(item.artifact).plain if item.artifact else item.name for item in judged]
-    table = new_table(
-        "SQNR in dB by layer: accumulated / local; = seen through a later layer, ∞ equal", "layer", *names
-    )
-    table.columns[0].min_width = min(max(len(row.layer_id) for row in judged[0].rows), LONGEST_LAYER)
+def _heads(item: ArtifactLayers) -> list[str]:
+    """The lines above a column of figures: words are not broken."""
+    return (label(item.artifact).plain if item.artifact else item.name).split()
+
+
+def _width(item: ArtifactLayers) -> int:
+    """What a column of figures needs, its frame included: rich would crop the table rather than the layer's name."""
+    cells = (cell_len(_layer_cell(row).plain) for row in item.rows)
+    return max(*map(cell_len, _heads(item)), *cells) + FRAME
+
+
+def _layer_width(judged: Sequence[ArtifactLayers]) -> int:
+    return min(max(cell_len(row.layer_id) for row in judged[0].rows), LONGEST_LAYER)
+
+
+def _beside_each_other(judged: Sequence[ArtifactLayers], width: int) -> list[list[ArtifactLayers]]:
+    """Part the columns into tables, each within *width*; one column at least, beside a folded name if need be."""
+    room = width - 1 - _layer_width(judged) - FRAME
+    groups: list[list[ArtifactLayers]] = []
+    left = 0
+    for item in judged:
+        if not groups or _width(item) > left:
+            groups.append([])
+            left = room
+        groups[-1].append(item)
+        left -= _width(item)
+    return groups
+
+
+def _layer_table(judged: Sequence[ArtifactLayers], width: int) -> Table:
+    widths = [_width(item) for item in judged]
+    title = "SQNR in dB by layer: accumulated / local; = seen through a later layer, ∞ equal"
+    table = new_table(title, "layer", *(item.name for item in judged))
+    first, *figures = table.columns
+    first.min_width = max(1, min(_layer_width(judged), width - 1 - sum(widths) - FRAME))
+    for column, item, needed in zip(figures, judged, widths, strict=True):
+        column.header = Text("\n").join(map(line, _heads(item)))
+        column.min_width = needed - FRAME
     for rows in zip(*(item.rows for item in judged), strict=True):
         table.add_row(line(rows[0].layer_id), *(_layer_cell(row) for row in rows))
     return table
@@ -111,6 +145,8 @@ def _decibel(value: float) -> str:
 def _explain(console: Console, report: ParityReport) -> None:
     for left_out in report.skipped:
         console.print(line(f"{left_out.path}: not run: {left_out.reason}", style="yellow"))
+    for text in report.missing:
+        console.print(line(f"required, and not judged: {text}", style="bold red"))
     for sentence in report.believed:
         console.print(line(f"not verified: {sentence}", style="yellow"))
     unjudged = dict.fromkeys(item.layers.problem for item in report.artifacts if item.layers and item.layers.problem)

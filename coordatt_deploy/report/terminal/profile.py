@@ -28,14 +28,13 @@ def show_profile(bundle: Bundle, document: ProfileResult) -> None:
     table = new_table(f"Latency of {bundle.manifest.model.name}", *left, *figures, "verdict", right=figures)
     labels = {artifact.path: label(artifact) for artifact in bundle.manifest.artifacts}
     for item in document.results:
-        low, high = item.ci95_ms
         cells: dict[str, str | Text] = {
             "artifact": labels[item.path],
             "runtime": item.runtime,
             "origin": item.origin,
             "threads": str(item.threads),
             "median ms": f"{item.median_ms:.3f}",
-            "95 % interval": f"{low:.3f} … {high:.3f}",
+            "95 % interval": "–" if item.ci95_ms is None else f"{item.ci95_ms[0]:.3f} … {item.ci95_ms[1]:.3f}",
             "p90": f"{item.p90_ms:.3f}",
             "p99": f"{item.p99_ms:.3f}",
             "× fastest": _against_fastest(item, document, with_interval=wide),
@@ -90,10 +89,12 @@ def _against_fastest(item: LatencyRecord, document: ProfileResult, *, with_inter
     fastest = min(rivals, key=lambda other: other.median_ms).path
     for ratio in document.ratios:
         if ratio.threads == item.threads and {ratio.a, ratio.b} == {item.path, fastest}:
-            value, (low, high) = ratio.ratio, ratio.ci95
+            value, interval = ratio.ratio, ratio.ci95
             if ratio.a == fastest:
-                value, low, high = 1 / value, 1 / high, 1 / low
-            return f"{value:.3f} ({low:.3f} … {high:.3f})" if with_interval else f"{value:.2f}"
+                value, interval = 1 / value, None if interval is None else (1 / interval[1], 1 / interval[0])
+            if interval is None or not with_interval:
+                return f"{value:.2f}"
+            return f"{value:.3f} ({interval[0]:.3f} … {interval[1]:.3f})"
     return ""
 
 

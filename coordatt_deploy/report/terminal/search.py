@@ -31,6 +31,8 @@ def show(document: Sensitivity, bundle: Path, *, every: bool) -> None:
             cells = (_db(cost.sqnr_db), measured, f"{cost.share:.1%}", agreement)
             table.add_row(line(cost.name), cost.operator, *cells)
         console.print(table)
+        if result.warning:
+            console.print(line(f"{name}: {result.warning}", style="yellow"))
         if every and len(costs) > SHOWN:
             rest = sum(cost.share for cost in costs[SHOWN:])
             text = f"{len(costs) - SHOWN} more layers bring {rest:.1%} of the noise; all are in"
@@ -76,6 +78,8 @@ def show_search(document: SearchResult, bundle: Path) -> None:
             console.print(line(f"{name} keeps in float: {', '.join(result.kept)}"))
         replay = f"coordatt-deploy quantize {bundle} --format {result.format} --recipe {bundle}/{result.recipe_file}"
         console.print(line(f"{name}: {result.path}; again: {replay}", style="dim"))
+        if result.warning:
+            console.print(line(f"{name}: {result.warning}", style="yellow"))
     for note in data.notes:
         console.print(line(note, style="yellow"))
     text = "the layers were chosen on these images; what the artifact is worth on others, coordatt-deploy evaluate says"

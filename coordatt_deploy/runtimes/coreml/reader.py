@@ -4,12 +4,14 @@ The evaluator, and coremltools with it, is imported by the functions that need i
 """
 
 import math
+import re
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from coordatt_deploy.artifact_specs import AppInterface, AppValue
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.formats import Format
 from coordatt_deploy.host import Host
@@ -30,6 +32,13 @@ from coordatt_deploy.runtimes.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from coordatt_deploy.runtimes.coreml.coremltools_import import proto
+
+NARROW: Final = re.compile(r"u?int([1-7])")  # types of fewer than eight bits, which NumPy has not
+
+FEATURES: Final = {
+    "imageType": "image", "multiArrayType": "multi-array", "stringType": "text", "stringKeyType": "numbers by text",
+    "int64KeyType": "numbers by whole number",
+}  # fmt: skip
 
 
 def metadata(path: Path) -> dict[str, object]:
@@ -96,7 +105,9 @@ def _declared(tensor: "proto.MIL_pb2.TensorType") -> tuple[Shape, str]:
         int(axis.constant.size) if axis.WhichOneof("dimension") == "constant" else None for axis in tensor.dimensions
     )
     builtin = mil_types.PROTO_TO_BUILTIN_TYPE.get(tensor.dataType)
-    return shape, str(getattr(builtin, "__name__", "unknown")).replace("fp", "float")
+    # the name of the class is "int" for integers of every width
+    name = "unknown" if builtin is None else str(mil_types.builtin_to_string(builtin))
+    return shape, name.replace("fp", "float")
 
 
 def operators(path: Path) -> OperatorCount:
@@ -109,20 +120,23 @@ def operators(path: Path) -> OperatorCount:
 def _constant_bytes(operation: "proto.MIL_pb2.Operation", shape: Shape, dtype: str) -> int:
     """Bytes of a constant in the file; a compressed one has those of its parts."""
     if operation.type == "const":
-        return math.prod(size or 1 for size in shape) * _item_bytes(dtype)
+        return _stored_bytes(shape, dtype)
     total = 0
     for value in operation.attributes.values():
         if value.WhichOneof("value") == "blobFileValue":
             inner, stored = _declared(value.type.tensorType)
-            total += math.prod(size or 1 for size in inner) * _item_bytes(stored)
+            total += _stored_bytes(inner, stored)
     return total
 
 
-def _item_bytes(dtype: str) -> int:
+def _stored_bytes(shape: Shape, dtype: str) -> int:
+    """Bytes of values beside each other: those of fewer than eight bits share them."""
+    narrow = NARROW.fullmatch(dtype)
     try:
-        return np.dtype(dtype).itemsize
+        bits = int(narrow[1]) if narrow else 8 * np.dtype(dtype).itemsize
     except TypeError:
-        return 1
+        bits = 8
+    return math.ceil(math.prod(size or 1 for size in shape) * bits / 8)
 
 
 def _numbers(operation: "proto.MIL_pb2.Operation", key: str, block: "proto.MIL_pb2.Block") -> tuple[int, ...] | None:
@@ -148,8 +162,8 @@ def delegates(path: Path, graph: FileGraph) -> tuple[Delegate, ...]:  # noqa: AR
     return (neural_engine(graph),)
 
 
-def host_warning(path: Path, machine: Host) -> str | None:  # noqa: ARG001 - which machine it is, the runner knows
-    """See ``Reader.host_warning``; what Core ML itself runs is what a device runs."""
+def host_effect(path: Path, machine: Host) -> str | None:  # noqa: ARG001 - which machine it is, the runner knows
+    """See ``Reader.host_effect``; what Core ML itself runs is what a device runs."""
     if find_spec("coremltools") is None:  # it is not run here either
         return None
     from coordatt_deploy.runtimes.coreml.evaluator.evidence import without
@@ -170,3 +184,21 @@ def host_warning(path: Path, machine: Host) -> str | None:  # noqa: ARG001 - whi
         f"evaluated by rules of which no independent evidence is known for {', '.join(unproven)}"
         " (docs/coreml-evaluator.md); a Mac would tell"
     )
+
+
+def app_interface(path: Path) -> AppInterface | None:
+    """See ``Reader.app_interface``; Vision and the app meet the features that the package describes."""
+    from coordatt_deploy.runtimes.coreml.evaluator.package import read_model
+
+    model, _ = read_model(path)
+    sides = [tuple(map(_app_value, side)) for side in (model.description.input, model.description.output)]
+    if all(value.type == "multi-array" for side in sides for value in side):
+        return None
+    return AppInterface(*sides)
+
+
+def _app_value(feature: "proto.Model_pb2.FeatureDescription") -> AppValue:
+    kind = str(feature.type.WhichOneof("Type"))
+    if kind == "dictionaryType":
+        kind = str(feature.type.dictionaryType.WhichOneof("KeyType"))
+    return AppValue(feature.name, FEATURES.get(kind, kind), feature.shortDescription)

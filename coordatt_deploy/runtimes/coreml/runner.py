@@ -44,7 +44,14 @@ PROBABILITIES = "classLabel_probs"  # as coremltools calls it
 _FEATURE_TYPES = {"float16": "FLOAT16", "float32": "FLOAT32", "int32": "INT32"}
 
 
-def open_artifact(path: Path, artifact: Artifact, *, threads: int = 1, tensors: tuple[str, ...] = ()) -> Runner:
+def open_artifact(
+    path: Path,
+    artifact: Artifact,
+    *,
+    threads: int = 1,
+    tensors: tuple[str, ...] = (),
+    exact_sums: bool = False,  # noqa: ARG001 - it computes the same wherever it runs
+) -> Runner:
     """Open the package at *path*; see ``Runtime.open_artifact``.
 
     ``threads`` holds for the evaluator's matrix products; Core ML chooses its own.

@@ -15,7 +15,13 @@ from coordatt_deploy.runtimes.coreml.evaluator.program import Program
 from coordatt_deploy.runtimes.coreml.runner import program_feeds
 
 
-def open_pieces(path: Path, artifact: Artifact, tensors: tuple[str, ...]) -> "CoreMLSubmodels":
+def open_pieces(
+    path: Path,
+    artifact: Artifact,
+    tensors: tuple[str, ...],
+    *,
+    exact_sums: bool = False,  # noqa: ARG001 - it computes the same wherever it runs
+) -> "CoreMLSubmodels":
     """Cut the package at *path* apart at *tensors*; see ``SubmodelExtractor.open_pieces``."""
     program = load(path)
     missing = [name for name in tensors if name not in program.names]

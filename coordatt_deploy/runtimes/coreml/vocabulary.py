@@ -27,9 +27,12 @@ VOCABULARY: Final = Vocabulary(
     products=frozenset({"mul"}),
     carriers=frozenset({
         "reshape", "transpose", "squeeze", "expand_dims", "tile", "cast", "upsample_nearest_neighbor",
-        "resize_nearest_neighbor", "resize",
+        "resize_nearest_neighbor", "resize", "quantize", "dequantize",
     }),
     gates=frozenset({"sigmoid", "sigmoid_hard", "clip", "relu6", "mul"}),
     maxima=frozenset({"reduce_max", "max_pool", "maximum"}),
     softmaxes=frozenset({"softmax"}),
+    splits=frozenset({"split"}),
+    outer=frozenset({"matmul"}),
+    grids=frozenset({"quantize", "dequantize"}),
 )  # fmt: skip

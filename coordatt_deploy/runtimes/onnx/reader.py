@@ -4,18 +4,21 @@ Packages are imported by the functions that need them: metadata is read with ONN
 graphs with onnx alone.
 """
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from coordatt_deploy.artifact_specs import AppInterface
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.formats import Format
 from coordatt_deploy.host import Host
 from coordatt_deploy.runtimes.argument_checks import first_line
 from coordatt_deploy.runtimes.delegate import Delegate
 from coordatt_deploy.runtimes.file_graph import FileGraph, Node, OperatorCount, Tensor, most_frequent_first, spec_of
-from coordatt_deploy.runtimes.onnx.saturation import saturation_warning
+from coordatt_deploy.runtimes.onnx.saturation import saturation_cause
 from coordatt_deploy.runtimes.onnx.vocabulary import VOCABULARY
 from coordatt_deploy.runtimes.vocabulary import Vocabulary
 
@@ -88,6 +91,7 @@ def _graph(model: "onnx.ModelProto") -> FileGraph:
             continue
         window = tuple(attributes["kernel_shape"].ints) if "kernel_shape" in attributes else None
         nodes.append(Node(node.op_type, tuple(node.input), tuple(node.output), window))
+    nodes = _reading_stored_weights(nodes, tensors)
     weights = {initializer.name for initializer in model.graph.initializer}
     inputs = tuple(spec_of(value.name, tensors) for value in model.graph.input if value.name not in weights)
     return FileGraph(
@@ -98,6 +102,25 @@ def _graph(model: "onnx.ModelProto") -> FileGraph:
         outputs=tuple(spec_of(value.name, tensors) for value in model.graph.output),
         flexible=any(None in spec.shape for spec in inputs),
     )
+
+
+def _reading_stored_weights(nodes: list[Node], tensors: Mapping[str, Tensor]) -> list[Node]:
+    """Let operators read the integers that are stored instead of a DequantizeLinear, to which the grid is left.
+
+    Only so a convolution of integers has a weight, and a layer its bytes.
+    """
+    stored = {
+        node.outputs[0]: node.inputs
+        for node in nodes
+        if node.operator == "DequantizeLinear" and all(name in tensors and tensors[name].bytes is not None
+                                                       for name in node.inputs)
+    }  # fmt: skip
+    return [
+        replace(node, inputs=node.inputs[1:])
+        if node.outputs and node.outputs[0] in stored
+        else replace(node, inputs=tuple(stored.get(name, (name,))[0] for name in node.inputs))
+        for node in nodes
+    ]
 
 
 def operators(path: Path) -> OperatorCount:
@@ -122,6 +145,11 @@ def delegates(path: Path, graph: FileGraph) -> tuple[Delegate, ...]:  # noqa: AR
     return ()
 
 
-def host_warning(path: Path, machine: Host) -> str | None:
-    """See ``Reader.host_warning``."""
-    return saturation_warning(path, machine)
+def host_effect(path: Path, machine: Host) -> str | None:
+    """See ``Reader.host_effect``."""
+    return saturation_cause(path, machine)
+
+
+def app_interface(path: Path) -> AppInterface | None:  # noqa: ARG001 - an app meets the tensors
+    """See ``Reader.app_interface``."""
+    return None

@@ -23,6 +23,7 @@ from coordatt_deploy.runtimes.argument_checks import check_described, check_thre
 ort.disable_telemetry_events()
 
 PROVIDERS: Final = ("CPUExecutionProvider",)
+EXACT_SUMS: Final = ("session.disable_quant_qdq", "1")  # float kernels between the grids; see ``saturation``
 LOG_ERRORS: Final = 3  # ONNX Runtime's severity
 LOG_FATAL: Final = 4
 OPEN_SIZE: Final = 64  # stands for sizes that a file leaves open, where any will do
@@ -42,7 +43,7 @@ DTYPES: Final = {
 
 
 def open_artifact(
-    path: Path, artifact: Artifact, *, threads: int = 1, tensors: tuple[str, ...] = ()
+    path: Path, artifact: Artifact, *, threads: int = 1, tensors: tuple[str, ...] = (), exact_sums: bool = False
 ) -> "OnnxRuntimeRunner":
     """Open the ONNX file at *path*; see ``Runtime.open_artifact``.
 
@@ -53,7 +54,7 @@ def open_artifact(
     check_threads(threads)
     names = [spec.name for spec in artifact.outputs]
     inner = tuple(name for name in dict.fromkeys(tensors) if name not in names)
-    session = start_session(path, _options(threads), inner)
+    session = start_session(path, _options(threads, exact_sums=exact_sums), inner)
     check_described("input", artifact.inputs, _described(session.get_inputs()))
     check_described("output", artifact.outputs, _described(session.get_outputs(), without=inner))
     for value in session.get_outputs():
@@ -98,8 +99,10 @@ def run_once(content: bytes) -> None:
     session.run(None, feeds)
 
 
-def _options(threads: int) -> ort.SessionOptions:
+def _options(threads: int, *, exact_sums: bool = False) -> ort.SessionOptions:
     options = ort.SessionOptions()
+    if exact_sums:
+        options.add_session_config_entry(*EXACT_SUMS)
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL

@@ -11,6 +11,10 @@ affected, depthwise convolutions are not, and signed activations are turned into
 Haswell``) 66 to 78 % of the int8 outputs of dense and grouped convolutions with 8-bit weights differed, and none of the
 depthwise ones or of those with 7-bit weights.
 
+Such a CPU can compute what the others do: with the session option ``session.disable_quant_qdq`` ONNX Runtime leaves the
+grids in the graph and runs what lies between them in float (``runner.EXACT_SUMS``). A sum of products of 8-bit integers
+is then as exact as the kernels' 32-bit one, but for the rounding of float32.
+
 The file itself says how wide its weights are. Boards have no onnx package, so the few fields needed are read from the
 protocol buffer's wire format (https://protobuf.dev/programming-guides/encoding, onnx.proto).
 """
@@ -33,7 +37,10 @@ X86: Final = frozenset(("x86_64", "amd64", "i386", "i686", "x86"))
 VNNI: Final = frozenset(("avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8"))
 
 # onnx.proto: field numbers, and the number of the data type int8.
-GRAPH, INITIALIZER = 7, 5
+GRAPH, NODE, INITIALIZER = 7, 1, 5
+OP_TYPE: Final = 4
+QUANTIZERS: Final = frozenset((b"QuantizeLinear", b"DynamicQuantizeLinear", b"QLinearConv", b"QLinearMatMul",
+                               b"ConvInteger", b"MatMulInteger"))  # fmt: skip
 DIMS, DATA_TYPE, INT32_DATA, NAME, RAW_DATA, DATA_LOCATION = 1, 2, 5, 8, 9, 14
 INT8: Final = 3
 
@@ -56,7 +63,7 @@ class WeightRange:
 
 
 def saturation_risk(weights: WeightRange, architecture: str, features: Collection[str]) -> str | None:
-    """Why int8 results of this file on this host may differ from an ARM device's; None where they can't.
+    """Why int8 results of this file on this host may differ from an ARM device's, as a clause; None where they can't.
 
     Args:
         weights: Of the ONNX file.
@@ -68,12 +75,11 @@ def saturation_risk(weights: WeightRange, architecture: str, features: Collectio
     return (
         f"this x86 CPU has no VNNI: sums of two 8-bit products saturate at 16 bits here, and {weights.wide} of"
         f" {weights.tensors} int8 weights use more than 7 bits (greatest {weights.greatest}, safe up to {SEVEN_BITS});"
-        " ARM64 and CPUs with VNNI do not saturate, so its outputs may be worse here than there;"
-        " coordatt-deploy parity BUNDLE --target qemu-arm64 settles it"
+        " ARM64 and CPUs with VNNI do not saturate"
     )
 
 
-def saturation_warning(path: Path, machine: Host) -> str | None:
+def saturation_cause(path: Path, machine: Host) -> str | None:
     """Why the results of the artifact at *path* on *machine* may differ from an ARM device's; None where they can't.
 
     Args:
@@ -83,6 +89,8 @@ def saturation_warning(path: Path, machine: Host) -> str | None:
     if not can_saturate(machine.architecture, machine.features):
         return None
     try:
+        if not has_integer_values(path):
+            return None
         return saturation_risk(weight_range(path), machine.architecture, machine.features)
     except BundleError as error:
         return f"this x86 CPU has no VNNI, and whether int8 sums saturate here cannot be told: {error}"
@@ -91,6 +99,23 @@ def saturation_warning(path: Path, machine: Host) -> str | None:
 def can_saturate(architecture: str, features: Collection[str]) -> bool:
     """Whether ONNX Runtime's int8 kernels add in 16 bits on such a CPU."""
     return architecture.lower() in X86 and VNNI.isdisjoint(features)
+
+
+def has_integer_values(path: Path) -> bool:
+    """Whether the ONNX file at *path* brings values onto integer grids: with int8 weights alone nothing is multiplied.
+
+    Raises:
+        BundleError: It is no ONNX file.
+    """
+    try:
+        nodes = _nested(memoryview(path.read_bytes()), GRAPH, NODE)
+        return any(
+            number == OP_TYPE and isinstance(value, memoryview) and bytes(value) in QUANTIZERS
+            for node in nodes
+            for number, _, value in _fields(node)
+        )
+    except (OSError, ValueError, IndexError) as error:
+        raise BundleError(f"{path.name} cannot be read as an ONNX file: {error}; build it again") from None
 
 
 def weight_range(path: Path) -> WeightRange:

@@ -16,13 +16,17 @@ from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact, TensorSpec
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.runtimes.argument_checks import checked, first_line
-from coordatt_deploy.runtimes.onnx.runner import DTYPES, LOG_ERRORS, LOG_FATAL, PROVIDERS
+from coordatt_deploy.runtimes.onnx.runner import DTYPES, EXACT_SUMS, LOG_ERRORS, LOG_FATAL, PROVIDERS
 from coordatt_deploy.runtimes.submodels import GIVEN
 
 
-def open_pieces(path: Path, artifact: Artifact, tensors: tuple[str, ...]) -> "OnnxSubmodels":
+def open_pieces(
+    path: Path, artifact: Artifact, tensors: tuple[str, ...], *, exact_sums: bool = False
+) -> "OnnxSubmodels":
     """Cut the file at *path* apart at *tensors*; see ``SubmodelExtractor.open_pieces``."""
     options = ort.SessionOptions()
+    if exact_sums:
+        options.add_session_config_entry(*EXACT_SUMS)
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.use_deterministic_compute = True
     options.log_severity_level = LOG_ERRORS
@@ -31,7 +35,7 @@ def open_pieces(path: Path, artifact: Artifact, tensors: tuple[str, ...]) -> "On
         session = ort.InferenceSession(model.SerializeToString(), options, providers=list(PROVIDERS))
     except Exception as error:  # onnx's and ONNX Runtime's exceptions share no base but Exception
         raise BundleError(f"{path.name} cannot be cut apart: {first_line(error)}; build the bundle again") from error
-    return OnnxSubmodels(session, model, artifact, tensors)
+    return OnnxSubmodels(session, model, artifact, tensors, exact_sums=exact_sums)
 
 
 def write_pieces(
@@ -132,9 +136,15 @@ class OnnxSubmodels:
     """The pieces in one session; made by ``open_pieces``."""
 
     def __init__(
-        self, session: ort.InferenceSession, model: onnx.ModelProto, artifact: Artifact, tensors: tuple[str, ...]
+        self,
+        session: ort.InferenceSession,
+        model: onnx.ModelProto,
+        artifact: Artifact,
+        tensors: tuple[str, ...],
+        *,
+        exact_sums: bool = False,
     ) -> None:
-        self._session, self._model = session, model
+        self._session, self._model, self._exact_sums = session, model, exact_sums
         self._artifact = artifact
         self._tensors = tensors
         self._given = {
@@ -157,6 +167,8 @@ class OnnxSubmodels:
         """Run each piece by itself: one that is refused takes the others with it."""
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
+        if self._exact_sums:
+            options.add_session_config_entry(*EXACT_SUMS)
         options.log_severity_level = LOG_FATAL  # what is refused is told by what is missing
         made = {}
         for name in self._tensors:

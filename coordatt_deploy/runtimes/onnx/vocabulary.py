@@ -32,4 +32,7 @@ VOCABULARY: Final = Vocabulary(
     gates=frozenset({"Sigmoid", "HardSigmoid", "Clip", "Mul", "Div", "Min", "FusedConv", "Conv"}),
     maxima=frozenset({"ReduceMax", "MaxPool", "GlobalMaxPool", "Max"}),
     softmaxes=frozenset({"Softmax"}),
+    splits=frozenset({"Split"}),
+    outer=frozenset({"MatMul"}),
+    grids=frozenset({"QuantizeLinear", "DequantizeLinear"}),
 )  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from coordatt_deploy.artifact_specs import AppInterface
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.formats import Format
 from coordatt_deploy.host import Host
@@ -119,6 +120,11 @@ def delegates(path: Path, graph: FileGraph) -> tuple[Delegate, ...]:
     return (gpu(graph),) if asked is None else (asked, gpu(graph))
 
 
-def host_warning(path: Path, machine: Host) -> str | None:  # noqa: ARG001 - its kernels add in 32 bits everywhere
-    """See ``Reader.host_warning``."""
+def host_effect(path: Path, machine: Host) -> str | None:  # noqa: ARG001 - its kernels add in 32 bits everywhere
+    """See ``Reader.host_effect``."""
+    return None
+
+
+def app_interface(path: Path) -> AppInterface | None:  # noqa: ARG001 - an app meets the tensors
+    """See ``Reader.app_interface``."""
     return None

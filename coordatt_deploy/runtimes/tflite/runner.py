@@ -60,7 +60,14 @@ class TensorDetail(TypedDict):
     quantization_parameters: QuantizationParameters
 
 
-def open_artifact(path: Path, artifact: Artifact, *, threads: int = 1, tensors: tuple[str, ...] = ()) -> "LitertRunner":
+def open_artifact(
+    path: Path,
+    artifact: Artifact,
+    *,
+    threads: int = 1,
+    tensors: tuple[str, ...] = (),
+    exact_sums: bool = False,  # noqa: ARG001 - its kernels add in 32 bits everywhere
+) -> "LitertRunner":
     """Open the TFLite file at *path*; see ``Runtime.open_artifact``.
 
     Raises:

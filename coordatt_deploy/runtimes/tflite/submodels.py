@@ -22,7 +22,13 @@ from coordatt_deploy.runtimes.tflite.flatbuffer import IDENTIFIER
 from coordatt_deploy.runtimes.tflite.runner import TensorDetail, check, dequantized
 
 
-def open_pieces(path: Path, artifact: Artifact, tensors: tuple[str, ...]) -> "LitertSubmodels":
+def open_pieces(
+    path: Path,
+    artifact: Artifact,
+    tensors: tuple[str, ...],
+    *,
+    exact_sums: bool = False,  # noqa: ARG001 - its kernels add in 32 bits everywhere
+) -> "LitertSubmodels":
     """Cut the file at *path* apart at *tensors*; see ``SubmodelExtractor.open_pieces``."""
     try:
         content = path.read_bytes()

@@ -48,4 +48,6 @@ VOCABULARY: Final = Vocabulary(
     maxima=frozenset({"REDUCE_MAX", "MAX_POOL_2D", "MAXIMUM"}),
     softmaxes=frozenset({"SOFTMAX"}),
     channel_axis=3,
+    splits=frozenset({"SPLIT", "SPLIT_V"}),
+    outer=frozenset({"BATCH_MATMUL"}),
 )  # fmt: skip

@@ -12,12 +12,13 @@ import torch
 from ai_edge_litert import schema_py_generated as schema
 from torch import nn
 
-from coordatt_deploy.artifact_specs import ModelSpec, Preprocessing
+from coordatt_deploy.artifact_specs import Artifact, ModelSpec, Preprocessing
 from coordatt_deploy.bundle import open_bundle
 from coordatt_deploy.bundle_writing import finish
 from coordatt_deploy.conversion import export_run
 from coordatt_deploy.conversion.plan import ExportPlan
 from coordatt_deploy.data.images import load_image, preprocess
+from coordatt_deploy.documents import from_json, to_json
 from coordatt_deploy.errors import ConversionError, UsageError
 from coordatt_deploy.exporters import ExportRequest, exporter
 from coordatt_deploy.exporters.tflite.export import pack
@@ -72,6 +73,7 @@ def _baked(softmax=True, labels=LABELS, preprocessing=None):
 
 
 def _exported(tmp_path, kind, **options):
+    tmp_path.mkdir(exist_ok=True)
     source, graph = _baked(**options)
     suffix = {Format.TFLITE: ".tflite", Format.COREML: ".mlpackage", Format.ONNX: ".onnx"}[kind]
     request = ExportRequest(source.spec, Precision.FP32, tmp_path / f"net{suffix}")
@@ -115,6 +117,27 @@ def test_core_ml_shows_an_image_and_a_classifier(tmp_path):
     assert RGB == image.type.imageType.colorSpace
     assert ["classLabel", "classLabel_probs"] == [item.name for item in model.description.output]
     assert list(LABELS) == json.loads(model.description.metadata.userDefined["labels"])
+
+
+def test_the_manifest_says_what_an_app_meets(tmp_path):
+    """
+    Of an image classifier in Core ML the features that the package describes, of everything else its tensors.
+    """
+    for kind in (Format.COREML, Format.TFLITE):
+        _, _, artifact = _exported(tmp_path / kind, kind)
+        read = from_json(Artifact, to_json(artifact))
+        assert ["probabilities"] == [spec.name for spec in read.outputs]
+        if kind is Format.TFLITE:
+            assert read.app is None
+            continue
+        model, _ = read_model(tmp_path / kind / artifact.path)
+        assert [("image", "image")] == [(item.name, item.type) for item in read.app.inputs]
+        assert [("classLabel", "text"), ("classLabel_probs", "numbers by text")] == [
+            (item.name, item.type) for item in read.app.outputs
+        ]
+        assert [item.shortDescription for item in model.description.output] == [
+            item.meaning for item in read.app.outputs
+        ]
 
 
 @pytest.mark.parametrize("labels", [None, ("a", "b")])

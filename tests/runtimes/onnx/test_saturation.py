@@ -6,8 +6,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
+import torch
 from click.testing import CliRunner
+from exact_sums import exact_sums_of
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -19,22 +22,30 @@ from coordatt_deploy.cli import main
 from coordatt_deploy.documents import dump
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.files import sha256
-from coordatt_deploy.formats import Format, Precision
+from coordatt_deploy.formats import Format, Precision, TargetCpu
 from coordatt_deploy.layer_map import LayerMap
 from coordatt_deploy.manifest import GoldenCase, Manifest
 from coordatt_deploy.parity.reports import read_reports
 from coordatt_deploy.parity.tolerances import TOLERANCES, Tolerance
 from coordatt_deploy.runtimes import provenance, runtime
-from coordatt_deploy.runtimes.onnx.saturation import WeightRange, saturation_risk, weight_range
-from coordatt_deploy.runtimes.reader import host_warning
+from coordatt_deploy.runtimes.host_effects import host_effect
+from coordatt_deploy.runtimes.onnx import runner as onnx_runner
+from coordatt_deploy.runtimes.onnx.runner import _options
+from coordatt_deploy.runtimes.onnx.saturation import (
+    WeightRange,
+    has_integer_values,
+    saturation_cause,
+    saturation_risk,
+    weight_range,
+)
 
 WIDE = WeightRange(tensors=3, wide=2, greatest=127)
 SEVEN_BITS = WeightRange(tensors=3, wide=0, greatest=64)
 
 
-def _model(**weights):
+def _model(operator="QuantizeLinear", **weights):
     graph = helper.make_graph(
-        [helper.make_node("Identity", ["x"], ["y"])],
+        [helper.make_node(operator, ["x"], ["y"])],
         "weights",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
@@ -53,13 +64,12 @@ def _range(tmp_path, model):
 @pytest.mark.parametrize("machine", ["x86_64", "AMD64"])
 def test_x86_without_vnni_and_eight_bit_weights_is_a_risk(machine, features):
     """
-    The text names what was found and the target that settles it.
+    The text names what was found.
     """
     reason = saturation_risk(WIDE, machine, features)
 
     assert "2 of 3 int8 weights" in reason
     assert "127" in reason
-    assert "--target qemu-arm64" in reason
 
 
 @pytest.mark.parametrize(
@@ -179,7 +189,7 @@ def _save_float(path):
     onnx.save(model, path)
 
 
-def _int8_bundle(folder, *, reduce_range):
+def _int8_bundle(folder, *, reduce_range, target_cpu=None):
     """Write a bundle of a convolution, float and as ONNX Runtime's own quantizer makes it int8."""
     images = [np.random.default_rng(seed).uniform(-1, 1, IMAGE.shape).astype(np.float32) for seed in (1, 2)]
     with writing(folder, SPEC.source_sha256) as staging:
@@ -194,7 +204,7 @@ def _int8_bundle(folder, *, reduce_range):
         layers = staging / "onnx/net.layers.json"
         layers.write_text(LayerMap(()).dump())
         artifacts = tuple(
-            Artifact(f"onnx/{path.name}", Format.ONNX, kind, None, None, path.stat().st_size, sha256(path),
+            Artifact(f"onnx/{path.name}", Format.ONNX, kind, None, target_cpu, path.stat().st_size, sha256(path),
                      (IMAGE,), (LOGITS,), "onnx/net.layers.json")
             for kind, path in paths.items()
         )  # fmt: skip
@@ -234,7 +244,7 @@ def test_every_parity_report_warns_where_int8_can_saturate(on, tmp_path):
     Terminal, JSON, JUnit, Markdown and HTML name the target that settles it, for the int8 file only.
     """
     bundle = _int8_bundle(tmp_path / "net", reduce_range=False)
-    target, path = "--target qemu-arm64", "onnx/net_int8.onnx"
+    target, path = f"coordatt-deploy parity {bundle.root} --target qemu-arm64", "onnx/net_int8.onnx"
 
     shown = on(AVX2, "parity", bundle.root, "--outputs-only", "--markdown", tmp_path / "summary.md")
     document = json.loads(on(AVX2, "parity", bundle.root, "--outputs-only", "--json"))
@@ -292,6 +302,141 @@ def test_a_file_that_cannot_be_read_is_said_to_be_unknown(tmp_path):
         _model(w=np.full((64, 64), 100, np.int8)), tmp_path / "net.onnx", save_as_external_data=True, size_threshold=0
     )
 
-    assert "cannot be told" in host_warning(tmp_path / "net.onnx", Format.ONNX, AVX2)
-    assert host_warning(tmp_path / "net.onnx", Format.ONNX, VNNI) is None
-    assert host_warning(tmp_path / "none", Format.TFLITE, AVX2) is None
+    assert "cannot be told" in saturation_cause(tmp_path / "net.onnx", AVX2)
+    assert saturation_cause(tmp_path / "net.onnx", VNNI) is None
+    tflite = Artifact("none", Format.TFLITE, Precision.INT8, None, None, 1, "", (IMAGE,), (LOGITS,), "")
+    assert host_effect(tmp_path / "none", tflite, AVX2) is None
+
+
+# A file that is made for a CPU is judged by what that CPU computes ----------------------------------------------------
+
+
+def test_weights_alone_saturate_nothing(tmp_path):
+    """
+    Int8 weights that are read into float multiply no integers: no warning for a right file.
+    """
+    path = tmp_path / "net.onnx"
+    onnx.save(_model("Identity", w=np.full((64, 64), 100, np.int8)), path)
+
+    assert not has_integer_values(path)
+    assert saturation_cause(path, AVX2) is None
+
+    onnx.save(_model("QuantizeLinear", w=np.full((64, 64), 100, np.int8)), path)
+
+    assert "no VNNI" in saturation_cause(path, AVX2)
+
+
+@pytest.mark.parametrize(("target_cpu", "foreign"), [(TargetCpu.ARM64, True), (TargetCpu.X86_64, False), (None, False)])
+def test_a_file_made_for_another_cpu_is_judged_by_that(tmp_path, target_cpu, foreign):
+    """
+    One made for x86-64, or for no CPU in particular, is judged as it runs.
+    """
+    bundle = _int8_bundle(tmp_path / "net", reduce_range=False, target_cpu=target_cpu)
+    artifact = bundle.manifest.artifacts[1]
+
+    assert foreign == host_effect(bundle.path(artifact.path), artifact, AVX2).foreign
+    assert host_effect(bundle.path(artifact.path), artifact, VNNI) is None
+
+
+def _kernels(path, tmp_path, *, exact_sums):
+    """The operators that ONNX Runtime really runs of a file."""
+    options = _options(1, exact_sums=exact_sums)
+    options.optimized_model_filepath = str(tmp_path / f"optimized_{exact_sums}.onnx")
+    ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return {node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node}
+
+
+def test_exact_sums_run_in_float_between_the_grids(tmp_path):
+    """
+    The convolution that adds integers is gone; without the option it is there.
+    """
+    path = _int8_bundle(tmp_path / "net", reduce_range=False).path("onnx/net_int8.onnx")
+
+    assert not {"QLinearConv", "ConvInteger"} & _kernels(path, tmp_path, exact_sums=True)
+    assert {"QLinearConv", "ConvInteger"} & _kernels(path, tmp_path, exact_sums=False)
+
+
+def test_exact_sums_are_what_integers_give(tmp_path):
+    """
+    The same file in torch: grids read from it, sums of whole numbers in float64, nothing of ONNX Runtime.
+    """
+    bundle = _int8_bundle(tmp_path / "net", reduce_range=False)
+    path, artifact = bundle.path("onnx/net_int8.onnx"), bundle.manifest.artifacts[1]
+    image = bundle.golden("inputs")["image"][0]
+
+    with runtime(Format.ONNX).open_artifact(path, artifact, exact_sums=True) as runner:
+        found = runner.infer({"image": image})["logits"]
+
+    expected, step = _in_torch(path, image)
+    steps = np.abs(found - expected) / step
+    assert steps.max() <= 1.001  # one step where the last digit of float32 decides between two
+    assert (steps > 0.001).mean() < 0.001
+
+
+def _in_torch(path, image):
+    """What the one convolution of an int8 file gives on its grids, and the step of the last one."""
+    graph = onnx.load(path).graph
+    values = {item.name: torch.tensor(numpy_helper.to_array(item)) for item in graph.initializer}
+    values["image"] = torch.tensor(image)
+    step = 0.0
+    for node in graph.node:
+        given = [values[name] for name in node.input]
+        axis = next((item.i for item in node.attribute if item.name == "axis"), 1)
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            scale, zero = (item.double() for item in given[1:])
+            if scale.ndim:
+                scale, zero = (item.reshape([-1 if at == axis else 1 for at in range(given[0].ndim)])
+                               for item in (scale, zero))  # fmt: skip
+        if node.op_type == "QuantizeLinear":
+            info = torch.iinfo(given[2].dtype)
+            made, step = torch.clamp(torch.round(given[0].double() / scale) + zero, info.min, info.max), float(scale)
+        elif node.op_type == "DequantizeLinear":
+            made = (given[0].double() - zero) * scale
+        else:
+            assert node.op_type == "Conv"
+            made = torch.nn.functional.conv2d(*(item.double() for item in given), padding=1)
+        values[node.output[0]] = made
+    return values["logits"].numpy(), step
+
+
+def test_the_verdict_says_how_it_was_judged(on, tmp_path):
+    """
+    Terminal, JSON, JUnit, Markdown and page: judged without this CPU's saturation, and what it is as it runs here.
+    """
+    bundle = _int8_bundle(tmp_path / "net", reduce_range=False, target_cpu=TargetCpu.ARM64)
+
+    shown = on(AVX2, "parity", bundle.root, "--outputs-only", "--markdown", tmp_path / "summary.md")
+    document = json.loads(on(AVX2, "parity", bundle.root, "--outputs-only", "--json"))
+    on(AVX2, "report", bundle.root)
+
+    float_file, file = document["artifacts"]
+    assert (None, None) == (float_file["warning"], float_file["as_run_here"])
+    assert file["passed"]
+    assert abs(file["as_run_here"]["sqnr_db"] - file["sqnr_db"]) < 3  # this host may have VNNI, and then they agree
+    said = "judged without this CPU's saturation, as arm64 computes it"
+    assert file["warning"].startswith(said)
+    assert f"as it runs here: SQNR {file['as_run_here']['sqnr_db']:.1f} dB" in file["warning"]
+    for text in (" ".join(shown.split()), (bundle.root / "reports/junit.xml").read_text()):
+        assert said in text
+    assert "Judged without this CPU&#39;s saturation" in (bundle.root / "reports/report.html").read_text()
+    assert "as arm64 computes it" in (tmp_path / "summary.md").read_text()
+
+
+def test_parity_opens_such_a_file_with_exact_sums(on, tmp_path, monkeypatch):
+    """
+    Outputs and layers alike; once more as it runs, for information; a file made for this CPU only as it runs.
+    """
+    opened = []
+    start = onnx_runner.start_session
+
+    def watched(path, options, inner=()):
+        opened.append((path.name, exact_sums_of(options)))
+        return start(path, options, inner)
+
+    monkeypatch.setattr(onnx_runner, "start_session", watched)
+    provenance_read = False  # it is opened as it runs to read what it was made from
+    for cpu, ways in ((TargetCpu.ARM64, [provenance_read, True, False]), (TargetCpu.X86_64, [provenance_read, False])):
+        bundle = _int8_bundle(tmp_path / cpu, reduce_range=False, target_cpu=cpu)
+        opened.clear()
+        on(AVX2, "parity", bundle.root, "--outputs-only")
+        assert ways == [exact for name, exact in opened if name == "net_int8.onnx"]

@@ -11,10 +11,13 @@ import pytest
 from mil_programs import mb, noise, save
 
 from benchmarks.evaluator_evidence import PAGE, rows
+from coordatt_deploy.artifact_specs import Artifact
+from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.host import describe
 from coordatt_deploy.runtimes.coreml.evaluator.evidence import EVIDENCE, TORCH_TESTS, without
 from coordatt_deploy.runtimes.coreml.evaluator.operators import OPERATORS
-from coordatt_deploy.runtimes.coreml.reader import host_warning
+from coordatt_deploy.runtimes.coreml.reader import host_effect
+from coordatt_deploy.runtimes.host_effects import host_effect as effect_of_host
 
 ROOT = Path(__file__).parents[4]
 PACKAGE = Path(coremltools.__file__).parent
@@ -57,9 +60,13 @@ def test_a_result_says_which_operators_nobody_is_known_to_have_run(tmp_path):
     unknown = save(tmp_path, lambda a: mb.relu(x=mb.ceil(x=a)), [noise(1, 2)])
     known = save(tmp_path, lambda a: mb.relu(x=a), [noise(1, 2)])
 
-    assert "no independent evidence is known for ceil" in host_warning(unknown, describe())
-    assert host_warning(known, describe()) is None
+    assert "no independent evidence is known for ceil" in host_effect(unknown, describe())
+    assert host_effect(known, describe()) is None
     assert ("ceil", "logical_not") == without(["relu", "logical_not", "ceil", "ceil"])
+    artifact = Artifact("net.mlpackage", Format.COREML, Precision.FP32, None, None, 1, "", (), (), "")
+    effect = effect_of_host(unknown, artifact, describe())
+    assert not effect.foreign
+    assert "qemu" not in effect.warning("net")  # no target of ours runs Core ML
 
 
 @pytest.mark.slow
