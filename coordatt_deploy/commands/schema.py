@@ -26,6 +26,7 @@ DOCUMENTS: Final = {
     "sensitivity": "coordatt_deploy.mixed_precision.result:Sensitivity",
     "inspection": "coordatt_deploy.inspection.result:InspectionResult",
     "bundle-inspection": "coordatt_deploy.inspection.result:BundleInspectionResult",
+    "attention-cost": "coordatt_deploy.attention_cost.result:AttentionCost",
     "search": "coordatt_deploy.mixed_precision.result:SearchResult",
 }
 """Where the type of each document is, as "module:class"; ``-result`` is what the command prints with ``--json``."""
