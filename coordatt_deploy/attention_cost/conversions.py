@@ -12,8 +12,8 @@ import numpy as np
 
 from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact
-from coordatt_deploy.attention_cost.files import WrittenFile
 from coordatt_deploy.attention_cost.plan import OFFICIAL, Way
+from coordatt_deploy.attention_cost.written import WrittenFile
 from coordatt_deploy.conversion.quantized_artifact import measure_ranges, prepare
 from coordatt_deploy.conversion.quantized_artifact import write as quantize
 from coordatt_deploy.data.calibration import CalibrationSet

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from coordatt_deploy.artifact_specs import Artifact, Origin
-from coordatt_deploy.attention_cost.files import WrittenFile, WrittenNetwork
 from coordatt_deploy.attention_cost.plan import OFFICIAL, Subject, Way
 from coordatt_deploy.attention_cost.result import CostFile, CostRow
+from coordatt_deploy.attention_cost.written import WrittenFile, WrittenNetwork
 from coordatt_deploy.profile.compare import Comparison, compare_latencies
 from coordatt_deploy.profile.latency import Latency
 from coordatt_deploy.profile.result import ArtifactLatency, LatencyRecord, latency_record

@@ -16,9 +16,10 @@ from coordatt_deploy import host, targets
 from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact, Origin
 from coordatt_deploy.attention_cost.figures import Figures, Key, row
-from coordatt_deploy.attention_cost.files import CostJob, WrittenFile, WrittenNetwork, write
+from coordatt_deploy.attention_cost.files import CostJob, write
 from coordatt_deploy.attention_cost.plan import FAMILIES, CostPlan, Subject
 from coordatt_deploy.attention_cost.result import AttentionCost
+from coordatt_deploy.attention_cost.written import WrittenFile, WrittenNetwork
 from coordatt_deploy.conversion.refusals import OF_ONE_FILE
 from coordatt_deploy.errors import BundleError, DeployError, InferenceError
 from coordatt_deploy.formats import Format, TargetCpu, slowest_first

@@ -4,8 +4,8 @@ import numpy as np
 
 from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.attention_cost.figures import Figures, row
-from coordatt_deploy.attention_cost.files import WrittenFile, WrittenNetwork
 from coordatt_deploy.attention_cost.plan import OFFICIAL, OURS, Subject, Way
+from coordatt_deploy.attention_cost.written import WrittenFile, WrittenNetwork
 from coordatt_deploy.formats import Format, Precision, TargetCpu
 from coordatt_deploy.profile.compare import Outcome
 from coordatt_deploy.profile.latency import Latency
