@@ -86,13 +86,13 @@ def _least(keys: Sequence[Key], figures: Mapping[Key, float]) -> Key | None:
 
 
 def _over(key: Key, other: Key | None, found: Figures) -> Comparison | None:
-    if key == other or other not in found.latencies or key not in found.latencies:
+    if other is None or key == other or other not in found.latencies or key not in found.latencies:
         return None
     return compare_latencies(found.latencies[other], found.latencies[key])
 
 
 def _ratio(key: Key, other: Key | None, found: Figures) -> float | None:
-    if key == other or other not in found.instructions or key not in found.instructions:
+    if other is None or key == other or other not in found.instructions or key not in found.instructions:
         return None
     return found.instructions[key] / found.instructions[other]
 

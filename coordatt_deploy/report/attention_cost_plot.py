@@ -69,9 +69,9 @@ def cost_plot(cost: AttentionCost) -> Markup:
     for panel in panels(cost):
         body += _drawn(panel, top)
         top += panel.height
-    for number, text in enumerate(_wrapped(footnote(cost))):
-        body.append(_text(24, top + 16 + 17 * number, text, kind="soft"))
-        height = top + 34 + 17 * number
+    lines = _wrapped(footnote(cost))
+    body += [_text(24, top + 16 + 17 * number, text, kind="soft") for number, text in enumerate(lines)]
+    height = top + 17 + 17 * len(lines)
     return Markup(
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img"><title>{title}</title>'
         "<style>{style}</style>"
@@ -88,7 +88,7 @@ def panels(cost: AttentionCost) -> Iterator[Panel]:
         others = [row for row in rows if not row.is_plain]
         for kind in dict.fromkeys((file.format, file.precision) for file in rows[0].files):
             name, bar = _figure(rows, kind)
-            shown = tuple((label(row), *(_of(row, kind, export, bar) for export in (OFFICIAL, OURS))) for row in others)
+            shown = tuple((label(row), _of(row, kind, OFFICIAL, bar), _of(row, kind, OURS, bar)) for row in others)
             if any(default or ours for _, default, ours in shown):
                 yield Panel(f"{name} over plain: {rows[0].backbone}, {' '.join(kind)}", shown)
 
@@ -139,7 +139,7 @@ def _head() -> Markup:
 
 
 def _drawn(panel: Panel, top: int) -> list[Markup]:
-    bars = [bar for _, *pair in panel.rows for bar in pair if bar is not None]
+    bars = [bar for _, default, ours in panel.rows for bar in (default, ours) if bar is not None]
     ends = [end for bar in bars for end in (bar.value, *(bar.interval or ()))]
     low, high = min(0.0, *ends), max(1.0, *ends)
 

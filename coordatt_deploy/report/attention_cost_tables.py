@@ -110,8 +110,8 @@ def _latencies(name: str, rows: Kinds) -> Iterator[CostTable]:
             f"Latency of {name}{form}: cost over the faster plain file, with 95 % interval",
             ("block", "default", "ms", "ours", "ms", "ours over default"),
             tuple(
-                (label(row), told(default and default.latency_over_plain), _ms(default),
-                 told(ours and ours.latency_over_plain), _ms(ours), told(ours and ours.latency_over_default))
+                (label(row), _over_plain(default), _ms(default),
+                 _over_plain(ours), _ms(ours), _over_default(ours))
                 for row, (default, ours) in pairs
             ),
             extra=(2, 4, 5),
@@ -125,9 +125,9 @@ def _instructions(name: str, target: str, rows: Kinds) -> Iterator[CostTable]:
             f"Instructions of {name} on {target}, in millions, and over the cheaper plain file",
             ("block", "default", "over", "ours", "over", "ours / default"),
             tuple(
-                (label(row), _millions(default), _times(default and default.instructions_over_plain),
-                 _millions(ours), _times(ours and ours.instructions_over_plain),
-                 _times(ours and ours.instructions_over_default))
+                (label(row), _millions(default), _times(default, plain=True),
+                 _millions(ours), _times(ours, plain=True),
+                 _times(ours, plain=False))
                 for row, (default, ours) in pairs
             ),
         )  # fmt: skip
@@ -143,8 +143,8 @@ def _files(name: str, rows: Kinds) -> CostTable:
         f"Files of {name}" + ("" if cpu is None else f", form for {cpu}"),
         columns + (("default partitions", "ours partitions") if pieces else ()),
         tuple(
-            (label(row), *(_kilobytes(file) for file in pair), *(_count(file and file.operators) for file in pair),
-             *((_count(file and file.partitions) for file in pair) if pieces else ()))
+            (label(row), *(_kilobytes(file) for file in pair), *(_operators(file) for file in pair),
+             *((_partitions(file) for file in pair) if pieces else ()))
             for row, pair in pairs
         ),
     )  # fmt: skip
@@ -181,9 +181,24 @@ def _kilobytes(file: CostFile | None) -> str:
     return NOTHING if file is None or file.bytes is None else f"{file.bytes / 1e3:,.0f}"
 
 
-def _times(ratio: float | None) -> str:
+def _over_plain(file: CostFile | None) -> str:
+    return told(None if file is None else file.latency_over_plain)
+
+
+def _over_default(file: CostFile | None) -> str:
+    return told(None if file is None else file.latency_over_default)
+
+
+def _times(file: CostFile | None, *, plain: bool) -> str:
+    if file is None:
+        return NOTHING
+    ratio = file.instructions_over_plain if plain else file.instructions_over_default
     return NOTHING if ratio is None else f"{ratio:.3f}"
 
 
-def _count(value: int | None) -> str:
-    return NOTHING if value is None else f"{value:,}"
+def _operators(file: CostFile | None) -> str:
+    return NOTHING if file is None or file.operators is None else f"{file.operators:,}"
+
+
+def _partitions(file: CostFile | None) -> str:
+    return NOTHING if file is None or file.partitions is None else f"{file.partitions:,}"

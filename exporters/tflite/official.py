@@ -10,6 +10,7 @@ from torch import nn
 os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")
 
 import litert_torch
+from ai_edge_litert.interpreter import Interpreter
 from ai_edge_quantizer import quantizer, recipe
 
 from coordatt_deploy.array_types import NumberArray
@@ -17,7 +18,7 @@ from coordatt_deploy.artifact_specs import TensorSpec
 from coordatt_deploy.exporters import OfficialFile
 from coordatt_deploy.exporters.converter_errors import official_refusal
 from coordatt_deploy.formats import Format, Precision
-from coordatt_deploy.runtimes.tflite.runner import SIGNATURE, Interpreter, TensorDetail
+from coordatt_deploy.runtimes.tflite.runner import SIGNATURE, TensorDetail
 
 
 def export(module: nn.Module, image: torch.Tensor, precision: Precision, path: Path) -> OfficialFile:  # noqa: ARG001 - its only one

@@ -149,7 +149,7 @@ def _of_one_group(rewriter: Rewriter, norm: fx.Node, value: fx.Node) -> fx.Node:
     call, over = rewriter.call, [1, 2, 3]
     centred = call(aten.sub.Tensor, value, call(aten.mean.dim, value, over, True))
     variance = call(aten.mean.dim, call(aten.mul.Tensor, centred, centred), over, True)
-    epsilon = float(argument(norm, 4, "eps", 1e-5))
+    epsilon = argument(norm, 4, "eps", 1e-5)
     result = call(aten.mul.Tensor, centred, call(aten.rsqrt.default, call(aten.add.Tensor, variance, epsilon)))
     affine = zip(((2, "weight"), (3, "bias")), (aten.mul.Tensor, aten.add.Tensor), strict=True)
     for (place, name), operator in affine:
