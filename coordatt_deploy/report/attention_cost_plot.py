@@ -140,8 +140,9 @@ def _head() -> Markup:
 
 def _drawn(panel: Panel, top: int) -> list[Markup]:
     bars = [bar for _, default, ours in panel.rows for bar in (default, ours) if bar is not None]
-    ends = [end for bar in bars for end in (bar.value, *(bar.interval or ()))]
-    low, high = min(0.0, *ends), max(1.0, *ends)
+    ends: list[float] = [end for bar in bars for end in (bar.value, *(bar.interval or ()))]
+    low: float = min(0.0, *ends)
+    high: float = max(1.0, *ends)
 
     def x(value: float) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * (value - low) / (high - low)
