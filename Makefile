@@ -40,8 +40,8 @@ lint: $(INSTALLED)  ## ruff on the sources; types and layers on the wheel, as it
 	$(BIN)/ruff format --check .
 	$(BIN)/python -Im pytest -q tests/static
 
-bench: $(INSTALLED)  ## what attention costs: our artifacts, the official defaults, the plain backbone
-	$(BIN)/python benchmarks/attention_cost.py
+bench: $(INSTALLED)  ## what each attention block costs: our files, the official defaults, the plain backbone
+	$(BIN)/coordatt-deploy attention-cost --input-size 224 --precision fp32 --precision int8 --target qemu-arm64
 
 zoo: $(INSTALLED)  ## every backbone with every attention block in every format, exported and judged; goes on where it was
 	$(BIN)/python -m benchmarks.zoo_matrix build/zoo

@@ -1,6 +1,6 @@
 """Run a benchmark as on a CPU with AVX2 and no AVX-512: what a kernel set is worth, on one machine in one hour.
 
-    python benchmarks/without_avx512.py benchmarks/attention_cost.py --without instructions
+    python benchmarks/without_avx512.py -m coordatt_deploy attention-cost --attention ca --input-size 224
 
 ONNX Runtime and LiteRT ask the CPU what it has and offer no switch. So their libraries are copied to a temporary
 folder, every ``cpuid`` in the copies becomes an invalid instruction, and a preloaded handler answers in its place, with

@@ -37,6 +37,10 @@ SIGNALLED: Final = 128  # and the number of the signal, as shells say it: 130 an
 TRACEBACK: Final = "COORDATT_DEPLOY_TRACEBACK"
 
 COMMANDS: Final = {
+    "attention-cost": (
+        "coordatt_deploy.commands.attention_cost:attention_cost",
+        "Measure what each attention block costs on a backbone.",
+    ),
     "build": ("coordatt_deploy.commands.build:build", "Go the whole way: export, prove, measure."),
     "doctor": ("coordatt_deploy.commands.doctor:doctor", "Say what this machine has and what is missing."),
     "evaluate": (

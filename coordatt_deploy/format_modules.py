@@ -17,6 +17,7 @@ class Role(enum.StrEnum):
     LOWERING = "exporters.{}.lowering"
     EXPORT = "exporters.{}.export"
     QUANTIZE = "exporters.{}.quantize"
+    OFFICIAL = "exporters.{}.official"
     RUNNER = "runtimes.{}.runner"
     SUBMODELS = "runtimes.{}.submodels"
     READER = "runtimes.{}.reader"
@@ -26,6 +27,7 @@ _DOING = {
     Role.LOWERING: "lowering for {}",
     Role.EXPORT: "exporting to {}",
     Role.QUANTIZE: "quantizing {}",
+    Role.OFFICIAL: "exporting to {} as its own converter does",
     Role.RUNNER: "opening {} artifacts",
     Role.SUBMODELS: "cutting {} artifacts apart",
     Role.READER: "reading {} files",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec, TensorSpec
 from coordatt_deploy.files import sha256, size_bytes
 from coordatt_deploy.format_modules import Role, load
@@ -18,6 +19,9 @@ from coordatt_deploy.quantization.recipes import Recipe
 from coordatt_deploy.runtimes.reader import app_interface
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from coordatt_deploy.graph.graph import Graph
 
 
@@ -131,6 +135,40 @@ class Quantizer(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class OfficialFile:
+    """The tensors that a caller of a file meets which the official converter named."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class OfficialExporter(Protocol):
+    """What ``exporters/<format>/official.py`` offers: the file that a user gets without this package, to compare with.
+
+    Nothing is lowered, folded or named; the converters are told no more than they ask for.
+    """
+
+    def export(self, module: "nn.Module", image: "torch.Tensor", precision: Precision, path: Path) -> OfficialFile:
+        """Write *module*, which takes one image (N, C, H, W), to *path*.
+
+        Raises:
+            ConversionError: The converter refused it.
+        """
+
+    def quantize(self, source: Path, images: NumberArray, path: Path) -> OfficialFile:
+        """Write the float file at *source* with int8 weights and activations to *path*.
+
+        Args:
+            source: A file that ``export`` wrote.
+            images: What activations are measured on, (count, C, H, W).
+            path: Where to.
+
+        Raises:
+            ConversionError: The quantizer refused the file, or cannot run here.
+        """
+
+
 def exporter(file_format: Format) -> Exporter:
     """Return the module that writes *file_format*.
 
@@ -147,3 +185,12 @@ def quantizer(file_format: Format) -> Quantizer:
         MissingDependencyError: The format's quantizer is not installed.
     """
     return cast("Quantizer", load(file_format, Role.QUANTIZE))
+
+
+def official(file_format: Format) -> OfficialExporter:
+    """Return the module that writes *file_format* as its official converter does.
+
+    Raises:
+        MissingDependencyError: The converter is not installed.
+    """
+    return cast("OfficialExporter", load(file_format, Role.OFFICIAL))

@@ -1,6 +1,7 @@
 """What a converter says when it gives up, as one error: which operator, in which layers, and where the rest is."""
 
 import re
+from pathlib import Path
 from typing import Final
 
 from coordatt_deploy.errors import ConversionError, RefusedOperator, UnsupportedOperatorsError
@@ -33,12 +34,12 @@ def refusal(graph: Graph, file_format: Format, converter: str, error: Exception)
     Returns:
         ``UnsupportedOperatorsError`` with the layers of the operator that the text names, where the graph has some.
     """
-    log = write_traceback(error, f"convert-{file_format}")
-    text = f"{converter} cannot convert it: {first_line(error)}; its own text is in {log}"
+    told = f"{first_line(error)}; its own text is in {_log(file_format, error)}"
+    text = f"{converter} cannot convert it: {told}"
     names = {name for pattern in _OPERATORS for name in pattern.findall(str(error))}
     nodes = [node for node in graph.module.graph.nodes if is_call(node) and op_name(node) in names]
     if not nodes:
-        return ConversionError(f"{converter} cannot convert the graph: {first_line(error)}; its own text is in {log}")
+        return ConversionError(f"{converter} cannot convert the graph: {told}")
     found = tuple(
         RefusedOperator(
             graph.layer_of(node.name) or module_path(node) or node.name,
@@ -50,3 +51,14 @@ def refusal(graph: Graph, file_format: Format, converter: str, error: Exception)
         for node in nodes
     )
     return UnsupportedOperatorsError(file_format.value, FORMATS[file_format].title, found)
+
+
+def official_refusal(file_format: Format, converter: str, error: Exception) -> ConversionError:
+    """Return the error to raise from what a converter raised of a module that nothing was done to."""
+    return ConversionError(
+        f"{converter} cannot convert it: {first_line(error)}; its own text is in {_log(file_format, error)}"
+    )
+
+
+def _log(file_format: Format, error: Exception) -> Path:
+    return write_traceback(error, f"convert-{file_format}")

@@ -142,12 +142,25 @@ class Bench:
                     return Outcome(fault, seed, expected, True, False, f"cannot be run: {error}")
                 first = found.first_diverging_layer
                 outcome = Outcome(fault, seed, expected, found.passed is not True, first in expected, found.sentence())
+                if outcome.missed and artifact.recipe is None and self.changes_nothing(bundle, artifact, expected):
+                    # Such as a weight that only ever meets padding: 80 of the 98 of a 7x7 kernel on a map of 2x2.
+                    return Outcome(fault, seed, (), False, False, "changes no value of its layers on any image")
                 if outcome.missed and artifact.recipe is not None:
                     size, allowed = self.size(bundle, artifact, found, expected)
                     if size == 0.0:
                         return Outcome(fault, seed, (), False, False, "changes no value of its layers on any image")
                     outcome = replace(outcome, size=size, allowed=allowed)
         return outcome
+
+    def changes_nothing(self, planted: Bundle, artifact: Artifact, layers: Sequence[str]) -> bool:
+        """Whether every value of *layers*, each fed with the reference, is the same to the last bit in *planted*."""
+        compared = False
+        for sick, well in zip(self._alone(planted, artifact), self._alone(self.bundle, artifact), strict=True):
+            for layer in sick.keys() & well.keys() & set(layers):
+                compared = True
+                if not np.array_equal(sick[layer], well[layer], equal_nan=True):
+                    return False
+        return compared
 
     def size(
         self, planted: Bundle, artifact: Artifact, found: ArtifactLayers, layers: Sequence[str]

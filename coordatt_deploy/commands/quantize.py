@@ -37,7 +37,8 @@ class QuantizeOptions:
         formats: Empty for every format of the bundle that can express the recipe.
         target_cpus: Empty for those of the bundle's float files.
         sensitivity: Rank the layers, and write nothing.
-        max_drop: Percentage points of top-1 that may be lost; None for no search.
+        max_drop: By how much the metric may be worse; None for no search.
+        metric: What is scored in the search; None for what the labels are made for.
         dataset: Labelled images for the search.
         limit: How many of them at most.
         strict: Whether all files are to be written, or none.
@@ -49,6 +50,7 @@ class QuantizeOptions:
     target_cpus: tuple[TargetCpu, ...] = ()
     sensitivity: bool = False
     max_drop: float | None = None
+    metric: str | None = None
     dataset: str | None = None
     limit: int | None = None
     strict: bool = False
@@ -74,12 +76,17 @@ class QuantizeOptions:
     click.option(
         "--max-drop",
         type=float,
-        help="Percentage points of top-1 that may be lost: keeps the fewest layers in float that this takes, else exit"
-        " code 1.",
+        help="By how much the metric may be worse, in percentage points of top-1 or mIoU, or in the unit of your own:"
+        " keeps the fewest layers in float that this takes, else exit code 1.",
+    ),
+    click.option(
+        "--metric",
+        metavar="top-1|miou|FILE.py:FUNCTION",
+        help="What is scored for --max-drop.  [default: top-1 for classes, mIoU for masks]",
     ),
     click.option(
         "--dataset",
-        help="Labelled images for --max-drop: a folder, or digits.  [default: the calibration data's labels]",
+        help="Labelled images for --max-drop, as evaluate takes them.  [default: the calibration data's labels]",
     ),
     click.option("--limit", type=int, help="Only so many of these images, drawn at random."),
     strict_option,
@@ -101,17 +108,22 @@ def quantize(options: QuantizeOptions, bundle: Path, as_json: bool) -> None:
         coordatt-deploy quantize ca_100 --recipe dynamic_wi8_afp32 --recipe palettized_w6
         coordatt-deploy quantize ca_100 --calibration-data photos --sensitivity --format tflite
         coordatt-deploy quantize ca_100 --calibration-data photos --max-drop 0.5 --dataset validation
+        coordatt-deploy quantize detector --max-drop 0.01 --metric map.py:mean --calibration-data street
     """
     plan = _plan(options)
     if options.max_drop is not None:
         _rank(bundle, plan, _search_plan(plan, options, options.max_drop), options, as_json=as_json)
-    searching = options.dataset is not None or options.limit is not None
+    searching = options.dataset is not None or options.limit is not None or options.metric is not None
     if options.sensitivity:
         if searching:
-            raise UsageError("--dataset and --limit are for --max-drop; the ranking uses the calibration data")
+            raise UsageError(
+                "--dataset, --metric and --limit are for --max-drop; the ranking uses the calibration data"
+            )
         _rank(bundle, plan, None, options, as_json=as_json)
     if searching:
-        raise UsageError("--dataset and --limit are for --max-drop; to measure what is there: coordatt-deploy evaluate")
+        raise UsageError(
+            "--dataset, --metric and --limit are for --max-drop; to measure what is there: coordatt-deploy evaluate"
+        )
     _quantize(bundle, plan, as_json=as_json)
 
 
@@ -164,7 +176,7 @@ def _search_plan(plan: "QuantizePlan", options: QuantizeOptions, max_drop: float
     # When the options are right, what makes the plan: see coordatt_deploy.cli.
     from coordatt_deploy.mixed_precision.search_plan import SearchPlan
 
-    return SearchPlan(plan, max_drop, dataset=options.dataset, limit=options.limit)
+    return SearchPlan(plan, max_drop, dataset=options.dataset, limit=options.limit, metric=options.metric)
 
 
 def _rank(

@@ -27,6 +27,7 @@ DOCUMENTS: Final = {
     "inspection": "coordatt_deploy.inspection.result:InspectionResult",
     "bundle-inspection": "coordatt_deploy.inspection.result:BundleInspectionResult",
     "verification": "coordatt_deploy.bundle:Verification",
+    "attention-cost": "coordatt_deploy.attention_cost.result:AttentionCost",
     "search": "coordatt_deploy.mixed_precision.result:SearchResult",
 }
 """Where the type of each document is, as "module:class"; ``-result`` is what the command prints with ``--json``."""

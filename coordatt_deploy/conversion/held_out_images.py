@@ -57,7 +57,7 @@ def write_held_out(job: Job) -> None:
             return
         cases = [*job.data.aside.feeds(graph.images_at_once), *_of_other_batches(graph, job.data.aside)]
         folder = job.root / "golden" / place.folder
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         for file, run in (("outputs", prepare(graph)), ("rounding_fp32", prepare(graph, dtype=torch.float32))):
             results = [run(feeds) for feeds in cases]
             save_golden(folder / f"{file}.npz", {name: [case[name] for case in results] for name in graph.outputs})

@@ -95,6 +95,20 @@ class Predictions:
     failures: dict[int, Failure] = field(default_factory=dict)
     runtimes: dict[int, tuple[str, Origin | None]] = field(default_factory=dict)
 
+    def beside(self, other: "Predictions") -> "Predictions":
+        """Return what two subjects answered that were asked alone, this one's first, on the same images.
+
+        Nothing was computed from both outputs at once: their difference is not known.
+        """
+        return replace(
+            self,
+            scored={0: self.scored[0], 1: other.scored[0]},
+            shapes=self.shapes or other.shapes,
+            noise=np.full((2, len(self.rows)), np.nan),
+            nonfinite=np.concatenate([self.nonfinite, other.nonfinite]),
+            runtimes={0: self.runtimes[0], 1: other.runtimes[0]},
+        )
+
 
 def run(
     trial: Trial, images: Sequence[LabelledImage], workers: int, step: Callable[[], None] = lambda: None

@@ -4,7 +4,6 @@ What every artifact is compared with is the captured graph in float64. Without t
 the bundle's best float artifact, and the document says so.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -12,19 +11,25 @@ from pathlib import Path
 from typing import Final
 
 from coordatt_deploy import targets
-from coordatt_deploy.artifact_specs import Artifact, OutputKind, TensorSpec
+from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.bundle import Bundle
-from coordatt_deploy.data.dataset import Dataset, LabelKind, LabelsBy
+from coordatt_deploy.data.dataset import Dataset, LabelsBy
 from coordatt_deploy.data.labelled import open_dataset
-from coordatt_deploy.data.masks import IGNORED
 from coordatt_deploy.documents import dump
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.evaluation.judge import judge
+from coordatt_deploy.evaluation.metric_choice import (
+    check_drop,
+    check_metric,
+    classes_of,
+    image_input,
+    own_metric,
+    scoring_of,
+)
 from coordatt_deploy.evaluation.predict import Predictions, Trial, run
 from coordatt_deploy.evaluation.reports import EvaluationReports, read_reports, runs_of
-from coordatt_deploy.evaluation.result import MIOU, TOP1, Accuracy, Evaluation, EvaluationResult, MetricRecord
-from coordatt_deploy.evaluation.scoring import MeanIou, Own, Scoring, Top1
-from coordatt_deploy.evaluation.user_metric import load_metric
+from coordatt_deploy.evaluation.result import Accuracy, Evaluation, EvaluationResult
+from coordatt_deploy.evaluation.scoring import MeanIou
 from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.graph.source_weights import check_source_weights
 from coordatt_deploy.host import available_cores, describe
@@ -73,14 +78,9 @@ class EvaluationPlan:
         for option, value in (("limit", self.limit), ("workers", self.workers)):
             if value is not None and value < 1:
                 raise UsageError(f"--{option} is {value}; it must be a whole number of at least 1")
-        if self.metric not in (None, TOP1, MIOU) and ":" not in str(self.metric):
-            raise UsageError(f"unknown --metric {self.metric!r}; known: {TOP1}, {MIOU}, FILE.py:FUNCTION")
-        if self.max_drop is None:
-            return
-        if not (math.isfinite(self.max_drop) and self.max_drop >= 0):
-            raise UsageError(f"--max-drop is {self.max_drop}; give a number of at least 0, in the metric's unit")
-        if self.max_drop > 100 and self.metric in (None, TOP1, MIOU):
-            raise UsageError(f"--max-drop is {self.max_drop}; give percentage points from 0 to 100, such as 0.5")
+        check_metric(self.metric)
+        if self.max_drop is not None:
+            check_drop(self.max_drop, self.metric)
 
 
 def evaluate_bundle(bundle: Bundle, plan: EvaluationPlan, stages: Stages) -> Evaluation:
@@ -95,11 +95,11 @@ def evaluate_bundle(bundle: Bundle, plan: EvaluationPlan, stages: Stages) -> Eva
     target = None if plan.target is None else targets.parse(plan.target)
     kept = ReportFile(bundle, report_name("evaluate", None if target is None else str(target)), plan.output)
     kept.check()
-    own = _own_metric(plan.metric)
-    classes = _classes(bundle)
+    own = own_metric(plan.metric)
+    classes = classes_of(bundle)
     tensor = image_input(bundle)
     dataset = open_dataset(plan.dataset, bundle.manifest.model.labels, classes, plan.labels_by, tensor)
-    scoring = _scoring(bundle, plan, dataset, own)
+    scoring = scoring_of(bundle, plan.metric, dataset, own)
     if isinstance(scoring, MeanIou):
         classes = scoring.classes
     if plan.limit is not None:
@@ -167,105 +167,6 @@ def _keep(file: ReportFile, result: EvaluationResult, command: str) -> None:
     runs = runs_of(result, session.tool_versions, session.time)
     runs = tuple(replace(run, machine=session.machine, command=session.command) for run in runs)
     file.write(dump(EvaluationReports(accumulated(earlier.runs, runs), result.skipped)))
-
-
-def _own_metric(named: str | None) -> Own | None:
-    """Import a metric of the user's own, before anything is run; None for what is built in."""
-    if named is None or named in (TOP1, MIOU):
-        return None
-    with logged("metric"):
-        metric = load_metric(named)
-    record = MetricRecord(metric.name, metric.higher_is_better, "", named, metric.per_image)
-    return Own(record, LabelKind.CLASSES)
-
-
-def _classes(bundle: Bundle) -> int | None:
-    """The number of logits; None where the model is no classifier."""
-    try:
-        return logits_of(bundle)[1]
-    except UsageError:
-        return None
-
-
-def _scoring(bundle: Bundle, plan: EvaluationPlan, dataset: Dataset, own: Own | None) -> Scoring:
-    """Return what becomes of the outputs.
-
-    Raises:
-        UsageError: The model's outputs or the dataset's labels are not what the metric scores.
-    """
-    if own is not None:
-        return replace(own, kind=dataset.kind)
-    asked = plan.metric or {LabelKind.CLASSES: TOP1, LabelKind.MASKS: MIOU}.get(dataset.kind)
-    if asked is None:
-        raise UsageError(
-            f"the labels of {dataset.source} are neither classes nor masks; give --metric FILE.py:FUNCTION"
-        )
-    needed = LabelKind.CLASSES if asked == TOP1 else LabelKind.MASKS
-    if asked == TOP1:
-        scoring: Scoring = Top1(logits_of(bundle)[0].name)
-    else:
-        spec, classes = mask_of(bundle)
-        scoring = MeanIou(spec.name, classes)
-    if dataset.kind is not needed:
-        raise UsageError(f"{asked} needs {needed.value} as labels; {dataset.source} has {dataset.kind.value}")
-    return scoring
-
-
-def mask_of(bundle: Bundle) -> tuple[TensorSpec, int]:
-    """Return the output that holds a class, or a score of each class, for every pixel, and the number of classes.
-
-    An output whose kind is said or proven to be a mask comes before one that looks like it. Where it holds the classes
-    themselves there are as many as the model has labels, or 255.
-
-    Raises:
-        UsageError: There is none.
-    """
-    manifest = bundle.manifest
-    said = [spec for spec in manifest.outputs if manifest.output_kinds.get(spec.name) is OutputKind.MASK]
-    for spec in (*said, *manifest.outputs):
-        channels = spec.shape[1] if len(spec.shape) == 4 else None
-        if channels is not None and channels > 1:
-            return spec, channels
-        if spec.dtype.startswith(("int", "uint")) and (len(spec.shape) == 3 or channels == 1):
-            return spec, len(manifest.model.labels or ()) or IGNORED
-    found = ", ".join(f"{spec.name} {spec.shape}" for spec in manifest.outputs)
-    raise UsageError(
-        "mIoU needs scores (1, classes, H, W) or classes (1, H, W) for every pixel;"
-        f" {manifest.model.name} gives {found}"
-    )
-
-
-def logits_of(bundle: Bundle) -> tuple[TensorSpec, int]:
-    """Return the output that holds the logits and the number of classes.
-
-    Raises:
-        UsageError: The model is no classifier.
-    """
-    for spec in bundle.manifest.outputs:
-        classes = spec.shape[-1]
-        if len(spec.shape) == 2 and classes is not None and classes > 1:
-            return spec, classes
-    found = ", ".join(f"{spec.name} {spec.shape}" for spec in bundle.manifest.outputs)
-    raise UsageError(
-        f"accuracy needs a classifier with logits (1, classes); {bundle.manifest.model.name} gives {found}"
-    )
-
-
-def image_input(bundle: Bundle) -> TensorSpec:
-    """Return the input that takes the image.
-
-    Raises:
-        UsageError: The model takes something else, or more.
-    """
-    inputs, preprocessing = bundle.manifest.inputs, bundle.manifest.model.preprocessing
-    channels = len(preprocessing.mean) if preprocessing.takes_images else None
-    if len(inputs) == 1 and len(inputs[0].shape) == 4 and inputs[0].shape[1] == channels:
-        return inputs[0]
-    found = ", ".join(f"{spec.name} {spec.shape}" for spec in inputs)
-    raise UsageError(
-        "accuracy needs a model of one image (1, 3, H, W), or grey (1, 1, H, W);"
-        f" {bundle.manifest.model.name} takes {found}"
-    )
 
 
 def _chosen(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from coordatt_deploy.evaluation.result import MetricRecord
 from coordatt_deploy.formats import Format, TargetCpu
 from coordatt_deploy.manifest import CalibrationRecord
 
@@ -77,17 +78,18 @@ class AttemptRecord:
 
     Attributes:
         kept: Names of the layers in float.
-        points: Percentage points more than the float64 reference.
+        points: How much more than the float64 reference it scores, in the metric's unit.
         whole: Whether it was made the whole way, its weights rounded on data around the layers in float.
-        lost: Images that the reference has right and it has not.
-        gained: Images that it has right and the reference has not.
+        lost: Images that the reference has right, or better, and it has not; None where images have no score of
+            their own.
+        gained: The other way round.
     """
 
     kept: tuple[str, ...]
     points: float
     whole: bool
-    lost: int
-    gained: int
+    lost: int | None
+    gained: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ class FormatSearch:
         kept: Names of the layers that stay in float.
         layers: How many could have been kept.
         difference_points: Of the last attempt.
-        interval_points: Of that, low and high.
+        interval_points: Of that, low and high; None where no image tells the two apart.
         recipe_file: What replays it, relative to the bundle; None where nothing was found.
         attempts: In their order.
         warning: How artifacts were judged where this CPU makes something else of them; None where it does not.
@@ -115,7 +117,7 @@ class FormatSearch:
     kept: tuple[str, ...]
     layers: int
     difference_points: float
-    interval_points: tuple[float, float]
+    interval_points: tuple[float, float] | None
     recipe_file: str | None
     attempts: tuple[AttemptRecord, ...]
     warning: str | None = None
@@ -136,11 +138,12 @@ class SearchResult:
 
     Attributes:
         reached: Whether the drop holds in every format.
-        max_drop_points: Percentage points of top-1 that may be lost.
+        max_drop_points: By how much an artifact may be worse, in the metric's unit (percentage points, or its own).
         recipe: That was asked for.
         dataset: The images.
         results: One for each format.
         command: As the user typed it; empty where no command line made it.
+        metric: What was scored; None in documents of earlier versions, whose metric is top-1.
     """
 
     VERSION: ClassVar[int] = 1
@@ -151,3 +154,4 @@ class SearchResult:
     dataset: SearchDataset
     results: tuple[FormatSearch, ...]
     command: str = ""
+    metric: MetricRecord | None = None

@@ -15,9 +15,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.bundle import Bundle, artifact_name, open_bundle
 from coordatt_deploy.bundle_writing import finish, writing
@@ -25,15 +22,16 @@ from coordatt_deploy.conversion.held_out_images import write_held_out
 from coordatt_deploy.conversion.jobs import QuantizedArtifact, make
 from coordatt_deploy.conversion.plan import Job
 from coordatt_deploy.conversion.quantize_run import with_artifacts
-from coordatt_deploy.data.calibration import DIGITS
-from coordatt_deploy.data.dataset import Dataset, LabelKind
-from coordatt_deploy.data.labelled import CALIBRATION_DIGITS, open_dataset
+from coordatt_deploy.data.calibration import DIGITS, SCENES
+from coordatt_deploy.data.dataset import Dataset
+from coordatt_deploy.data.labelled import CALIBRATION_DIGITS, CALIBRATION_SCENES, open_dataset
 from coordatt_deploy.documents import dump
 from coordatt_deploy.errors import ConversionError, UsageError
-from coordatt_deploy.evaluation.paired import PairedDifference
-from coordatt_deploy.evaluation.predict import Trial, run
-from coordatt_deploy.evaluation.run import image_input, logits_of
-from coordatt_deploy.evaluation.scoring import Top1
+from coordatt_deploy.evaluation.judge import judge as judged_by
+from coordatt_deploy.evaluation.metric_choice import classes_of, image_input, own_metric, scoring_of
+from coordatt_deploy.evaluation.predict import Predictions, Trial, run
+from coordatt_deploy.evaluation.result import Accuracy, MetricRecord
+from coordatt_deploy.evaluation.scoring import Scoring
 from coordatt_deploy.formats import Format, TargetCpu
 from coordatt_deploy.graph.graph import Graph
 from coordatt_deploy.graph.saved_graph import load_graph
@@ -49,6 +47,7 @@ from coordatt_deploy.quantization.sensitivity import LayerCost
 from coordatt_deploy.runtimes.host_effects import host_effect
 from coordatt_deploy.scratch import Scratch
 
+PACKAGED: Final = {DIGITS: CALIBRATION_DIGITS, SCENES: CALIBRATION_SCENES}  # the labels of calibration data
 MANY: Final = 1000  # images from which on several processes pay
 REPORTS: Final = "reports"
 
@@ -59,18 +58,31 @@ class Attempt:
 
     Attributes:
         kept: Names of the layers in float.
-        difference: To the float64 reference.
+        score: What it is worth against the float64 reference.
+        metric: That it was scored by.
         whole: Whether it was made the whole way, its weights rounded on data around the layers in float.
     """
 
     kept: tuple[str, ...]
-    difference: PairedDifference
+    score: Accuracy
+    metric: MetricRecord
     whole: bool = False
 
     def record(self) -> AttemptRecord:
         """Return what the document says of it."""
-        pair = self.difference
-        return AttemptRecord(self.kept, pair.points, self.whole, pair.lost, pair.gained)
+        pair, own = self.score.difference, self.score.score_difference
+        lost, gained = (None, None) if pair is None else (pair.lost, pair.gained)
+        if own is not None:
+            worse, better = own.lower, own.greater
+            lost, gained = (worse, better) if self.metric.higher_is_better else (better, worse)
+        return AttemptRecord(self.kept, self.change[0], self.whole, lost, gained)
+
+    @property
+    def change(self) -> tuple[float, tuple[float, float] | None]:
+        """The difference to the reference and its interval, in the metric's unit."""
+        value, interval = self.score.change(self.metric)
+        assert value is not None  # noqa: S101 - whoever failed is no attempt
+        return value, interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +107,7 @@ class SearchOutcome:
 
     def record(self) -> FormatSearch:
         """Return the entry of ``search.json``."""
-        last = self.attempts[-1].difference
+        value, interval = self.attempts[-1].change
         return FormatSearch(
             format=self.job.kind,
             target_cpu=self.job.target_cpu,
@@ -103,8 +115,8 @@ class SearchOutcome:
             reached=self.reached,
             kept=self.kept,
             layers=self.layers,
-            difference_points=last.points,
-            interval_points=last.interval_points,
+            difference_points=value,
+            interval_points=interval,
             recipe_file=self.recipe_file,
             attempts=tuple(attempt.record() for attempt in self.attempts),
         )
@@ -125,13 +137,12 @@ def search(
         The bundle with an artifact for each format that reached the drop, and the document.
 
     Raises:
-        UsageError: The images have no labels, or not those of the model.
+        UsageError: The images have no labels, or not those of the model or of the metric.
+        MetricError: A metric of the user's own raises, or gives no number.
     """
-    output, classes = logits_of(bundle)
-    dataset = _labelled(bundle, plan, classes)
-    judge = _Judge(bundle, dataset, output.name, plan.max_drop, plan.workers)
+    judge = _judge(bundle, plan, ranked)
     with logged("search"):
-        with stages.stage(f"reference on {len(dataset):,} images", len(dataset)) as step:
+        with stages.stage(f"reference on {len(judge.dataset):,} images", len(judge.dataset)) as step:
             judge.ask_reference(step)
         graph = load_graph(bundle.root / "reference")
         with writing(bundle.root, bundle.manifest.model.source_sha256, bundle.manifest) as staging:
@@ -150,12 +161,13 @@ def search(
         reached=all(outcome.reached for outcome in outcomes),
         max_drop_points=plan.max_drop,
         recipe=plan.quantize.recipes[0].name,
-        dataset=SearchDataset(dataset.source, judge.images, tuple(dataset.notes)),
+        dataset=SearchDataset(judge.dataset.source, judge.images, tuple(judge.dataset.notes)),
         results=tuple(
             replace(item, warning=judge.judged.get((item.format, item.target_cpu)))
             for item in (outcome.record() for outcome in outcomes)
         ),
         command=plan.quantize.command,
+        metric=judge.scoring.record,
     )
     written.write_report("search.json", dump(result))
     return written, result
@@ -167,63 +179,73 @@ def _save(bundle: Bundle, outcome: SearchOutcome) -> str:
     return name
 
 
-def _labelled(bundle: Bundle, plan: SearchPlan, classes: int) -> Dataset:
+def _judge(bundle: Bundle, plan: SearchPlan, ranked: Sequence[RankedJob]) -> "_Judge":
+    own = own_metric(plan.metric)
+    classes = classes_of(bundle)
+    dataset = _labelled(bundle, plan, ranked, classes)
+    scoring = scoring_of(bundle, plan.metric, dataset, own)
+    return _Judge(bundle, dataset, scoring, classes, plan.max_drop, plan.workers)
+
+
+def _labelled(bundle: Bundle, plan: SearchPlan, ranked: Sequence[RankedJob], classes: int | None) -> Dataset:
     labels = bundle.manifest.model.labels
-    source, calibration = plan.dataset, plan.quantize.calibration
+    source = plan.dataset
     try:
         if source is None:
-            source = CALIBRATION_DIGITS if calibration in (None, DIGITS) else str(calibration)
-        dataset = open_dataset(source, labels, classes, plan.labels_by)
+            data = ranked[0][0].data
+            assert data is not None  # noqa: S101 - a static recipe has it
+            source = PACKAGED.get(data.source, data.source)
+        dataset = open_dataset(source, labels, classes, plan.labels_by, image_input(bundle))
     except UsageError as error:
         if plan.dataset is not None:
             raise
         raise UsageError(f"--max-drop needs labelled images; the calibration data has no labels: {error}") from error
-    if dataset.kind is not LabelKind.CLASSES:
-        raise UsageError(
-            f"--max-drop is of top-1, and needs classes as labels; {dataset.source} has {dataset.kind.value}"
-        )
     return dataset if plan.limit is None else dataset.limited(plan.limit, plan.quantize.seed)
 
 
 @dataclass(slots=True)
 class _Judge:
-    """Says how much an artifact loses against the reference, and how much it may lose: *max_drop* points of top-1.
+    """Says what an artifact is worth against the reference, and whether it loses more than *max_drop*.
 
     *judged* says of formats and CPUs how their artifacts were judged where this CPU makes something else of them.
     """
 
     bundle: Bundle
     dataset: Dataset
-    output: str
+    scoring: Scoring
+    classes: int | None
     max_drop: float
     workers: int | None
-    right: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    reference: Predictions | None = None
     judged: dict[tuple[Format, TargetCpu | None], str] = field(default_factory=dict)
 
     @property
     def images(self) -> int:
-        return len(self.right)
+        return 0 if self.reference is None else len(self.reference.rows)
 
     def ask_reference(self, step: Callable[[], None]) -> None:
-        self.right = self._right(Trial(self.bundle, (), True, image_input(self.bundle).name, Top1(self.output)), step)
+        self.reference = self._answers(Trial(self.bundle, (), True, image_input(self.bundle).name, self.scoring), step)
 
-    def ask(self, folder: Path, artifact: Artifact) -> PairedDifference:
+    def ask(self, folder: Path, artifact: Artifact) -> Accuracy:
+        assert self.reference is not None  # noqa: S101 - it is asked first
         there = Bundle(folder, self.bundle.manifest)
         effect = host_effect(there.path(artifact.path), artifact, describe())
         exact: frozenset[str] = frozenset()
         if effect is not None and effect.foreign:
             exact, self.judged[artifact.format, artifact.target_cpu] = frozenset((artifact.path,)), effect.judged()
-        trial = Trial(there, (artifact,), False, image_input(self.bundle).name, Top1(self.output), exact_sums=exact)
-        return PairedDifference.of(self.right, self._right(trial))
+        input_name = image_input(self.bundle).name
+        answers = self._answers(Trial(there, (artifact,), False, input_name, self.scoring, exact_sums=exact))
+        both = self.reference.beside(answers)
+        return judged_by([None, artifact], both, self.dataset, self.scoring, self.classes, self.max_drop)[1]
 
-    def _right(self, trial: Trial, step: Callable[[], None] = lambda: None) -> NDArray[np.bool_]:
+    def _answers(self, trial: Trial, step: Callable[[], None] = lambda: None) -> Predictions:
         workers = self.workers or (available_cores() if len(self.dataset) >= MANY else 1)
         answers = run(trial, self.dataset.images, workers, step)
         for failure in answers.failures.values():
             raise ConversionError(failure.text)
         if not len(answers.rows):
             raise UsageError(f"none of the images of {self.dataset.source} can be read: {answers.unreadable[0][1]}")
-        return np.asarray(answers.scored[0][:, 1] == 0)  # the place of the right class
+        return answers
 
 
 def _search_one(
@@ -243,10 +265,10 @@ def _search_one(
         scratch = stack.enter_context(Scratch())
 
         def judged(kept: Sequence[LayerCost], folder: Path, artifact: Artifact, *, whole: bool) -> bool:
-            difference = judge.ask(folder, artifact)
-            attempts.append(Attempt(tuple(cost.name for cost in kept), difference, whole))
+            score = judge.ask(folder, artifact)
+            attempts.append(Attempt(tuple(cost.name for cost in kept), score, judge.scoring.record, whole))
             step()
-            return not difference.exceeds(judge.max_drop)
+            return bool(score.passed)
 
         def holds(kept: Sequence[LayerCost]) -> bool:
             if not kept:

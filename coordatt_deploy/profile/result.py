@@ -224,7 +224,7 @@ def profile_result(profile: Profile) -> ProfileResult:
     return ProfileResult(
         host=profile.host,
         settings=profile.settings,
-        results=tuple(_record(item) for item in profile.results),
+        results=tuple(latency_record(item) for item in profile.results),
         ratios=ratios(profile.results),
         yardsticks=tuple(
             YardstickRecord(
@@ -238,7 +238,8 @@ def profile_result(profile: Profile) -> ProfileResult:
     )
 
 
-def _record(item: ArtifactLatency) -> LatencyRecord:
+def latency_record(item: ArtifactLatency) -> LatencyRecord:
+    """Return a latency as documents hold it."""
     latency, cold, verdict = item.latency, item.cold, item.latency.verdict
     return LatencyRecord(
         path=item.path,

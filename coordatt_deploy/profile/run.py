@@ -1,16 +1,12 @@
 """Profile a bundle: every artifact first in a process of its own, then all of them in turns. Compare two in one run."""
 
 import dataclasses
-import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from coordatt_deploy import host
-from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact, Origin
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.documents import dump
@@ -19,22 +15,20 @@ from coordatt_deploy.formats import Format
 from coordatt_deploy.logs import logged, set_environment
 from coordatt_deploy.profile.cold_start import cold_start
 from coordatt_deploy.profile.compare import PairComparison, compare_latencies
-from coordatt_deploy.profile.latency import ColdStart, Latency, Measurement, ProfileSettings
+from coordatt_deploy.profile.latency import ColdStart, Latency, ProfileSettings
 from coordatt_deploy.profile.reports import ProfileReports, read_reports, runs_of, session_of
 from coordatt_deploy.profile.result import ArtifactLatency, Profile, ProfileResult, SettingsRecord, profile_result
-from coordatt_deploy.profile.rounds import Call, measure_openings, pinned
+from coordatt_deploy.profile.rounds import pinned
+from coordatt_deploy.profile.turns import Feeds, OpenFile, feeds_of, take_turns
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.report_file import ReportFile
 from coordatt_deploy.run_records import NotRun, begin_session
 from coordatt_deploy.runtimes import Runner, runtime
 from coordatt_deploy.runtimes.host_effects import host_effect
-from coordatt_deploy.tensors import encode
 
 # An evaluator's time says nothing about the artifact: three samples show what it costs to wait for it, and are judged
 # unusable as a latency.
 EVALUATOR_SAMPLES: Final = 3
-
-Feeds = Mapping[str, NumberArray]
 
 
 def profile_bundle(
@@ -74,7 +68,8 @@ def profile_bundle(
     interrupted = False
     try:
         for threads in settings.threads if measured else ():
-            measurement = _turns(bundle, measured, inputs, settings, threads, stages)
+            entries = {artifact.path: _entry(bundle, artifact, inputs) for artifact in measured}
+            measurement = take_turns(entries, settings, stages, threads=threads)
             for artifact in measured:
                 if latency := measurement.latencies.get(artifact.path):
                     own = cold.get(artifact.path) if threads == settings.threads[0] else None
@@ -122,10 +117,6 @@ def _kind(bundle: Bundle, artifact: Artifact) -> tuple[str, Origin]:
         return runner.runtime, runner.origin
 
 
-def _feeds(runner: Runner, inputs: Feeds) -> Feeds:
-    return {spec.name: encode(inputs[spec.name], spec) for spec in runner.inputs}
-
-
 def _cold_starts(
     bundle: Bundle, artifacts: Sequence[Artifact], settings: ProfileSettings, inputs: Feeds, stages: Stages
 ) -> dict[str, ColdStart]:
@@ -140,34 +131,8 @@ def _cold_starts(
     return found
 
 
-def _turns(
-    bundle: Bundle,
-    artifacts: Sequence[Artifact],
-    inputs: Feeds,
-    settings: ProfileSettings,
-    threads: int,
-    stages: Stages,
-) -> Measurement:
-    entries = {artifact.path: (bundle, artifact, inputs) for artifact in artifacts}
-    return _take_turns(entries, settings, threads, stages)
-
-
-def _take_turns(
-    entries: Mapping[str, tuple[Bundle, Artifact, Feeds]], settings: ProfileSettings, threads: int, stages: Stages
-) -> Measurement:
-    order = random.Random(settings.seed)  # noqa: S311  (an order, not a secret)
-
-    @contextmanager
-    def open_calls() -> Iterator[Mapping[str, Call]]:
-        with ExitStack() as stack:
-            calls = {}
-            for name, (bundle, artifact, inputs) in order.sample(list(entries.items()), len(entries)):
-                runner = stack.enter_context(_open(bundle, artifact, threads))
-                calls[name] = partial(runner.infer, _feeds(runner, inputs))
-            yield calls
-
-    with stages.stage(f"latency, {threads} thread{'s' if threads > 1 else ''}", 100) as step:
-        return measure_openings(open_calls, settings, threads=threads, on_progress=_percents(step))
+def _entry(bundle: Bundle, artifact: Artifact, inputs: Feeds) -> OpenFile:
+    return OpenFile(bundle.path(artifact.path), artifact, inputs)
 
 
 def compare_bundles(
@@ -199,8 +164,8 @@ def compare_bundles(
         raise UsageError(f"{a.root} and {b.root} have no artifact of the same kind that can be measured here")
     found = []
     for threads in settings.threads:
-        entries = {f"{side} {role}": sides[side][role] for role in roles for side in (0, 1)}
-        measurement = _take_turns(entries, settings, threads, stages)
+        entries = {f"{side} {role}": _entry(*sides[side][role]) for role in roles for side in (0, 1)}
+        measurement = take_turns(entries, settings, stages, threads=threads)
         for role in roles:
             pair = [measurement.latencies.get(f"{side} {role}") for side in (0, 1)]
             if pair[0] and pair[1]:
@@ -214,19 +179,6 @@ def _role(artifact: Artifact) -> tuple[str, str, str | None, str | None]:
     return artifact.format, artifact.precision, artifact.recipe, artifact.target_cpu
 
 
-def _percents(step: Callable[[], None]) -> Callable[[float], None]:
-    """Return what calls *step* once for each per cent that is done."""
-    shown = 0
-
-    def report(share: float) -> None:
-        nonlocal shown
-        while shown < int(share * 100 + 1e-6):
-            step()
-            shown += 1
-
-    return report
-
-
 def _evaluated(
     bundle: Bundle, artifact: Artifact, inputs: Feeds, kind: tuple[str, Origin], stages: Stages
 ) -> ArtifactLatency:
@@ -235,7 +187,7 @@ def _evaluated(
         stages.stage(f"evaluator's time, {artifact.path}", EVALUATOR_SAMPLES + 1) as step,
         _open(bundle, artifact, 1) as runner,
     ):
-        feeds = _feeds(runner, inputs)
+        feeds = feeds_of(runner, inputs)
         for _ in range(EVALUATOR_SAMPLES + 1):
             start = time.perf_counter_ns()
             runner.infer(feeds)

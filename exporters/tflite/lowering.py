@@ -1,7 +1,8 @@
 """What XNNPACK is fastest with, and litert-torch converts without detours.
 
 litert-torch reads an (N, C) mean in the order of the original and transposes the whole feature map for it, hence the
-deep pool. XNNPACK takes no HARD_SWISH of integers, hence the spelt-out one.
+deep pool. XNNPACK takes no HARD_SWISH of integers, hence the spelt-out one, and no BROADCAST_TO, which litert-torch
+makes of group norms.
 """
 
 from dataclasses import replace
@@ -43,7 +44,7 @@ TERMS: Final = TermStyle(FASTER, Order.CHANNELS_LAST, kernels=Kernels.BLOCKS)
 FLOAT: Final = LoweringTarget("tflite", terms=TERMS, global_pool=GlobalPool.DEEP, decompositions=DECOMPOSITIONS)
 INT8: Final = LoweringTarget(
     "tflite-int8",
-    terms=replace(TERMS, sums_first=False),
+    terms=replace(TERMS, kinds=FASTER | {Kind.LOCAL}, sums_first=False, spelt_norms=True),
     hard_swish=HardSwishForm.SCALED,
     global_pool=GlobalPool.DEEP,
     decompositions=DECOMPOSITIONS,

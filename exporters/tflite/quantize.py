@@ -22,11 +22,11 @@ from coordatt_deploy.artifact_specs import TensorSpec
 from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.exporters import EIGHT_BITS, Exported, ExportRequest
 from coordatt_deploy.exporters.tflite.export import pack
+from coordatt_deploy.exporters.tflite.float_operators import float_operators
 from coordatt_deploy.exporters.tflite.integer_maxima import take_maxima_of_integers
 from coordatt_deploy.exporters.tflite.uint8_input import add_uint8_input, remove_uint8_input
 from coordatt_deploy.formats import Format, IoType, TargetCpu
 from coordatt_deploy.layer_map import LayerMap
-from coordatt_deploy.quantization.delicate_sums import leads_to
 from coordatt_deploy.quantization.ranges import Range, needed
 from coordatt_deploy.quantization.recipes import Mode, Recipe, checked, kept_in_float
 
@@ -34,11 +34,6 @@ ALL: Final = qtyping.TFLOperationName.ALL_SUPPORTED
 # Weights this small stay in float where activations do: 4 kB each, and the first layers, which they belong to, are the
 # ones that rounding hurts most.
 FEW_WEIGHTS: Final = 1024
-# What leads from a sum to a divisor or a logarithm, element by element.
-STEPS: Final = frozenset(
-    getattr(schema.BuiltinOperator, name)
-    for name in ("ADD", "SUB", "MUL", "SQRT", "SQUARE", "ABS", "MAXIMUM", "POW", "DIV", "RESHAPE")
-)
 # XNNPACK has no kernel for a depthwise convolution with int8 weights and float activations: it would leave the
 # partition.
 NOT_DYNAMIC: Final = (qtyping.TFLOperationName.DEPTHWISE_CONV_2D,)
@@ -79,7 +74,7 @@ def quantize(
         content = pack(model)
         model = schema.ModelT.InitFromPackedBuf(content, 0)
     kept = _kept_in_float(recipe, exported.layers, model)
-    manager = _manager(recipe, [*kept, *(_pattern(name) for name in sorted(_delicate(model)))])
+    manager = _manager(recipe, [*kept, *(_pattern(name) for name in sorted(float_operators(model)))])
     statistics = None
     if recipe.needs_calibration:
         statistics = {
@@ -228,30 +223,6 @@ def _kept_in_float(recipe: Recipe, layers: LayerMap, model: schema.ModelT) -> li
     tensors = kept_in_float(recipe.float_layers, layers, operations) & made
     # The quantizer searches the pattern in the names of an operator's outputs, each with a semicolon behind it.
     return [_pattern(name) for name in sorted(tensors)]
-
-
-def _delicate(model: schema.ModelT) -> set[str]:
-    """Names of divisions by what the network computes, and of what leads to divisors and to logarithms."""
-    graph = model.subgraphs[0]
-    names = [tensor.name.decode() for tensor in graph.tensors]
-    codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
-    made_of = {
-        names[int(index)]: [names[int(before)] for before in operation.inputs if before >= 0]
-        for operation in graph.operators
-        if codes[operation.opcodeIndex] in STEPS
-        for index in operation.outputs
-    }
-    made = {int(index) for operation in graph.operators for index in operation.outputs}
-    quotients: set[str] = set()
-    starts: list[str] = []
-    for operation in graph.operators:
-        code = codes[operation.opcodeIndex]
-        if code == schema.BuiltinOperator.DIV and int(operation.inputs[1]) in made:
-            quotients |= {names[int(index)] for index in operation.outputs}
-            starts.append(names[int(operation.inputs[1])])
-        elif code == schema.BuiltinOperator.LOG:
-            starts.append(names[int(operation.inputs[0])])
-    return quotients | leads_to(starts, made_of)
 
 
 def _pattern(name: str) -> str:

@@ -102,6 +102,41 @@ def test_smallest_weight_change(bench, kind):
     assert not any(bench.scaled(artifact, 0.03 * change, seed).detected for seed in range(2))
 
 
+WIDE = """
+import torch
+from torch import nn
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 2, 2), nn.ReLU(), nn.Conv2d(4, 2, 7, padding=3, bias=False)).eval()
+"""
+
+
+@pytest.mark.parametrize(("at", "expected"), [((0, 0), ()), ((3, 3), ("2",))])
+def test_a_weight_that_only_meets_padding_is_no_fault(faults, tmp_path, at, expected):
+    """
+    Of a 7x7 kernel on a map of 2x2 the corner reaches no value, the middle all: the one is not counted, the other is.
+    """
+    (tmp_path / "net.py").write_text(WIDE)
+    model = ModelRequest(f"{tmp_path / 'net.py'}:net", input_size=(4, 4))
+    export(ExportPlan(model, formats=(Format.ONNX,), output_dir=tmp_path / "bundle"), Stages())
+    bench = faults["Bench"](tmp_path / "bundle")
+
+    def edited(place):
+        op, weights, _ = next(item for item in place.weighted() if item[1].shape[-2:] == (7, 7))
+        changed = weights.copy()
+        changed[..., at[0], at[1]] += 3
+        place.file.put(op, changed, None)
+        return [op]
+
+    outcome = bench.plant(bench.bundle.manifest.artifacts[0], edited, 0)
+
+    assert expected == tuple(layer.partition(":")[0] for layer in outcome.planted)
+    assert bool(expected) == (outcome.detected and outcome.named)
+    assert expected or "changes no value" in outcome.said
+
+
 def test_command_fails_and_saves_the_layer(bench, faults, tmp_path, monkeypatch):
     """
     Through the command line: exit code 1, the layer in the text, and its tensors in a file.

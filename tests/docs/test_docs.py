@@ -40,7 +40,7 @@ def test_the_readme_lists_every_command():
     """
     table = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Commands")[2].partition("\n## ")[0]
 
-    assert set(COMMANDS) == set(re.findall(r"^\| `([a-z]+)[ `]", table, re.MULTILINE))
+    assert set(COMMANDS) == set(re.findall(r"^\| `([a-z-]+)[ `]", table, re.MULTILINE))
 
 
 def test_links_lead_to_files_of_the_repository():

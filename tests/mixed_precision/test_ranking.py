@@ -11,6 +11,7 @@ import torch
 from click.testing import CliRunner
 from exact_sums import exact_sums_of
 from PIL import Image
+from pixel_colours import mask_bundle, mask_folder
 
 from coordatt_deploy.bundle import open_bundle
 from coordatt_deploy.cli import main
@@ -276,6 +277,71 @@ def test_search_keeps_the_spoilt_layer_and_the_recipe_replays_it(onnx_bundle):
     assert stages < len(open_bundle(root).manifest.stages)
     assert document == json.loads((root / "reports" / "search.json").read_text())
     assert ["mix.0", "mix.1"] == json.loads((root / result["recipe_file"]).read_text())["float_layers"]
+
+
+METRICS = """
+import numpy as np
+
+
+def wrong(outputs, label):
+    return float(np.argmax(outputs["logits"]) != label)
+
+
+def right(outputs, labels):
+    return float(np.mean([np.argmax(one["logits"]) == label for one, label in zip(outputs, labels)]))
+
+
+wrong.higher_is_better, wrong.per_image = False, True
+right.higher_is_better, right.per_image = True, False
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("function", "worse"), [("wrong", 1), ("right", -1)])
+def test_search_by_a_metric_of_the_users_own(onnx_bundle, tmp_path, function, worse):
+    """
+    Of each image, the lower the better, or of all, the higher: the same layer stays in float, and what is lost is in
+    the metric's own unit.
+    """
+    root, folder = onnx_bundle
+    (tmp_path / "metrics.py").write_text(METRICS)
+    named = ("--metric", f"{tmp_path / 'metrics.py'}:{function}", "--max-drop", 0.05)
+
+    found = run("quantize", root, "--format", "onnx", "--calibration-data", folder, *named, "--json")
+    shown = run("quantize", root, "--format", "onnx", "--calibration-data", folder, *named)
+
+    document = json.loads(found.stdout)["search"]
+    (result,) = document["results"]
+    first, last = result["attempts"][0], result["attempts"][-1]
+    assert 0 == found.exit_code, found.output
+    assert ["mix.0"] == result["kept"]
+    assert (function, "", worse < 0) == tuple(document["metric"][key] for key in ("name", "unit", "higher_is_better"))
+    assert 0.05 < first["points"] * worse <= 1
+    assert last["points"] * worse <= 0.05
+    assert (first["lost"] is None) == (function == "right")
+    assert first["lost"] is None or first["lost"] > first["gained"]
+    assert f"At most 0.05 of {function} lost" in shown.stdout
+
+
+@pytest.mark.slow
+def test_search_by_the_iou_of_masks(tmp_path):
+    """
+    What masks are scored by where nothing else is said; points, as of top-1.
+    """
+    root = mask_bundle(tmp_path / "bundle").root
+    data = mask_folder(tmp_path / "data", 12)
+    arguments = ("quantize", root, "--format", "onnx", "--calibration-data", data / "images", "--dataset", data)
+
+    found = run(*arguments, "--max-drop", 50, "--json")
+    top1 = run(*arguments, "--max-drop", 50, "--metric", "top-1")
+
+    document = json.loads(found.stdout)["search"]
+    assert 0 == found.exit_code, found.output
+    assert ("miou", "points") == (document["metric"]["name"], document["metric"]["unit"])
+    assert -50 <= document["results"][0]["difference_points"] <= 50
+    assert (root / document["results"][0]["path"]).exists()
+    assert 2 == top1.exit_code
+    assert "accuracy needs a classifier" in top1.output
 
 
 @pytest.mark.slow

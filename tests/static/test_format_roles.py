@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from coordatt_deploy.exporters import Exporter, Quantizer
+from coordatt_deploy.exporters import Exporter, OfficialExporter, Quantizer
 from coordatt_deploy.format_modules import Role, load
 from coordatt_deploy.formats import FORMATS, Format
 from coordatt_deploy.graph.lowering.target import Lowering
@@ -20,6 +20,7 @@ PROTOCOLS = {
     Role.LOWERING: Lowering,
     Role.EXPORT: Exporter,
     Role.QUANTIZE: Quantizer,
+    Role.OFFICIAL: OfficialExporter,
     Role.RUNNER: Runtime,
     Role.SUBMODELS: SubmodelExtractor,
     Role.READER: Reader,

@@ -22,6 +22,7 @@ class Kind(enum.StrEnum):
     """The second half of CBAM alone."""
     TRIPLET = "triplet"
     STRIP_POOLING = "strip_pooling"
+    MIXED_POOLING = "mixed_pooling"
     GLOBAL_CONTEXT = "global_context"
     SIMPLE_COORD = "timm_scoord"
     LOCAL = "timm_ela"

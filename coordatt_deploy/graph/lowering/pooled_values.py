@@ -117,8 +117,17 @@ def context_of(rewriter: Rewriter, feature: fx.Node, weights: fx.Node) -> fx.Nod
     )
 
 
-def normalised(rewriter: Rewriter, norm: fx.Node, value: fx.Node) -> fx.Node:
-    """Apply the layer or group norm *norm* to *value*, (N, C, ...), whatever order of axes it was applied in."""
+def normalised(rewriter: Rewriter, norm: fx.Node, value: fx.Node, *, spelt_out: bool = False) -> fx.Node:
+    """Apply the layer or group norm *norm* to *value*, (N, C, ...), whatever order of axes it was applied in.
+
+    Args:
+        rewriter: Of the graph.
+        norm: Of the old graph.
+        value: Of the new one, (N, C, H, W).
+        spelt_out: Whether a norm of one group becomes means, sums and products.
+    """
+    if op_name(norm) == "group_norm" and spelt_out and argument(norm, 1, "num_groups") == 1:
+        return _of_one_group(rewriter, norm, value)
     if op_name(norm) == "group_norm":
         return rewriter.call(norm.target, value, *norm.args[1:], **norm.kwargs)
     channels = static_shape(value.meta["val"])[1]
@@ -133,6 +142,23 @@ def normalised(rewriter: Rewriter, norm: fx.Node, value: fx.Node) -> fx.Node:
             affine.append(rewriter.constant(f"{node.target}_deep", tensor.reshape(shape)))
     epsilon = argument(norm, 4, "eps", 1e-5)
     return rewriter.call(aten.layer_norm.default, value, shape, *affine, epsilon)
+
+
+def _of_one_group(rewriter: Rewriter, norm: fx.Node, value: fx.Node) -> fx.Node:
+    """Y = (x - mean x) / sqrt(mean (x - mean x)^2 + eps) * gamma + beta, each mean over all but the batch."""
+    call, over = rewriter.call, [1, 2, 3]
+    centred = call(aten.sub.Tensor, value, call(aten.mean.dim, value, over, True))
+    variance = call(aten.mean.dim, call(aten.mul.Tensor, centred, centred), over, True)
+    epsilon = argument(norm, 4, "eps", 1e-5)
+    result = call(aten.mul.Tensor, centred, call(aten.rsqrt.default, call(aten.add.Tensor, variance, epsilon)))
+    affine = zip(((2, "weight"), (3, "bias")), (aten.mul.Tensor, aten.add.Tensor), strict=True)
+    for (place, name), operator in affine:
+        node = input_node(norm, place, name)
+        tensor = rewriter.weight(node)
+        if tensor is not None and node is not None:
+            constant = rewriter.constant(f"{node.target}_deep", tensor.reshape(1, -1, 1, 1))
+            result = call(operator, result, constant)
+    return result
 
 
 def convolved_by_rows(

@@ -15,6 +15,7 @@ from coordatt_deploy.graph.graph import Graph, is_call, op_name
 from coordatt_deploy.graph.lowering.activations import HardActivation, find_activations
 from coordatt_deploy.graph.lowering.blocks import AttentionBlock, Kind, Reading, Recognition, Role, Terms
 from coordatt_deploy.graph.lowering.families import Families, Match
+from coordatt_deploy.graph.lowering.mixed_pooling import mixed_pooling
 from coordatt_deploy.graph.lowering.strip_gates import StripSearch, common_path, pools_of
 from coordatt_deploy.graph.lowering.terms import TermReader
 from coordatt_deploy.manifest import NearMiss
@@ -33,6 +34,9 @@ def find_attention(graph: Graph) -> Recognition:
         if not found:
             found, other = others.around(feature)
             miss = miss or other
+        if not found and pools and (mixed := mixed_pooling(feature, pools, search.inside)) is not None:
+            paths = (search.paths.get(name, "") for name in (*mixed.inner, mixed.output))
+            found = [replace(mixed, name=common_path(paths) or mixed.output)]
         blocks |= {block.output: block for block in found}
         misses |= {} if miss is None or found else {feature.name: miss}
     inside = {name for block in blocks.values() for name in block.inner}

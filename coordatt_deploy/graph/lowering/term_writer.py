@@ -77,6 +77,7 @@ class TermStyle:
         kernels: How convolutions of pooled values to one channel are written.
         sums_first: Whether two values that go through the same layer are summed before it. Not for integers: where an
             activation has killed one of the two, its step is next to nothing, and XNNPACK adds no steps so far apart.
+        spelt_norms: Whether a group norm of one group is written as means, sums and products that broadcast.
     """
 
     kinds: frozenset[Kind] = frozenset()
@@ -84,6 +85,7 @@ class TermStyle:
     by_rows: bool = False
     kernels: Kernels = Kernels.WHOLE
     sums_first: bool = True
+    spelt_norms: bool = False
 
 
 AS_THEY_STAND: Final = TermStyle()
@@ -179,7 +181,9 @@ class TermWriter:
         if term.role in {Role.MASK, Role.WEIGHTS, Role.CONTEXT}:
             return self._context(term)
         if term.role is Role.NORM:
-            return Placed(normalised(self.rewriter, old, self._value(term.terms[0])), axes)
+            return Placed(
+                normalised(self.rewriter, old, self._value(term.terms[0]), spelt_out=self.style.spelt_norms), axes
+            )
         if term.role is Role.MIX:
             layer, value = self._layer(term), self._unscaled(term.terms[0])
             return Placed(pointwise(self.rewriter, layer.fed(value.factor), value.node, axes), axes)

@@ -52,17 +52,17 @@ def show_search(document: SearchResult, bundle: Path) -> None:
     data = document.dataset
     figures = ("in float", "difference", "95 % interval", "artifacts tried")
     title = (
-        f"At most {document.max_drop_points:g} points lost on {data.images:,} images of {data.source}:"
+        f"At most {document.max_drop_points:g}{_unit(document)} lost on {data.images:,} images of {data.source}:"
         " fewest layers in float"
     )
     table = new_table(title, "format", *figures, "drop", right=figures)
     for result in document.results:
         name = " ".join(filter(None, [result.format, result.target_cpu]))
-        low, high = result.interval_points
+        interval = result.interval_points
         cells = (
             f"{len(result.kept)} of {result.layers}",
-            f"{result.difference_points:+.2f}",
-            f"{low:+.2f} … {high:+.2f}",
+            _figure(result.difference_points, document),
+            "–" if interval is None else f"{_figure(interval[0], document)} … {_figure(interval[1], document)}",
             str(len(result.attempts)),
         )
         verdict = line("holds", style="green") if result.reached else line("NOT REACHED", style="bold red")
@@ -88,3 +88,14 @@ def show_search(document: SearchResult, bundle: Path) -> None:
 
 def _db(value: float | None) -> str:
     return "no change" if value is None or not math.isfinite(value) else f"{value:.1f} dB"
+
+
+def _unit(document: SearchResult) -> str:
+    metric = document.metric
+    return " points" if metric is None or metric.in_points else f" of {metric.name}"
+
+
+def _figure(value: float, document: SearchResult) -> str:
+    """Hundredths of a point, or four digits of what has a unit of its own."""
+    metric = document.metric
+    return f"{value:+.2f}" if metric is None or metric.in_points else f"{value:+.4g}"

@@ -274,3 +274,39 @@ def test_blocks_of_several_kinds_come_in_execution_order():
     assert [(name, f"1.{index}") for index, name in enumerate(names)] == [
         (item.kind, item.name) for item in found.blocks
     ]
+
+
+class AlmostMixed(nn.Module):
+    """A mixed pooling module that lacks its grids, whose strips are used elsewhere, or whose sum gates the map."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        self.near, self.far = nn.Conv2d(CHANNELS, 8, 1), nn.Conv2d(CHANNELS, 8, 1)
+        self.along, self.down, self.grid = (nn.Conv2d(8, 8, size, padding="same") for size in ((1, 3), (3, 1), 3))
+        self.mix = nn.Conv2d(16, CHANNELS, 1)
+
+    def forward(self, x):
+        near, far = self.near(x).relu(), self.far(x).relu()
+        if self.how != "without grids":
+            near = near + F.interpolate(self.grid(F.adaptive_avg_pool2d(near, 4)), x.shape[2:], mode="bilinear")
+        strips = F.relu(self.down(far.mean(3, keepdim=True)) + self.along(far.mean(2, keepdim=True)))
+        joined = torch.cat([near, far * strips.sigmoid() if self.how == "gated" else strips], 1)
+        mixed = x + self.mix(joined)
+        return mixed + strips.mean() if self.how == "used outside" else mixed
+
+
+def test_a_mixed_pooling_module_is_named():
+    """
+    As its authors write it, pools, resizes and all; and with means that are spread by a sum.
+    """
+    assert [("mixed_pooling", "1", CHANNELS, None)] == kinds(found_in(REFERENCE.MPM(CHANNELS)))
+    assert [("mixed_pooling", "1", CHANNELS, None)] == kinds(found_in(AlmostMixed("whole")))
+
+
+@pytest.mark.parametrize("how", ["without grids", "gated", "used outside"])
+def test_what_resembles_mixed_pooling_is_not_called_so(how):
+    """
+    Without grids, with strips that gate, or with strips that others take as well.
+    """
+    assert "mixed_pooling" not in [kind for kind, *_ in kinds(found_in(AlmostMixed(how)))]

@@ -157,6 +157,21 @@ def test_a_form_that_computes_something_else_is_refused(form, monkeypatch):
         lower(graph, replace(target, forms=(form,)))
 
 
+def test_a_network_that_magnifies_roundings_is_held_to_what_float32_makes_of_it(monkeypatch):
+    """
+    A layer beyond the tolerance may differ by a few of its own roundings, and not by more.
+    """
+    graph = folded(written())
+    monkeypatch.setattr(lowering, "TOLERANCE", 1e-12)
+
+    _, report = lower(graph, INT8)
+
+    assert 1e-12 < report.max_relative_error < 1e-5
+    monkeypatch.setattr(lowering, "ROUNDINGS", 1e-3)
+    with pytest.raises(ConversionError, match="differently: relative error"):
+        lower(graph, INT8)
+
+
 @pytest.mark.parametrize("target", all_targets(), ids=str)
 def test_a_dynamic_size_is_right_at_every_size(target):
     """

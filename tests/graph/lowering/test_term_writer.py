@@ -33,6 +33,7 @@ STYLES = [
     TermStyle(frozenset(Kind), Order.CHANNELS_LAST),
     TermStyle(frozenset(Kind), Order.CHANNELS_FIRST, by_rows=True, kernels=Kernels.ROWS),
     TermStyle(frozenset(Kind), Order.CHANNELS_LAST, kernels=Kernels.BLOCKS),
+    TermStyle(frozenset(Kind), Order.CHANNELS_LAST, sums_first=False, spelt_norms=True),
 ]
 EVERYWHERE = [replace(FLOAT, name=f"style {index}", terms=style) for index, style in enumerate(STYLES)]
 EVERYWHERE += [replace(INT8, name="scaled hard-swish", terms=STYLES[1])]
