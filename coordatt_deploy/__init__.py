@@ -5,13 +5,10 @@ importing the package alone needs nothing.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from coordatt_deploy.api import Bundle, DeployError, UsageError, export, open_bundle
+from typing import Final
 
 __version__: Final = "0.1.0"
-__all__ = ["Bundle", "DeployError", "UsageError", "__version__", "export", "open_bundle"]
+__all__ = ["Bundle", "DeployError", "UsageError", "__version__", "export", "open_bundle"]  # typed in __init__.pyi
 
 
 def __getattr__(name: str) -> object:

@@ -78,17 +78,17 @@ def search(found: SearchResult | None) -> Table | None:
     if found is None:
         return None
     heads = ("format", "drop"), ("in float", "difference", "95 % interval", "artifacts tried")
-    label = (
-        f"At most {found.max_drop_points:g} points lost on {found.dataset.images:,} images of {found.dataset.source}"
-    )
+    in_points = found.metric is None or found.metric.in_points
+    unit = "points lost" if in_points else f"of {found.metric.name} lost" if found.metric else ""
+    label = f"At most {found.max_drop_points:g} {unit} on {found.dataset.images:,} images of {found.dataset.source}"
     return Table(label, *heads, tuple(_searched(item) for item in found.results), last="layers in float")
 
 
 def _searched(item: FormatSearch) -> Row:
-    low, high = item.interval_points
+    ends = item.interval_points
+    interval = "–" if ends is None else f"{ends[0]:+.2f} … {ends[1]:+.2f}"
     cells = (
-        f"{len(item.kept)} of {item.layers}", f"{item.difference_points:+.2f}", f"{low:+.2f} … {high:+.2f}",
-        str(len(item.attempts)),
+        f"{len(item.kept)} of {item.layers}", f"{item.difference_points:+.2f}", interval, str(len(item.attempts)),
     )  # fmt: skip
     names = " ".join(filter(None, (item.format.value, item.target_cpu))), "holds" if item.reached else "not reached"
     return Row(names, cells, bad=not item.reached, note=", ".join(item.kept) or "none")
