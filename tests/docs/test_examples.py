@@ -11,7 +11,7 @@ from nbclient import NotebookClient
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SAID = {
     "export_and_prove.py": "coreml/Network_fp32.mlpackage: the same function",
-    "int8.py": "tflite/mobilenetv2_ca_035.digits_static_wi8_ai8.tflite:",
+    "int8.py": "tflite/mobilenetv2_ca_035_digits_static_wi8_ai8.tflite:",
     "latency.py": "digits/reports/report.html",
     "own_checkpoint.py": '"name": "pets"',
     "own_metric.py": "of the pixels",
