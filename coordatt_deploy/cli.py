@@ -64,7 +64,10 @@ COMMANDS: Final = {
     ),
     "report": ("coordatt_deploy.commands.report:report", "Write everything known of a bundle into one HTML file."),
     "schema": ("coordatt_deploy.commands.schema:print_schema", "Print the JSON Schema of a document."),
-    "verify": ("coordatt_deploy.commands.verify:verify", "Say whether a bundle's files are as they were written."),
+    "verify": (
+        "coordatt_deploy.commands.verify:verify",
+        "Say whether a bundle's files are as they were written, by their hashes alone.",
+    ),
 }
 """Where each command is, as "module:function", and the first line of its help."""
 

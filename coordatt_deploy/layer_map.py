@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.documents import dump, load
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.files import read_text
+
+TAKEN_UP: Final = "taken up by what reads it"  # the note of a layer of which parity asks for a proof
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,8 @@ class LayerMap:
         Args:
             places: For each tensor of the old map, where its value is now (axes, factor and channels relative to the
                 old tensor); None or missing where it is gone.
-            reasons: Why a tensor is gone; ``<tensor>`` to text, with ``->layer_id`` for "seen through that layer".
+            reasons: Why a tensor is gone; ``<tensor>`` to text, with ``->layer_id`` for "seen through that layer", and
+                ``=>layer_id`` for one that is only known to read it (``TAKEN_UP``).
         """
         return LayerMap(tuple(_carry(layer, places, reasons or {}) for layer in self.layers))
 
@@ -144,8 +147,9 @@ def _carry(layer: Layer, places: Mapping[str, Part | None], reasons: Mapping[str
         return replace(layer, parts=kept)
     gone = next(part.tensor for part, now in zip(layer.parts, moved, strict=True) if now is None)
     reason = reasons.get(gone, f"no tensor of the artifact corresponds to {gone}")
-    if reason.startswith("->"):
-        return replace(layer, parts=(), seen_through=reason[2:], note="fused")
+    if reason.startswith(("->", "=>")):
+        note = "fused" if reason.startswith("->") else TAKEN_UP
+        return replace(layer, parts=(), seen_through=reason[2:], note=note)
     return replace(layer, parts=(), absent=reason)
 
 

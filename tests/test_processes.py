@@ -196,6 +196,9 @@ def test_no_worker_outlives_its_parent(tmp_path, number, by_the_kernel):
     """
     Killed, or ended by a signal that it has no handler for; by Linux itself, and where a thread must look after it.
     """
+    (tmp_path / "marking.py").write_text(
+        f"from pathlib import Path\n\ndef begin():\n    Path({str(tmp_path / 'began')!r}).touch()\n"
+    )
     script = tmp_path / "parent.py"
     script.write_text(
         textwrap.dedent(f"""
@@ -205,9 +208,7 @@ def test_no_worker_outlives_its_parent(tmp_path, number, by_the_kernel):
         if not {by_the_kernel}:
             interruption.PR_SET_PDEATHSIG = 0
 
-        def begin():
-            from pathlib import Path
-            Path({str(tmp_path / "began")!r}).touch()
+        from marking import begin
 
         if __name__ == "__main__":
             with workers(2, begin=begin) as pool:

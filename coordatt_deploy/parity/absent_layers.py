@@ -12,8 +12,8 @@ map's own word is not enough. Of a layer without a tensor one of these must hold
     seen        without it, what reads it would be beyond the tolerance on some case, and that was judged
 
 The last is tried out: the layer is taken out of the captured graph, and what reads it is compared with what it should
-be. A layer that was fused into a later one is held to the same, unless runtimes compute what comes behind it inside it:
-a convolution, a matrix product, a normalisation, a sum of two tensors.
+be. A layer that was fused into a later one is held to the same where it is an operation with a constant; one of which
+only the exporter's map says that what reads it took it up, in any case.
 """
 
 import copy
@@ -26,10 +26,9 @@ import torch
 from torch import fx
 
 from coordatt_deploy.array_types import NumberArray
-from coordatt_deploy.graph.graph import Graph, op_name, weight
-from coordatt_deploy.graph.operators import Trait, having
+from coordatt_deploy.graph.graph import Graph, weight
 from coordatt_deploy.graph.repeats import repeated_calls
-from coordatt_deploy.layer_map import Layer, LayerMap
+from coordatt_deploy.layer_map import TAKEN_UP, Layer, LayerMap
 from coordatt_deploy.metrics import sqnr_db_of_energies
 from coordatt_deploy.parity.absences import Absence, by_graph
 from coordatt_deploy.parity.error_statistics import LayerErrorStats, by_channel
@@ -39,7 +38,9 @@ from coordatt_deploy.parity.reference_layers import GraphSubmodels, ReferenceLay
 
 Feeds = Mapping[str, NumberArray]
 
-FUSED: Final = having(Trait.FUSES) | {"batch_norm", "instance_norm"}
+WITH_CONSTANT: Final = frozenset({
+    "add", "sub", "rsub", "mul", "div", "maximum", "minimum", "clamp", "clamp_min", "clamp_max",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,12 @@ def unproven_absences(
         probes: Makes the stirred values that they were judged on besides; asked for where the cases prove nothing.
     """
     by_id = {row.layer_id: row for row in rows}
-    asked = [layer for layer in layers.layers if layer.absent is not None or layer.seen_through is not None]
+    asked = [
+        layer
+        for layer in layers.layers
+        if layer.absent is not None
+        or (layer.seen_through is not None and (layer.operator in WITH_CONSTANT or layer.note == TAKEN_UP))
+    ]
     lost = [layer for layer in asked if why_absent(layer, layers, reference, by_id, cases) is None]
     stirred = probes() if lost else ()
     if stirred:
@@ -107,10 +113,9 @@ def why_absent(
     graph = reference.graph
     node = node_of(layer, reference)
     reason = by_graph(graph, node)
-    if reason is not None:
-        return reason
-    if layer.seen_through is not None and op_name(node) in FUSED and not _adds_constant(graph, node):
-        return Absence.SEEN
+    fused = layer.seen_through is not None and layer.note != TAKEN_UP
+    if reason is not None or (fused and not _has_constant(graph, node)):
+        return reason or Absence.SEEN
     present = {reference.nodes[item.layer_id]: item.layer_id for item in layers.layers if item.parts}
     if any(present[twin] in rows for twin in _twins(graph, node) & present.keys()):
         return Absence.REPEATED
@@ -186,8 +191,8 @@ def _twins(graph: Graph, node: fx.Node) -> set[str]:
     return {name for name in (own, *(name for name, of in first.items() if of == own)) if name != node.name}
 
 
-def _adds_constant(graph: Graph, node: fx.Node) -> bool:
-    return op_name(node) == "add" and any(
+def _has_constant(graph: Graph, node: fx.Node) -> bool:
+    return any(
         isinstance(value, int | float) or ((held := weight(graph.module, value)) is not None and held.numel() == 1)
         for value in node.args
     )

@@ -123,7 +123,7 @@ def _layer_map(graph: Graph, model: onnx.ModelProto, renamed: dict[str, str]) ->
     reasons = _fused(graph, places)
     for node in graph.module.graph.nodes:
         if places[node.name] is None and node.name not in reasons and (layer := read_by_one(graph, node, places)):
-            reasons[node.name] = f"->{layer}"
+            reasons[node.name] = f"=>{layer}"
     return graph.layers.carried(places, reasons)
 
 

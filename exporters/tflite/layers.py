@@ -57,7 +57,8 @@ class Found:
 
     Attributes:
         places: For each node that computes a tensor: the tensor and the order of its axes; None where it is nowhere.
-        reasons: Why it is nowhere; ``->layer_id`` where it was fused into that layer.
+        reasons: Why it is nowhere; ``->layer_id`` where it was fused into that layer, ``=>layer_id`` where that one alone
+            reads it.
         owners: Name of a tensor to the node that it holds first of all.
     """
 
@@ -334,7 +335,7 @@ def _reason(
         if activation.name in owners.values() and layer is not None:
             return f"->{layer}"
     if (layer := read_by_one(graph, node, places)) is not None:
-        return f"->{layer}"
+        return f"=>{layer}"
     return "the converter made other operators of it; no tensor of the file holds its value"
 
 

@@ -13,7 +13,7 @@ from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.graph.capture import capture
 from coordatt_deploy.graph.graph import is_call, op_name
 from coordatt_deploy.graph.operators import Trait, having
-from coordatt_deploy.layer_map import LayerMap
+from coordatt_deploy.layer_map import TAKEN_UP, LayerMap
 from coordatt_deploy.parity.absences import Absence, by_graph
 from coordatt_deploy.parity.absent_layers import Judged, told, unproven_absences, why_absent
 from coordatt_deploy.parity.error_statistics import LayerErrorStats
@@ -434,6 +434,6 @@ def test_an_activation_that_is_fused_into_another_is_proven(before, reason):
     It is seen where something is negative; where nothing can be, its loss would go unnoticed, and it is told.
     """
     reference, cases, rows = judged(Fused(before))
-    layers, layer = without(reference, "relu", seen_through=":exp")
+    layers, layer = without(reference, "relu", seen_through=":exp", note=TAKEN_UP)
 
     assert why_absent(layer, layers, reference, rows, cases) is reason
