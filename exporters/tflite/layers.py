@@ -57,8 +57,8 @@ class Found:
 
     Attributes:
         places: For each node that computes a tensor: the tensor and the order of its axes; None where it is nowhere.
-        reasons: Why it is nowhere; ``->layer_id`` where it was fused into that layer, ``=>layer_id`` where that one alone
-            reads it.
+        reasons: Why it is nowhere; ``->layer_id`` where it was fused into that layer, ``=>layer_id`` where that
+            one alone reads it.
         owners: Name of a tensor to the node that it holds first of all.
     """
 
