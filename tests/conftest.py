@@ -15,6 +15,12 @@ settings.register_profile("steady", deadline=None, derandomize=True, suppress_he
 settings.load_profile("steady")
 
 
+@pytest.fixture(autouse=True)
+def _no_width_from_outside(monkeypatch):
+    """Commands print as wide as COLUMNS says, which distributed runs set to the width of their own terminal."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 class TinyNet(nn.Module):
     """A stem, a depthwise convolution, coordinate attention, a residual sum and a head: every kind of layer, small."""
 
