@@ -132,7 +132,7 @@ _RECORDING: Final[ContextVar[Console | None]] = ContextVar("_RECORDING", default
 @contextmanager
 def recorded(width: int) -> Iterator[Console]:
     """Give a console of so many columns that keeps what is shown in the block, where nothing is printed."""
-    console = Console(file=io.StringIO(), record=True, width=width, force_terminal=True)
+    console = Console(file=io.StringIO(), record=True, width=width, force_terminal=True, force_jupyter=False)
     token = _RECORDING.set(console)
     try:
         yield console
