@@ -49,7 +49,7 @@ def test_every_public_name_is_there(site):
     text = text_of(site / "reference" / "python" / "index.html")
 
     assert all(name in text for name in coordatt_deploy.__all__ if not name.startswith("_"))
-    assert all(f"{name}" in text for name in vars(api.Bundle) if not name.startswith("_"))
+    assert all(name in text for name in vars(api.Bundle) if not name.startswith("_"))
     assert text.count("Raises:") >= 6
 
 

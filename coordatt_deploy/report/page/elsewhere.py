@@ -78,8 +78,8 @@ def search(found: SearchResult | None) -> Table | None:
     if found is None:
         return None
     heads = ("format", "drop"), ("in float", "difference", "95 % interval", "artifacts tried")
-    in_points = found.metric is None or found.metric.in_points
-    unit = "points lost" if in_points else f"of {found.metric.name} lost" if found.metric else ""
+    metric = found.metric
+    unit = "points lost" if metric is None or metric.in_points else f"of {metric.name} lost"
     label = f"At most {found.max_drop_points:g} {unit} on {found.dataset.images:,} images of {found.dataset.source}"
     return Table(label, *heads, tuple(_searched(item) for item in found.results), last="layers in float")
 
