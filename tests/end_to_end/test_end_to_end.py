@@ -1,6 +1,7 @@
 """The embedded default from weights to verdict, through the command line, with the real converters and runtimes."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -253,11 +254,14 @@ def test_exporting_again_adds_and_keeps(bundle, tmp_path):
 
 def test_piped_output_is_plain_text(bundle):
     """
-    No escape codes and no progress bar where nobody looks at a terminal.
+    No escape codes and no progress bar where nobody looks at a terminal: what takes seconds says so in lines of its
+    own with the time, and with -q in none.
     """
     result = _command("parity", bundle[0], "--format", "onnx", "--outputs-only")
+    quiet = _command("parity", "-q", bundle[0], "--format", "onnx", "--outputs-only")
 
-    assert result.returncode == 0
-    assert "\x1b" not in result.stdout + result.stderr
+    assert (result.returncode, quiet.returncode) == (0, 0)
+    assert "\x1b" not in result.stdout + result.stderr + quiet.stdout
     assert "passed" in result.stdout
-    assert result.stderr == ""
+    assert all(re.match(r"\d+:\d\d \w", line) for line in result.stderr.splitlines()), result.stderr
+    assert quiet.stderr == ""
