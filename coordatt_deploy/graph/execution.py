@@ -34,7 +34,7 @@ class _Recorder(fx.Interpreter):
         module: fx.GraphModule,
         dtype: torch.dtype,
         nodes: frozenset[str],
-        after: Callable[[torch.Tensor], torch.Tensor] | None,
+        after: "After | None",
         spared: frozenset[str],
         given: Mapping[str, NumberArray],
     ) -> None:
@@ -51,13 +51,13 @@ class _Recorder(fx.Interpreter):
             if is_tensor(n) and n.args and isinstance(n.args[0], fx.Node):
                 value = in_sequence(n, self.env[n.args[0]], value)
         if self.after is not None and n.name not in self.spared:
-            value = self.after(value) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+            value = self.after(n, value) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
         if n.name in self.nodes:
             self.kept[n.name] = value
         return value
 
 
-After = Callable[[torch.Tensor], torch.Tensor]
+After = Callable[[fx.Node, torch.Tensor], torch.Tensor]
 Exact = Mapping[str, NDArray[np.float64]]
 Values = Mapping[str, FloatArray]
 Given = Mapping[str, NumberArray]
@@ -128,7 +128,7 @@ def prepare(
         graph: Any stage's graph.
         dtype: Computing type; float64 is the reference.
         nodes: Names of nodes whose values are wanted as well.
-        after: Applied to every floating value, weights included: rounds to a storage type, for instance.
+        after: Applied to every node's floating value, weights included: rounds to a storage type, for instance.
         spared: Names of nodes whose values it is not applied to.
         given: See ``run``.
 

@@ -57,7 +57,7 @@ def prepare_in_float16(graph: Graph) -> Callable[[Feeds], Values]:
     What ``lost_in_float16`` names stays in float32, as it does in the files.
     """
     spared = lost_in_float16(graph.module)
-    return prepare(graph, dtype=torch.float32, after=rounded_to_float16, spared=spared)
+    return prepare(graph, dtype=torch.float32, after=lambda _, value: rounded_to_float16(value), spared=spared)
 
 
 def beyond_float16(graph: Graph, cases: Iterable[Feeds]) -> dict[str, float]:

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from coordatt_deploy.artifact_specs import Artifact, OutputKind, OutputRegion
-from coordatt_deploy.formats import Precision
 from coordatt_deploy.layer_map import LayerMap
 from coordatt_deploy.manifest import QuantizationRecord
 from coordatt_deploy.parity.cases import ParityCases, Values
+from coordatt_deploy.parity.tolerances import Tolerance
 from coordatt_deploy.runtimes.host_effects import HostEffect
 
 
@@ -30,7 +30,7 @@ class Candidate:
         regions: By output, the parts that different operators make; see ``OutputRegion``.
         kinds: What outputs are, by name; those that are not there are not known.
         integral: Names of outputs that hold integers or yes and no: classes, positions, masks.
-        moved: Computes what values moved by half a unit in the last place make of the outputs, in a precision
+        moved: Computes what values moved by half a unit in the last place make of the outputs, at a tolerance
             (``moved_values``); None where torch is not there.
         effect: What this machine makes otherwise of it than others do; None where nothing, or where it runs elsewhere.
     """
@@ -47,7 +47,7 @@ class Candidate:
     regions: Mapping[str, tuple[OutputRegion, ...]] = field(default_factory=dict)
     kinds: Mapping[str, OutputKind] = field(default_factory=dict)
     integral: frozenset[str] = frozenset()
-    moved: Callable[[Precision], Values] | None = None
+    moved: Callable[[Tolerance], Values] | None = None
     effect: HostEffect | None = None
 
     @property

@@ -7,6 +7,7 @@ layer is told from the captured graph by more than is allowed. There the file is
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -71,7 +72,8 @@ class _Faint:
         self.judge = LayerJudge(candidate.layers, tolerance)
         self.present = {reference.nodes[item.layer_id]: item for item in candidate.layers.layers if item.parts}
         cuts = frozenset(item.layer_id for item in self.present.values())
-        self.rounding: Rounding = reference.rounding(tolerance.storage, [feeds], cuts)
+        rounding = reference.rounding(tolerance.storage, [feeds], cuts)
+        self.rounding: Rounding = replace(rounding, sigmoid_error=tolerance.sigmoid_error)
         self.exact = reference.reference(feeds).values
         self.right = GraphSubmodels(reference.graph, tuple(self.present))
 

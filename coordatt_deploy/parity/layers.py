@@ -22,6 +22,7 @@ from coordatt_deploy.graph.operators import weight_positions
 from coordatt_deploy.layer_map import LayerMap
 from coordatt_deploy.parity.conditioning import mostly_lost
 from coordatt_deploy.parity.error_statistics import LayerErrorStats, Moved, Rounded
+from coordatt_deploy.parity.shared_tensors import viewed
 from coordatt_deploy.parity.tolerances import OTHERWISE_INTEGERS, UNIT_ROUNDOFF, Tolerance
 
 # Times the multiple: what layers that are all within it may add up to in the whole of an integer artifact.
@@ -379,12 +380,17 @@ class LayerJudge:
             cost = moved[layer_id]
             if layer_id in self.integral:  # of shares; a tenth of the elements otherwise is as good as all of them
                 tally.concede(number, cost.share, float(cost.share > OTHERWISE_INTEGERS))
+            elif tally.least:  # a sigmoid's absolute error says nothing of what torch keeps of a small one
+                tally.concede(number, cost.greatest, 0.0)
             else:
                 tally.concede(number, cost.greatest, float(np.mean(cost.noise)) if cost.noise.size else 0.0)
 
     def _least(self, layer_id: str) -> float:
-        """What a sigmoid, and what one is seen through, may be off by before the multiple; 0 for every other layer."""
-        seen_here = (item for item in self.layers.layers if item.layer_id == layer_id or item.seen_through == layer_id)
+        """What a sigmoid, a view of it and what it is seen through may be off by before the multiple; else 0."""
+        if not self.tolerance.sigmoid_error:
+            return 0.0
+        held = {layer_id, *viewed(self.layers.layers).get(layer_id, ())}
+        seen_here = (item for item in self.layers.layers if item.layer_id in held or item.seen_through == layer_id)
         return self.tolerance.sigmoid_error if any(item.operator == "sigmoid" for item in seen_here) else 0.0
 
     def rows(self) -> tuple[LayerRow, ...]:

@@ -1,6 +1,7 @@
 """Run an artifact layer by layer and hand what it gives to the judge."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -178,7 +179,9 @@ class _Run:
         self.present = [layer for layer in judge.layers.layers if layer.parts]
         self.tensors = tuple(dict.fromkeys(part.tensor for layer in self.present for part in layer.parts))
         cuts = frozenset(layer.layer_id for layer in self.present)
-        self.rounding = reference.rounding(storage, cases, cuts, calibrated)
+        self.rounding = replace(
+            reference.rounding(storage, cases, cuts, calibrated), sigmoid_error=judge.tolerance.sigmoid_error
+        )
         self.stirred = holders(self.present) - reference.shared_means(cuts)
         self.makers = viewed(self.present)
         self.first = self.stirred - {layer for layer in self.stirred if reference.before(layer, cuts)}

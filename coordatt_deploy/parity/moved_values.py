@@ -8,6 +8,8 @@ and weight, is moved in float64 as rounding may move it,
     value * (1 + u * x),   x uniform between -1 and 1,   u the unit roundoff of the storage type
 
 and what the network, or the layer, then gives is what rounding costs there (Monte Carlo arithmetic; Parker, 1997).
+Where the runtime's sigmoid is off by as much wherever it is, a sigmoid is moved by that (``Tolerance.sigmoid_error``),
+and what is computed from a small one, a product say, by what that makes of it.
 Where the input decides nothing but noise, that is much; where it does not, it is no more than torch's own error.
 """
 
@@ -29,7 +31,7 @@ from coordatt_deploy.graph.operators import Trait, having
 from coordatt_deploy.parity.absences import MOVES
 from coordatt_deploy.parity.cases import ParityCases
 from coordatt_deploy.parity.reference_rounding import Rounder, Rounding
-from coordatt_deploy.parity.tolerances import UNIT_ROUNDOFF
+from coordatt_deploy.parity.tolerances import UNIT_ROUNDOFF, Tolerance
 
 SAMPLES: Final = 2  # of a layer alone
 # Of the whole: where layers magnify one after another, what arrives is a matter of luck. On a checkerboard a gated map
@@ -49,12 +51,23 @@ ROUNDS_NOTHING: Final = (
 )  # fmt: skip
 
 
-def half_a_unit(precision: Precision, seed: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return what moves every value by at most half a unit in the last place of *precision*."""
+def half_a_unit(
+    precision: Precision, seed: int, sigmoid_error: float = 0.0
+) -> Callable[[fx.Node, torch.Tensor], torch.Tensor]:
+    """Return what moves every value by at most half a unit in the last place of *precision*.
+
+    Args:
+        precision: Of the storage.
+        seed: Of the noise.
+        sigmoid_error: What a sigmoid is moved by at least; see ``Tolerance``.
+    """
     generator, unit = torch.Generator().manual_seed(seed), UNIT_ROUNDOFF[precision]
 
-    def moved(value: torch.Tensor) -> torch.Tensor:
-        return value * (1 + unit * (2 * torch.rand(value.shape, generator=generator, dtype=torch.float64) - 1))
+    def moved(node: fx.Node, value: torch.Tensor) -> torch.Tensor:
+        by = unit * value.abs()
+        if op_name(node) == "sigmoid":
+            by = by.clamp(min=sigmoid_error)
+        return value + by * (2 * torch.rand(value.shape, generator=generator, dtype=torch.float64) - 1)
 
     return moved
 
@@ -64,15 +77,15 @@ def exact_nodes(module: fx.GraphModule) -> frozenset[str]:
     return frozenset(node.name for node in module.graph.nodes if op_name(node) in ROUNDS_NOTHING)
 
 
-def moved_cases(graph: Graph, cases: ParityCases, precision: Precision) -> dict[str, list[NumberArray]]:
+def moved_cases(graph: Graph, cases: ParityCases, tolerance: Tolerance) -> dict[str, list[NumberArray]]:
     """Return what the captured graph makes of each case where every value is moved, by output.
 
     Of ``SAMPLES_OF_THE_WHOLE`` of them, and of torch's own run with statistics summed as files sum them, it is the one
     that is farthest from what it should be, for each output and case.
     """
-    spared = exact_nodes(graph.module)
+    spared, precision = exact_nodes(graph.module), tolerance.basis
     runs: list[Callable[[Feeds], Mapping[str, NumberArray]]] = [
-        prepare(graph, dtype=torch.float64, after=half_a_unit(precision, seed), spared=spared)
+        prepare(graph, dtype=torch.float64, after=half_a_unit(precision, seed, tolerance.sigmoid_error), spared=spared)
         for seed in range(SAMPLES_OF_THE_WHOLE)
     ]
     runs.append(partial(_with_statistics_summed, graph, precision))
@@ -112,7 +125,7 @@ class Moving(fx.Interpreter):
         module: fx.GraphModule,
         exact: Mapping[str, NDArray[np.float64]],
         nodes: frozenset[str],
-        precision: Precision,
+        rounding: Rounding,
         seed: int,
     ) -> None:
         """Prepare a run.
@@ -121,12 +134,14 @@ class Moving(fx.Interpreter):
             module: In float64.
             exact: What the readers of a node go on from, for each node that the artifact is cut at.
             nodes: Those to keep.
-            precision: Of the storage.
+            rounding: What to move by: the storage's precision, and what a sigmoid is off by.
             seed: Of the noise.
         """
         super().__init__(module)
         self.exact, self.nodes, self.spared = exact, nodes, exact_nodes(module)
-        self.moved = half_a_unit(precision, seed)
+        self.moved = half_a_unit(rounding.storage.values, seed, rounding.sigmoid_error)
+        # What an artifact is fed with is stored in it, not computed by it.
+        self.stored = half_a_unit(rounding.storage.values, seed + SAMPLES_OF_THE_WHOLE)
         self.kept: dict[str, NumberArray] = {}
 
     def run_node(self, n: fx.Node) -> object:
@@ -134,10 +149,10 @@ class Moving(fx.Interpreter):
         value = super().run_node(n)
         is_real = isinstance(value, torch.Tensor) and value.is_floating_point()
         if is_real:
-            value = value.double() if n.name in self.spared else self.moved(value.double())
+            value = value.double() if n.name in self.spared else self.moved(n, value.double())
         if n.name in self.nodes:
             self.kept[n.name] = value.numpy()
         if n.name not in self.exact:
             return value
         given = torch.from_numpy(np.ascontiguousarray(self.exact[n.name]))
-        return self.moved(given) if is_real else given
+        return self.stored(n, given) if is_real else given

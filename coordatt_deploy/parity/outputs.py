@@ -192,9 +192,10 @@ def judge(
     least_overlap = None if boxes is None else least_box_iou(tolerance)
     if kind not in {OutputKind.SCORES, OutputKind.OTHER}:  # then the greatest of its numbers names no class
         tolerance = replace(tolerance, min_top1_agreement=None, floor_top1=None)
-    condition = conditioning(reference, rounding, tolerance, images, moved)
-    kept = [index for index in range(len(reference)) if index not in condition.set_aside]
     sigmoids = tolerance.sigmoid_error > 0 and bool(regions) and all(item.operator == "sigmoid" for item in regions)
+    # A sigmoid's absolute error says nothing of what torch keeps of a small one.
+    condition = conditioning(reference, rounding, tolerance, images, () if sigmoids else moved)
+    kept = [index for index in range(len(reference)) if index not in condition.set_aside]
     floor = tolerance.sigmoid_error if sigmoids else 0.0
     exact, own, others = ([values[i] for i in kept] for values in (reference, rounding, moved or reference))
     limits = allowance(exact, own, tolerance.multiple, floor, others)

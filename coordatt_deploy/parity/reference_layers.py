@@ -210,7 +210,7 @@ class ReferenceLayers:
         found = {layer: [error] for layer, error in summed.items()}
         for seed in range(SAMPLES if given else SAMPLES_OF_THE_WHOLE):
             kept = frozenset(self.nodes.values())
-            run = Moving(self._exact_module(), exact, kept, rounding.storage.values, seed)
+            run = Moving(self._exact_module(), exact, kept, rounding, seed)
             with torch.no_grad():
                 run.run(*(item.double() if item.is_floating_point() else item for item in tensors))
             for layer, node in self.nodes.items():

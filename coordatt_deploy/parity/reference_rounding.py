@@ -47,6 +47,7 @@ class Rounding:
         clips: Whether what lies beyond the range is cut off. Not for values that nothing was calibrated on.
         spared: The names of the nodes that stay in float32 in an artifact of float16 or integers.
         sums_statistics: Whether mean and variance of normalisations are summed one element after another.
+        sigmoid_error: What a sigmoid of the runtime is off by, however small its values are; see ``Tolerance``.
     """
 
     storage: Storage
@@ -55,6 +56,7 @@ class Rounding:
     clips: bool = True
     spared: frozenset[str] = frozenset()
     sums_statistics: bool = False
+    sigmoid_error: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

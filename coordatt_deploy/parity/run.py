@@ -223,7 +223,7 @@ def _verified(
     return verify(bundle.path("reference"), graph, bundle.manifest, golden | held_out, stages)
 
 
-def _moved(graph: "Graph", cases: ParityCases) -> Callable[[Precision], Values]:
+def _moved(graph: "Graph", cases: ParityCases) -> Callable[[Tolerance], Values]:
     from coordatt_deploy.parity import moved_values  # torch, which boards do not have
 
     return partial(moved_values.moved_cases, graph, cases)
@@ -340,7 +340,7 @@ def check_artifact(
             and tolerance.weight_bits is None
         ):
             with logged(f"moved-{candidate.path.stem}"):
-                moved = candidate.moved(tolerance.basis)
+                moved = candidate.moved(tolerance)
             outputs = _judged(candidate, cases, results, tolerance, moved)
     except MissingDependencyError as error:
         return ArtifactParity(artifact, name, origin, None, problem=f"not run: {error}")

@@ -28,7 +28,7 @@ def cases(graph):
     feeds = [{"image": random.standard_normal((1, 3, 8, 8)).astype(np.float32)} for _ in range(3)]
     runs = {
         Precision.FP32: prepare(graph, dtype=torch.float32),
-        Precision.FP16: prepare(graph, dtype=torch.float32, after=lambda value: value.half().float()),
+        Precision.FP16: prepare(graph, dtype=torch.float32, after=lambda _, value: value.half().float()),
     }
     return ParityCases(
         ("a", "b", "c"),

@@ -116,7 +116,7 @@ def rounding_error(graph: Graph) -> dict[str, float]:
     held = [layer for layer in graph.layers.layers if layer.parts]
     nodes = frozenset(part.tensor for layer in held for part in layer.parts)
     exact = run(graph, feeds, nodes=nodes)
-    rounded = run(graph, feeds, nodes=nodes, after=lambda value: value.to(torch.float32).to(value.dtype))
+    rounded = run(graph, feeds, nodes=nodes, after=lambda _, value: value.to(torch.float32).to(value.dtype))
     pairs = [(layer.layer_id, restore(layer, exact), restore(layer, rounded)) for layer in held]
     pairs += [(name, exact[name], rounded[name]) for name in graph.outputs]
     return {name: _difference(reference, value)[1] for name, reference, value in pairs}
