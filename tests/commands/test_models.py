@@ -56,11 +56,13 @@ def test_unknown_attention_block_is_bad_usage(run, word, remedy):
     assert remedy in result.output
 
 
-def test_table_fits_eighty_columns(run):
+def test_table_fits_eighty_columns(run, monkeypatch):
     """
     No row is wider, so none is folded on a narrow terminal.
     """
-    lines = run("models", env={"COLUMNS": "80"}).output.splitlines()
+    monkeypatch.setenv("COLUMNS", "80")
+
+    lines = run("models").output.splitlines()
 
     assert 80 >= max(map(len, lines))
     assert [] == [name for name in list_models() if not any(name in line.split() for line in lines)]

@@ -309,9 +309,8 @@ def test_a_narrow_terminal_shows_whole_words(command, monkeypatch):
     shown = command("profile", *BRIEF).stdout
 
     assert max(map(len, shown.splitlines())) <= 80
-    assert re.search(
-        r"^onnx fp32 +1 +\d+\.\d{3}  \d+\.\d{3} … \d+\.\d{3} +(\d+\.\d\d)? .*\b(stable|noisy|unusable) *$", shown, re.M
-    )
+    figures = r"\d+\.\d{3}  \d+\.\d{3} … \d+\.\d{3} +(\d+\.\d\d)? .*\b(stable|noisy|unusable) *$"
+    assert re.search(rf"^onnx fp32 +1 +{figures}", shown, re.MULTILINE)
     assert "origin of all: measured" in " ".join(shown.split())
 
 
