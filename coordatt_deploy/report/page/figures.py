@@ -6,6 +6,9 @@ from pathlib import PurePosixPath
 
 from markupsafe import Markup
 
+from coordatt_deploy.artifact_specs import Artifact
+from coordatt_deploy.parity.result import ArtifactVerdict
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -55,6 +58,12 @@ class Figure:
 def file_name(path: str) -> str:
     """``mobilenetv2_ca_035_digits_fp32.onnx`` of an artifact's path."""
     return PurePosixPath(path).name
+
+
+def artifact_label(artifact: Artifact | ArtifactVerdict) -> str:
+    """Return ``onnx fp32 arm64``: what tells a file from the others of its bundle."""
+    parts = (artifact.format.value, artifact.recipe or artifact.precision.value, artifact.target_cpu)
+    return " ".join(part for part in parts if part)
 
 
 def sentence(text: str) -> str:
