@@ -49,8 +49,9 @@ from coordatt_deploy.profile.noise import Evidence
 from coordatt_deploy.profile.result import LatencyRecord, ProfileResult, SettingsRecord
 from coordatt_deploy.report.junit import junit
 from coordatt_deploy.report.markdown import cell, markdown
+from coordatt_deploy.report.page.depth_plot import DepthPoint, depth_plot
 from coordatt_deploy.report.page.headline import headline
-from coordatt_deploy.report.page.plots import DepthPoint, depth_plot, ticks
+from coordatt_deploy.report.page.plots import ticks
 from coordatt_deploy.report.page.render import Contents, page
 from coordatt_deploy.report.write import write_page
 from coordatt_deploy.run_records import Covered, NotRun, RunInputs
@@ -59,6 +60,7 @@ from coordatt_deploy.runtimes.file_graph import OperatorCount
 HOSTILE = "<script>alert('x')</script>\"><img src=//evil.example/a.png onerror=fetch('//evil')>&amp;\u202eexe|`*_x_*`"
 # An ending without a slash, so that it is still there in the last part of a path.
 TAIL = "<script>'\"&"
+WHERE_THERE_IS_ROOM = {"wbr", "text"}  # breaks in names, and names below the axis of a plot, depend on their length
 CHROMIUM = shutil.which("chromium")
 CHROMEDRIVER = shutil.which("chromedriver")
 
@@ -275,8 +277,8 @@ def test_hostile_names_stay_text() -> None:
     """A model, layer, file and operator named like markup add not one tag or attribute to the page."""
     tame = Structure(page(contents()))
     wild = Structure(page(contents(HOSTILE, HOSTILE, f"onnx/{HOSTILE.replace('/', '')}.onnx")))
-    ignored = {"wbr"}
-    assert [t for t, _ in tame.tags if t not in ignored] == [t for t, _ in wild.tags if t not in ignored]
+    tags = [tag for tag, _ in tame.tags if tag not in WHERE_THERE_IS_ROOM]
+    assert tags == [tag for tag, _ in wild.tags if tag not in WHERE_THERE_IS_ROOM]
     assert {tag for tag, _ in wild.tags}.isdisjoint({"script", "img", "iframe", "object", "form", "input"})
     assert not [key for _, attrs in wild.tags for key in attrs if key.startswith("on") or key == "src"]
     assert "<script>alert('x')</script>" in "".join(wild.words)
@@ -290,8 +292,8 @@ def test_no_text_of_manifest_or_results_is_markup() -> None:
     text = page(wild)
     assert len(poison.texts) > 100
     assert [] == re.findall("(?i)<script", text)
-    tags = [tag for tag, _ in Structure(page(everything())).tags if tag != "wbr"]
-    assert tags == [tag for tag, _ in Structure(text).tags if tag != "wbr"]
+    tags = [tag for tag, _ in Structure(page(everything())).tags if tag not in WHERE_THERE_IS_ROOM]
+    assert tags == [tag for tag, _ in Structure(text).tags if tag not in WHERE_THERE_IS_ROOM]
     words = "".join(Structure(text).words)
     said = ("net", "coordatt", "deploy me", "torch", "2.13.0", "static_wi8_ai8", "Saturates here", "Not installed",
             "sums in another order", "logits", "folded", "features.3.20", "features.9", "late", "docker", "avx",
@@ -346,18 +348,20 @@ def test_repeat_it_holds_every_command_that_was_typed() -> None:
 
 def test_texts_of_a_plot_are_escaped_and_the_plot_is_not() -> None:
     """A plot is markup to a template; what it is told of is not."""
-    plot = depth_plot(1, HOSTILE, HOSTILE, [DepthPoint(TAIL, 20.0, None, False)], TAIL, 40.0)
+    plot = depth_plot(1, HOSTILE, HOSTILE, [DepthPoint(TAIL, 20.0, None, False)], TAIL)
     assert plot == plot.__html__()
     assert ["svg", "title", "desc"] == [tag for tag, _ in Structure(plot).tags][:3]
     assert {"script", "img"}.isdisjoint(tag for tag, _ in Structure(plot).tags)
 
 
 def test_page_refers_to_nothing_outside() -> None:
-    """No address, import or link but the empty icon."""
+    """No address, import or link but the empty icon and those to the page's own sections, which are there."""
     text = page(contents()).replace(str(escape(HOSTILE)), "")
     assert [] == re.findall(r"https?:|url\(|@import|//\w", text)
-    links = [attrs["href"] for _, attrs in Structure(text).tags if "href" in attrs]
-    assert ["data:,"] == links
+    tags = Structure(text).tags
+    icon, *links = [attrs["href"] for _, attrs in tags if "href" in attrs]
+    assert "data:," == icon
+    assert [f"#{attrs['id']}" for tag, attrs in tags if tag == "section" and "id" in attrs] == links
 
 
 def test_every_plot_has_a_title_and_a_text_alternative() -> None:

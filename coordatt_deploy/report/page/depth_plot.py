@@ -21,6 +21,7 @@ from coordatt_deploy.report.page.plots import (
     frame,
     line,
     path,
+    quantile,
     shortened,
     ticks,
     told,
@@ -116,7 +117,10 @@ Scale = Callable[[float], float]
 def _decibels(points: Sequence[DepthPoint], x: Scale, bottom: float) -> list[Markup]:
     """The upper panel: SQNR of the file from its own input as a curve, of each layer alone as dots."""
     finite = [v for p in points for v in (p.whole_db, p.alone_db) if v is not None and math.isfinite(v)]
-    low, high = min(finite, default=0.0), max(finite, default=1.0)
+    # layers that rounding hardly touches would squeeze all others together: they lie at the upper edge
+    whole = [v for v in (point.whole_db for point in points) if v is not None and math.isfinite(v)]
+    low = min(finite, default=0.0)
+    high = max(quantile(finite, 0.97), quantile(whole, 0.99) if whole else low) if finite else 1.0
     margin = max((high - low) * 0.08, 1.0)
     low, high = low - margin, high + margin
 
@@ -125,7 +129,7 @@ def _decibels(points: Sequence[DepthPoint], x: Scale, bottom: float) -> list[Mar
             return bottom
         if value == math.inf:
             return TOP - 4
-        return bottom - (bottom - TOP - 4) * (value - low) / (high - low)
+        return bottom - (bottom - TOP - 4) * (min(value, high) - low) / (high - low)
 
     body = []
     for tick in ticks(low, high, 5):
@@ -150,7 +154,7 @@ def _dots(alone: Sequence[tuple[int, float, bool | None]], x: Scale, y: Scale) -
 def _shares(points: Sequence[DepthPoint], x: Scale, top: float, floor: float, shares: Sequence[float]) -> list[Markup]:
     """The lower panel: error over allowance, logarithmic; the limit is drawn, and what lies beyond it tinted."""
     positive = [value for value in shares if value > 0]
-    low = math.log10(max(min(positive, default=0.01), 1e-4))
+    low = math.log10(max(quantile(positive, 0.05) if positive else 0.01, 1e-4))
     high = math.log10(max([*positive, 1.0]))
     low, high = min(low, -1.0) - 0.1, max(high, 0.0) + 0.25
 

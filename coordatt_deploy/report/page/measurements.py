@@ -11,7 +11,16 @@ from coordatt_deploy.evaluation.result import MIOU, POINTS, TOP1, EvaluationResu
 from coordatt_deploy.manifest import FoldReport, Manifest
 from coordatt_deploy.plurals import counted, verb
 from coordatt_deploy.profile.result import LatencyRecord, ProfileResult
-from coordatt_deploy.report.page.figures import Figure, Row, Table, decibel, file_name, megabytes, number
+from coordatt_deploy.report.page.figures import (
+    Figure,
+    Row,
+    Table,
+    artifact_label,
+    decibel,
+    file_name,
+    megabytes,
+    number,
+)
 from coordatt_deploy.report.page.latency_plot import Timed, latency_plot, overview_plot
 from coordatt_deploy.report.page.plots import size_bar
 from coordatt_deploy.report.page.verdicts import WORDS
@@ -130,7 +139,14 @@ def _subject(item: SubjectAccuracy, metric: MetricRecord) -> Row:
         number(change, form), between, changed,
         number(item.agreement, ".2%"), decibel(item.sqnr_db, exact=item.exact),
     )  # fmt: skip
-    return Row((file_name(item.name), item.runtime or "–"), cells, bad=item.passed is False)
+    return Row((_subject_name(item), item.runtime or "–"), cells, bad=item.passed is False)
+
+
+def _subject_name(item: SubjectAccuracy) -> str:
+    if item.format is None or item.precision is None:
+        return file_name(item.name)
+    parts = (item.format, item.recipe or item.precision, item.target_cpu)
+    return " ".join(part for part in parts if part)
 
 
 def _remarks(result: EvaluationResult, manifest: Manifest) -> list[str]:
@@ -158,7 +174,7 @@ def latency_view(result: ProfileResult, start: int, labels: Mapping[str, str]) -
     """
     rows, samples, plots, timed = [], [], [], []
     for position, item in enumerate(result.results, start + 1):
-        label = f"{file_name(item.path)}, {counted(item.threads, 'thread')}"
+        label = f"{labels.get(item.path, file_name(item.path))}, {counted(item.threads, 'thread')}"
         rows.append(Row((label, item.verdict), _latency_cells(item)))
         samples.append((label, " ".join(map(str, item.samples_ns))))
         if item.origin is Origin.EVALUATED:
@@ -200,7 +216,7 @@ def _overview(number_: int, timed: Sequence[Timed]) -> Figure:
         f"The bar ends at the median, the band is its 95 % interval, the thin line goes to p90. Fastest:"
         f" {fastest.label}, {fastest.median_ms:.3g} ms."
     )
-    return Figure("All files on one scale", overview_plot(number_, "Latency of all files", words, timed), words)
+    return Figure("Latency", overview_plot(number_, "Latency of all files", words, timed), words)
 
 
 def _latency_figure(position: int, label: str, item: LatencyRecord) -> Figure:
@@ -231,13 +247,16 @@ def sizes(manifest: Manifest, operators: Mapping[str, OperatorCount]) -> Sizes:
     totals = {path: str(found.total) for path, found in operators.items()}
     rows = tuple(
         SizeRow(
-            file_name(item.path), megabytes(item.bytes), size_bar(item.bytes / greatest), totals.get(item.path, "–")
+            artifact_label(item), megabytes(item.bytes), size_bar(item.bytes / greatest), totals.get(item.path, "–")
         )
         for item in manifest.artifacts
     )
+    labels = {item.path: artifact_label(item) for item in manifest.artifacts}
     lines = tuple(
         OperatorLine(
-            file_name(path), ", ".join(f"{count} × {kind}" for kind, count in found.names.items()), found.remark
+            labels.get(path, file_name(path)),
+            ", ".join(f"{count} × {kind}" for kind, count in found.names.items()),
+            found.remark,
         )
         for path, found in operators.items()
     )

@@ -70,17 +70,9 @@ def told(text: str, *shapes: Markup, kind: str = "hit") -> Markup:
     return Markup('<g class="{}"><title>{}</title>{}</g>').format(kind, text, Markup("").join(shapes))
 
 
-def apart(places: Sequence[float], least: float, low: float, high: float) -> list[float]:
-    """Return *places* moved so far that none is nearer to another than *least*, in their order, within low…high."""
-    order = sorted(range(len(places)), key=lambda index: places[index])
-    moved = list(places)
-    for before, index in zip([None, *order[:-1]], order, strict=True):
-        floor = low if before is None else moved[before] + least
-        moved[index] = max(moved[index], floor)
-    for after, index in zip([None, *order[:0:-1]], order[::-1], strict=True):
-        ceiling = high if after is None else moved[after] - least
-        moved[index] = min(moved[index], ceiling)
-    return moved
+def quantile(values: Sequence[float], share: float) -> float:
+    """Return the value that a share of the others lies below."""
+    return sorted(values)[min(int(share * len(values)), len(values) - 1)]
 
 
 def shortened(text: str, most: int = 34) -> str:

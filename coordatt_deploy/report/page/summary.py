@@ -62,7 +62,7 @@ class SummaryRow:
         score: On labelled images, or how often it names the reference's class.
         latency: The median, and its interval.
         why: Why it did not pass; empty where it did.
-        remarks: What to know beside the verdict.
+        remark: What to know beside the verdict.
         obstacles: Operators that stand in the way of a file that was not written, each with where, why and remedy.
     """
 
@@ -75,7 +75,7 @@ class SummaryRow:
     score: Cell
     latency: Cell
     why: str = ""
-    remarks: tuple[str, ...] = ()
+    remark: str = ""
     obstacles: tuple[tuple[str, str], ...] = ()
 
 
@@ -150,9 +150,8 @@ def _row(
     failed_elsewhere = [] if standing is None else [run for run in standing.further if run.result.passed is False]
     if verdict is not None and verdict.passed and failed_elsewhere:
         why += f" It failed in a further run: {verdict_sentence(failed_elsewhere[0].result)}"
-    warnings = dict.fromkeys(item.warning for item in (verdict, timed) if item is not None and item.warning)
-    as_here = verdict.as_run_here.sentence() if verdict and verdict.as_run_here else ""
-    said = [f"{sentence(text)}." for text in (*warnings, as_here) if text]
+    # the verdict's own remark says more of the same than that of the latency
+    remark = next((item.warning for item in (verdict, timed) if item is not None and item.warning), None)
     return SummaryRow(
         label=artifact_label(artifact),
         file=file_name(artifact.path),
@@ -163,7 +162,7 @@ def _row(
         score=score,
         latency=_latency(timed),
         why="" if badge is BADGES[True] else why,
-        remarks=tuple(dict.fromkeys(said)),
+        remark="" if remark is None else f"{sentence(remark)}.",
     )
 
 
@@ -175,7 +174,7 @@ def _refused(file: RefusedFile) -> SummaryRow:
     why = f"{facts_of(file.format).title} cannot have what is listed." if obstacles else f"{sentence(file.reason)}."
     nothing = Cell(NOTHING)
     return SummaryRow(
-        str(file), file_name(file.path), NOT_WRITTEN, NOTHING, None, nothing, nothing, nothing, why, (),
+        str(file), file_name(file.path), NOT_WRITTEN, NOTHING, None, nothing, nothing, nothing, why, "",
         tuple(obstacles),
     )  # fmt: skip
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from markupsafe import Markup
 
-from coordatt_deploy.report.page.plots import LEFT, RIGHT, WIDTH, apart, frame, line, ticks, told, words
+from coordatt_deploy.report.page.plots import LEFT, RIGHT, WIDTH, frame, line, ticks, told, words
 
 HEIGHT: Final = 290
 TOP: Final = 26
@@ -68,18 +68,34 @@ def tradeoff_plot(number: int, title: str, description: str, items: Sequence[Wei
     body.append(words(LEFT, 11, "SQNR in dB, higher is nearer", "start", "axis"))
     faster = "median latency in ms, further left is faster"
     body.append(words((LEFT + WIDTH - RIGHT) / 2, floor + 27, faster, kind="axis"))
-    levels = apart([y(item.db) for item in items], 13, TOP + 4, floor - 6)
-    for item, level in zip(items, levels, strict=True):
-        radius = max(LEAST, GREATEST * math.sqrt(item.size / greatest))
-        wide = len(item.label) * LETTER
-        fits_right = x(item.ms) + radius + 6 + wide <= WIDTH
-        end = x(item.ms) + (radius + 5 if fits_right else -radius - 5)
+    discs = [(x(item.ms), y(item.db), max(LEAST, GREATEST * math.sqrt(item.size / greatest))) for item in items]
+    taken = [(cx - r, cy - r, cx + r, cy + r) for cx, cy, r in discs]
+    for item, (cx, cy, r) in zip(items, discs, strict=True):
+        place = _place(len(item.label) * LETTER, cx, cy, r, taken)
+        taken.append(place)
         disc = Markup('<circle class="disc{}" cx="{:.1f}" cy="{:.1f}" r="{:.1f}"/>').format(
-            " bad" if item.bad else "", x(item.ms), y(item.db), radius
+            " bad" if item.bad else "", cx, cy, r
         )
-        name = words(end, level + 3.5, item.label, "start" if fits_right else "end", "name")
-        edge = x(item.ms) + (radius if fits_right else -radius)
-        moved = abs(level - y(item.db)) > 3
-        leader = [line(edge, y(item.db), end + (-1 if fits_right else 1), level, "leader")] if moved else []
-        body.append(told(item.text, disc, *leader, name))
+        body.append(told(item.text, disc, words(place[0], place[3] - 3, item.label, "start", "name")))
     return frame(number, title, description, body, HEIGHT)
+
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+
+def _place(wide: float, x: float, y: float, r: float, taken: Sequence[Box]) -> Box:
+    """Return where the name of a disc covers least of what is there: right of it, left, above or below."""
+    half = wide / 2
+    left = min(max(x - half, LEFT), WIDTH - wide)
+    places = [
+        (x + r + 4, y - 7, x + r + 4 + wide, y + 6), (x - r - 4 - wide, y - 7, x - r - 4, y + 6),
+        (left, y - r - 15, left + wide, y - r - 2), (left, y + r + 2, left + wide, y + r + 15),
+    ]  # fmt: skip
+    inside = [place for place in places if place[0] >= LEFT and place[2] <= WIDTH]
+    return min(inside or places, key=lambda place: sum(_overlap(place, other) for other in taken))
+
+
+def _overlap(one: Box, other: Box) -> float:
+    wide = min(one[2], other[2]) - max(one[0], other[0])
+    high = min(one[3], other[3]) - max(one[1], other[1])
+    return max(wide, 0.0) * max(high, 0.0)

@@ -105,7 +105,7 @@ def evidence(parity: ParityResult, standings: Sequence[Standing] = ()) -> Table:
             number(error), number(item.allowed), decibel(item.sqnr_db, exact=item.exact),
             NOTHING if least is None else f"{least:g} dB", number(item.top1_agreement, ".1%"),
         )  # fmt: skip
-        names = file_name(item.path), item.runtime or NOTHING, WORDS[item.origin] if item.origin else "not run"
+        names = artifact_label(item), item.runtime or NOTHING, WORDS[item.origin] if item.origin else "not run"
         note = verdict_sentence(item) if run is None else f"{sentence(covered_words(run))}. {verdict_sentence(item)}"
         rows.append(Row(names, cells, bad=item.passed is False, note=note))
     heads = ("file", "runtime", "how"), ("worst error", "allowed", "SQNR", "needed", "top-1 agreement")
@@ -217,7 +217,7 @@ def outputs(parity: ParityResult) -> Outputs:
                 number(output.cosine, ".9g"), number(output.top1_agreement, ".1%"),
                 "–" if finite(output.allowed) is None else beyond,
             )  # fmt: skip
-            rows.append(Row((file_name(item.path), output.name), cells, bad=output.passed is False))
+            rows.append(Row((artifact_label(item), output.name), cells, bad=output.passed is False))
     drift = [
         f"{file_name(item.path)}: keeping inner tensors for the layer table changed the outputs by up to"
         f" {item.marked_difference:.2g}; verdicts on outputs come from the unmarked file."
@@ -262,7 +262,7 @@ def layer_tables(parity: ParityResult) -> tuple[Table, ...]:
     for item in _judged(parity):
         judged = "local noise of the channel" if item.on_grid else "local error"
         heads = ("layer",), ("SQNR dB", "greatest error", "local SQNR dB", judged, "allowed")
-        tables.append(Table(file_name(item.path), *heads, tuple(_layer(row) for row in item.layers), last="note"))
+        tables.append(Table(item.label, *heads, tuple(_layer(row) for row in item.layers), last="note"))
     return tuple(tables)
 
 
