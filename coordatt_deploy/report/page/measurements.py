@@ -149,12 +149,24 @@ def _subject_name(item: SubjectAccuracy) -> str:
     return " ".join(part for part in parts if part)
 
 
+def _as_run_here(item: SubjectAccuracy, result: EvaluationResult) -> str:
+    """What this CPU makes of a file that is judged by what another one computes."""
+    if item.score_as_run_here is None:
+        return ""
+    metric = result.metric or MetricRecord(TOP1, higher_is_better=True, unit=POINTS)
+    score = number(item.score_as_run_here, ".2%" if metric.in_points else ".5g")
+    return f"; as it runs here: {MIOU_TITLE if metric.name == MIOU else metric.name} {score}"
+
+
 def _remarks(result: EvaluationResult, manifest: Manifest) -> list[str]:
-    told = [(item.name, text) for item in result.subjects for text in (item.problem, item.warning) if text]
-    texts = [f"{file_name(name)}: {text}" for name, text in told]
+    told = [(item, text) for item in result.subjects for text in (item.problem, item.warning) if text]
+    texts = [
+        f"{_subject_name(item)}: {text}" + (_as_run_here(item, result) if text == item.warning else "")
+        for item, text in told
+    ]
     hashes = {artifact.path: artifact.sha256 for artifact in manifest.artifacts}
     older = [item for item in result.subjects if item.path is not None and hashes.get(item.path) != item.sha256]
-    texts += [f"{file_name(item.name)}: figures of an older file of this name; run evaluate again" for item in older]
+    texts += [f"{_subject_name(item)}: figures of an older file of this name; run evaluate again" for item in older]
     texts += result.notes
     unreadable = result.dataset.unreadable
     if unreadable:

@@ -122,7 +122,9 @@ def _remarks(evaluation: Evaluation) -> list[tuple[str, str]]:
         (f"{path}: not run: {reason}", "yellow")
         for path, reason in ((item.path, item.reason) for item in evaluation.skipped)
     ]
-    remarks += [(f"{_name(item)}: {item.warning}", "yellow") for item in evaluation.subjects if item.warning]
+    for item in evaluation.subjects:
+        if item.warning:
+            remarks.append((f"{_name(item)}: {item.warning}{_as_run_here(item, evaluation)}", "yellow"))
     remarks += [(f"{_name(item)}: NaN or infinity in the outputs for {counted(item.nonfinite, 'image')}", "red")
                 for item in evaluation.subjects if item.nonfinite]  # fmt: skip
     if evaluation.unreadable:
@@ -135,6 +137,15 @@ def _remarks(evaluation: Evaluation) -> list[tuple[str, str]]:
     remarks += [(note, "yellow") for note in evaluation.notes]
     remarks.append((_legend(evaluation), "dim"))
     return remarks
+
+
+def _as_run_here(item: Accuracy, evaluation: Evaluation) -> str:
+    """What this CPU makes of a file that is judged by what another one computes."""
+    score, metric = item.score_as_run_here, evaluation.metric
+    if score is None:
+        return ""
+    name = TITLES.get(metric.name, metric.name)
+    return f"; as it runs here: {name} {score:.2%}" if metric.in_points else f"; as it runs here: {name} {score:.5g}"
 
 
 def _legend(evaluation: Evaluation) -> str:
