@@ -34,6 +34,7 @@ from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.graph.source_weights import check_source_weights
 from coordatt_deploy.host import available_cores, describe
 from coordatt_deploy.logs import logged
+from coordatt_deploy.plurals import counted
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.report_file import ReportFile, report_name
 from coordatt_deploy.run_records import NotRun, accumulated, begin_session
@@ -147,7 +148,9 @@ def _predictions(
     unreadable = tuple((dataset.images[row].name, reason) for row, reason in predictions.unreadable)
     if not len(predictions.rows):
         name, reason = unreadable[0]
-        raise UsageError(f"none of the {len(unreadable)} images of {dataset.source} can be read; {name}: {reason}")
+        raise UsageError(
+            f"none of the {counted(len(unreadable), 'image')} of {dataset.source} can be read; {name}: {reason}"
+        )
     return predictions, unreadable
 
 

@@ -91,7 +91,7 @@ def test_the_block_is_renamed_the_other_way_round_too(tmp_path):
 
     _, notes = _loaded(source.state_dict(), tmp_path, target)
 
-    assert "read conv2 and conv3 as conv_h and conv_w in 1 attention blocks" in notes
+    assert "read conv2 and conv3 as conv_h and conv_w in 1 attention block" in notes
     assert torch.equal(source["att"]["conv2"].weight, target["att"]["conv_h"].weight)
 
 

@@ -78,6 +78,8 @@ def finite(value: float | None) -> float | None:
 
 def megabytes(count: int) -> str:
     """``1.97 MB``."""
+    if count < 100:
+        return f"{count} B"
     return f"{count / 1e6:.2f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"
 
 

@@ -183,6 +183,8 @@ def bundle_command(command: str, bundle: Path, *options: str) -> str:
 
 def size(count: int) -> str:
     """``1.9 MB``."""
+    if count < 100:
+        return f"{count} B"
     return f"{count / 1e6:.2f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"
 
 
