@@ -91,9 +91,8 @@ def of_labels_file(path: Path) -> Dataset:
             raise UsageError(f"{path.name} names {name}; images are named by their path below {root}")
     found = tuple(LabelledImage(name, NO_CLASS, root / name, value) for name, value in sorted(labels.items()))
     if not any((root / name).is_file() for name in labels):
-        raise UsageError(
-            f"none of the {counted(len(labels), 'image')} that {path.name} names is in {root}: {listed([*labels])}"
-        )
+        named = f"{counted(len(labels), 'image')} that {path.name} names"
+        raise UsageError(f"none of the {named} is in {root}: {listed([*labels])}")
     return Dataset(str(root), found, None, len(found), (), LabelKind.VALUES)
 
 

@@ -312,7 +312,7 @@ def commands(manifest: Manifest, folder: str, later: Sequence[str]) -> str:
 
     Args:
         manifest: Of the bundle.
-        folder: Name of its folder.
+        folder: Its folder, as it was named.
         later: Those that judged and measured, in the order in which they ended.
     """
     made = manifest.commands or (manifest.command or "coordatt-deploy build",)

@@ -45,7 +45,7 @@ class Contents:
 
     Attributes:
         manifest: Of the bundle.
-        folder: Name of the bundle's folder, for the commands.
+        folder: The bundle's, as it was named, for the commands.
         parity: None where parity was not run.
         profile: None where nothing was timed.
         operators: By artifact path; files that cannot be opened here have no entry.

@@ -123,12 +123,12 @@ def overall(bundle: Bundle, report: ParityReport) -> tuple[str, str]:
 
 
 def reason(item: ArtifactParity) -> str:
-    """Return why an artifact failed, once."""
+    """Return why an artifact failed: the first layer that is wrong, else its outputs; both if verbose."""
     found = item.layers.sentence().partition(": ")[2] if item.layers is not None and item.layers.passed is False else ""
     problem = (item.problem or "").removeprefix(f"{item.artifact.path}: ")
-    if not problem or problem in found:
-        return found or "beyond tolerance"
-    return problem if not found or found in problem else f"{problem}; {found}"
+    if found and problem and found not in problem and VERBOSITY.get() is Verbosity.VERBOSE:
+        return f"{found}; {problem}"
+    return found or problem or "beyond tolerance"
 
 
 def _show_layers(console: Console, report: ParityReport) -> None:

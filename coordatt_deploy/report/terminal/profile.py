@@ -12,6 +12,7 @@ from coordatt_deploy.host import Host, HostState
 from coordatt_deploy.plurals import counted
 from coordatt_deploy.profile.instructions import InstructionProfile
 from coordatt_deploy.profile.result import LatencyRecord, ProfileResult
+from coordatt_deploy.progress import VERBOSITY, Verbosity
 from coordatt_deploy.report.terminal.console import host_line, label, new_console, say
 from coordatt_deploy.report.terminal.tables import Column, show_table
 
@@ -63,15 +64,23 @@ def _doubts(console: Console, labels: Mapping[str, Text], document: ProfileResul
     """Say what is wrong with the figures."""
     for item in document.results:
         if item.verdict != "stable" and item.origin is not Origin.EVALUATED:
-            text = f"{labels[item.path]}, threads {item.threads}: {item.verdict}: {item.reason}"
-            say(console, text, style="yellow")
+            threads = counted(item.threads, "thread")
+            say(console, f"{labels[item.path]}, {threads}: {item.verdict}: {_why(item.reason)}", style="yellow")
     for path, warning in dict.fromkeys((item.path, item.warning) for item in document.results):
         if warning:
-            say(console, f"{path}: {warning}", style="yellow")
+            say(console, f"{labels[path]}: {warning}", style="yellow")
     for left_out in document.skipped:
         say(console, f"{left_out.path}: not measured: {left_out.reason}", style="yellow")
     if document.interrupted:
         say(console, "interrupted: these are the samples taken until then", style="yellow")
+
+
+def _why(reason: str) -> str:
+    """The first reason of a doubt, and how many more there are; all of them if verbose."""
+    first, *others = reason.split("; ")
+    if not others or VERBOSITY.get() is Verbosity.VERBOSE:
+        return reason
+    return f"{first} (and {counted(len(others), 'more reason')}: --verbose)"
 
 
 def _machine(host: Host) -> str:
