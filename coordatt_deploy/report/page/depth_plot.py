@@ -34,6 +34,8 @@ MARGIN_PANEL: Final = 62  # height of the lower one
 BETWEEN: Final = 22
 FOOT: Final = 30
 MOST_STAGES: Final = 40
+MOST_POWERS: Final = 4.0  # of ten, beyond what is allowed; a layer that is more wrong lies at the edge
+SPARSE: Final = 80  # layers of a plot whose dots are larger
 LETTER: Final = 5.2  # width of a digit of a tick
 SEPARATOR: Final = re.compile(r"[.:]")
 
@@ -66,7 +68,11 @@ def stages(layers: Sequence[str]) -> list[tuple[str, int]]:
 
     A stage is what begins alike, by as few parts of the name as leave no stage with more than a third of the layers.
     """
-    parts = [SEPARATOR.split(layer) for layer in layers]
+    parts: list[list[str]] = []
+    for layer in layers:
+        # what the network itself computes between its modules belongs to the stage before it
+        own = layer.startswith(":") and parts
+        parts.append(parts[-1] if own else SEPARATOR.split(layer))
     found: list[tuple[str, int]] = []
     for depth in range(1, 5):
         found, at = [], 0
@@ -148,15 +154,16 @@ def _decibels(points: Sequence[DepthPoint], x: Scale, bottom: float) -> list[Mar
 def _dots(alone: Sequence[tuple[int, float, bool | None]], x: Scale, y: Scale) -> list[Markup]:
     right = "".join(f"M{x(i):.1f} {y(v):.1f}h0" for i, v, passed in alone if passed is not False)
     wrong = "".join(f"M{x(i):.1f} {y(v):.1f}h0" for i, v, passed in alone if passed is False)
-    return [path(kind, shape) for kind, shape in (("dots", right), ("dots bad", wrong)) if shape]
+    usual = "dots sparse" if len(alone) <= SPARSE else "dots"
+    return [path(kind, shape) for kind, shape in ((usual, right), ("dots bad", wrong)) if shape]
 
 
 def _shares(points: Sequence[DepthPoint], x: Scale, top: float, floor: float, shares: Sequence[float]) -> list[Markup]:
     """The lower panel: error over allowance, logarithmic; the limit is drawn, and what lies beyond it tinted."""
     positive = [value for value in shares if value > 0]
-    low = math.log10(max(quantile(positive, 0.05) if positive else 0.01, 1e-4))
-    high = math.log10(max([*positive, 1.0]))
-    low, high = min(low, -1.0) - 0.1, max(high, 0.0) + 0.25
+    least = quantile(positive, 0.05) if positive else 0.01
+    low = min(math.log10(max(least, 1e-4)), -1.0) - 0.1
+    high = min(max(math.log10(max([*positive, 1.0])), 0.0), MOST_POWERS) + 0.25
 
     def y(value: float) -> float:
         level = low if value <= 0 else min(max(math.log10(value), low), high)
@@ -165,21 +172,16 @@ def _shares(points: Sequence[DepthPoint], x: Scale, top: float, floor: float, sh
     body = [box("beyond", LEFT, top, WIDTH - LEFT - RIGHT, y(1.0) - top)]
     for power in range(math.ceil(low), math.floor(high) + 1):
         level = y(10.0**power)
-        kind = "limit" if power == 0 else "grid"
-        body.append(line(LEFT, level, WIDTH - RIGHT, level, kind))
-        if power == 0 or level > y(1.0) + 9 or level < y(1.0) - 9:
-            body.append(words(LEFT - 4, level + 3, _percent(10.0**power), "end"))
-    body.append(words(LEFT, top - 5, "of what is allowed", "start", "axis"))
+        body.append(line(LEFT, level, WIDTH - RIGHT, level, "limit" if power == 0 else "grid"))
+        if power % (1 if high - low < 3 else 2) == 0:
+            body.append(words(LEFT - 4, level + 3, f"{10.0**power:g}", "end"))
+    body.append(words(LEFT, top - 5, "error over what is allowed", "start", "axis"))
     alone = [
         (index, point.alone_share, point.passed) for index, point in enumerate(points)
         if point.alone_share is not None and point.through is None
     ]  # fmt: skip
     curve = [(x(i), None if p.whole_share is None else y(p.whole_share)) for i, p in enumerate(points)]
     return [*body, path("curve", _polyline(curve)), *_dots(alone, x, y)]
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:g} %"
 
 
 def _stage_bands(points: Sequence[DepthPoint], x: Scale, floor: float) -> list[Markup]:

@@ -170,7 +170,7 @@ def _refused(file: RefusedFile) -> SummaryRow:
     obstacles = []
     for item in file.operators:
         at = f" at {item.line}" if item.line else ""
-        obstacles.append((item.operator, f"in {item.layer}{at}: {item.reason}; {item.remedy}"))
+        obstacles.append((item.operator, f"in {item.layer}{at}: {item.reason.rstrip('.')}; {item.remedy}"))
     why = f"{facts_of(file.format).title} cannot have what is listed." if obstacles else f"{sentence(file.reason)}."
     nothing = Cell(NOTHING)
     return SummaryRow(

@@ -14,7 +14,7 @@ TOP: Final = 26
 FOOT: Final = 34
 GREATEST: Final = 17.0  # radius of the greatest file
 LEAST: Final = 3.0
-LETTER: Final = 5.4  # width of a letter of a name
+LETTER: Final = 5.9  # width of a letter of a name
 
 
 @dataclass(frozen=True, slots=True)

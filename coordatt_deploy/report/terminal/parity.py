@@ -64,7 +64,8 @@ def show_parity(bundle: Bundle, report: ParityReport, *, layers: bool = False) -
         say(console, f"golden images: {bundle.manifest.golden_source}", style="dim")
     show_remarks(console, report)
     for file in bundle.manifest.refused:
-        say(console, f"not written: {file}: {file.reason}", style="yellow")
+        places = [f"{item.operator} in {', '.join(filter(None, (item.layer, item.line)))}" for item in file.operators]
+        say(console, f"not written: {file}: {'; '.join(places) or file.reason}", style="yellow")
     if layers:
         _show_layers(console, report)
 
@@ -105,8 +106,8 @@ def overall(bundle: Bundle, report: ParityReport) -> tuple[str, str]:
     if failed:
         unproven = sum(item.passed is False and not item.provable for item in items)
         wrong = failed - unproven
-        said = [f"{of_total(wrong, total, 'file')} {verb(wrong, 'does')} not compute the function of {name}"]
-        said = (said if wrong else []) + ([f"{of_total(unproven, total, 'file')} cannot be proven"] if unproven else [])
+        said = [f"{_some(wrong, total)} {verb(wrong, 'does')} not compute the function of {name}"] if wrong else []
+        said += [f"{_some(unproven, total)} cannot be proven"] if unproven else []
         return f"FAILED: {'; '.join(said)}.", "bold red"
     if any(graph.passed is False for graph in report.graphs):
         return f"FAILED: the graph that the files of {name} are made from is not the captured one.", "bold red"
@@ -120,6 +121,10 @@ def overall(bundle: Bundle, report: ParityReport) -> tuple[str, str]:
         return f"PASSED in part: {text}; {rest} {verb(rest, 'was')} not judged.", "bold yellow"
     all_files = f"all {total} files compute" if total > 1 else "the file computes"
     return f"PASSED: {all_files} the function of {name}{by_layer}.", "bold green"
+
+
+def _some(count: int, total: int) -> str:
+    return "the file" if total == 1 else of_total(count, total, "file")
 
 
 def reason(item: ArtifactParity) -> str:
