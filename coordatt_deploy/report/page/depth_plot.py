@@ -6,6 +6,7 @@ up, on a logarithmic scale; above its line a layer is beyond tolerance.
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -202,9 +203,11 @@ def _stage_ticks(points: Sequence[DepthPoint], x: Scale, floor: float) -> list[M
         body = [words(x(0), floor + 11, "1", "start"), words(x(len(points) - 1), floor + 11, str(len(points)), "end")]
         return [*body, words((LEFT + WIDTH - RIGHT) / 2, floor + 25, "layers in execution order", kind="axis")]
     ends = [start for _, start in found[1:]] + [len(points)]
+    usual = Counter(name.rpartition(".")[0] for name, _ in found).most_common(1)[0][0]
     body, free = [], float(LEFT) - 4
     for (name, start), end in zip(found, ends, strict=True):
-        tick = shortened(name.rpartition(".")[2] or name, 12)
+        # a number alone says enough only where most stages are numbered alike
+        tick = shortened(name.rpartition(".")[2] if name.rpartition(".")[0] == usual else name, 12)
         middle, half = (x(start - 0.5) + x(end - 0.5)) / 2, len(tick) * LETTER / 2
         if middle - half >= free and middle + half <= WIDTH:
             body.append(words(middle, floor + 11, tick))

@@ -230,7 +230,8 @@ def _show_paragraphs(console: Console, columns: Sequence[Column], rows: Sequence
     for row in rows:
         console.print(Text("\n".join(broken(row[0].plain, console.width)), style="bold"))
         for column, cell in zip(columns[1:], row[1:], strict=True):
-            show_below(console, f"{plain(column.head)}: {cell.plain}".replace("\n", ", "), style=str(cell.style))
+            if cell.plain:
+                show_below(console, f"{plain(column.head)}: {cell.plain}".replace("\n", ", "), style=str(cell.style))
 
 
 def show_below(console: Console, text: str, style: str = "", depth: int = 1) -> None:
