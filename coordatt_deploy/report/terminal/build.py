@@ -6,6 +6,7 @@ from typing import Final
 from coordatt_deploy.artifact_specs import Origin
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.documents import JsonObject, object_of
+from coordatt_deploy.formats import facts
 from coordatt_deploy.manifest import RefusedFile
 from coordatt_deploy.parity.result import ParityReport
 from coordatt_deploy.plurals import counted, of_total
@@ -13,6 +14,8 @@ from coordatt_deploy.profile.result import LatencyRecord, ProfileResult
 from coordatt_deploy.report.terminal.console import bundle_command, host_line, label, new_console, say, size
 from coordatt_deploy.report.terminal.parity import after_parity, evidence, show_remarks, show_verdict, verdict
 from coordatt_deploy.report.terminal.tables import Column, show_below, show_table
+
+WITHOUT_DATA: Final = "dynamic_wi8_afp32"  # a recipe that measures nothing
 
 
 def summary(parity: ParityReport, profile: ProfileResult) -> list[JsonObject]:
@@ -118,15 +121,27 @@ def after_build(bundle: Bundle, report: ParityReport) -> tuple[tuple[str, str], 
     if report.exit_code == 1:
         return after_parity(bundle, report)
     page = bundle_command("report", bundle.root), "one page of all results"
-    if bundle.manifest.quantization:
-        return (page,)
-    return ((bundle_command("quantize", bundle.root), "int8 files beside these"), page)
+    return (page,) if bundle.manifest.quantization else (*_small_files(bundle), page)
+
+
+def _small_files(bundle: Bundle) -> tuple[tuple[str, str], ...]:
+    """The command for small files that needs nothing but the bundle: a user's model brings no calibration data."""
+    # it knows the packaged data; what shows a bundle on a board has no need of it
+    from coordatt_deploy.conversion.calibration import own_dataset
+
+    manifest = bundle.manifest
+    if own_dataset(manifest.model.source_sha256) is not None:
+        return ((bundle_command("quantize", bundle.root), "int8 files beside these"),)
+    able = next((item.format for item in manifest.artifacts if WITHOUT_DATA in facts(item.format).recipes), None)
+    if able is not None:
+        command = bundle_command("quantize", bundle.root, "--format", able, "--recipe", WITHOUT_DATA)
+        return ((command, "int8 weights, without data"),)
+    return ()
 
 
 def after_quantize(bundle: Bundle) -> tuple[tuple[str, str], ...]:
-    """What to type after quantizing: the proof, then what int8 costs."""
+    """What to type after quantizing: the proof, then the figures."""
     return (
         (bundle_command("parity", bundle.root), "prove the new files"),
         (bundle_command("profile", bundle.root), "time them"),
-        (bundle_command("quantize", bundle.root, "--sensitivity"), "rank the layers by what int8 costs in each"),
     )

@@ -119,7 +119,7 @@ def overall(bundle: Bundle, report: ParityReport) -> tuple[str, str]:
         text = f"{of_total(passed, total, 'file')} {verb(passed, 'computes')} the function of {name}{by_layer}"
         rest = total - passed
         return f"PASSED in part: {text}; {rest} {verb(rest, 'was')} not judged.", "bold yellow"
-    all_files = f"all {total} files compute" if total > 1 else "the file computes"
+    all_files = {1: "the file computes", 2: "both files compute"}.get(total, f"all {total} files compute")
     return f"PASSED: {all_files} the function of {name}{by_layer}.", "bold green"
 
 
