@@ -33,6 +33,12 @@ class Timed:
     text: str
 
 
+def reach(items: Sequence[Timed]) -> float:
+    """Return the right end of the overview: the medians are what is compared, so a p90 far off is cut there."""
+    most = max(max(item.median_ms, *(item.ci95_ms or ())) for item in items)
+    return min(max(most, *(item.spread_ms for item in items)), most * 1.3)
+
+
 def overview_plot(number: int, title: str, description: str, items: Sequence[Timed]) -> Markup:
     """Draw the files below each other on one scale from zero: a bar to the median, its interval, and p90.
 
@@ -42,9 +48,7 @@ def overview_plot(number: int, title: str, description: str, items: Sequence[Tim
         description: What it shows, in words.
         items: One for each file, from top to bottom.
     """
-    # the medians are what is compared: a p90 far off is cut, and told in words
-    most = max(max(item.median_ms, *(item.ci95_ms or ())) for item in items)
-    most = min(max(most, *(item.spread_ms for item in items)), most * 1.3)
+    most = reach(items)
     floor = TOP + ROW * len(items)
 
     def x(value: float) -> float:

@@ -21,7 +21,7 @@ from coordatt_deploy.report.page.figures import (
     megabytes,
     number,
 )
-from coordatt_deploy.report.page.latency_plot import Timed, latency_plot, overview_plot
+from coordatt_deploy.report.page.latency_plot import Timed, latency_plot, overview_plot, reach
 from coordatt_deploy.report.page.plots import size_bar
 from coordatt_deploy.report.page.verdicts import WORDS
 from coordatt_deploy.runtimes.file_graph import OperatorCount
@@ -224,8 +224,9 @@ def _told(item: LatencyRecord) -> str:
 
 def _overview(number_: int, timed: Sequence[Timed]) -> Figure:
     fastest = min(timed, key=lambda item: item.median_ms)
+    cut = ", or to the edge where that is further off" if any(item.spread_ms > reach(timed) for item in timed) else ""
     words = (
-        f"The bar ends at the median, the band is its 95 % interval, the thin line goes to p90. Fastest:"
+        f"The bar ends at the median, the band is its 95 % interval, the thin line goes to p90{cut}. Fastest:"
         f" {fastest.label}, {fastest.median_ms:.3g} ms."
     )
     return Figure("Latency", overview_plot(number_, "Latency of all files", words, timed), words)
