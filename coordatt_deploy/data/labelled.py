@@ -151,7 +151,7 @@ def _folder(root: Path, labels: Sequence[str] | None, classes: int | None, label
     if absent:
         names = [labels[number] if labels else str(number) for number in absent]
         notes.append(
-            f"{of_total(len(absent), classes, 'class')} {verb(len(absent), 'has')} no image here: {listed(names)}"
+            f"{of_total(len(absent), classes or 0, 'class')} {verb(len(absent), 'has')} no image here: {listed(names)}"
         )
     return Dataset(str(root), images, way, len(images), tuple(notes))
 
@@ -167,7 +167,8 @@ def _left_out(root: Path, folders: Sequence[str], outside: Sequence[str], images
         yield f"{counted(len(empty), 'folder')} {verb(len(empty), 'holds')} no image: {listed(empty)}"
     others = sum(1 for path in root.rglob("*") if path.is_file() and not _hidden(path, root)) - images
     if others > 0:
-        yield f"{others} files do not end like an image and are left out"
+        do = f"{counted(others, 'file')} {verb(others, 'does')} not end like an image"
+        yield f"{do} and {verb(others, 'is')} left out"
 
 
 def _hidden(path: Path, root: Path) -> bool:

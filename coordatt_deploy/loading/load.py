@@ -234,7 +234,7 @@ def _labels(request: ModelRequest, built: LoadedModule, outputs: list[torch.Tens
         have = ", ".join(map(str, sorted(classes))) or "none"
         raise UsageError(
             f"{counted(len(request.labels), 'label')} {verb(len(request.labels), 'was')} given, but the"
-            f" model's outputs have {counted(have, 'class')}"
+            f" model's outputs have {have} classes"
         )
     return labels
 

@@ -168,7 +168,7 @@ def test_missing_counters_and_half_precision_are_said(tmp_path):
     net, notes = _loaded(state, tmp_path)
 
     assert (
-        "num_batches_tracked is missing 1 times, which inference does not use",
+        "num_batches_tracked is missing 1 time, which inference does not use",
         "weights in float16 were converted to float32",
     ) == notes
     assert torch.equal(_net().stem.weight.half().float(), net.stem.weight)

@@ -58,12 +58,12 @@ def _show(console: Console, item: Inspection) -> None:
             Column("layer", name=True), Column("weights", right=True), Column("share", right=True),
             Column("MACs", right=True), Column("operator", rank=1),
         )  # fmt: skip
-        layers = []
+        rows = []
         for layer in item.layers:
             share = f"{layer.bytes / item.bytes:.0%}" if item.bytes else "–"
             macs = "–" if layer.macs is None else count(layer.macs)
-            layers.append((layer.layer, size(layer.bytes), share, macs, layer.operator))
-        show_table(console, "where the bytes are", columns, layers)
+            rows.append((layer.layer, size(layer.bytes), share, macs, layer.operator))
+        show_table(console, "where the bytes are", columns, rows)
     for delegate in item.delegates:
         parts = "" if delegate.partitions is None else f" in {counted(delegate.partitions, 'partition')}"
         console.print(f"{delegate.name}: {of_total(delegate.taken, delegate.operators, 'operator')}{parts}")

@@ -127,7 +127,7 @@ def show_instructions(bundle: Bundle, document: InstructionProfile) -> None:
         Column("spread", right=True, rank=3), Column("runtime", rank=4),
     )  # fmt: skip
     fewest = min(item.instructions for item in results)
-    rows = []
+    rows: list[tuple[str | Text, ...]] = []
     for item in results:
         counts = [f"{item.classes.get(name, 0) / 1e6:.1f}" for name in used]
         total, ratio = f"{item.instructions / 1e6:.1f}", f"{item.instructions / fewest:.3f}"
