@@ -58,7 +58,8 @@ def show_search(document: SearchResult, bundle: Path) -> None:
             text = f"{name}: the limit holds with {of_total(len(result.kept), result.layers, 'layer')} in float"
             say(console, text, style="bold green")
         else:
-            text = f"{name}: NOT REACHED short of keeping every layer in float; nothing was written"
+            why = "the drop cannot be reached short of keeping every layer in float"
+            text = f"{name}: NOT REACHED: {why}; nothing was written"
             say(console, text, style="bold red")
     console.print()
     columns = (
