@@ -308,9 +308,9 @@ def test_a_narrow_terminal_shows_whole_words(command, monkeypatch):
 
     shown = command("profile", *BRIEF).stdout
 
-    table, _, command = shown.partition("next:\n")
+    table, _, typed = shown.partition("next:\n")
     assert max(map(len, table.splitlines())) <= 80
-    assert 1 == command.count("\n")  # a command to type is one line, which the terminal wraps
+    assert 1 == typed.count("\n")  # a command to type is one line, which the terminal wraps
     figures = r"\d+\.\d{3}  \d+\.\d{3} … \d+\.\d{3} +(\d+\.\d\d)? .*\b(stable|noisy|unusable) *$"
     assert re.search(rf"^onnx fp32 +1 +{figures}", shown, re.MULTILINE)
     assert "origin of all: measured" in " ".join(shown.split())
