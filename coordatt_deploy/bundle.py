@@ -52,12 +52,14 @@ class Bundle:
         read_only: Whether *root* is a copy of one that was left half written where this process cannot mend it.
         refused: Of the command that has just written it, the files that it could not write; the manifest has those of
             earlier commands as well.
+        written: Likewise, the paths of the artifacts that it wrote; None where no command has just written it.
     """
 
     root: Path
     manifest: Manifest
     read_only: bool = False
     refused: tuple[RefusedFile, ...] = ()
+    written: frozenset[str] | None = None
 
     def path(self, relative: str) -> Path:
         """Return the place of a file of the bundle.

@@ -130,7 +130,10 @@ def verbosity_options() -> list[click.Parameter]:
                 raise click.UsageError("--quiet and --verbose contradict each other; give one")
             VERBOSITY.set(Verbosity.QUIET)
 
-    texts = {"verbose": "Say on stderr how long each step took.", "quiet": "Say nothing on stderr but errors."}
+    texts = {
+        "verbose": "Say how long each step took, every reason, and what was allowed.",
+        "quiet": "Say nothing but results and errors.",
+    }
     return [
         click.Option(
             (f"-{name[0]}", f"--{name}"), is_flag=True, expose_value=False, callback=set_level, help=text,

@@ -63,7 +63,7 @@ def test_results_are_typed_and_show_themselves_in_notebooks(bundle):
     assert [True] == [item.passed for item in verdict.artifacts]
     assert latency.results[0].median_ms > 0
     assert page == bundle.root / "reports" / "report.html"
-    assert page.read_text(encoding="utf-8").count("Net_fp32_arm64") > 1
+    assert page.read_text(encoding="utf-8").count("onnx fp32 arm64") > 1
     for item, text in ((bundle, "layers mapped"), (verdict, "passed"), (latency, "median ms")):
         assert item._repr_html_().startswith("<pre")
         assert text in item._repr_html_()

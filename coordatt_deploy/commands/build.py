@@ -54,4 +54,5 @@ def _build(plan: "ExportPlan", *, as_json: bool) -> NoReturn:
         )
     else:
         terminal_build.show_build(bundle, parity, profile)
+        console.show_next(*terminal_build.after_build(bundle, parity))
     sys.exit(parity.exit_code or (1 if bundle.refused else 0))

@@ -110,9 +110,11 @@ def evaluate(options: EvaluateOptions, bundle: Path, as_json: bool) -> None:
         command=command_line(sys.argv[1:]),
     )
     with console.bars() as stages:
-        evaluation = evaluate_bundle(open_bundle(bundle), plan, stages)
+        opened = open_bundle(bundle)
+        evaluation = evaluate_bundle(opened, plan, stages)
     if as_json:
         print_result(evaluation.record())
     else:
         terminal_evaluation.show(evaluation)
+        console.show_next(*terminal_evaluation.after_evaluate(opened, evaluation, options.dataset))
     sys.exit(evaluation.exit_code)

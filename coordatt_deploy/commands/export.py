@@ -48,4 +48,5 @@ def _export(plan: "ExportPlan", *, as_json: bool) -> NoReturn:
         print_document({"bundle": str(bundle.root), "artifacts": artifacts, "refused": refused})
     else:
         terminal_build.show_artifacts(bundle)
+        console.show_next(*terminal_build.after_export(bundle))
     sys.exit(1 if bundle.refused else 0)

@@ -143,4 +143,6 @@ def parity(options: ParityOptions, bundle: Path, as_json: bool) -> None:
         print_result(result)
     else:
         terminal_parity.show_parity(opened, report, layers=options.show_layers)
+        if options.output is None:
+            console.show_next(*terminal_parity.after_parity(opened, report))
     sys.exit(report.exit_code)

@@ -111,3 +111,5 @@ def profile(options: ProfileOptions, bundle: Path, as_json: bool) -> None:
         print_result(measured)
     else:
         terminal_profile.show_profile(opened, measured)
+        if options.output is None:
+            console.show_next((console.bundle_command("report", opened.root), "one page of all results"))

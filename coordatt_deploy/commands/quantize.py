@@ -146,6 +146,7 @@ def _quantize(bundle: Path, plan: "QuantizePlan", *, as_json: bool) -> NoReturn:
         })  # fmt: skip
     else:
         terminal_build.show_artifacts(written)
+        console.show_next(*terminal_build.after_quantize(written))
     sys.exit(1 if written.refused else 0)
 
 

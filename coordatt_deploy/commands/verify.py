@@ -23,21 +23,21 @@ def verify(bundle: Path, as_json: bool) -> None:
     """
     # When the options are right, what does the work: see coordatt_deploy.cli.
     from coordatt_deploy.bundle import FileState, open_bundle, verified
-    from coordatt_deploy.report.terminal.console import line, new_console
+    from coordatt_deploy.plurals import counted, of_total, verb
+    from coordatt_deploy.report.terminal.console import new_console, say
+    from coordatt_deploy.report.terminal.tables import show_below
 
     found = verified(open_bundle(bundle, verify=False))
     if as_json:
         print_result(found)
     else:
-        console = new_console()
-        for item in found.files:
-            if item.state is not FileState.AS_WRITTEN:
-                console.print(line(f"{item.path}: {item.state}", style="bold red"))
-        wrong = sum(item.state is not FileState.AS_WRITTEN for item in found.files)
-        count = f"{len(found.files)} file{'s' if len(found.files) != 1 else ''}"
-        console.print(
-            line(
-                f"{bundle}: {count}, all as written" if found.intact else f"{bundle}: {wrong} of {count} not as written"
-            )
-        )
+        console, total = new_console(), len(found.files)
+        wrong = [item for item in found.files if item.state is not FileState.AS_WRITTEN]
+        if wrong:
+            text = f"{bundle}: {of_total(len(wrong), total, 'file')} {verb(len(wrong), 'is')} not as written"
+            say(console, text, style="bold red")
+        else:
+            say(console, f"{bundle}: {counted(total, 'file')}, all as written", style="bold green")
+        for item in wrong:
+            show_below(console, f"{item.path}: {item.state}", style="red")
     sys.exit(0 if found.intact else 1)

@@ -86,7 +86,7 @@ def calibration_of(plan: QuantizePlan, manifest: Manifest) -> CalibrationSet | N
             raise UsageError(f"{names} measures nothing, so calibration data changes nothing; leave it out")
         return None
     inputs, preprocessing = manifest.inputs, manifest.model.preprocessing
-    source = plan.calibration or _own_dataset(manifest.model.source_sha256)
+    source = plan.calibration or own_dataset(manifest.model.source_sha256)
     if source is None:
         raise UsageError(
             f"{needing[0].name} needs calibration data, images of the kind that the model will meet; give"
@@ -97,7 +97,7 @@ def calibration_of(plan: QuantizePlan, manifest: Manifest) -> CalibrationSet | N
     return load_calibration(Path(source), inputs, preprocessing, count=plan.count, seed=plan.seed)
 
 
-def _own_dataset(source_sha256: str) -> str | None:
+def own_dataset(source_sha256: str) -> str | None:
     """The packaged data that an embedded model was trained on, by its weights; None for every other model."""
     # asked only where no calibration data was given
     from safetensors.numpy import load_file

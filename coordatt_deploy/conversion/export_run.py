@@ -98,7 +98,9 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
         manifest = with_artifacts(manifest, quantized.results, stages, staging)
         refused = made.refused + quantized.refused
         finish(staging, with_refused(manifest, refused, staging))
-    return replace(open_bundle(target, verify=False), refused=refused)
+    written = frozenset(item.artifact.path for item in converted)
+    written |= frozenset(item.artifact.path for item in quantized.results)
+    return replace(open_bundle(target, verify=False), refused=refused, written=written)
 
 
 def _beside_earlier(floats: Manifest, staging: Path, converted: Sequence[FloatArtifact]) -> Manifest:

@@ -55,7 +55,8 @@ def quantize(bundle: Bundle, plan: QuantizePlan, stages: Stages) -> Bundle:
         check_any_written(made)
         manifest = with_artifacts(manifest, made.results, stages, staging)
         finish(staging, with_refused(manifest, made.refused, staging))
-    return replace(open_bundle(bundle.root, verify=False), refused=made.refused)
+    written = frozenset(item.artifact.path for item in made.results)
+    return replace(open_bundle(bundle.root, verify=False), refused=made.refused, written=written)
 
 
 def with_artifacts(manifest: Manifest, made: Sequence[QuantizedArtifact], stages: Stages, root: Path) -> Manifest:

@@ -15,6 +15,7 @@ from coordatt_deploy.errors import (
 )
 from coordatt_deploy.formats import Format, TargetCpu
 from coordatt_deploy.manifest import Manifest, RefusedFile
+from coordatt_deploy.plurals import counted
 from coordatt_deploy.processes import Call, Pool
 
 R = TypeVar("R")
@@ -71,7 +72,7 @@ class NothingWrittenError(ConversionError):
 
     def __init__(self, refused: tuple[RefusedFile, ...]) -> None:
         self.refused = refused
-        super().__init__(f"none of the {len(refused)} files could be written, so there is no bundle of them")
+        super().__init__(f"none of the {counted(len(refused), 'file')} could be written, so there is no bundle of them")
 
 
 def gather(pool: Pool, making: Sequence[Making[R]], step: Callable[[], None], *, strict: bool) -> Made[R]:

@@ -8,6 +8,7 @@ from coordatt_deploy.conversion.plan import ExportPlan
 from coordatt_deploy.formats import Format
 from coordatt_deploy.loading.sizes import formats_for_dynamic
 from coordatt_deploy.manifest import FoldReport, MergedBranches
+from coordatt_deploy.plurals import counted, of_total, verb
 
 SHOWN: Final = 5  # names in a remark; the manifest has all
 
@@ -19,7 +20,8 @@ def of_batch_norms(report: FoldReport) -> str | None:
         return None
     names = ", ".join(item.batch_norm for item in written[:SHOWN]) + (", …" if len(written) > SHOWN else "")
     return (
-        f"{len(written)} of {report.folded} BatchNorms are written as a product and a sum, since no layer can take them"
+        f"{of_total(len(written), report.folded, 'BatchNorm')} {verb(len(written), 'is')} written as a"
+        f" product and a sum, since no layer can take them"
         f" in exactly: {names}; inspect says why"
     )
 
@@ -29,7 +31,8 @@ def of_branches(merged: Sequence[MergedBranches] | None) -> Iterator[str]:
     if merged:
         worst = max(item.relative_error for item in merged)
         yield (
-            f"branches were merged into {len(merged)} convolutions; greatest change of any of these layers, in float64:"
+            f"branches were merged into {counted(len(merged), 'convolution')}; greatest change of any of"
+            f" these layers, in float64:"
             f" {worst:.2g} of its greatest value"
         )
 

@@ -26,6 +26,7 @@ from coordatt_deploy.data.digits import DigitSplit, read_split
 from coordatt_deploy.data.images import find_images, load_image, preprocess
 from coordatt_deploy.data.scenes import Scene, make_scene
 from coordatt_deploy.errors import UsageError
+from coordatt_deploy.plurals import counted, of_total, verb
 
 Tensor = NDArray[np.float32]
 
@@ -200,8 +201,11 @@ def _from_folder(
     if unreadable:
         listed = _listed(unreadable)
         if len(unreadable) > UNREADABLE_SHARE * tried or not values:
-            raise UsageError(f"{folder}: {len(unreadable)} of {tried} images cannot be read: {listed}")
-        notes.append(f"{len(unreadable)} of {tried} images could not be read and were replaced: {listed}")
+            raise UsageError(f"{folder}: {of_total(len(unreadable), tried, 'image')} cannot be read: {listed}")
+        notes.append(
+            f"{of_total(len(unreadable), tried, 'image')} could not be read and"
+            f" {verb(len(unreadable), 'was')} replaced: {listed}"
+        )
     data = CalibrationSet(str(folder), {spec.name: np.stack(values)}, tuple(names), seed, tuple(notes))
     return _checked(data, spec, preprocessing, tensors=False)
 
@@ -298,7 +302,8 @@ def _listed(items: Sequence[str]) -> str:
 
 def _too_few(data: CalibrationSet) -> CalibrationSet:
     raise UsageError(
-        f"{data.source} gives {len(data)} different images; ranges need at least {MINIMUM}, better {RECOMMENDED}"
+        f"{data.source} gives {counted(len(data), 'different image')}; ranges need at least {MINIMUM},"
+        f" better {RECOMMENDED}"
     )
 
 
@@ -309,15 +314,18 @@ def _checked(data: CalibrationSet, spec: TensorSpec, preprocessing: Preprocessin
     if len(data) < MINIMUM:
         _too_few(data)
     if len(data) < RECOMMENDED:
-        notes.append(f"only {len(data)} images: ranges are steadier from {RECOMMENDED} on")
+        notes.append(f"only {counted(len(data), 'image')}: ranges are steadier from {RECOMMENDED} on")
     images = data.arrays[spec.name]
     bounds = _possible(preprocessing)
     width = float(bounds[:, 1].max() - bounds[:, 0].min())
     blank = [name for name, image in zip(data.names, images, strict=True) if np.ptp(image, axis=(1, 2)).max() == 0]
     if len(blank) > len(data) / 2:
-        raise UsageError(f"{data.source}: {len(blank)} of {len(data)} images are of one colour each: {_listed(blank)}")
+        raise UsageError(
+            f"{data.source}: {of_total(len(blank), len(data), 'image')} {verb(len(blank), 'is')} of one"
+            f" colour each: {_listed(blank)}"
+        )
     if blank:
-        notes.append(f"{len(blank)} images are of one colour each: {_listed(blank)}")
+        notes.append(f"{counted(len(blank), 'image')} {verb(len(blank), 'is')} of one colour each: {_listed(blank)}")
     spread = float(images.std(axis=0).mean())
     if spread < ALIKE * width:
         raise UsageError(
@@ -337,7 +345,11 @@ def _without_copies(data: CalibrationSet, spec: TensorSpec, notes: list[str]) ->
             copies.append(f"{data.names[index]} = {data.names[original]}")
     if not copies:
         return data
-    notes.append(f"{len(copies)} of {len(data)} images are copies of others and count once: {_listed(copies)}")
+    notes.append(
+        f"{of_total(len(copies), len(data), 'image')}"
+        f" {'is a copy of another and counts' if len(copies) == 1 else 'are copies of others and count'}"
+        f" once: {_listed(copies)}"
+    )
     kept = sorted(first.values())
     arrays = {name: array[kept] for name, array in data.arrays.items()}
     return CalibrationSet(data.source, arrays, tuple(data.names[index] for index in kept), data.seed)

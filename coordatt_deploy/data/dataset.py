@@ -14,6 +14,7 @@ from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Preprocessing
 from coordatt_deploy.data.digits import render
 from coordatt_deploy.data.images import load_image, preprocess
+from coordatt_deploy.plurals import of_total
 
 NO_CLASS: Final = -1
 
@@ -139,7 +140,7 @@ class Dataset:
         if count >= len(self):
             return self
         chosen = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
-        note = f"{count:,} of {len(self):,} images, drawn with seed {seed}"
+        note = f"{of_total(count, len(self), 'image')}, drawn with seed {seed}"
         return replace(self, images=tuple(self.images[index] for index in chosen), notes=(*self.notes, note))
 
 

@@ -29,6 +29,7 @@ from coordatt_deploy.data.digits import LABELS, DigitSplit, read_all, read_split
 from coordatt_deploy.data.images import find_images
 from coordatt_deploy.data.labelled_files import IMAGES, LABEL_FILES, MASKS, of_archive, of_labels_file, of_masks
 from coordatt_deploy.errors import UsageError, nearest
+from coordatt_deploy.plurals import counted, of_total, verb
 
 DIGITS: Final = "digits"
 ALL_DIGITS: Final = "digits:all"
@@ -133,7 +134,8 @@ def _folder(root: Path, labels: Sequence[str] | None, classes: int | None, label
     outside = [path.as_posix() for path in inside if len(path.parts) == 1]
     if len(outside) == len(files):
         raise UsageError(
-            f"{root} holds {len(files)} images but no class folders: put each into a folder named after its class,"
+            f"{root} holds {counted(len(files), 'image')} but no class folders: put each into a folder named"
+            f" after its class,"
             f" {root}/CLASS/{outside[0]}"
         )
     folders = sorted({path.parts[0] for path in inside if len(path.parts) > 1})
@@ -148,21 +150,25 @@ def _folder(root: Path, labels: Sequence[str] | None, classes: int | None, label
     absent = sorted(set(range(classes or 0)) - set(index.values()))
     if absent:
         names = [labels[number] if labels else str(number) for number in absent]
-        notes.append(f"{len(absent)} of {classes} classes have no image here: {listed(names)}")
+        notes.append(
+            f"{of_total(len(absent), classes or 0, 'class')} {verb(len(absent), 'has')} no image here: {listed(names)}"
+        )
     return Dataset(str(root), images, way, len(images), tuple(notes))
 
 
 def _left_out(root: Path, folders: Sequence[str], outside: Sequence[str], images: int) -> Iterator[str]:
     """Say what of the folder is not evaluated."""
     if outside:
-        yield f"{len(outside)} images lie outside the class folders and are left out: {listed(outside)}"
+        lie = f"{counted(len(outside), 'image')} {verb(len(outside), 'lies')} outside the class folders"
+        yield f"{lie} and {verb(len(outside), 'is')} left out: {listed(outside)}"
     children = [path for path in root.iterdir() if not path.name.startswith(".")]
     empty = sorted(path.name for path in children if path.is_dir() and path.name not in folders)
     if empty:
-        yield f"{len(empty)} folders hold no image: {listed(empty)}"
+        yield f"{counted(len(empty), 'folder')} {verb(len(empty), 'holds')} no image: {listed(empty)}"
     others = sum(1 for path in root.rglob("*") if path.is_file() and not _hidden(path, root)) - images
     if others > 0:
-        yield f"{others} files do not end like an image and are left out"
+        do = f"{counted(others, 'file')} {verb(others, 'does')} not end like an image"
+        yield f"{do} and {verb(others, 'is')} left out"
 
 
 def _hidden(path: Path, root: Path) -> bool:
@@ -182,7 +188,8 @@ def _classes(
     if len(folders) != classes:
         hint = f"; {nearest(folders[0], labels)}" if labels else ""
         raise UsageError(
-            f"the dataset has {len(folders)} class folders ({listed(folders)}), the model {classes} classes: taken in"
+            f"the dataset has {counted(len(folders), 'class folder')} ({listed(folders)}), the model"
+            f" {classes} classes: taken in"
             f" their order, each class needs a folder of its own{hint}"
         )
     return {name: index for index, name in enumerate(folders)}, asked
@@ -216,7 +223,8 @@ def _by_name(folders: Sequence[str], labels: Sequence[str] | None) -> dict[str, 
     if strangers:
         hints = "; ".join(f"{name!r}: {nearest(name, labels)}" for name in strangers[:3])
         raise UsageError(
-            f"{len(strangers)} of {len(folders)} class folders are no labels of the model ({listed(strangers)});"
+            f"{of_total(len(strangers), len(folders), 'class folder')} {verb(len(strangers), 'is')} no label"
+            f" of the model ({listed(strangers)});"
             f" {_shortened(hints)}. Rename them, or use --labels-by index or order"
         )
     return {name: known[_plain(name)] for name in folders}
@@ -227,7 +235,8 @@ def _by_index(folders: Sequence[str], classes: int) -> dict[str, int]:
     wrong = [name for name, number in index.items() if number is None or number >= classes]
     if wrong:
         raise UsageError(
-            f"{len(wrong)} of {len(folders)} class folders are no class of the model ({listed(wrong)}); its"
+            f"{of_total(len(wrong), len(folders), 'class folder')} {verb(len(wrong), 'is')} no class of the"
+            f" model ({listed(wrong)}); its"
             f" {classes} classes are numbered 0 to {classes - 1}"
         )
     return {name: number for name, number in index.items() if number is not None}

@@ -36,6 +36,7 @@ from coordatt_deploy.data.images import find_images
 from coordatt_deploy.documents import parse
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.files import open_regular
+from coordatt_deploy.plurals import counted, verb
 
 IMAGES: Final = "images"
 MASKS: Final = "masks"
@@ -57,10 +58,11 @@ def of_masks(root: Path) -> Dataset:
             f"no image of {root / IMAGES} has a mask in {root / MASKS}: {next(iter(images))} and {next(iter(masks))}"
             " are called otherwise; the mask of an image has its name, whatever the ending"
         )
-    pairs = ((images, masks, "images have no mask"), (masks, images, "masks have no image"))
+    pairs = ((images, masks, "image", "mask"), (masks, images, "mask", "image"))
     notes = [
-        f"{len(lonely)} {what} and are left out: {listed(lonely)}"
-        for mine, theirs, what in pairs
+        f"{counted(len(lonely), one)} {verb(len(lonely), 'has')} no {other} and {verb(len(lonely), 'is')} left out:"
+        f" {listed(lonely)}"
+        for mine, theirs, one, other in pairs
         if (lonely := sorted(mine.keys() - theirs.keys()))
     ]
     found = tuple(
@@ -89,7 +91,8 @@ def of_labels_file(path: Path) -> Dataset:
             raise UsageError(f"{path.name} names {name}; images are named by their path below {root}")
     found = tuple(LabelledImage(name, NO_CLASS, root / name, value) for name, value in sorted(labels.items()))
     if not any((root / name).is_file() for name in labels):
-        raise UsageError(f"none of the {len(labels)} images that {path.name} names is in {root}: {listed([*labels])}")
+        named = f"{counted(len(labels), 'image')} that {path.name} names"
+        raise UsageError(f"none of the {named} is in {root}: {listed([*labels])}")
     return Dataset(str(root), found, None, len(found), (), LabelKind.VALUES)
 
 

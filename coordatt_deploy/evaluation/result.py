@@ -85,6 +85,8 @@ class SubjectAccuracy:
         score_difference: To the baseline's, in the metric's unit.
         score_interval: Of that, low and high; None where the images do not tell.
         class_iou: Of mIoU, of each class; None for a class that no mask has.
+        score_as_run_here: The score that this CPU gives a file that is made for another one, whose figures are those of
+            the other: information, no verdict. None for every other file.
     """
 
     name: str
@@ -117,6 +119,7 @@ class SubjectAccuracy:
     score_difference: float | None = None
     score_interval: tuple[float, float] | None = None
     class_iou: tuple[float | None, ...] | None = None
+    score_as_run_here: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +207,7 @@ class Accuracy:
         score: Of another metric than top-1; a share where its unit is points.
         score_difference: To the baseline's, as the score has it.
         class_iou: Of mIoU, of each class; NaN for a class that no mask has.
+        score_as_run_here: See ``SubjectAccuracy``.
     """
 
     name: str
@@ -224,6 +228,7 @@ class Accuracy:
     score: float | None = None
     score_difference: ScoreDifference | None = None
     class_iou: tuple[float, ...] | None = None
+    score_as_run_here: float | None = None
 
     def share(self, images: int) -> float | None:
         """Return the score: of top-1, the share of the images whose class it named."""
@@ -278,6 +283,7 @@ class Accuracy:
             score_difference=change,
             score_interval=interval,
             class_iou=_known(self.class_iou),
+            score_as_run_here=self.score_as_run_here,
         )
 
 

@@ -34,6 +34,7 @@ from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.graph.source_weights import check_source_weights
 from coordatt_deploy.host import available_cores, describe
 from coordatt_deploy.logs import logged
+from coordatt_deploy.plurals import counted
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.report_file import ReportFile, report_name
 from coordatt_deploy.run_records import NotRun, accumulated, begin_session
@@ -119,6 +120,12 @@ def evaluate_bundle(bundle: Bundle, plan: EvaluationPlan, stages: Stages) -> Eva
     with stages.stage(scoring.record.name), logged("metric"):
         judged = judge(subjects, predictions, dataset, scoring, classes, plan.max_drop, _warnings(effects, bundle))
     images = len(predictions.rows)
+    if exact:
+        foreign = replace(
+            trial, artifacts=tuple(item for item in artifacts if item.path in exact), reference=False,
+            exact_sums=frozenset(),
+        )  # fmt: skip
+        judged = _with_scores_here(judged, foreign, dataset, plan.workers, stages)
     notes = [*dataset.notes]
     if missing is not None:
         notes.append(f"compared with {judged[0].name} instead of the float64 reference: {missing}")
@@ -132,17 +139,30 @@ def evaluate_bundle(bundle: Bundle, plan: EvaluationPlan, stages: Stages) -> Eva
 
 
 def _predictions(
-    trial: Trial, dataset: Dataset, workers: int | None, stages: Stages
+    trial: Trial, dataset: Dataset, workers: int | None, stages: Stages, how: str = ""
 ) -> tuple[Predictions, tuple[tuple[str, str], ...]]:
     """Return what the subjects of *trial* predict, and each image that cannot be read with the reason."""
-    where = "" if trial.target is None else f" on {trial.target}"
+    where = f" {how}" * bool(how) + ("" if trial.target is None else f" on {trial.target}")
     with stages.stage(f"{trial.subjects} × {len(dataset):,} images{where}", len(dataset)) as step:
         predictions = run(trial, dataset.images, workers or available_cores(), step)
     unreadable = tuple((dataset.images[row].name, reason) for row, reason in predictions.unreadable)
     if not len(predictions.rows):
         name, reason = unreadable[0]
-        raise UsageError(f"none of the {len(unreadable)} images of {dataset.source} can be read; {name}: {reason}")
+        raise UsageError(
+            f"none of the {counted(len(unreadable), 'image')} of {dataset.source} can be read; {name}: {reason}"
+        )
     return predictions, unreadable
+
+
+def _with_scores_here(
+    judged: tuple[Accuracy, ...], trial: Trial, dataset: Dataset, workers: int | None, stages: Stages
+) -> tuple[Accuracy, ...]:
+    """Add what this CPU makes of the files that are judged by what another one computes."""
+    predictions, _ = _predictions(trial, dataset, workers, stages, "as run here")
+    with stages.stage(f"{trial.scoring.record.name} as run here"), logged("metric"):
+        here = judge(list(trial.artifacts), predictions, dataset, trial.scoring)
+    scores = {item.name: item.share(len(predictions.rows)) for item in here if item.problem is None}
+    return tuple(replace(item, score_as_run_here=scores.get(item.name)) for item in judged)
 
 
 def _host_effects(bundle: Bundle, artifacts: Sequence[Artifact]) -> dict[str, HostEffect]:

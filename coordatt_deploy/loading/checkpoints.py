@@ -27,6 +27,7 @@ from safetensors.torch import load_file
 
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.logs import write_traceback
+from coordatt_deploy.plurals import counted, plural, verb
 from coordatt_deploy.user_code import first_line
 
 # Moving averages first: where a training script keeps one, it is what it evaluates.
@@ -137,7 +138,10 @@ def _entry(path: Path, loaded: object, key: str, notes: list[str]) -> object:
     if not inside:
         raise UsageError(f"checkpoint {path.name} has no entry {key!r}, but {_describe(loaded)}")
     others = len(tensors) - len(inside)
-    notes.append(f"read the {len(inside)} tensors whose names begin with {prefix!r}; {others} others are left out")
+    notes.append(
+        f"read the {counted(len(inside), 'tensor')} whose {plural(len(inside), 'name')}"
+        f" {verb(len(inside), 'begins')} with {prefix!r}; {counted(others, 'other')} {verb(others, 'is')} left out"
+    )
     return inside
 
 

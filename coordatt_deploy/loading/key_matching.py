@@ -19,6 +19,7 @@ from torch import nn
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.loading.checkpoints import Checkpoint
 from coordatt_deploy.logs import log_folder
+from coordatt_deploy.plurals import counted, verb
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -83,7 +84,8 @@ def load_into(module: nn.Module, checkpoint: Checkpoint, *, allow_unexpected: bo
     misfit = compare({**state, **filled}, own)
     if allow_unexpected and misfit.unexpected:
         notes.append(
-            f"left out {len(misfit.unexpected)} tensors that the network does not have: {_groups(misfit.unexpected)}"
+            f"left out {counted(len(misfit.unexpected), 'tensor')} that the network does not have:"
+            f" {_groups(misfit.unexpected)}"
         )
         state = {name: tensor for name, tensor in state.items() if name in own}
         misfit = replace(misfit, unexpected=())
@@ -91,7 +93,7 @@ def load_into(module: nn.Module, checkpoint: Checkpoint, *, allow_unexpected: bo
         raise UsageError(_mismatch(checkpoint, misfit))
     _check_finite(state, checkpoint.path.name)
     if filled:
-        notes.append(f"{COUNTER} is missing {len(filled)} times, which inference does not use")
+        notes.append(f"{COUNTER} is missing {counted(len(filled), 'time')}, which inference does not use")
     others = {str(tensor.dtype).removeprefix("torch.") for name, tensor in state.items()
               if tensor.is_floating_point() and tensor.dtype != own[name].dtype}  # fmt: skip
     if others:
@@ -118,7 +120,7 @@ def rename(state: Tensors, own: Tensors) -> tuple[dict[str, torch.Tensor], list[
     notes: list[str] = []
     leftovers = [name for name in state if name not in own and name.rpartition(".")[2] in LEFTOVERS]
     if leftovers:
-        notes.append(f"left out {len(leftovers)} entries of training tools ({leftovers[0]})")
+        notes.append(f"left out {counted(len(leftovers), 'entry')} of training tools ({leftovers[0]})")
     renamed = {name: tensor for name, tensor in state.items() if name not in leftovers}
     for step in (_uncompiled, _with_prefix, _gates, _heads):
         names, note = step(renamed, own)
@@ -161,9 +163,9 @@ def _with_prefix(state: Tensors, own: Tensors) -> tuple[dict[str, str], str | No
         return {}, None
     names = {name: added + name.removeprefix(removed) for name in state if name.startswith(removed)}
     if not removed:
-        return names, f"put the prefix {added!r} before {len(names)} names"
+        return names, f"put the prefix {added!r} before {counted(len(names), 'name')}"
     instead = f" and put {added!r} in its place" if added else ""
-    return names, f"removed the prefix {removed!r} from {len(names)} names{instead}"
+    return names, f"removed the prefix {removed!r} from {counted(len(names), 'name')}{instead}"
 
 
 def _prefixes(names: Iterable[str]) -> list[str]:
@@ -192,7 +194,7 @@ def _gates(state: Tensors, own: Tensors) -> tuple[dict[str, str], str | None]:
                 for old, new in pairs.items():
                     names |= {name: f"{block}{new}.{name.removeprefix(f'{block}{old}.')}"
                               for name in state if name.startswith(f"{block}{old}.")}  # fmt: skip
-    note = "; ".join(f"{what} in {count} attention blocks" for what, count in done.items())
+    note = "; ".join(f"{what} in {counted(count, 'attention block')}" for what, count in done.items())
     return names, note or None
 
 
@@ -224,7 +226,11 @@ def _check_finite(state: Tensors, file: str) -> None:
     bad = {name: int((~torch.isfinite(tensor)).sum()) for name, tensor in state.items() if tensor.is_floating_point()}
     damaged = [name for name, count in bad.items() if count]
     if damaged:
-        others = f", and {len(damaged) - 1} other tensors hold some too" if len(damaged) > 1 else ""
+        others = (
+            f", and {counted(len(damaged) - 1, 'other tensor')} {verb(len(damaged) - 1, 'holds')} some too"
+            if len(damaged) > 1
+            else ""
+        )
         raise UsageError(
             f"checkpoint {file}: {damaged[0]} holds {bad[damaged[0]]} values that are NaN or infinite{others};"
             " the training diverged or the file is damaged: take an earlier checkpoint"

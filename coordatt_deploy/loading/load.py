@@ -38,6 +38,7 @@ from coordatt_deploy.loading.sizes import batch_within, unseen_batches
 from coordatt_deploy.models import model_card
 from coordatt_deploy.models.factory import build
 from coordatt_deploy.models.registry import ARCHITECTURES, chosen_attention, chosen_switches
+from coordatt_deploy.plurals import counted, verb
 from coordatt_deploy.user_code import first_line
 
 LONGEST_NAME: Final = 100  # letters; file systems take 255 bytes, and precision and CPU come behind
@@ -231,7 +232,10 @@ def _labels(request: ModelRequest, built: LoadedModule, outputs: list[torch.Tens
     classes = {int(output.shape[1]) for output in outputs if output.ndim == 2}
     if request.labels and len(request.labels) not in classes:
         have = ", ".join(map(str, sorted(classes))) or "none"
-        raise UsageError(f"{len(request.labels)} labels were given, but the model's outputs have {have} classes")
+        raise UsageError(
+            f"{counted(len(request.labels), 'label')} {verb(len(request.labels), 'was')} given, but the"
+            f" model's outputs have {have} classes"
+        )
     return labels
 
 
@@ -251,7 +255,7 @@ def golden_images(dataset: str | None, preprocessing: Preprocessing) -> tuple[st
     """
     if dataset == SCENES:
         scenes = tuple((scene.name, Image.fromarray(scene.pixels), None) for scene in golden_scenes())
-        return f"{len(scenes)} held-out scenes of digits on photographs", scenes
+        return f"{counted(len(scenes), 'held-out scene')} of digits on photographs", scenes
     split = read_split("golden")
     digits = tuple(
         (f"digit_{label}_{index:02d}", image, int(label) if dataset == DIGITS else None)
@@ -260,7 +264,7 @@ def golden_images(dataset: str | None, preprocessing: Preprocessing) -> tuple[st
     if dataset is None and preprocessing.takes_images and len(preprocessing.mean) == 3:
         with suppress(MissingDependencyError):
             parts = photograph_parts(len(digits))
-            text = f"{len(parts)} parts of the two photographs that scikit-learn brings"
+            text = f"{counted(len(parts), 'part')} of the two photographs that scikit-learn brings"
             return text, tuple((name, image, None) for name, image in parts)
     return f"{len(digits)} of scikit-learn's handwritten digits", digits
 
@@ -270,7 +274,7 @@ def _golden(request: ModelRequest, dataset: str | None, preprocessing: Preproces
     if request.golden is None:
         return golden_images(dataset, preprocessing)
     images = _images(request.golden)
-    return f"{len(images)} images of {request.golden.name}", images
+    return f"{counted(len(images), 'image')} of {request.golden.name}", images
 
 
 def _try_unseen(source: LoadedModel) -> None:

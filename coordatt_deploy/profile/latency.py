@@ -11,6 +11,7 @@ import numpy as np
 
 from coordatt_deploy import host
 from coordatt_deploy.errors import UsageError
+from coordatt_deploy.plurals import counted
 from coordatt_deploy.profile import statistics
 from coordatt_deploy.profile.noise import Evidence, Verdict, judge
 from coordatt_deploy.profile.statistics import Samples
@@ -64,7 +65,7 @@ class ProfileSettings:
             cores = min(cores, len(self.cpu_affinity))
         if max(self.threads) > cores:
             raise UsageError(
-                f"threads is {_list(self.threads)}, but this process has {cores} core{'s' if cores > 1 else ''}"
+                f"threads is {_list(self.threads)}, but this process has {counted(cores, 'core')}"
                 " (machine, affinity and container limits); give a smaller number"
             )
 

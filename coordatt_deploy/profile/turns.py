@@ -9,6 +9,7 @@ from pathlib import Path
 
 from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact
+from coordatt_deploy.plurals import counted
 from coordatt_deploy.profile.latency import Measurement, ProfileSettings
 from coordatt_deploy.profile.rounds import Call, measure_openings
 from coordatt_deploy.progress import Stages
@@ -65,7 +66,7 @@ def take_turns(
                 calls[name] = partial(runner.infer, feeds_of(runner, entry.inputs))
             yield calls
 
-    with stages.stage(f"latency{what and f' of {what}'}, {threads} thread{'s' * (threads > 1)}", 100) as step:
+    with stages.stage(f"latency{what and f' of {what}'}, {counted(threads, 'thread')}", 100) as step:
         return measure_openings(open_calls, settings, threads=threads, on_progress=_percents(step))
 
 

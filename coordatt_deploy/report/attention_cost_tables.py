@@ -12,6 +12,7 @@ from coordatt_deploy.attention_cost.plan import OFFICIAL, OURS
 from coordatt_deploy.attention_cost.result import AttentionCost, CostFile, CostRow
 from coordatt_deploy.formats import TargetCpu
 from coordatt_deploy.models.registry import ATTENTION_BLOCKS
+from coordatt_deploy.plurals import counted
 from coordatt_deploy.profile.compare import Comparison, Outcome
 
 NOTHING: Final = "–"
@@ -78,7 +79,7 @@ def footnote(cost: AttentionCost) -> str:
     told = [f"files: {versions}"]
     if cost.settings is not None:
         threads = cost.settings.threads[0]
-        told.append(f"latency: one image on {cost.host.cpu}, {cost.host.os}, {threads} thread{'s' * (threads > 1)},"
+        told.append(f"latency: one image on {cost.host.cpu}, {cost.host.os}, {counted(threads, 'thread')},"
                     " files of one runtime in turns")  # fmt: skip
     if cost.target is not None:
         told.append("instructions are no latency: what one costs depends on the kernel and the chip")

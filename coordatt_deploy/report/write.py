@@ -77,7 +77,7 @@ def _contents(bundle: Bundle, moment: datetime) -> Contents:
     other = (item.command for item in (sensitivity, searched) if item is not None)
     return Contents(
         manifest=bundle.manifest,
-        folder=bundle.root.resolve().name,
+        folder=str(bundle.root),
         parity=parity.result(hashes=hashes),
         profile=profile.result(),
         operators=_operators(bundle),

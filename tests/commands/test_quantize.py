@@ -142,7 +142,7 @@ def test_only_the_embedded_weights_know_digits(bundle):
     manifest = open_bundle(bundle).manifest
     plan = QuantizePlan((parse("static_wi8_ai8"),))
 
-    assert calibration._own_dataset(manifest.model.source_sha256) is None
+    assert calibration.own_dataset(manifest.model.source_sha256) is None
     assert "digits" == calibration_of(QuantizePlan(plan.recipes, calibration="digits"), manifest).source
 
 

@@ -36,7 +36,7 @@ def test_the_page_repeats_what_was_typed(tmp_path, monkeypatch):
     assert [commands[0]] == [run["command"] for run in document["runs"]]
     assert document["runs"][0]["machine"]
     repeat = page[page.index("Repeat it") :]
-    assert "\n".join([*commands, f"coordatt-deploy report {root.name}"]) in repeat
+    assert "\n".join([*commands, f"coordatt-deploy report {root}"]) in repeat
 
 
 def test_a_partial_run_makes_no_green_page(tmp_path, monkeypatch):

@@ -91,7 +91,7 @@ def test_nothing_is_left_out_silently(photos):
     (folder / "later").mkdir()
     text = "\n".join(open_dataset(str(folder), tuple(COLOURS), 3).notes)
 
-    for part in ("stray.png", "later", "1 files do not end like an image", "1 of 3 classes have no image here: deep b"):
+    for part in ("stray.png", "later", "1 file does not end like an image", "1 of 3 classes has no image here: deep b"):
         assert part in text
 
 

@@ -80,9 +80,7 @@ def test_images_and_masks_are_paired_by_their_names(tmp_path):
 
     assert ["images/a.jpg", "images/b/c.png"] == [image.name for image in found.images]
     assert [tmp_path / "masks/a.png", tmp_path / "masks/b/c.png"] == [image.truth for image in found.images]
-    assert {"1 images have no mask and are left out: d", "1 masks have no image and are left out: e"} == set(
-        found.notes
-    )
+    assert {"1 image has no mask and is left out: d", "1 mask has no image and is left out: e"} == set(found.notes)
 
 
 def test_no_pair_is_no_dataset(tmp_path):
@@ -114,7 +112,7 @@ def test_rows_of_an_image_belong_together(tmp_path):
         ("labels.json", "[1]", "must hold an object"),
         ("labels.json", "{}", "names no image"),
         ("labels.json", '{"../a.png": 1}', r"names \.\./a.png; images are named by their path below"),
-        ("labels.json", '{"b.png": 1}', "none of the 1 images .* b.png"),
+        ("labels.json", '{"b.png": 1}', "none of the 1 image .* b.png"),
         ("labels.json", '{"a.png": 1, "a.png": 2}', "cannot be read"),
         ("labels.csv", "image\na.png\n", "names of its columns"),
         ("labels.csv", "image,x\na.png\n", "line 2: expected 2 values, image, x"),

@@ -126,7 +126,7 @@ def test_what_does_not_fit_is_named_and_counted(tmp_path):
     assert "its mask is 8x4, the image 8x8" in reasons["images/00.png"]
     assert "is RGB; expected the index of a class per pixel" in reasons["images/01.png"]
     assert "its mask holds class 3; the model's 3 classes" in reasons["images/02.png"]
-    assert any("1 images have no mask and are left out: lonely" in note for note in found.notes)
+    assert any("1 image has no mask and is left out: lonely" in note for note in found.notes)
 
 
 def test_labels_and_metric_must_belong_together(tmp_path, photos, bundle):

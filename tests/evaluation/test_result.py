@@ -48,7 +48,7 @@ def test_report_shows_the_accuracy(bundle, photos):
     assert "&lt;script&gt;.png" in text
     assert "<script" not in text
     assert "older file" not in text
-    assert "right.onnx: figures of an older file" in write_page(newer).read_text()
+    assert "onnx fp32: figures of an older file" in write_page(newer).read_text()
 
 
 @pytest.mark.parametrize(

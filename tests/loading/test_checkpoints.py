@@ -91,7 +91,7 @@ def test_the_block_is_renamed_the_other_way_round_too(tmp_path):
 
     _, notes = _loaded(source.state_dict(), tmp_path, target)
 
-    assert "read conv2 and conv3 as conv_h and conv_w in 1 attention blocks" in notes
+    assert "read conv2 and conv3 as conv_h and conv_w in 1 attention block" in notes
     assert torch.equal(source["att"]["conv2"].weight, target["att"]["conv_h"].weight)
 
 
@@ -168,7 +168,7 @@ def test_missing_counters_and_half_precision_are_said(tmp_path):
     net, notes = _loaded(state, tmp_path)
 
     assert (
-        "num_batches_tracked is missing 1 times, which inference does not use",
+        "num_batches_tracked is missing 1 time, which inference does not use",
         "weights in float16 were converted to float32",
     ) == notes
     assert torch.equal(_net().stem.weight.half().float(), net.stem.weight)

@@ -30,6 +30,8 @@ from coordatt_deploy.manifest import (
     LoweredBlock,
     LoweringReport,
     Manifest,
+    RefusedFile,
+    RefusedOperator,
 )
 from coordatt_deploy.mixed_precision.result import (
     FormatSearch,
@@ -49,8 +51,9 @@ from coordatt_deploy.profile.noise import Evidence
 from coordatt_deploy.profile.result import LatencyRecord, ProfileResult, SettingsRecord
 from coordatt_deploy.report.junit import junit
 from coordatt_deploy.report.markdown import cell, markdown
+from coordatt_deploy.report.page.depth_plot import DepthPoint, depth_plot, stages
 from coordatt_deploy.report.page.headline import headline
-from coordatt_deploy.report.page.plots import DepthPoint, depth_plot, ticks
+from coordatt_deploy.report.page.plots import ticks
 from coordatt_deploy.report.page.render import Contents, page
 from coordatt_deploy.report.write import write_page
 from coordatt_deploy.run_records import Covered, NotRun, RunInputs
@@ -59,6 +62,7 @@ from coordatt_deploy.runtimes.file_graph import OperatorCount
 HOSTILE = "<script>alert('x')</script>\"><img src=//evil.example/a.png onerror=fetch('//evil')>&amp;\u202eexe|`*_x_*`"
 # An ending without a slash, so that it is still there in the last part of a path.
 TAIL = "<script>'\"&"
+WHERE_THERE_IS_ROOM = {"wbr", "text"}  # breaks in names, and names below the axis of a plot, depend on their length
 CHROMIUM = shutil.which("chromium")
 CHROMEDRIVER = shutil.which("chromedriver")
 
@@ -275,8 +279,8 @@ def test_hostile_names_stay_text() -> None:
     """A model, layer, file and operator named like markup add not one tag or attribute to the page."""
     tame = Structure(page(contents()))
     wild = Structure(page(contents(HOSTILE, HOSTILE, f"onnx/{HOSTILE.replace('/', '')}.onnx")))
-    ignored = {"wbr"}
-    assert [t for t, _ in tame.tags if t not in ignored] == [t for t, _ in wild.tags if t not in ignored]
+    tags = [tag for tag, _ in tame.tags if tag not in WHERE_THERE_IS_ROOM]
+    assert tags == [tag for tag, _ in wild.tags if tag not in WHERE_THERE_IS_ROOM]
     assert {tag for tag, _ in wild.tags}.isdisjoint({"script", "img", "iframe", "object", "form", "input"})
     assert not [key for _, attrs in wild.tags for key in attrs if key.startswith("on") or key == "src"]
     assert "<script>alert('x')</script>" in "".join(wild.words)
@@ -290,8 +294,8 @@ def test_no_text_of_manifest_or_results_is_markup() -> None:
     text = page(wild)
     assert len(poison.texts) > 100
     assert [] == re.findall("(?i)<script", text)
-    tags = [tag for tag, _ in Structure(page(everything())).tags if tag != "wbr"]
-    assert tags == [tag for tag, _ in Structure(text).tags if tag != "wbr"]
+    tags = [tag for tag, _ in Structure(page(everything())).tags if tag not in WHERE_THERE_IS_ROOM]
+    assert tags == [tag for tag, _ in Structure(text).tags if tag not in WHERE_THERE_IS_ROOM]
     words = "".join(Structure(text).words)
     said = ("net", "coordatt", "deploy me", "torch", "2.13.0", "static_wi8_ai8", "Saturates here", "Not installed",
             "sums in another order", "logits", "folded", "features.3.20", "features.9", "late", "docker", "avx",
@@ -346,18 +350,20 @@ def test_repeat_it_holds_every_command_that_was_typed() -> None:
 
 def test_texts_of_a_plot_are_escaped_and_the_plot_is_not() -> None:
     """A plot is markup to a template; what it is told of is not."""
-    plot = depth_plot(1, HOSTILE, HOSTILE, [DepthPoint(TAIL, 20.0, None, False)], TAIL, 40.0)
+    plot = depth_plot(1, HOSTILE, HOSTILE, [DepthPoint(TAIL, 20.0, None, False)], TAIL)
     assert plot == plot.__html__()
     assert ["svg", "title", "desc"] == [tag for tag, _ in Structure(plot).tags][:3]
     assert {"script", "img"}.isdisjoint(tag for tag, _ in Structure(plot).tags)
 
 
 def test_page_refers_to_nothing_outside() -> None:
-    """No address, import or link but the empty icon."""
+    """No address, import or link but the empty icon and those to the page's own sections, which are there."""
     text = page(contents()).replace(str(escape(HOSTILE)), "")
     assert [] == re.findall(r"https?:|url\(|@import|//\w", text)
-    links = [attrs["href"] for _, attrs in Structure(text).tags if "href" in attrs]
-    assert ["data:,"] == links
+    tags = Structure(text).tags
+    icon, *links = [attrs["href"] for _, attrs in tags if "href" in attrs]
+    assert "data:," == icon
+    assert [f"#{attrs['id']}" for tag, attrs in tags if tag == "section" and "id" in attrs] == links
 
 
 def test_every_plot_has_a_title_and_a_text_alternative() -> None:
@@ -391,6 +397,107 @@ def test_report_without_a_profile_or_without_parity() -> None:
     """What was not run is said, the rest is shown."""
     assert "Latency on this machine" not in page(replace(contents(), profile=None))
     assert "Parity was not checked" in page(replace(contents(), parity=None))
+
+
+def test_the_summary_has_a_row_for_every_file() -> None:
+    """Each of the manifest, judged or not, and each that could not be written, in this order, the operator with it."""
+    found = everything()
+    gap = RefusedOperator(
+        operator="stft", layer="features.9", line="net.py:7", reason="TFLite has none", remedy="use convolutions"
+    )
+    refused = RefusedFile("tflite/net.tflite", Format.TFLITE, "fp32", "it cannot", operators=(gap,))
+    text = page(replace(found, manifest=replace(found.manifest, refused=(refused,))))
+    table = text[text.index('<table class="summary">') :].partition("</table>")[0]
+    bodies = re.split('<tbody class="file(?: wrong)?">', table)[1:]
+    words = [" ".join(" ".join(Structure(body).words).split()) for body in bodies]
+    starts = ("onnx fp32 net_fp32.onnx", "onnx dynamic other.onnx", "tflite fp32 net.tflite")
+    assert [True] * 3 == [row.replace("_ ", "_").startswith(start) for row, start in zip(words, starts, strict=True)]
+    for row, said in zip(words, ("1.23 MB 120.0 dB", "not run", "not written"), strict=True):
+        assert said in row
+    assert "stft in features.9 at net.py:7: TFLite has none; use convolutions" in words[2]
+
+
+def test_the_summary_says_why_a_file_failed_once() -> None:
+    """Below its figures; a file that passed needs no words."""
+    passed = verdict("onnx/net_fp32.onnx", row("features.3"))
+    fine = page(replace(contents(), parity=parity(passed)))
+    wrong = page(contents())
+    assert 'class="why"' not in fine
+    assert 1 == wrong.partition("What each verdict rests on")[0].count("irst beyond tolerance at features.3.20")
+
+
+def test_artifacts_come_before_torch_graphs() -> None:
+    """The graphs between the captured network and the files are folded away."""
+    text = page(everything())
+    depth = text[text.index('<section id="depth">') : text.index('<section id="outputs">')]
+    assert depth.index("SQNR along the depth of onnx") < depth.index("<details>")
+    assert depth.index("1 torch graph between") < depth.index("SQNR along the depth of folded")
+
+
+def test_an_evaluators_samples_are_not_plotted() -> None:
+    """Three calls of what is no runtime; the table has the figures and the page says why there is no plot."""
+    found = contents()
+    assert found.profile is not None
+    (timed,) = found.profile.results
+    evaluated = replace(timed, origin=Origin.EVALUATED, samples_ns=(1, 2, 3))
+    text = page(replace(found, profile=replace(found.profile, results=(evaluated,))))
+    assert "Latency of net" not in text
+    assert "1 file was run by an evaluator" in text
+    assert "1.200" in text[text.index('<section id="latency">') :]
+
+
+def test_size_latency_and_error_stand_in_one_plot() -> None:
+    """Of files that were timed on their runtime and judged, two at least; its discs say what they are."""
+    paths = ("onnx/net_fp32.onnx", "tflite/net_fp32.tflite")
+    found = contents()
+    files = (artifact(paths[0]), replace(artifact(paths[1], Format.TFLITE), bytes=400_000))
+    both = parity(verdict(paths[0], row("a")), replace(verdict(paths[1], row("a")), format=Format.TFLITE, sqnr_db=40.0))
+    timed = [replace(profile(path).results[0], path=path) for path in paths]
+    assert found.profile is not None
+    measured = replace(found.profile, results=tuple(timed))
+    text = page(replace(found, manifest=manifest("net", *files), parity=both, profile=measured))
+    plot = text[text.index("Size, latency and error</bdi></h3>") :].partition("</figure>")[0]
+    discs = [float(attrs["r"] or 0) for tag, attrs in Structure(plot).tags if tag == "circle"]
+    assert 2 == len(discs)
+    assert abs(discs[1] / discs[0] - (400_000 / 1_234_567) ** 0.5) < 0.01
+    assert "<title>tflite fp32: 0.40 MB, 1.2 ms, SQNR 40.0 dB, passed</title>" in plot
+    assert "Size, latency and error</bdi></h3>" not in page(found)
+
+
+def test_a_plot_of_layers_has_its_own_scale_the_limit_stages_and_words() -> None:
+    """Int8 files fill their plot as float files do; who points at a layer reads what was found there."""
+    layers = [f"features.{stage}.conv.{index}" for stage in range(12) for index in range(4)]
+
+    def drawn(level: float) -> str:
+        points = [DepthPoint(name, level + at % 7, level + 5.0, True, 0.1, 0.05) for at, name in enumerate(layers)]
+        return str(depth_plot(1, "t", "d", points, None))
+
+    def curve(plot: str) -> list[float]:
+        shape = re.search(r'class="curve" d="([^"]+)"', plot)
+        assert shape
+        return [float(value) for value in re.findall(r" ([\d.]+)", shape[1])]
+
+    assert curve(drawn(120.0)) == curve(drawn(30.0))
+    assert max(curve(drawn(30.0))) - min(curve(drawn(30.0))) > 80
+    plot = drawn(30.0)
+    assert 1 == plot.count('class="limit"')
+    assert "error over what is allowed" in plot
+    assert "<title>features.3.conv.1: whole 36.0 dB, alone 35.0 dB, 0.05 of what is allowed</title>" in plot
+    assert all(f">{stage}</text>" in plot for stage in range(12))
+    assert "features.0 to features.11" in plot
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        (("stem.0", "a.0", "b.0", "head"), [("stem", 0), ("a", 1), ("b", 2), ("head", 3)]),
+        (("f.0.a", "f.0.b", "f.1.a", "f.2.a", "f.2.b", "f.2:add"), [("f.0.a", 0), ("f.0.b", 1)]),
+        (("stem", "b.0.a", ":add", "b.1.a", ":add_1", "b.2.a", "head"), [("stem", 0), ("b.0", 1), ("b.1", 3)]),
+    ],
+)
+def test_stages_are_what_begins_alike(layers: tuple[str, ...], expected: list[tuple[str, int]]) -> None:
+    """By as few parts of the name as divide the network."""
+    assert expected == stages(layers)[: len(expected)]
 
 
 @pytest.mark.parametrize("broken", [{"artifacts": 3}, {"artifacts": [{}]}, {}, {"artifacts": [{"path": 1}]}])
@@ -517,6 +624,27 @@ def test_page_in_a_browser(browser: Browser, tmp_path: Path, words: tuple[str, s
         " s.querySelector('desc').textContent.length > 20, s.getBoundingClientRect().height > 100])"
     )
     assert [[True, True, True]] * 2 == plots
+
+
+@pytest.mark.slow
+def test_nothing_is_wider_than_a_phone_or_a_sheet(browser: Browser, tmp_path: Path) -> None:
+    """No part of the page with all its sections, but what scrolls in a box of its own; paper has no navigation."""
+    file = tmp_path / "report.html"
+    file.write_text(page(everything()), encoding="utf-8")
+    browser.open(file)
+    for media, width in (("screen", 390), ("print", 690)):
+        browser.call("Emulation.setEmulatedMedia", media=media)
+        browser.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=True)
+        assert [] == browser.evaluate(WIDER)
+    assert "none" == browser.evaluate("getComputedStyle(document.querySelector('nav')).display")
+    assert "none" != browser.evaluate("getComputedStyle(document.querySelector('.summary thead')).display")
+    browser.call("Emulation.setEmulatedMedia", media="screen")
+
+
+# Elements that stick out of the window, those inside a box that scrolls left out.
+WIDER = """[...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll, nav ul'))
+  .filter(e => e.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
+  .map(e => e.outerHTML.slice(0, 80))"""
 
 
 @pytest.mark.slow

@@ -85,7 +85,7 @@ def test_ascii_is_enough(tmp_path):
     """
     root = float_bundle(tmp_path / "net")
 
-    found = tool("parity", root, "--outputs-only", LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
+    found = tool("parity", root, "--outputs-only", "--verbose", LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
     help_ = tool("evaluate", "--help", LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
 
     assert (0, 0) == (found.returncode, help_.returncode), found.stderr

@@ -15,6 +15,7 @@ from coordatt_deploy.commands.output import print_notes
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.plain_text import plain
 from coordatt_deploy.report.terminal import console
+from coordatt_deploy.report.terminal.tables import Column, show_table
 
 HOSTILE = "[red]a[/red]\x1b[2J\x1b]0;title\x07\r\x9b31m\u202eb\nError: all is well"
 SHOWN = r"[red]a[/red]\x1b[2J\x1b]0;title\x07\r\x9b31m\u202eb\nError: all is well"
@@ -68,11 +69,11 @@ def test_a_table_is_printed_as_it_stands():
     """
     Title, head and cells, also those given as bare strings.
     """
-    table = console.new_table(HOSTILE, f"head {HOSTILE}")
-    table.add_row(HOSTILE)
-    table.add_row(console.line(HOSTILE))
+    stream = io.StringIO()
+    drawn = Console(file=stream, force_terminal=True, width=200, color_system=None)
 
-    text = printed(table)
+    show_table(drawn, HOSTILE, [Column(f"head {HOSTILE}")], [[HOSTILE], [console.line(HOSTILE)]])
+    text = stream.getvalue()
 
     assert 4 == text.count(SHOWN)
     assert not {"\x1b", "\x07", "\x9b", "\u202e", "\r"} & set(text)

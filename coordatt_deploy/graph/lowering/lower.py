@@ -39,6 +39,7 @@ from coordatt_deploy.graph.lowering.writer import Writer
 from coordatt_deploy.graph.rewriter import Placed, Rewriter
 from coordatt_deploy.layer_map import restore
 from coordatt_deploy.manifest import LoweredBlock, LoweringReport
+from coordatt_deploy.plurals import counted
 
 AS_IT_STANDS: Final = "as it stands"
 """What stands in the place of a form where a block is exported as the user wrote it."""
@@ -161,7 +162,7 @@ def _remark(found: Recognition) -> str:
         return "no attention block was recognised"
     kinds = Counter(block.kind for block in found.blocks)
     listed = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-    return f"{len(found.blocks)} attention blocks recognised: {listed}"
+    return f"{counted(len(found.blocks), 'attention block')} recognised: {listed}"
 
 
 def _write_block(

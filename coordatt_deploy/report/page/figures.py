@@ -6,6 +6,9 @@ from pathlib import PurePosixPath
 
 from markupsafe import Markup
 
+from coordatt_deploy.artifact_specs import Artifact
+from coordatt_deploy.parity.result import ArtifactVerdict
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -57,6 +60,12 @@ def file_name(path: str) -> str:
     return PurePosixPath(path).name
 
 
+def artifact_label(artifact: Artifact | ArtifactVerdict) -> str:
+    """Return ``onnx fp32 arm64``: what tells a file from the others of its bundle."""
+    parts = (artifact.format.value, artifact.recipe or artifact.precision.value, artifact.target_cpu)
+    return " ".join(part for part in parts if part)
+
+
 def sentence(text: str) -> str:
     """Return *text* with a capital letter; the rest of it stays as it is."""
     return text[:1].upper() + text[1:]
@@ -69,6 +78,8 @@ def finite(value: float | None) -> float | None:
 
 def megabytes(count: int) -> str:
     """``1.97 MB``."""
+    if count < 100:
+        return f"{count} B"
     return f"{count / 1e6:.2f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"
 
 

@@ -9,6 +9,7 @@ from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.manifest import Manifest
 from coordatt_deploy.parity.reports import ParityRun, Standing
 from coordatt_deploy.parity.result import ArtifactVerdict, ParityResult
+from coordatt_deploy.plurals import counted
 from coordatt_deploy.report.page.figures import file_name
 from coordatt_deploy.run_records import GOLDEN, HELD_OUT, HERE
 
@@ -95,7 +96,7 @@ def _facts(manifest: Manifest) -> str:
     found = {block.kind: None for report in manifest.lowering.values() for block in report.blocks}
     attention = model.attention or ", ".join(found) or "none"
     source = f" ({manifest.golden_source} among them)" if manifest.golden_source else ""
-    return f"{height} × {width} input, attention: {attention}, {len(manifest.golden)} golden inputs{source}"
+    return f"{height} × {width} input, attention: {attention}, {counted(len(manifest.golden), 'golden input')}{source}"
 
 
 def _verdict(states: Mapping[str, State]) -> tuple[str, str]:

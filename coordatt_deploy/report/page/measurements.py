@@ -6,11 +6,23 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from coordatt_deploy.artifact_specs import Origin
 from coordatt_deploy.evaluation.result import MIOU, POINTS, TOP1, EvaluationResult, MetricRecord, SubjectAccuracy
 from coordatt_deploy.manifest import FoldReport, Manifest
+from coordatt_deploy.plurals import counted, verb
 from coordatt_deploy.profile.result import LatencyRecord, ProfileResult
-from coordatt_deploy.report.page.figures import Figure, Row, Table, decibel, file_name, megabytes, number
-from coordatt_deploy.report.page.plots import latency_plot, size_bar
+from coordatt_deploy.report.page.figures import (
+    Figure,
+    Row,
+    Table,
+    artifact_label,
+    decibel,
+    file_name,
+    megabytes,
+    number,
+)
+from coordatt_deploy.report.page.latency_plot import Timed, latency_plot, overview_plot, reach
+from coordatt_deploy.report.page.plots import size_bar
 from coordatt_deploy.report.page.verdicts import WORDS
 from coordatt_deploy.runtimes.file_graph import OperatorCount
 
@@ -36,12 +48,23 @@ class AccuracyView:
 
 @dataclass(frozen=True, slots=True)
 class LatencyView:
-    """Latency of each file and number of threads: what was fed, plots, figures, and the raw samples by label."""
+    """Latency of each file and number of threads.
+
+    Attributes:
+        fed: What was fed.
+        overview: All files on one scale; None where fewer than two were timed.
+        figures: Every sample of each.
+        table: The figures.
+        samples: The raw ones, by label.
+        left_out: Which files have no plot, and why; empty where all have one.
+    """
 
     fed: str
+    overview: Figure | None
     figures: tuple[Figure, ...]
     table: Table
     samples: tuple[tuple[str, str], ...]
+    left_out: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,46 +139,104 @@ def _subject(item: SubjectAccuracy, metric: MetricRecord) -> Row:
         number(change, form), between, changed,
         number(item.agreement, ".2%"), decibel(item.sqnr_db, exact=item.exact),
     )  # fmt: skip
-    return Row((file_name(item.name), item.runtime or "–"), cells, bad=item.passed is False)
+    return Row((_subject_name(item), item.runtime or "–"), cells, bad=item.passed is False)
+
+
+def _subject_name(item: SubjectAccuracy) -> str:
+    if item.format is None or item.precision is None:
+        return file_name(item.name)
+    parts = (item.format, item.recipe or item.precision, item.target_cpu)
+    return " ".join(part for part in parts if part)
+
+
+def _as_run_here(item: SubjectAccuracy, result: EvaluationResult) -> str:
+    """What this CPU makes of a file that is judged by what another one computes."""
+    if item.score_as_run_here is None:
+        return ""
+    metric = result.metric or MetricRecord(TOP1, higher_is_better=True, unit=POINTS)
+    score = number(item.score_as_run_here, ".2%" if metric.in_points else ".5g")
+    return f"; as it runs here: {MIOU_TITLE if metric.name == MIOU else metric.name} {score}"
 
 
 def _remarks(result: EvaluationResult, manifest: Manifest) -> list[str]:
-    told = [(item.name, text) for item in result.subjects for text in (item.problem, item.warning) if text]
-    texts = [f"{file_name(name)}: {text}" for name, text in told]
+    told = [(item, text) for item in result.subjects for text in (item.problem, item.warning) if text]
+    texts = [
+        f"{_subject_name(item)}: {text}" + (_as_run_here(item, result) if text == item.warning else "")
+        for item, text in told
+    ]
     hashes = {artifact.path: artifact.sha256 for artifact in manifest.artifacts}
     older = [item for item in result.subjects if item.path is not None and hashes.get(item.path) != item.sha256]
-    texts += [f"{file_name(item.name)}: figures of an older file of this name; run evaluate again" for item in older]
+    texts += [f"{_subject_name(item)}: figures of an older file of this name; run evaluate again" for item in older]
     texts += result.notes
     unreadable = result.dataset.unreadable
     if unreadable:
         names = ", ".join(item.image for item in unreadable[:NAMED])
-        texts.append(f"{len(unreadable)} images could not be read and are in no figure: {names}")
+        count = len(unreadable)
+        texts.append(f"{counted(count, 'image')} could not be read and {verb(count, 'is')} in no figure: {names}")
     return texts
 
 
-def latency_view(result: ProfileResult, start: int) -> LatencyView:
+def latency_view(result: ProfileResult, start: int, labels: Mapping[str, str]) -> LatencyView:
     """Return the latency of each file and number of threads.
 
     Args:
         result: What was measured.
         start: Number of the first plot on the page.
+        labels: What tells each file from the others, by path.
     """
-    figures, rows, samples = [], [], []
-    for position, item in enumerate(result.results, start):
-        label = f"{file_name(item.path)}, {item.threads} thread{'s' * (item.threads != 1)}"
-        figures.append(_latency_figure(position, label, item))
+    rows, samples, plots, timed = [], [], [], []
+    for position, item in enumerate(result.results, start + 1):
+        label = f"{labels.get(item.path, file_name(item.path))}, {counted(item.threads, 'thread')}"
         rows.append(Row((label, item.verdict), _latency_cells(item)))
         samples.append((label, " ".join(map(str, item.samples_ns))))
+        if item.origin is Origin.EVALUATED:
+            _check_samples(item)
+            continue  # an evaluator's few samples say nothing about a runtime
+        plots.append(_latency_figure(position, label, item))
+        timed.append(Timed(_short(item, result, labels), item.median_ms, item.ci95_ms, item.p90_ms, _told(item)))
     heads = ("file, threads", "verdict"), ("median ms", "95 % interval", "p90", "p99", "load", "first call", "memory")
     shapes = (f"{name} {' × '.join(map(str, shape))}" for name, shape in result.inputs.items())
-    return LatencyView(", ".join(shapes), tuple(figures), Table("Latency", *heads, tuple(rows)), tuple(samples))
+    table = Table("Latency", *heads, tuple(rows))
+    overview = _overview(start, timed) if len(timed) > 1 else None
+    evaluated = sum(item.origin is Origin.EVALUATED for item in result.results)
+    left_out = ""
+    if evaluated:
+        were = f"{counted(evaluated, 'file')} {verb(evaluated, 'was')}"
+        left_out = f"{were} run by an evaluator, whose time says nothing about a phone; they have no plot."
+    return LatencyView(", ".join(shapes), overview, tuple(plots), table, tuple(samples), left_out)
+
+
+def _check_samples(item: LatencyRecord) -> None:
+    if not item.samples_ns:
+        raise ValueError(f"{item.path} has no sample")
+
+
+def _short(item: LatencyRecord, result: ProfileResult, labels: Mapping[str, str]) -> str:
+    """``onnx fp32 arm64``, and the number of threads where there are several."""
+    name = labels.get(item.path, file_name(item.path))
+    several = len({other.threads for other in result.results}) > 1
+    return f"{name}, {counted(item.threads, 'thread')}" if several else name
+
+
+def _told(item: LatencyRecord) -> str:
+    return f"{item.median_ms:.3g} ms" + ("" if item.verdict == "stable" else f", {item.verdict}")
+
+
+def _overview(number_: int, timed: Sequence[Timed]) -> Figure:
+    fastest = min(timed, key=lambda item: item.median_ms)
+    cut = ", or to the edge where that is further off" if any(item.spread_ms > reach(timed) for item in timed) else ""
+    words = (
+        f"The bar ends at the median, the band is its 95 % interval, the thin line goes to p90{cut}. Fastest:"
+        f" {fastest.label}, {fastest.median_ms:.3g} ms."
+    )
+    return Figure("Latency", overview_plot(number_, "Latency of all files", words, timed), words)
 
 
 def _latency_figure(position: int, label: str, item: LatencyRecord) -> Figure:
     interval = "" if item.ci95_ms is None else f" 95 % interval {item.ci95_ms[0]:.3g} to {item.ci95_ms[1]:.3g} ms,"
     words = (
-        f"{len(item.samples_ns)} calls on {item.runtime} ({WORDS[item.origin]}): median {item.median_ms:.3g} ms,"
-        f"{interval} 99 % of calls within {item.p99_ms:.3g} ms; {item.verdict}."
+        f"{counted(len(item.samples_ns), 'call')} on {item.runtime} ({WORDS[item.origin]}): median"
+        f" {item.median_ms:.3g} ms,{interval} 99 % of calls within {item.p99_ms:.3g} ms; {item.verdict}."
     )
     if item.verdict != "stable":
         words += f" {item.reason.capitalize()}."
@@ -179,13 +260,16 @@ def sizes(manifest: Manifest, operators: Mapping[str, OperatorCount]) -> Sizes:
     totals = {path: str(found.total) for path, found in operators.items()}
     rows = tuple(
         SizeRow(
-            file_name(item.path), megabytes(item.bytes), size_bar(item.bytes / greatest), totals.get(item.path, "–")
+            artifact_label(item), megabytes(item.bytes), size_bar(item.bytes / greatest), totals.get(item.path, "–")
         )
         for item in manifest.artifacts
     )
+    labels = {item.path: artifact_label(item) for item in manifest.artifacts}
     lines = tuple(
         OperatorLine(
-            file_name(path), ", ".join(f"{count} × {kind}" for kind, count in found.names.items()), found.remark
+            labels.get(path, file_name(path)),
+            ", ".join(f"{count} × {kind}" for kind, count in found.names.items()),
+            found.remark,
         )
         for path, found in operators.items()
     )
@@ -195,10 +279,11 @@ def sizes(manifest: Manifest, operators: Mapping[str, OperatorCount]) -> Sizes:
 def _folded(fold: FoldReport | None) -> str | None:
     if fold is None or not fold.folded:
         return None
+    folded = "1 BatchNorm was" if fold.folded == 1 else f"{fold.folded} BatchNorms were"
     written = len(fold.written)
     where = f"away, {written} of them as a product and a sum" if written else "into convolutions"
     return (
-        f"{fold.folded} BatchNorms were folded {where}; greatest change of any of these layers, in float64:"
+        f"{folded} folded {where}; greatest change of any of these layers, in float64:"
         f" {fold.max_relative_error:.2g} of its greatest value."
     )
 
@@ -228,7 +313,7 @@ def commands(manifest: Manifest, folder: str, later: Sequence[str]) -> str:
 
     Args:
         manifest: Of the bundle.
-        folder: Name of its folder.
+        folder: Its folder, as it was named.
         later: Those that judged and measured, in the order in which they ended.
     """
     made = manifest.commands or (manifest.command or "coordatt-deploy build",)

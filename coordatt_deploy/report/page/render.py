@@ -6,8 +6,8 @@ It is made from the results that the bundle holds (``manifest.json``, ``reports/
 given; markup comes from templates and from ``plots`` alone.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -21,10 +21,11 @@ from coordatt_deploy.parity.result import ParityResult
 from coordatt_deploy.profile.instructions import InstructionReports
 from coordatt_deploy.profile.result import ProfileResult
 from coordatt_deploy.report.page import elsewhere, measurements, verdicts
-from coordatt_deploy.report.page.figures import Table
+from coordatt_deploy.report.page.figures import Table, artifact_label
 from coordatt_deploy.report.page.headline import Headline, headline
 from coordatt_deploy.report.page.measurements import AccuracyView, LatencyView, Sizes
-from coordatt_deploy.report.page.verdicts import Card, Depth, Outputs
+from coordatt_deploy.report.page.summary import Summary, summary
+from coordatt_deploy.report.page.verdicts import Depth, Outputs
 from coordatt_deploy.runtimes.file_graph import OperatorCount
 
 TEMPLATES: Final = Environment(
@@ -44,7 +45,7 @@ class Contents:
 
     Attributes:
         manifest: Of the bundle.
-        folder: Name of the bundle's folder, for the commands.
+        folder: The bundle's, as it was named, for the commands.
         parity: None where parity was not run.
         profile: None where nothing was timed.
         operators: By artifact path; files that cannot be opened here have no entry.
@@ -77,7 +78,9 @@ class PageView:
 
     Attributes:
         headline: The verdict over all files.
-        cards: The verdict on each file.
+        contents: Ids and titles of the sections, from top to bottom.
+        summary: What is known of each file, in one table.
+        evidence: What each verdict rests on.
         depth: Agreement along the depth of the network.
         outputs: Errors at the outputs.
         further: Verdicts on other inputs, in other places, by other tolerances.
@@ -94,7 +97,9 @@ class PageView:
     """
 
     headline: Headline
-    cards: tuple[Card, ...]
+    contents: tuple[tuple[str, str], ...]
+    summary: Summary
+    evidence: Table | None
     depth: Depth | None
     outputs: Outputs | None
     further: Table | None
@@ -129,16 +134,19 @@ def page(contents: Contents) -> str:
 
 def _view(contents: Contents) -> PageView:
     manifest, parity, profile = contents.manifest, contents.parity, contents.profile
-    return PageView(
+    labels = {item.path: artifact_label(item) for item in manifest.artifacts}
+    view = PageView(
         headline=headline(manifest, parity, contents.standings),
-        cards=verdicts.cards(manifest, parity, profile, contents.standings),
+        contents=(),
+        summary=summary(manifest, parity, profile, contents.standings, contents.accuracy),
+        evidence=verdicts.evidence(parity, contents.standings) if parity else None,
         depth=verdicts.depth(parity) if parity else None,
         outputs=verdicts.outputs(parity) if parity else None,
         further=elsewhere.further_runs([run for item in contents.standings for run in item.further]),
         accuracy=tuple(measurements.accuracy_view(item, manifest) for item in contents.accuracy),
         sensitivities=elsewhere.sensitivities(contents.sensitivity),
         search=elsewhere.search(contents.search),
-        latency=measurements.latency_view(profile, FIRST_LATENCY_PLOT) if profile else None,
+        latency=measurements.latency_view(profile, FIRST_LATENCY_PLOT, labels) if profile else None,
         instructions=elsewhere.instructions(contents.instructions),
         sizes=measurements.sizes(manifest, contents.operators),
         layers=verdicts.layer_tables(parity) if parity else (),
@@ -146,3 +154,20 @@ def _view(contents: Contents) -> PageView:
         commands=measurements.commands(manifest, contents.folder, contents.commands),
         footer=contents.footer,
     )
+    return replace(view, contents=tuple(_sections(view)))
+
+
+def _sections(view: PageView) -> Iterator[tuple[str, str]]:
+    """Yield ids and titles of the sections that have something to tell."""
+    yield "summary", "Summary"
+    told = (
+        ("depth", "Layer by layer", view.depth), ("outputs", "Outputs", view.outputs),
+        ("further", "Further runs", view.further), ("accuracy", "Accuracy", view.accuracy),
+        ("int8", "Int8 by layer", view.sensitivities or view.search), ("latency", "Latency", view.latency),
+        ("instructions", "Instructions", view.instructions),
+    )  # fmt: skip
+    yield from ((key, title) for key, title, found in told if found)
+    yield "sizes", "Operators"
+    if view.layers:
+        yield "layers", "Every layer"
+    yield from (("machine", "Machine"), ("repeat", "Repeat it"))

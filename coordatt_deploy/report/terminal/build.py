@@ -1,17 +1,21 @@
 """A build as a table: artifacts with their verdicts and latency."""
 
 from collections.abc import Sequence
-
-from rich.text import Text
+from typing import Final
 
 from coordatt_deploy.artifact_specs import Origin
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.documents import JsonObject, object_of
+from coordatt_deploy.formats import facts
 from coordatt_deploy.manifest import RefusedFile
 from coordatt_deploy.parity.result import ParityReport
+from coordatt_deploy.plurals import counted, of_total
 from coordatt_deploy.profile.result import LatencyRecord, ProfileResult
-from coordatt_deploy.report.terminal.console import host_line, label, line, new_console, new_table, size
-from coordatt_deploy.report.terminal.parity import _evidence, _explain, _verdict
+from coordatt_deploy.report.terminal.console import bundle_command, host_line, label, new_console, say, size
+from coordatt_deploy.report.terminal.parity import after_parity, evidence, show_remarks, show_verdict, verdict
+from coordatt_deploy.report.terminal.tables import Column, show_below, show_table
+
+WITHOUT_DATA: Final = "dynamic_wi8_afp32"  # a recipe that measures nothing
 
 
 def summary(parity: ParityReport, profile: ProfileResult) -> list[JsonObject]:
@@ -33,67 +37,111 @@ def summary(parity: ParityReport, profile: ProfileResult) -> list[JsonObject]:
 
 
 def show_artifacts(bundle: Bundle) -> None:
-    """What ``export`` wrote."""
-    table = new_table(
-        str(bundle.root), "artifact", "format", "precision", "size", "layers mapped", right=("size", "layers mapped")
-    )
-    for artifact in bundle.manifest.artifacts:
-        coverage = bundle.layers(artifact).coverage
-        table.add_row(line(artifact.path), artifact.format, artifact.precision, size(artifact.bytes), f"{coverage:.0%}")
-    new_console().print(table)
+    """What the bundle holds, or of it what the command that gave it wrote."""
+    written = [item for item in bundle.manifest.artifacts if bundle.written is None or item.path in bundle.written]
+    console = new_console()
+    if bundle.written is not None:
+        asked = len(written) + len(bundle.refused)
+        if bundle.refused:
+            say(console, f"{of_total(len(written), asked, 'file')} written to {bundle.root}", style="bold red")
+        else:
+            say(console, f"{counted(asked, 'file')} written to {bundle.root}", style="bold green")
+    columns = (
+        Column("artifact"), Column("size", right=True), Column("layers mapped", right=True, rank=1),
+        Column("file", rank=2, name=True),
+    )  # fmt: skip
+    rows = [(label(item), size(item.bytes), f"{bundle.layers(item).coverage:.0%}", item.path) for item in written]
+    show_table(console, "" if bundle.written is not None else str(bundle.root), columns, rows)
+    others = len(bundle.manifest.artifacts) - len(written)
+    if others:
+        say(console, f"the bundle also holds {counted(others, 'earlier file')}", style="dim")
     show_refused(bundle.manifest.refused)
 
 
 def show_refused(refused: Sequence[RefusedFile]) -> None:
-    """Which files could not be written, and why: a row for each operator that stands in the way."""
+    """Which files could not be written, and why: each operator that stands in the way, with what to do about it."""
     if not refused:
         return
-    table = new_table("not written", "artifact", "layer and line", "operator", "reason and remedy")
+    console = new_console()
+    console.print()
     for file in refused:
+        what = f": {counted(len(file.operators), 'operator')} in the way" if file.operators else f": {file.reason}"
+        say(console, f"not written: {file}{what}", style="bold red")
         for item in file.operators:
-            where = Text("\n").join(map(line, filter(None, (item.layer, item.line))))
-            table.add_row(str(file), where, item.operator, f"{item.reason}; {item.remedy}")
-        if not file.operators:
-            table.add_row(str(file), "–", "–", file.reason)
-    new_console().print(table)
+            where = ", ".join(filter(None, (item.layer, item.line)))
+            show_below(console, f"{item.operator} in {where}")
+            show_below(console, item.reason, depth=2)
+            show_below(console, f"remedy: {item.remedy}", depth=2)
+
+
+BUILT: Final = (
+    Column("artifact"), Column("parity"), Column("size", right=True), Column("SQNR", right=True),
+    Column("median latency", right=True), Column("worst error", right=True, rank=2),
+    Column("top-1 agreement", right=True, rank=1), Column("runtime", rank=4), Column("origin", rank=3),
+)  # fmt: skip
 
 
 def show_build(bundle: Bundle, report: ParityReport, profile: ProfileResult) -> None:
-    """One line per file: size, runtime, origin, parity, latency."""
+    """The verdict and the reasons of failures; then a line for each file: parity, size, evidence, latency."""
     latency = {item.path: item for item in profile.results}
-    table = new_table(
-        f"{bundle.manifest.model.name} → {bundle.root}",
-        "artifact",
-        "size",
-        "runtime",
-        "origin",
-        "worst error",
-        "SQNR",
-        "top-1 agreement",
-        "parity",
-        "median latency",
-        right=("size", "worst error", "SQNR", "top-1 agreement", "median latency"),
-    )
+    console = new_console()
+    show_verdict(console, bundle, report)
+    console.print()
+    rows = []
     for item in report.artifacts:
         timed = latency.get(item.artifact.path)
         median = "–" if timed is None else f"{timed.median_ms:.2f} ms" + _remark(timed)
-        table.add_row(
-            label(item.artifact),
-            size(item.artifact.bytes),
-            item.runtime or "–",
-            item.origin or "–",
-            *_evidence(item),
-            _verdict(item),
-            median,
-        )
-    console = new_console()
-    console.print(table)
-    _explain(console, report)
+        error, sqnr, agreement = evidence(item)
+        rows.append((
+            label(item.artifact), verdict(item), size(item.artifact.bytes), sqnr, median, error, agreement,
+            item.runtime or "–", item.origin or "–",
+        ))  # fmt: skip
+    show_table(console, f"{bundle.manifest.model.name} → {bundle.root}", BUILT, rows)
+    show_remarks(console, report)
     show_refused(bundle.manifest.refused)
-    console.print(line(host_line(profile), style="dim"))
+    say(console, host_line(profile), style="dim")
 
 
 def _remark(result: LatencyRecord) -> str:
     if result.origin is Origin.EVALUATED:
         return " (evaluator)"
     return "" if result.verdict == "stable" else f" ({result.verdict})"
+
+
+def after_export(bundle: Bundle) -> tuple[tuple[str, str], ...]:
+    """What to type after an export: the proof, then the figures."""
+    return (
+        (bundle_command("parity", bundle.root), "prove that all files compute the same function"),
+        (bundle_command("profile", bundle.root), "time them"),
+    )
+
+
+def after_build(bundle: Bundle, report: ParityReport) -> tuple[tuple[str, str], ...]:
+    """What to type after a build: what tells more of a failure, else int8, and the page."""
+    if report.exit_code == 1:
+        return after_parity(bundle, report)
+    page = bundle_command("report", bundle.root), "one page of all results"
+    return (page,) if bundle.manifest.quantization else (*_small_files(bundle), page)
+
+
+def _small_files(bundle: Bundle) -> tuple[tuple[str, str], ...]:
+    """The command for small files that needs nothing but the bundle: a user's model brings no calibration data."""
+    # it knows the packaged data; what shows a bundle on a board has no need of it
+    from coordatt_deploy.conversion.calibration import own_dataset
+
+    manifest = bundle.manifest
+    if own_dataset(manifest.model.source_sha256) is not None:
+        return ((bundle_command("quantize", bundle.root), "int8 files beside these"),)
+    able = next((item.format for item in manifest.artifacts if WITHOUT_DATA in facts(item.format).recipes), None)
+    if able is not None:
+        command = bundle_command("quantize", bundle.root, "--format", able, "--recipe", WITHOUT_DATA)
+        return ((command, "int8 weights, without data"),)
+    return ()
+
+
+def after_quantize(bundle: Bundle) -> tuple[tuple[str, str], ...]:
+    """What to type after quantizing: the proof, then the figures."""
+    return (
+        (bundle_command("parity", bundle.root), "prove the new files"),
+        (bundle_command("profile", bundle.root), "time them"),
+    )

@@ -1,14 +1,16 @@
-"""Tables and progress bars on the terminal."""
+"""Progress, plain lines and the next step on the terminal."""
 
 import io
 import os
+import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Final, TextIO
 
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,14 +20,13 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.style import StyleType
-from rich.table import Table
 from rich.text import Text
 
 from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.plain_text import plain
 from coordatt_deploy.profile.result import ProfileResult
 from coordatt_deploy.progress import VERBOSITY, Stages, Verbosity
+from coordatt_deploy.report.terminal.tables import broken
 from coordatt_deploy.runtimes.host_effects import FAMILIES
 from coordatt_deploy.streams import print_anywhere
 
@@ -155,25 +156,35 @@ def line(text: str, style: str = "") -> Text:
     return Text(plain(text), style=style)
 
 
-class PlainTable(Table):
-    """A table whose cells are printed as they stand; see ``line``."""
-
-    def add_row(self, *cells: RenderableType | None, style: StyleType | None = None, end_section: bool = False) -> None:
-        """See ``Table``."""
-        shown = (line(cell) if isinstance(cell, str) else cell for cell in cells)
-        super().add_row(*shown, style=style, end_section=end_section)
+def say(console: Console, text: str, style: str = "") -> None:
+    """Print a text as it stands, in lines that break between words, or behind the dots of a longer name."""
+    lines = broken(plain(text), console.width)
+    console.print(Text("\n".join(lines), style=style, no_wrap=True))
 
 
-def new_table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
-    """Return an empty table; columns named in *right* are aligned there."""
-    table = PlainTable(title=line(title), title_justify="left", title_style="bold", header_style="bold")
-    for column in columns:
-        table.add_column(line(column), justify="right" if column in right else "left", overflow="fold")
-    return table
+def show_next(*steps: tuple[str, str]) -> None:
+    """Say what to type next: pairs of a command line and what it is for. Nothing if quiet."""
+    if VERBOSITY.get() is Verbosity.QUIET or not steps:
+        return
+    console = new_console()
+    console.print(line("next:", style="dim"))
+    longest = max(len(command) for command, _ in steps)
+    for command, purpose in steps:
+        # a terminal wraps it as one line, which can be copied as one
+        fits = longest + len(purpose) + 6 <= console.width
+        text = f"  {command:{longest}}  # {purpose}" if fits else f"  {command}"
+        console.print(line(text), soft_wrap=True)
+
+
+def bundle_command(command: str, bundle: Path, *options: str) -> str:
+    """Return ``coordatt-deploy parity 'my bundle' --layers``: a command line that can be typed as it stands."""
+    return " ".join(["coordatt-deploy", command, shlex.quote(str(bundle)), *map(shlex.quote, options)])
 
 
 def size(count: int) -> str:
     """``1.9 MB``."""
+    if count < 100:
+        return f"{count} B"
     return f"{count / 1e6:.2f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"
 
 

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from coordatt_deploy.inspection.result import BundleInspection, Finding, Inspection
-from coordatt_deploy.report.terminal.console import PlainTable, count, line, new_console, size
+from coordatt_deploy.plain_text import plain
+from coordatt_deploy.plurals import counted, of_total
+from coordatt_deploy.report.terminal.console import count, new_console, say, size
+from coordatt_deploy.report.terminal.tables import Column, broken, show_below, show_table
 from coordatt_deploy.runtimes.vocabulary import Work
 
 
@@ -20,70 +22,74 @@ def show_inspection(inspection: Inspection | BundleInspection, console: Console 
         for item in inspection.artifacts.values():
             _show(target, item)
         for note in inspection.notes:
-            target.print(line(note, style="yellow"))
+            say(target, note, style="yellow")
         return
     _show(target, inspection)
 
 
 def _show(console: Console, item: Inspection) -> None:
     console.print()
-    console.print(line(item.subject, style="bold"))
+    say(console, item.subject, style="bold")
     work = ", ".join(f"{name} {count(value)}" for name, value in item.macs_by_work.items() if value)
-    console.print(f"{count(item.parameters)} parameters, {size(item.bytes)}, {count(item.macs)} MACs ({work})")
+    say(console, f"{counted(item.parameters, 'parameter')}, {size(item.bytes)}, {counted(item.macs, 'MAC')} ({work})")
     layers = sum(item.macs_by_work.get(name, 0) for name in (Work.CONVOLUTION, Work.LINEAR))
-    console.print(line(f"of convolutions and linear layers alone, as papers and models count: {count(layers)} MACs"))
+    say(console, f"of convolutions and linear layers alone, as papers and models count: {count(layers)} MACs")
     for kind, specs in (("takes", item.inputs), ("gives", item.outputs)):
         shapes = "; ".join(f"{spec.name} {_shape(spec.shape)} {spec.dtype}" for spec in specs)
-        console.print(line(f"{kind} {shapes}"))
-    console.print(line("operators: " + ", ".join(f"{name} {number}" for name, number in item.operators.items())))
+        say(console, f"{kind} {shapes}")
+    say(console, "operators: " + ", ".join(f"{name} {number}" for name, number in item.operators.items()))
     if item.uncounted:
-        console.print(line(f"not counted as MACs: {', '.join(item.uncounted)}", style="yellow"))
+        say(console, f"not counted as MACs: {', '.join(item.uncounted)}", style="yellow")
     if item.attention_blocks:
-        table = _table("attention blocks", ("kind", "name", "channels", "height x width", "form"))
-        for block in item.attention_blocks:
-            where = f"{block.height or '?'}x{block.width or '?'}"
-            table.add_row(block.kind, line(block.name), str(block.channels), where, block.form or "–")
-        console.print(table)
+        columns = (
+            Column("kind"), Column("name", name=True), Column("channels", right=True),
+            Column("height x width", right=True), Column("form", prose=True, rank=1),
+        )  # fmt: skip
+        blocks = [
+            (block.kind, block.name, str(block.channels), f"{block.height or '?'}x{block.width or '?'}",
+             block.form or "–")
+            for block in item.attention_blocks
+        ]  # fmt: skip
+        show_table(console, "attention blocks", columns, blocks)
     else:
         console.print("no attention block was found")
     if item.layers:
-        table = _table("where the bytes are", ("layer", "operator", "weights", "share", "MACs"))
+        columns = (
+            Column("layer", name=True), Column("weights", right=True), Column("share", right=True),
+            Column("MACs", right=True), Column("operator", rank=1),
+        )  # fmt: skip
+        rows = []
         for layer in item.layers:
             share = f"{layer.bytes / item.bytes:.0%}" if item.bytes else "–"
             macs = "–" if layer.macs is None else count(layer.macs)
-            table.add_row(line(layer.layer), layer.operator, size(layer.bytes), share, macs)
-        console.print(table)
+            rows.append((layer.layer, size(layer.bytes), share, macs, layer.operator))
+        show_table(console, "where the bytes are", columns, rows)
     for delegate in item.delegates:
-        parts = (
-            ""
-            if delegate.partitions is None
-            else f" in {delegate.partitions} partition{'' if delegate.partitions == 1 else 's'}"
-        )
-        console.print(f"{delegate.name}: {delegate.taken} of {delegate.operators} operators{parts}")
+        parts = "" if delegate.partitions is None else f" in {counted(delegate.partitions, 'partition')}"
+        console.print(f"{delegate.name}: {of_total(delegate.taken, delegate.operators, 'operator')}{parts}")
         for operator, number, reason in delegate.rejected:
-            console.print(line(f"  {number} x {operator}: {reason}", style="yellow"))
-        console.print(line(f"  {delegate.source}", style="dim"))
+            show_below(console, f"{number} x {operator}: {reason}", style="yellow")
+        show_below(console, delegate.source, style="dim")
     if item.lint:
-        console.print(line("lint", style="bold italic"))
-        console.print(_findings(item.lint))
+        say(console, "lint", style="bold italic")
+        _show_findings(console, item.lint)
     for note in item.notes:
-        console.print(line(note, style="dim"))
+        say(console, note, style="dim")
 
 
-def _findings(lint: Sequence[Finding]) -> Table:
+def _show_findings(console: Console, lint: Sequence[Finding]) -> None:
     """One finding below the other, whole at any width: done by the tool or not, what, remedy, where."""
-    grid = Table.grid(padding=(0, 1))
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
     for findings in _alike(lint):
         first = findings[0]
-        done = line("applied", style="green") if first.applied else line("to do", style="yellow")
+        done, style = ("applied", "green") if first.applied else ("to do", "yellow")
+        head = Text("\n".join(broken(plain(f"{done} {first.rule}: {first.what}"), console.width)), no_wrap=True)
+        head.stylize(style, 0, len(done))
+        head.stylize("bold", len(done), len(done) + 1 + len(plain(first.rule)))
+        console.print(head)
         places = ", ".join(finding.where for finding in findings[:3])
         places += f" and {len(findings) - 3} more" if len(findings) > 3 else ""
-        grid.add_row(done, Text.assemble(line(first.rule, "bold"), line(f": {first.what}")))
-        grid.add_row("", line(f"remedy: {first.remedy}"))
-        grid.add_row("", line(f"at {places}" + (f", {first.line}" if first.line else ""), style="dim"))
-    return grid
+        show_below(console, f"remedy: {first.remedy}")
+        show_below(console, f"at {places}" + (f", {first.line}" if first.line else ""), style="dim")
 
 
 def _alike(lint: Sequence[Finding]) -> list[list[Finding]]:
@@ -97,10 +103,3 @@ def _alike(lint: Sequence[Finding]) -> list[list[Finding]]:
 
 def _shape(shape: Sequence[int | None]) -> str:
     return "x".join("?" if size is None else str(size) for size in shape)
-
-
-def _table(title: str, columns: Sequence[str]) -> Table:
-    table = PlainTable(title=line(title), title_justify="left", title_style="bold", header_style="bold")
-    for column in columns:
-        table.add_column(line(column), overflow="fold")
-    return table

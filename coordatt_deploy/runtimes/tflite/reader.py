@@ -11,6 +11,7 @@ from coordatt_deploy.artifact_specs import AppInterface
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.formats import Format
 from coordatt_deploy.host import Host
+from coordatt_deploy.plurals import counted
 from coordatt_deploy.runtimes.argument_checks import first_line
 from coordatt_deploy.runtimes.delegate import Delegate
 from coordatt_deploy.runtimes.file_graph import FileGraph, Node, OperatorCount, Tensor, most_frequent_first, spec_of
@@ -105,7 +106,7 @@ def operators(path: Path) -> OperatorCount:
 
     found = runner.operators(path)
     delegated = sum(item.delegated for item in found.operators)
-    remark = f"XNNPACK runs {delegated} of {len(found.operators)}, in {found.partitions} partitions"
+    remark = f"XNNPACK runs {delegated} of {len(found.operators)}, in {counted(found.partitions, 'partition')}"
     return OperatorCount(most_frequent_first(item.name for item in found.operators), remark)
 
 
