@@ -42,6 +42,7 @@ COMMANDS: Final = {
         "Measure what each attention block costs on a backbone.",
     ),
     "build": ("coordatt_deploy.commands.build:build", "Go the whole way: export, prove, measure."),
+    "check": ("coordatt_deploy.commands.check:check", "Hold a bundle's files to budgets."),
     "doctor": ("coordatt_deploy.commands.doctor:doctor", "Say what this machine has and what is missing."),
     "evaluate": (
         "coordatt_deploy.commands.evaluate:evaluate",

@@ -1,14 +1,15 @@
 """``coordatt-deploy build``."""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from coordatt_deploy.commands.export_options import ExportOptions, export_options
-from coordatt_deploy.commands.options import json_option
-from coordatt_deploy.commands.output import print_document, print_notes, refusals_told
-from coordatt_deploy.documents import to_json
+from coordatt_deploy.commands.options import PATH, json_option
+from coordatt_deploy.commands.output import document_of, print_document, print_notes, refusals_told
+from coordatt_deploy.documents import JsonValue, to_json
 
 if TYPE_CHECKING:
     from coordatt_deploy.conversion.plan import ExportPlan
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @export_options
+@click.option("--budgets", type=PATH, help="Hold the files to the budgets there, as check does.")
 @json_option
-def build(options: ExportOptions, as_json: bool) -> None:
+def build(options: ExportOptions, budgets: Path | None, as_json: bool) -> None:
     """Go the whole way: export, prove, measure.
 
     Without arguments it builds the embedded default, a digits classifier with trained weights.
@@ -30,16 +32,23 @@ def build(options: ExportOptions, as_json: bool) -> None:
     # When the options are right, what makes the plan: see coordatt_deploy.cli.
     from coordatt_deploy.commands.export_plan import plan_export
 
-    _build(plan_export(options), as_json=as_json)
+    plan = plan_export(options)
+    if budgets is not None:
+        from coordatt_deploy.release.budgets import read_budgets
+
+        read_budgets(budgets)  # or it is refused before the work
+    _build(plan, budgets, as_json=as_json)
 
 
-def _build(plan: "ExportPlan", *, as_json: bool) -> NoReturn:
+def _build(plan: "ExportPlan", budgets: Path | None, *, as_json: bool) -> NoReturn:
     # When the plan is right, what does the work: see coordatt_deploy.cli.
     from coordatt_deploy.conversion import export_run
     from coordatt_deploy.parity.run import ParityPlan, check_parity
     from coordatt_deploy.profile import run as profile_run
+    from coordatt_deploy.release.check import check
     from coordatt_deploy.report.terminal import build as terminal_build
     from coordatt_deploy.report.terminal import console
+    from coordatt_deploy.report.terminal.budgets import show_budgets
 
     with refusals_told(), console.bars() as stages:
         bundle = export_run.export(plan, stages)
@@ -47,12 +56,20 @@ def _build(plan: "ExportPlan", *, as_json: bool) -> NoReturn:
         profile = profile_run.measure_latency(bundle, stages, command=plan.command)
     refused = bundle.manifest.refused
     print_notes(bundle.manifest.notes)
+    checked = None if budgets is None else check(bundle, budgets)
     if as_json:
         passed, artifacts = parity.passed and not refused, terminal_build.summary(parity, profile)
-        print_document(
-            {"bundle": str(bundle.root), "passed": passed, "artifacts": [*artifacts], "refused": to_json(refused)}
-        )
+        passed = passed and (checked is None or checked.passed)
+        document: dict[str, JsonValue] = {
+            "bundle": str(bundle.root),
+            "passed": passed,
+            "artifacts": [*artifacts],
+            "refused": to_json(refused),
+        }
+        print_document(document if checked is None else {**document, "budgets": document_of(checked)})
     else:
         terminal_build.show_build(bundle, parity, profile)
+        if checked is not None:
+            show_budgets(checked)
         console.show_next(*terminal_build.after_build(bundle, parity))
-    sys.exit(parity.exit_code or (1 if bundle.refused else 0))
+    sys.exit(parity.exit_code or (1 if bundle.refused else 0) or (0 if checked is None else checked.exit_code))

@@ -27,6 +27,7 @@ DOCUMENTS: Final = {
     "inspection": "coordatt_deploy.inspection.result:InspectionResult",
     "bundle-inspection": "coordatt_deploy.inspection.result:BundleInspectionResult",
     "verification": "coordatt_deploy.bundle:Verification",
+    "check": "coordatt_deploy.release.result:CheckResult",
     "attention-cost": "coordatt_deploy.attention_cost.result:AttentionCost",
     "search": "coordatt_deploy.mixed_precision.result:SearchResult",
 }

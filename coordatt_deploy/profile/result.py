@@ -211,7 +211,7 @@ class ProfileResult:
         return Profile(
             host=self.host,
             results=tuple(item.latency() for item in self.results),
-            yardsticks={item.threads: _yardstick(item) for item in self.yardsticks},
+            yardsticks={item.threads: yardstick(item) for item in self.yardsticks},
             settings=self.settings,
             skipped=self.skipped,
             interrupted=self.interrupted,
@@ -270,7 +270,8 @@ def latency_record(item: ArtifactLatency) -> LatencyRecord:
     )
 
 
-def _yardstick(item: YardstickRecord) -> Latency:
+def yardstick(item: YardstickRecord) -> Latency:
+    """Return the samples of a record."""
     return Latency(
         item.samples_ns, item.warmups_ns, 1, item.samples_per_round, item.openings, item.lost_ns, item.evidence
     )

@@ -1,26 +1,18 @@
 """Write reports of a bundle from the results that ``parity``, ``profile`` and ``evaluate`` left in it."""
 
-from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from coordatt_deploy import __version__
-from coordatt_deploy.bundle import REPORTS, Bundle
-from coordatt_deploy.documents import Document, check_version, from_json, parse_object
-from coordatt_deploy.errors import BundleError, DeployError, UsageError
-from coordatt_deploy.evaluation import reports as evaluation_reports
-from coordatt_deploy.evaluation.reports import EvaluationReports
+from coordatt_deploy.bundle import Bundle
+from coordatt_deploy.errors import DeployError, UsageError
+from coordatt_deploy.kept_results import document, read_kept, read_results
 from coordatt_deploy.mixed_precision.result import SearchResult, Sensitivity
 from coordatt_deploy.parity import reports as parity_reports
 from coordatt_deploy.parity.reports import ParityReports
 from coordatt_deploy.parity.result import ParityResult
-from coordatt_deploy.profile import instructions
-from coordatt_deploy.profile import reports as profile_reports
-from coordatt_deploy.profile.instructions import InstructionReports
-from coordatt_deploy.profile.reports import ProfileReports
 from coordatt_deploy.report.junit import junit
 from coordatt_deploy.report.markdown import markdown
 from coordatt_deploy.report.page.render import Contents, page
@@ -30,14 +22,6 @@ from coordatt_deploy.runtimes.file_graph import OperatorCount
 from coordatt_deploy.runtimes.reader import count_operators
 
 PAGE: Final = "report.html"
-
-WRITTEN_BY: Final = {
-    "sensitivity": "quantize {bundle} --sensitivity",
-    "search": "quantize {bundle} --max-drop 0.5",
-}  # documents that are not called after the command that writes them
-
-T = TypeVar("T")
-D = TypeVar("D", bound=Document)
 
 
 def write_page(bundle: Bundle, target: Path | None = None, *, now: datetime | None = None) -> Path:
@@ -59,12 +43,10 @@ def write_page(bundle: Bundle, target: Path | None = None, *, now: datetime | No
 
 def _contents(bundle: Bundle, moment: datetime) -> Contents:
     hashes = {artifact.path: artifact.sha256 for artifact in bundle.manifest.artifacts}
-    parity = _parity(bundle)
-    profile = _read(bundle, "profile.json", profile_reports.read_reports) or ProfileReports()
-    accuracy = _read(bundle, "evaluate.json", evaluation_reports.read_reports) or EvaluationReports()
-    counted = _instructions(bundle)
-    sensitivity = _read(bundle, "sensitivity.json", partial(_document, Sensitivity))
-    searched = _read(bundle, "search.json", partial(_document, SearchResult))
+    kept = read_results(bundle)
+    parity, profile, accuracy, counted = kept.parity, kept.profile, kept.accuracy, kept.instructions
+    sensitivity = read_kept(bundle, "sensitivity.json", partial(document, Sensitivity))
+    searched = read_kept(bundle, "search.json", partial(document, SearchResult))
     runs = sorted(
         (*parity.runs, *profile.runs, *accuracy.runs, *(run for item in counted.values() for run in item.runs)),
         key=lambda run: run.time or "",
@@ -101,51 +83,6 @@ def _operators(bundle: Bundle) -> dict[str, OperatorCount]:
     return operators
 
 
-def _parity(bundle: Bundle) -> ParityReports:
-    """The runs on this machine, and those on every target."""
-    here = _read(bundle, "parity.json", parity_reports.read_reports) or ParityReports()
-    others = (_read(bundle, path.name, parity_reports.read_reports) for path in _of_targets(bundle, "parity"))
-    return replace(here, runs=(*here.runs, *(run for item in others if item is not None for run in item.runs)))
-
-
-def _instructions(bundle: Bundle) -> dict[str, InstructionReports]:
-    """What was counted, by target."""
-    found = {}
-    for path in _of_targets(bundle, "profile"):
-        reports = _read(bundle, path.name, instructions.read_reports)
-        if reports is not None and reports.runs:
-            found[reports.runs[0].place] = reports
-    return found
-
-
-def _of_targets(bundle: Bundle, stem: str) -> list[Path]:
-    """The documents of runs on other machines; see ``report_file.report_name``."""
-    return sorted((bundle.root / REPORTS).glob(f"{stem}-*.json"))
-
-
-def _document(kind: type[D], text: str) -> D:
-    document = parse_object(text)
-    check_version(document, 1, kind.VERSION)
-    return from_json(kind, document)
-
-
-def _read(bundle: Bundle, name: str, read: Callable[[str], T]) -> T | None:
-    """Return a document of ``reports/``; None where it was not written yet.
-
-    Raises:
-        BundleError: It is not JSON, of another schema, or misshapen.
-    """
-    path = bundle.root / REPORTS / name
-    if not path.exists():
-        return None
-    try:
-        return read(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        command = WRITTEN_BY.get(path.stem, f"{path.stem.partition('-')[0]} {bundle.root}")
-        again = f"write it again with: coordatt-deploy {command.format(bundle=bundle.root)}"
-        raise BundleError(f"reports/{name} cannot be read: {error}; {again}") from None
-
-
 def write_summaries(
     bundle: Bundle,
     parity: ParityResult,
@@ -169,7 +106,7 @@ def write_summaries(
     refused = bundle.manifest.refused
     if inside:
         hashes = {artifact.path: artifact.sha256 for artifact in bundle.manifest.artifacts}
-        kept = _read(bundle, report_name("parity", parity.target), parity_reports.read_reports) or ParityReports()
+        kept = read_kept(bundle, report_name("parity", parity.target), parity_reports.read_reports) or ParityReports()
         known = kept.result(parity.target or HERE, hashes) or parity
         bundle.write_report(report_name("junit", parity.target, "xml"), junit(known, refused))
     if junit_file is not None:
