@@ -12,6 +12,16 @@ from coordatt_deploy.array_types import NumberArray
 Arrays = Sequence[NumberArray]
 
 
+def without_shared_infinities(
+    value: NumberArray, reference: NDArray[np.float64]
+) -> tuple[NumberArray, NDArray[np.float64]]:
+    """Return both with 0 where both are the same infinity, which is no error: a mask of minus infinity, say."""
+    shared = np.isinf(reference) & (np.asarray(value) == reference)
+    if not shared.any():
+        return value, reference
+    return np.where(shared, 0.0, value), np.where(shared, 0.0, reference)
+
+
 def sqnr_db(candidate: Arrays, reference: Arrays) -> float:
     """Signal-to-quantization-noise ratio over all cases, in dB; NaN where a value is not finite."""
     signal = sum(float(np.sum(np.square(r, dtype=np.float64))) for r in reference)

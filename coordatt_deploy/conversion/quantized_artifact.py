@@ -148,13 +148,18 @@ def measure_ranges(prepared: Prepared, recipe: Recipe, data: CalibrationSet | No
         def passes() -> Iterator[dict[str, NumberArray]]:
             for feeds in data.feeds(prepared.at_once):
                 values = runner.infer({spec.name: encode(feeds[spec.name], spec) for spec in inputs})
-                yield {name: values[name] for name in wanted}
+                yield {name: _without_masks(values[name]) for name in wanted}
 
         ranges = measure(passes, recipe.ranges)
     for name, found in ranges.items():
         if not np.isfinite([found.low, found.high]).all():
             raise ConversionError(f"the float {kind} artifact gives NaN or infinity at {name} on the calibration data")
     return ranges | {spec.name: input_range(data.arrays[spec.name]) for spec in inputs}
+
+
+def _without_masks(value: NumberArray) -> NumberArray:
+    """Take minus infinity, which a mask puts before a softmax, for the least number: no grid can hold either."""
+    return np.nan_to_num(value, nan=np.nan, posinf=np.inf)
 
 
 def write(

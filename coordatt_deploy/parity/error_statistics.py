@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordatt_deploy.array_types import NumberArray
-from coordatt_deploy.metrics import decibels_by_case, sqnr_db_of_energies
+from coordatt_deploy.metrics import decibels_by_case, sqnr_db_of_energies, without_shared_infinities
 
 # How many of a layer's elements may lie beyond the grid: a share, or a few in small layers. Calibration leaves out a
 # hundred-thousandth at either end; images that it did not see were measured to have up to a thousandth, 12 elements, in
@@ -151,6 +151,7 @@ class LayerErrorStats:
             cut_off: Elements that lie at an end of the artifact's grid, with the reference beyond.
             inherited: Elements made of such ones; they don't count, however many there are.
         """
+        value, reference = without_shared_infinities(value, reference)
         bad = int(np.count_nonzero(~np.isfinite(value)))
         signed = np.asarray(value, np.float64) - reference
         error = np.abs(signed)

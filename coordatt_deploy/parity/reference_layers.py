@@ -23,6 +23,7 @@ from coordatt_deploy.parity.reference_rounding import (
     Rounding,
     RoundingError,
     before_divisions,
+    beyond_grids,
     compare,
     max_noise,
 )
@@ -152,10 +153,12 @@ class ReferenceLayers:
                 low, high = ranges.get(self.nodes[layer], (0.0, 0.0))
                 ranges[self.nodes[layer]] = (min(low, float(value.min())), max(high, float(value.max())))
         spared = lost_in_float16(self.graph.module) if storage.values is Precision.FP16 else frozenset()
+        if storage.values is Precision.INT8:
+            spared = beyond_grids(self.graph.module, ranges)
         rounding = Rounding(storage, frozenset(self.nodes[layer] for layer in cuts), ranges, spared=spared)
         if storage.values is not Precision.INT8 or not (divided := before_divisions(self.graph.module)):
             return rounding
-        return rounding if self._is_finite(cases, rounding) else replace(rounding, spared=divided)
+        return rounding if self._is_finite(cases, rounding) else replace(rounding, spared=spared | divided)
 
     def _is_finite(self, cases: Sequence[Feeds], rounding: Rounding) -> bool:
         """Whether torch, rounding so, gives numbers where it gives numbers without; a divisor may round to 0."""

@@ -25,7 +25,9 @@ from coordatt_deploy.graph.lowering.activations import find_activations
 from coordatt_deploy.graph.operators import Trait, having, integer_ranges, weight_positions
 from coordatt_deploy.graph.sequential_statistics import with_statistics_in_sequence
 from coordatt_deploy.graph.summation_order import begun_at_half, bias_first, in_sequence
-from coordatt_deploy.quantization.delicate_sums import leads_to
+from coordatt_deploy.metrics import without_shared_infinities
+from coordatt_deploy.quantization.delicate_sums import leads_to, too_wide
+from coordatt_deploy.quantization.simulate import MASKING, SOFTMAXES
 
 WEIGHTED: Final = weight_positions()
 KEEPS_GRID: Final = having(Trait.KEEPS_GRID)
@@ -45,7 +47,7 @@ class Rounding:
         cuts: The names of the nodes that the artifact has a tensor for; integers are stored there.
         ranges: The least and greatest value of each node, 0 included; for integers.
         clips: Whether what lies beyond the range is cut off. Not for values that nothing was calibrated on.
-        spared: The names of the nodes that stay in float32 in an artifact of float16 or integers.
+        spared: The names of the nodes that stay in float32 in an artifact of float16, in float in one of integers.
         sums_statistics: Whether mean and variance of normalisations are summed one element after another.
         sigmoid_error: What a sigmoid of the runtime is off by, however small its values are; see ``Tolerance``.
     """
@@ -77,7 +79,8 @@ class RoundingError:
 
 
 def compare(value: NumberArray, reference: NDArray[np.float64], step: float = 0.0) -> RoundingError:
-    """Return how far *value* is from the reference; NaN where both are infinite."""
+    """Return how far *value* is from the reference; NaN where both are infinite and not alike."""
+    value, reference = without_shared_infinities(value, reference)
     with np.errstate(invalid="ignore"):
         error = np.abs(np.asarray(value, np.float64) - reference)
     axes = tuple(axis for axis in range(error.ndim) if axis != 1 or error.ndim < 2)
@@ -157,7 +160,7 @@ class Rounder(fx.Interpreter):
                 return _coarse(value, axis, storage.weight_bits)
             return value if storage.values is not Precision.FP16 else rounded_to_float16(value)
         if node.name in self.rounding.spared:
-            return value
+            return _in_eleven_bits(value) if storage.values is Precision.INT8 else value
         if storage.values is Precision.FP16:
             return rounded_to_float16(value)
         if storage.values is Precision.INT8 and (node.op == "placeholder" or node.name in self.rounding.cuts):
@@ -177,6 +180,8 @@ class Rounder(fx.Interpreter):
         if all(op_name(user) in CHOOSES for user in node.users):  # read elsewhere it has a grid of its own
             sharing += node.users
         for other in sharing:
+            if other.name in self.rounding.spared:
+                continue
             first, last = self.rounding.ranges.get(other.name, (low, high))
             low, high = min(low, first), max(high, last)
         return min(low, 0.0), max(high, 0.0)
@@ -202,6 +207,26 @@ def before_divisions(module: fx.GraphModule) -> frozenset[str]:
     return frozenset(leads_to(starts, made_of))
 
 
+def beyond_grids(module: fx.GraphModule, ranges: Mapping[str, tuple[float, float]]) -> frozenset[str]:
+    """Return the nodes that no integer grid can hold, as a mask of minus infinity makes them.
+
+    Quantizers leave those in float (``quantization.delicate_sums``).
+
+    Args:
+        module: The captured graph.
+        ranges: Least and greatest value of each node.
+    """
+    calls = [node for node in module.graph.nodes if node.op == "call_function"]
+    reads = {node.name: [item.name for item in node.all_input_nodes] for node in calls}
+    return frozenset(
+        too_wide(
+            ranges,
+            [reads[node.name][0] for node in calls if op_name(node) in SOFTMAXES],
+            {node.name: reads[node.name] for node in calls if op_name(node) in MASKING},
+        )
+    )
+
+
 def _output_axis(node: fx.Node) -> int | None:
     """Return the axis of a weight along its outputs; None for what is not a weight."""
     for user in node.users:
@@ -217,6 +242,12 @@ def _coarse(weights: torch.Tensor, axis: int, bits: int) -> torch.Tensor:
     others = [at for at in range(weights.ndim) if at != axis]
     step = weights.abs().amax(others, keepdim=True) / (2 ** (bits - 1) - 1)
     return torch.where(step > 0, torch.round(weights / step.clamp_min(1e-30)) * step, weights)
+
+
+def _in_eleven_bits(value: torch.Tensor) -> torch.Tensor:
+    """Round as float16 does, in which Core ML stores what is on no grid, but to no end of its range."""
+    mantissa, exponent = torch.frexp(value.double())
+    return torch.ldexp(torch.round(mantissa * 2**11) / 2**11, exponent).to(value.dtype)
 
 
 def _snapped(value: torch.Tensor, low: float, high: float, step: float, *, clips: bool) -> torch.Tensor:

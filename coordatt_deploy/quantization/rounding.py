@@ -133,7 +133,7 @@ class _Walk:
         if node.name not in self.stored or node.name in self.kept:
             return rough
         grid = grid_of(node, exact, self.method)
-        return [grid.snap(value) for value in rough]
+        return rough if grid is None else [grid.snap(value) for value in rough]
 
     def _round(self, node: fx.Node) -> None:
         place, bias_place = input_node(node, 1, "weight"), input_node(node, 2, "bias")

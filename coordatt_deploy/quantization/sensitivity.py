@@ -231,7 +231,8 @@ class Simulation:
             elif node.op == "call_function":
                 exact[node] = apply(node, exact, len(feeds))
             if node.name in kept and node.op != "placeholder":
-                grids[node.name] = grid_of(node, exact[node], method)
+                grid = grid_of(node, exact[node], method)
+                grids |= {} if grid is None else {node.name: grid}
         return cls(graph, levels, len(feeds), exact, grids, integer)
 
     def rough_outputs(self, nodes: frozenset[str]) -> list[Values]:

@@ -18,6 +18,7 @@ from coordatt_deploy.artifact_specs import RangeMethod
 from coordatt_deploy.graph.graph import Graph, is_call, is_tensor, op_name
 from coordatt_deploy.graph.operators import Trait, having
 from coordatt_deploy.metrics import sqnr_db_of_energies
+from coordatt_deploy.quantization.delicate_sums import too_wide
 from coordatt_deploy.quantization.ranges import Range, of_values
 
 Values = list[torch.Tensor]
@@ -65,6 +66,9 @@ TO_DIVISORS: Final = MOVES | {
     "clamp_min",
     "maximum",
 }
+# What leads from a mask to the softmax behind it, element by element.
+MASKING: Final = MOVES | {"add", "sub", "mul", "div", "where", "masked_fill"}
+SOFTMAXES: Final = frozenset({"softmax", "log_softmax"})
 SIGMOID: Final = Grid(1 / 256, -128)  # fixed in TFLite's kernels
 
 
@@ -109,11 +113,27 @@ def is_fused_into(node: fx.Node, users: Sequence[fx.Node]) -> bool:
     return op_name(node) in FUSES and len(users) == 1 and op_name(users[0]) in FUSED_BEHIND
 
 
-def grid_of(node: fx.Node, values: Values, method: RangeMethod) -> Grid:
-    """Choose the grid for a node from its float *values*."""
+def grid_of(node: fx.Node, values: Values, method: RangeMethod) -> Grid | None:
+    """Choose the grid for a node from its float *values*; None where files leave it in float, as no grid holds it."""
     if op_name(node) == "sigmoid":
         return SIGMOID
+    low, high = (float(end) for end in (min(v.min() for v in values), max(v.max() for v in values)))
+    ends = {node.name: (min(low, 0.0), max(high, 0.0))}
+    if too_wide(ends, [node.name] if _before_softmax(node) else [], {node.name: []}):
+        return None
     return Grid.of(of_values([value.numpy() for value in values], method))
+
+
+def _before_softmax(node: fx.Node) -> bool:
+    waiting, seen = list(node.users), set[fx.Node]()
+    while waiting:
+        user = waiting.pop()
+        if op_name(user) in SOFTMAXES:
+            return True
+        if op_name(user) in MASKING and user not in seen:
+            seen.add(user)
+            waiting += user.users
+    return False
 
 
 def last_uses(graph: Graph) -> dict[fx.Node, fx.Node]:

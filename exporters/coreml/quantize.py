@@ -22,6 +22,7 @@ from coordatt_deploy.exporters import EIGHT_BITS, Exported, ExportRequest
 from coordatt_deploy.exporters.coreml.export import DATE_KEY, MODEL_FOLDER, write_package
 from coordatt_deploy.formats import Format, TargetCpu
 from coordatt_deploy.layer_map import LayerMap, Part
+from coordatt_deploy.quantization.delicate_sums import too_wide, touching
 from coordatt_deploy.quantization.ranges import Range, needed
 from coordatt_deploy.quantization.recipes import Mode, Recipe, checked, kept_in_float
 from coordatt_deploy.runtimes.coreml.coremltools_import import coremltools as ct
@@ -31,6 +32,11 @@ from coordatt_deploy.runtimes.coreml.evaluator.package import CLASSIFY, block_of
 # Weights up to this size stay as they are: coremltools' own threshold; small ones save nothing and cost most accuracy.
 FLOATS: Final = frozenset({proto.MIL_pb2.FLOAT16, proto.MIL_pb2.FLOAT32})
 FEW_WEIGHTS: Final = 2048
+WEIGHTED: Final = frozenset({"conv", "conv_transpose", "linear", "matmul", "gather", "prelu"})
+# What leads from a mask to the softmax behind it.
+MASKING: Final = frozenset(
+    {"add", "sub", "mul", "real_div", "select", "reshape", "transpose", "expand_dims", "squeeze"}
+)
 LEAST_STEP: Final = 2.0**-18  # float16 holds four bits of it; nothing in a network that computes in float16 is finer
 IOS_17: Final = 8  # specification version: the first with quantize and dequantize
 # What coremltools' passes put between quantize and dequantize, as a graph calls it.
@@ -82,7 +88,11 @@ def quantize(
         ct.converters.mil.mil.Builder.name_count.clear()
         try:
             if recipe.mode is Mode.STATIC:
-                model = _with_activations(model, needed(ranges, recipe), kept | _of_integers(floats))
+                model = _with_activations(
+                    model,
+                    needed(ranges, recipe),
+                    kept | _of_integers(floats) | _too_wide(floats, needed(ranges, recipe)),
+                )
             model = _with_weights(model, recipe, kept)
         except Exception as error:
             raise ConversionError(f"coremltools cannot apply {recipe.name}: {error}") from error
@@ -100,6 +110,22 @@ def _of_integers(block: proto.MIL_pb2.Block) -> set[str]:
         for output in operation.outputs
         if output.type.tensorType.dataType not in FLOATS
     }
+
+
+def _too_wide(block: proto.MIL_pb2.Block, ranges: Mapping[str, Range]) -> set[str]:
+    """Names of what no grid can hold, as a mask of minus infinity makes it, and of what is made of it."""
+    edges = _edges(block)
+    wide = too_wide(
+        {name: (bounds.low, bounds.high) for name, bounds in ranges.items()},
+        [operation.inputs["x"].arguments[0].name for operation in block.operations if operation.type == "softmax"],
+        {
+            name: reads
+            for operation, (reads, makes) in zip(block.operations, edges, strict=True)
+            if operation.type in MASKING
+            for name in makes
+        },
+    )
+    return touching(wide, edges)
 
 
 def _rescaled(block: proto.MIL_pb2.Block) -> dict[str, float]:
@@ -224,14 +250,17 @@ def _config(chosen: _OperatorConfig, kept: set[str]) -> ct.optimize.coreml.Optim
 
 
 def _weights_of(model: ct.models.MLModel, kept: set[str]) -> set[str]:
-    """Names of the constants that the operations which make the tensors *kept* read."""
+    """Names of the constants that stay in float: those of what makes the tensors *kept*, and those that are no weights.
+
+    A mask of minus infinity that is added would be stored in steps of 1e36.
+    """
     block = block_of(model.get_spec())
     constants = {output.name for operation in block.operations if _is_constant(operation)
                  for output in operation.outputs}  # fmt: skip
     return {
         binding.name
         for operation in block.operations
-        if kept & {output.name for output in operation.outputs}
+        if operation.type not in WEIGHTED or kept & {output.name for output in operation.outputs}
         for argument in operation.inputs.values()
         for binding in argument.arguments
         if binding.name in constants

@@ -27,7 +27,7 @@ from coordatt_deploy.exporters import EIGHT_BITS, Exported, ExportRequest
 from coordatt_deploy.exporters.onnx.ir_version import lower_ir
 from coordatt_deploy.formats import Format, IoType, TargetCpu
 from coordatt_deploy.layer_map import LayerMap, Part
-from coordatt_deploy.quantization.delicate_sums import leads_to
+from coordatt_deploy.quantization.delicate_sums import leads_to, too_wide, touching
 from coordatt_deploy.quantization.ranges import Range, needed
 from coordatt_deploy.quantization.recipes import Mode, Recipe, checked, kept_in_float
 from coordatt_deploy.runtimes.onnx.saturation import SEVEN_BITS
@@ -53,6 +53,8 @@ INTEGER: Final[Mapping[str, tuple[str, ...]]] = {
 }
 # What leads from a sum to a divisor or a logarithm, element by element, of those with an integer kernel.
 STEPS: Final = frozenset({"Add", "Mul", "Reshape"})
+# What leads from a mask to the softmax behind it.
+MASKING: Final = STEPS | {"Sub", "Div", "Where", "Transpose", "Unsqueeze", "Squeeze", "Flatten"}
 FEW_WEIGHTS: Final = 1024  # as in TFLite: such weights stay in float where activations do
 SUFFIX: Final = "_DequantizeLinear_Output"
 
@@ -139,7 +141,7 @@ def _static(
         name: TensorData(lowest=np.float32(bounds.low), highest=np.float32(bounds.high))
         for name, bounds in ranges.items()
     }
-    spared = kept | _delicate(model)
+    spared = kept | _delicate(model) | _too_wide(model, ranges)
     excluded = [node.name for node in model.graph.node if spared & set(node.output)]
     try:
         with _silent():
@@ -169,6 +171,17 @@ def _delicate(model: onnx.ModelProto) -> set[str]:
     made_of = {name: list(node.input) for node in model.graph.node if node.op_type in STEPS for name in node.output}
     divisors = [node.input[1] for node in model.graph.node if node.op_type == "Div"]
     return leads_to([*divisors, *(node.input[0] for node in model.graph.node if node.op_type == "Log")], made_of)
+
+
+def _too_wide(model: onnx.ModelProto, ranges: Mapping[str, Range]) -> set[str]:
+    """Names of what no grid can hold, as a mask of minus infinity makes it, and of what is made of it."""
+    nodes = model.graph.node
+    wide = too_wide(
+        {name: (bounds.low, bounds.high) for name, bounds in ranges.items()},
+        [node.input[0] for node in nodes if node.op_type in {"Softmax", "LogSoftmax"}],
+        {name: list(node.input) for node in nodes if node.op_type in MASKING for name in node.output},
+    )
+    return touching(wide, ((node.input, node.output) for node in nodes))
 
 
 def _weights_only(model: onnx.ModelProto, kept: set[str]) -> None:

@@ -5,23 +5,28 @@
     of places, and their sum   With a map of 28x28 global context fell from 36 dB to 4 dB
     what stands by a RSQRT,    XNNPACK has these operators for floats alone, so each of a normalisation's would end a
     of few values              partition; in float they cost next to nothing
+    a value beyond float16,    no grid holds what a mask of minus infinity makes (``delicate_sums``)
+    and scores under a mask
 
 XNNPACK takes all of them in float. The third rule is for values as few as those of a normalisation of pooled ones: a
 whole map in float would cost more than a partition.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from ai_edge_litert import schema_py_generated as schema
 
-from coordatt_deploy.quantization.delicate_sums import leads_to
+from coordatt_deploy.quantization.delicate_sums import leads_to, too_wide, touching
+from coordatt_deploy.quantization.ranges import Range
 
 _CODES: Final = schema.BuiltinOperator
 FEW: Final = 4096  # values: 16 kB in float
 # What leads from a sum to a divisor or a logarithm, element by element.
 STEPS: Final = frozenset({"ADD", "SUB", "MUL", "SQRT", "SQUARE", "ABS", "MAXIMUM", "POW", "DIV", "RESHAPE"})
+# What leads from a mask to the softmax behind it.
+MASKING: Final = STEPS | {"SELECT_V2", "SELECT", "TRANSPOSE", "EXPAND_DIMS", "SQUEEZE"}
 BEFORE: Final = frozenset({"ADD", "SUB", "MUL", "SQUARED_DIFFERENCE", "MEAN", "RESHAPE"})  # of a variance
 BEHIND: Final = frozenset({"MUL", "SUB", "BROADCAST_TO", "RESHAPE"})  # of a reciprocal deviation
 MOVING: Final = frozenset({"RESHAPE", "TRANSPOSE"})
@@ -38,10 +43,16 @@ class _Operator:
     columns: int
 
 
-def float_operators(model: schema.ModelT) -> set[str]:
-    """Return the names of what they give, so that the quantizer finds them."""
+def float_operators(model: schema.ModelT, ranges: Mapping[str, Range] | None) -> set[str]:
+    """Return the names of what they give, so that the quantizer finds them.
+
+    Args:
+        model: In float.
+        ranges: Of each tensor on the calibration data; None where activations stay in float.
+    """
     operators = _operators(model)
-    return _delicate(operators) | _normalisations(operators) | _sums_of_places(operators)
+    found = _delicate(operators) | _normalisations(operators) | _sums_of_places(operators)
+    return found if ranges is None else found | _too_wide(operators, ranges)
 
 
 def _operators(model: schema.ModelT) -> list[_Operator]:
@@ -94,6 +105,18 @@ def _made_of(operators: Iterable[_Operator], names: frozenset[str], most: int | 
         if item.name in names and (most is None or item.most <= most)
         for output in item.outputs
     }
+
+
+def _too_wide(operators: Sequence[_Operator], ranges: Mapping[str, Range]) -> set[str]:
+    """What no grid can hold, as a mask of minus infinity makes it, and what is made of it."""
+    # A mask that is added to a product of two computed matrices is the bias of the operator that multiplies them.
+    biased = (item for item in operators if item.name == "FULLY_CONNECTED" and len(item.inputs) == 2)
+    wide = too_wide(
+        {name: (bounds.low, bounds.high) for name, bounds in ranges.items()},
+        [item.inputs[0] for item in operators if item.name in {"SOFTMAX", "LOG_SOFTMAX"}],
+        {**_made_of(operators, MASKING), **{item.outputs[0]: [] for item in biased}},
+    )
+    return touching(wide, ((item.inputs, item.outputs) for item in operators))
 
 
 def _normalisations(operators: list[_Operator]) -> set[str]:

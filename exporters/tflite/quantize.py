@@ -74,7 +74,13 @@ def quantize(
         content = pack(model)
         model = schema.ModelT.InitFromPackedBuf(content, 0)
     kept = _kept_in_float(recipe, exported.layers, model)
-    manager = _manager(recipe, [*kept, *(_pattern(name) for name in sorted(float_operators(model)))])
+    manager = _manager(
+        recipe,
+        [
+            *kept,
+            *(_pattern(name) for name in sorted(float_operators(model, ranges if recipe.needs_calibration else None))),
+        ],
+    )
     statistics = None
     if recipe.needs_calibration:
         statistics = {

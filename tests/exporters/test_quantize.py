@@ -7,6 +7,7 @@ import pytest
 import torch
 from ai_edge_litert import schema_py_generated as schema
 from files_against_torch import captured
+from masked_attention import MaskedAttention
 from onnx import load as load_onnx
 from torch import nn
 
@@ -337,3 +338,35 @@ def test_a_logarithm_is_taken_of_no_grid(kind, how, tmp_path):
     expected = [run(graph, feeds)[graph.outputs[0]] for feeds in FRESH.feeds()]
 
     assert sqnr([item[graph.outputs[0]] for item in given], expected) > (18 if how == "spelled softplus" else 24)
+
+
+def int8_db(module, kind, folder):
+    """What the int8 file keeps of a network of 32x32 pixels, on images that nothing was measured on."""
+    graph, recipe = captured(module.eval(), (1, 3, 32, 32)), parse("static_wi8_ai8")
+    data, fresh = (
+        CalibrationSet("made up", {"image": item.arrays["image"][..., :32]}, item.names, 0) for item in (DATA, FRESH)
+    )
+    folder.mkdir()
+    prepared = prepare(graph, recipe, kind, SPEC, folder, target_cpu=CPUS.get(kind), data=data)
+    path = folder / f"net.{SUFFIX[kind]}"
+    exported, request = write(prepared, recipe, measure_ranges(prepared, recipe, data), path, SPEC)
+    with runtime(kind).open_artifact(path, exported.described(request, folder, recipe.name)) as opened:
+        (into,), (out,) = opened.inputs, opened.outputs
+        given = [
+            decode(opened.infer({into.name: encode(feeds["image"], into)})[out.name], out) for feeds in fresh.feeds()
+        ]
+    with torch.no_grad():
+        return sqnr(given, [module(torch.from_numpy(feeds["image"])).numpy() for feeds in fresh.feeds()])
+
+
+@pytest.mark.parametrize("kind", list(Format))
+@pytest.mark.parametrize(("fill", "how"), [(float("-inf"), "fill"), (-1e4, "add")])
+def test_a_mask_lies_on_no_grid(kind, fill, how, tmp_path):
+    """
+    A grid to minus infinity ended TFLite's runtime, and one to -1e4 left one value of all scores. So a mask costs no
+    more than what the same attention loses without one.
+    """
+    masked = int8_db(MaskedAttention(fill, how), kind, tmp_path / "masked")
+    without = int8_db(MaskedAttention(fill, how, first=64), kind, tmp_path / "without")
+
+    assert masked > without - 6

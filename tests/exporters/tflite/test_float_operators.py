@@ -70,7 +70,7 @@ def sqnr_db(net, path, artifact):
 def kept_of(path):
     """The operators of a float file that stay in float, by what they are."""
     model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
-    graph, kept = model.subgraphs[0], float_operators(model)
+    graph, kept = model.subgraphs[0], float_operators(model, None)
     names = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
     return {names[model.operatorCodes[item.opcodeIndex].builtinCode] for item in graph.operators
             if graph.tensors[item.outputs[0]].name.decode() in kept}  # fmt: skip
@@ -97,7 +97,7 @@ def test_integers_would_lose_the_weights_of_the_places(tmp_path, monkeypatch):
     """
     The negative: without the rule the same network is wrong, so that the limit above would not hold.
     """
-    monkeypatch.setattr("coordatt_deploy.exporters.tflite.quantize.float_operators", lambda _model: set())
+    monkeypatch.setattr("coordatt_deploy.exporters.tflite.quantize.float_operators", lambda _model, _ranges: set())
     net, path, artifact, _ = quantized(create_attention("global_context", 16), tmp_path)
 
     assert sqnr_db(net, path, artifact) < 20
