@@ -102,6 +102,8 @@ class FormatFacts:
         fixed_size_because: Why height and width cannot be dynamic; None where they can.
         native_systems: How the names of the systems begin that have its real runtime, in lower case; empty for all.
         elsewhere: What is done with its files on other systems.
+        min_runtimes: What ``--min-runtime`` calls the runtime or system that files are written for.
+        has_opset: Whether files are of an opset that can be chosen.
     """
 
     title: str
@@ -122,6 +124,8 @@ class FormatFacts:
     elsewhere: str = ""
     runner_modules: tuple[str, ...] = ()
     runs_only_on: str | None = None
+    min_runtimes: tuple[str, ...] = ()
+    has_opset: bool = False
 
 
 FORMATS: Final[Mapping[Format, FormatFacts]] = {
@@ -150,6 +154,7 @@ FORMATS: Final[Mapping[Format, FormatFacts]] = {
         conversion_seconds=20,
         fixed_size_because="the memory of every tensor is planned when the file is written",
         runner_modules=("file_check", "flatbuffer"),
+        min_runtimes=("tflite",),
     ),
     Format.ONNX: FormatFacts(
         title="ONNX",
@@ -170,6 +175,8 @@ FORMATS: Final[Mapping[Format, FormatFacts]] = {
         quantized_from=Precision.FP32,
         per_cpu=True,
         conversion_seconds=5,
+        min_runtimes=("onnxruntime",),
+        has_opset=True,
     ),
     Format.COREML: FormatFacts(
         title="Core ML",
@@ -188,6 +195,7 @@ FORMATS: Final[Mapping[Format, FormatFacts]] = {
         native_systems=("darwin", "macos"),
         elsewhere="are evaluated from the saved ML Program here; the real runtime needs macOS",
         runs_only_on="Apple's systems",
+        min_runtimes=("ios",),
     ),
 }  # fmt: skip
 

@@ -14,6 +14,7 @@ from coordatt_deploy.artifact_specs import OutputKind
 from coordatt_deploy.commands.options import (
     PATH,
     CalibrationOptions,
+    LimitOptions,
     P,
     calibration_options,
     dynamic_batch_option,
@@ -22,6 +23,7 @@ from coordatt_deploy.commands.options import (
     gathered,
     input_shape_option,
     input_size_option,
+    limit_options,
     member_of,
     members,
     model_args_option,
@@ -31,6 +33,15 @@ from coordatt_deploy.commands.options import (
 )
 from coordatt_deploy.formats import Format, Precision, TargetCpu
 from coordatt_deploy.loading.sizes import BatchBounds, Bounds
+
+
+@dataclass(frozen=True, slots=True)
+class AboutOptions:
+    """What files say of the model to whoever opens them; see ``artifact_specs.About``."""
+
+    author: str | None = None
+    license: str | None = None
+    description: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +62,7 @@ class ModelOptions:
         outputs: Names of outputs, and what they are.
         labels: A file of class names.
         golden: A folder of images.
+        about: Author, licence and description.
     """
 
     model: str | None = None
@@ -66,6 +78,7 @@ class ModelOptions:
     outputs: tuple[tuple[str, OutputKind], ...] = ()
     labels: Path | None = None
     golden: Path | None = None
+    about: AboutOptions = field(default_factory=AboutOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +110,7 @@ class ExportOptions:
         model: What is exported.
         preprocessing: How images become its input.
         calibration: For int8 files.
+        limits: For how old a runtime.
         formats: Empty for all.
         precisions: Empty for every float precision of each format.
         target_cpus: Empty for ARM64.
@@ -110,6 +124,7 @@ class ExportOptions:
     model: ModelOptions = field(default_factory=ModelOptions)
     preprocessing: PreprocessingOptions = field(default_factory=PreprocessingOptions)
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
+    limits: LimitOptions = field(default_factory=LimitOptions)
     formats: tuple[Format, ...] = ()
     precisions: tuple[Precision, ...] = ()
     target_cpus: tuple[TargetCpu, ...] = ()
@@ -131,6 +146,9 @@ def export_options(command: Callable[Concatenate[ExportOptions, P], None]) -> Ca
         ),
         model_args_option,
         click.option("--name", help="What the model is called in file names."),
+        click.option("--author", help="Whose model it is; the next two as well go into the metadata of every file."),
+        click.option("--license", help="That it is given under: Apache-2.0."),
+        click.option("--description", help="What it is for, in a sentence or a few."),
         click.option(
             "--checkpoint",
             type=PATH,
@@ -194,5 +212,6 @@ def export_options(command: Callable[Concatenate[ExportOptions, P], None]) -> Ca
         click.option("--golden", type=PATH, help="A folder of images of your own for the golden inputs."),
         click.option("--output-dir", type=PATH, help="The bundle's folder; default: the model's name."),
         strict_option,
+        limit_options,
         calibration_options,
     )(command)

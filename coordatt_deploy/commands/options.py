@@ -19,6 +19,7 @@ from coordatt_deploy.documents import E, member, parse
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.formats import Format, TargetCpu
 from coordatt_deploy.loading.sizes import BatchBounds, Bounds, parse_dynamic_batch, parse_dynamic_size
+from coordatt_deploy.runtime_versions import RuntimeLimits, parse_min_runtime
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -27,6 +28,7 @@ P = ParamSpec("P")
 Group = TypeVar("Group", bound="DataclassInstance")
 
 PATH = click.Path(path_type=Path)
+OPSETS = (7, 22)  # from the first that ONNX Runtime opens to the last whose first runtime was seen to open it
 
 
 def gathered(
@@ -221,6 +223,52 @@ def dynamic_batch_option(text: str) -> Callable[[Callable[P, None]], Callable[P,
 def input_shape_option(text: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
     """``--input-shape``, repeatable; *text* is its help."""
     return click.option("--input-shape", "inputs", multiple=True, type=named_shape, metavar="TEXT", help=text)
+
+
+def min_runtime(text: str) -> tuple[str, str]:
+    """Read ``onnxruntime=1.15``."""
+    try:
+        return parse_min_runtime(text)
+    except UsageError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@dataclass(frozen=True, slots=True)
+class LimitOptions:
+    """For how old a runtime files are written; see ``RuntimeLimits``."""
+
+    min_runtimes: tuple[tuple[str, str], ...] = ()
+    opset: int | None = None
+
+    @property
+    def given(self) -> bool:
+        """Whether anything was said."""
+        return bool(self.min_runtimes) or self.opset is not None
+
+    def limits(self) -> RuntimeLimits:
+        """Return what was said; of a runtime that was named twice the last."""
+        return RuntimeLimits(dict(self.min_runtimes), self.opset)
+
+
+def limit_options(command: Callable[P, None]) -> Callable[P, None]:
+    """The options of ``LimitOptions``."""
+    options: tuple[Callable[[Callable[P, None]], Callable[P, None]], ...] = (
+        click.option(
+            "--min-runtime",
+            "min_runtimes",
+            multiple=True,
+            type=min_runtime,
+            metavar="NAME=VERSION",
+            help="The oldest runtime that is to open the files: onnxruntime=1.15, tflite=2.14 or ios=15. What cannot be"
+            " written for it is refused, with the reason. Repeatable.",
+        ),
+        click.option(
+            "--opset",
+            type=click.IntRange(*OPSETS),
+            help="Of ONNX files.  [default: 18, the lowest that torch writes itself]",
+        ),
+    )
+    return with_options(command, options)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from coordatt_deploy.formats import FORMATS, Format, Precision, TargetCpu
 from coordatt_deploy.loading.model_request import ModelRequest
 from coordatt_deploy.loading.sizes import formats_for_dynamic
 from coordatt_deploy.quantization.recipes import Recipe, checked, recipe_of
+from coordatt_deploy.runtime_versions import NO_LIMITS, RuntimeLimits
 
 DEFAULT_MODEL: Final = "mobilenetv2_ca_035.digits"
 
@@ -38,6 +39,7 @@ class ExportPlan:
         strict: Whether all files are to be written, or none.
         output_kinds: What outputs are, by name, where the user says it.
         command: The command line, for the manifest.
+        limits: For how old a runtime files are written.
     """
 
     model: ModelRequest = field(default_factory=lambda: ModelRequest(DEFAULT_MODEL))
@@ -55,6 +57,7 @@ class ExportPlan:
     strict: bool = False
     output_kinds: Mapping[str, OutputKind] = field(default_factory=dict)
     command: str = ""
+    limits: RuntimeLimits = NO_LIMITS
 
     def check(self) -> None:
         """Refuse what can be refused before any work, and before torch is loaded.
@@ -65,6 +68,7 @@ class ExportPlan:
             MissingDependencyError: A converter is not installed.
         """
         jobs, pairs = self.jobs(), self.recipes()
+        self.limits.check(tuple(dict.fromkeys([*(kind for kind, _, _ in jobs), *(kind for kind, _ in pairs)])))
         if self.bake and self.model.batch is not None:
             raise UsageError(
                 "--bake-preprocessing is for apps that hand over one image as it comes from a camera, and with"
@@ -137,6 +141,7 @@ class QuantizePlan:
         seed: Of the choice among more images.
         strict: Whether all files are to be written, or none.
         command: The command line, for the manifest.
+        limits: For how old a runtime files are written; None for what the bundle was exported with.
     """
 
     recipes: tuple[Recipe, ...]
@@ -147,6 +152,7 @@ class QuantizePlan:
     seed: int = 0
     strict: bool = False
     command: str = ""
+    limits: RuntimeLimits | None = None
 
     def pairs(self, formats: Sequence[Format]) -> tuple[tuple[Format, Recipe], ...]:
         """Return every format and recipe to write.
@@ -181,6 +187,7 @@ class Job:
         source: The float artifact to start from; None to make one.
         data: None for recipes that need none.
         float_tail: Ids of further layers that stay in float, since one grid cannot serve all parts of an output.
+        limits: For how old a runtime.
     """
 
     kind: Format
@@ -193,6 +200,7 @@ class Job:
     data: CalibrationSet | None
     log: Path
     float_tail: tuple[str, ...] = ()
+    limits: RuntimeLimits = NO_LIMITS
 
     @property
     def final_recipe(self) -> Recipe:

@@ -42,6 +42,8 @@ def quantize(bundle: Bundle, plan: QuantizePlan, stages: Stages) -> Bundle:
     present = [kind for kind in Format if any(item.format is kind for item in manifest.artifacts)]
     pairs = plan.pairs(present or tuple(Format))
     need_converters(kind for kind, _ in pairs)
+    if plan.limits is not None:
+        plan.limits.check(tuple(dict.fromkeys(kind for kind, _ in pairs)))
     if not (bundle.root / "reference" / "graph.json").exists():
         raise MissingDependencyError(f"{bundle.root} has no reference/ to quantize from; build it again")
     with writing(bundle.root, manifest.model.source_sha256, manifest) as staging:

@@ -95,6 +95,7 @@ def resolve(request: ModelRequest) -> LoadedModel:
             attention=built.attention,
             source_sha256=weights_sha256(module),
             untrained=built.untrained,
+            about=request.about,
         ),
         example=example,
         images=images,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from coordatt_deploy.artifact_specs import NOTHING_SAID, About
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.formats import format_of, suffixes
 from coordatt_deploy.loading.preprocessing import PreprocessingChanges
@@ -71,6 +72,7 @@ class ModelRequest:
         labels: Class names in the order of the logits.
         golden: Folder of images for the golden inputs.
         name: What the model is called in file names; None for what it is called in the code.
+        about: Author, licence and description, for the files.
         given: The module itself, where it need not be found; ``model`` is the name of its class then.
     """
 
@@ -88,6 +90,7 @@ class ModelRequest:
     labels: tuple[str, ...] | None = None
     golden: Path | None = None
     name: str | None = None
+    about: About = NOTHING_SAID
     given: GivenModule | None = None
 
     @property

@@ -23,6 +23,7 @@ from coordatt_deploy.exporters import Exported, ExportRequest
 from coordatt_deploy.exporters.converter_errors import refusal
 from coordatt_deploy.exporters.fused_layers import read_by_one
 from coordatt_deploy.exporters.onnx.ir_version import lower_ir
+from coordatt_deploy.exporters.onnx.opset import in_opset
 from coordatt_deploy.exporters.onnx.optimise import optimise
 from coordatt_deploy.formats import Format
 from coordatt_deploy.graph.call_arguments import argument
@@ -71,6 +72,7 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
     renamed = provenance(decomposed)
     layers = _layer_map(graph, model, renamed)
     _name_batch(graph, model)
+    model = in_opset(model, request)
     _clean(model, layers, request)
     onnx.checker.check_model(model, full_check=True)
     Path(request.path).write_bytes(model.SerializeToString(deterministic=True))
@@ -238,7 +240,7 @@ def _name_batch(graph: Graph, model: onnx.ModelProto) -> None:
 def _clean(model: onnx.ModelProto, layers: LayerMap, request: ExportRequest) -> None:
     model.producer_name, model.producer_version = "coordatt-deploy", __version__
     lower_ir(model)
-    model.doc_string, model.graph.name = "", request.spec.name
+    model.doc_string, model.graph.name = request.spec.about.description or "", request.spec.name
     del model.metadata_props[:]
     for key, value in metadata(request.spec, request.target_cpu).items():
         model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from coordatt_deploy.inspection.result import BundleInspection, Finding, Inspection
 from coordatt_deploy.report.terminal.console import PlainTable, count, line, new_console, size
+from coordatt_deploy.runtime_versions import RuntimeNeeds
 from coordatt_deploy.runtimes.vocabulary import Work
 
 
@@ -35,6 +36,10 @@ def _show(console: Console, item: Inspection) -> None:
     for kind, specs in (("takes", item.inputs), ("gives", item.outputs)):
         shapes = "; ".join(f"{spec.name} {_shape(spec.shape)} {spec.dtype}" for spec in specs)
         console.print(line(f"{kind} {shapes}"))
+    for name, said in ({} if item.about is None else item.about.said()).items():
+        console.print(line(f"{name}: {said}"))
+    if item.needs is not None:
+        console.print(line(needs_line(item.needs)))
     console.print(line("operators: " + ", ".join(f"{name} {number}" for name, number in item.operators.items())))
     if item.uncounted:
         console.print(line(f"not counted as MACs: {', '.join(item.uncounted)}", style="yellow"))
@@ -104,3 +109,12 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     for column in columns:
         table.add_column(line(column), overflow="fold")
     return table
+
+
+def needs_line(needs: RuntimeNeeds) -> str:
+    """Say which runtimes open a file, and why no older ones."""
+    formats = ", ".join(f"{name} {version}" for name, version in needs.versions.items())
+    if not needs.least:
+        return f"needs a runtime that no published table knows, because of {needs.because} ({formats})"
+    least = " or ".join(f"{name} {version}" for name, version in needs.least.items())
+    return f"needs {least} or newer, because of {needs.because} ({formats})"
