@@ -147,6 +147,15 @@ def member_of(kind: type[E], what: str) -> Callable[[str], E]:
     return read
 
 
+def completing(kind: type[E]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """Return what offers the members of *kind* to a shell."""
+
+    def offer(_: click.Context, __: click.Parameter, begun: str) -> list[str]:
+        return [item.value for item in kind if item.value.startswith(begun)]
+
+    return offer
+
+
 def members(kind: type[E]) -> str:
     """Return how the help lists what *kind* has."""
     return "[" + "|".join(item.value for item in kind) + "]"
@@ -170,6 +179,7 @@ def format_option(text: str) -> Callable[[Callable[P, None]], Callable[P, None]]
         multiple=True,
         type=member_of(Format, "format"),
         metavar=members(Format),
+        shell_complete=completing(Format),
         help=text,
     )
 
@@ -178,6 +188,14 @@ def output_option(name: str) -> Callable[[Callable[P, None]], Callable[P, None]]
     """``--output``, for what a bundle keeps as ``reports/NAME``."""
     text = f"Write the document there and leave the bundle as it is.  [default: BUNDLE/reports/{name}]"
     return click.option("--output", type=PATH, help=text)
+
+
+def summary_options(what: str) -> tuple[Callable[[Callable[P, None]], Callable[P, None]], ...]:
+    """Return ``--junit`` and ``--markdown``; *what* is written there."""
+    return (
+        click.option("--junit", type=PATH, help=f"Write the {what} there as JUnit XML as well."),
+        click.option("--markdown", type=PATH, help="Write a summary for a CI run there."),
+    )
 
 
 def strict_option(command: Callable[P, None]) -> Callable[P, None]:
@@ -194,6 +212,7 @@ def target_cpu_option(text: str) -> Callable[[Callable[P, None]], Callable[P, No
         multiple=True,
         type=member_of(TargetCpu, "target CPU"),
         metavar=members(TargetCpu),
+        shell_complete=completing(TargetCpu),
         help=text,
     )
 

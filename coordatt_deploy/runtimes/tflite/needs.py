@@ -285,7 +285,7 @@ def _name(code: "schema.OperatorCodeT") -> str:
     from ai_edge_litert import schema_py_generated as schema
 
     number = max(code.builtinCode, code.deprecatedBuiltinCode)
-    return next(name for name, value in vars(schema.BuiltinOperator).items() if value == number and name[0] != "_")
+    return str(next(name for name, value in vars(schema.BuiltinOperator).items() if value == number and name[0] != "_"))
 
 
 def _first(name: str, version: int) -> str | None:
