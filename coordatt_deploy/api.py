@@ -56,6 +56,7 @@ def export(
     opset: int | None = None,
     dynamic_size: tuple[int, int, int] | None = None,
     dynamic_batch: tuple[int, int] | None = None,
+    batch_size: int | None = None,
     preprocessing: Mapping[str, object] | None = None,
     labels: Sequence[str] = (),
     golden_images: str | Path | None = None,
@@ -87,6 +88,7 @@ def export(
         opset: Of ONNX files; None for 18, the lowest that torch writes itself.
         dynamic_size: Least and greatest height and width in pixels, and the step between sizes.
         dynamic_batch: Least and greatest number of images.
+        batch_size: Images that files take at once; None for as many as *example* has, or one.
         preprocessing: What differs from the model's own, by the keys of a manifest's ``preprocessing``.
         labels: Class names in the order of the logits.
         golden_images: A folder of images for the golden inputs.
@@ -123,6 +125,7 @@ def export(
         input_size=size,
         dynamic=dynamic_size,
         batch=dynamic_batch,
+        batch_size=batch_size,
         preprocessing=changes_from(preprocessing or {}),
         labels=tuple(labels) or None,
         golden=None if golden_images is None else Path(golden_images),

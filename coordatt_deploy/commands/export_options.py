@@ -59,6 +59,7 @@ class ModelOptions:
         input_size: (H, W) in pixels.
         dynamic: Bounds of a dynamic size.
         batch: Bounds of a dynamic batch.
+        batch_size: Images of a fixed batch; None for one, or what the shapes say.
         inputs: Name and shape of inputs that are not images.
         outputs: Names of outputs, and what they are.
         labels: A file of class names.
@@ -75,6 +76,7 @@ class ModelOptions:
     input_size: tuple[int, int] | None = None
     dynamic: Bounds | None = None
     batch: BatchBounds | None = None
+    batch_size: int | None = None
     inputs: tuple[tuple[str, tuple[int, ...]], ...] = ()
     outputs: tuple[tuple[str, OutputKind], ...] = ()
     labels: Path | None = None
@@ -179,6 +181,9 @@ def export_options(command: Callable[Concatenate[ExportOptions, P], None]) -> Ca
         input_size_option,
         dynamic_size_option("Any size between two: 96:320, or 96:320:32 for multiples of 32. ONNX and Core ML."),
         dynamic_batch_option("Any number of images at once, between two: 1:8. ONNX and Core ML."),
+        click.option(
+            "--batch-size", type=int, metavar="N", help="So many images at once, always, in every format.  [default: 1]"
+        ),
         input_shape_option("Shape of an input that is no image, batch first: prior=1x8x20x20. Repeatable."),
         click.option(
             "--output",

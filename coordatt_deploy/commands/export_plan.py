@@ -59,6 +59,7 @@ def _request(options: ModelOptions, preprocessing: PreprocessingOptions) -> Mode
         input_size=options.input_size,
         dynamic=options.dynamic,
         batch=options.batch,
+        batch_size=options.batch_size,
         inputs=dict(options.inputs) or None,
         preprocessing=changes,
         labels=None if options.labels is None else read_labels(options.labels),

@@ -69,10 +69,11 @@ class ExportPlan:
         """
         jobs, pairs = self.jobs(), self.recipes()
         self.limits.check(tuple(dict.fromkeys([*(kind for kind, _, _ in jobs), *(kind for kind, _ in pairs)])))
-        if self.bake and self.model.batch is not None:
+        several = "--dynamic-batch" if self.model.batch is not None else "--batch-size"
+        if self.bake and (self.model.batch is not None or (self.model.batch_size or 1) > 1):
             raise UsageError(
                 "--bake-preprocessing is for apps that hand over one image as it comes from a camera, and with"
-                " --dynamic-batch a file takes several; leave one of the two out"
+                f" {several} a file takes several; leave one of the two out"
             )
         if self.softmax and not self.bake:
             raise UsageError("--softmax is for apps that take the file as it is; give --bake-preprocessing as well")

@@ -137,7 +137,7 @@ def _build(request: ModelRequest) -> LoadedModule:
             return build_timm(name, arguments, request.num_classes, loaded=loaded, input_size=request.input_size)
         case Source.PROGRAM:
             _no_arguments(request, "a saved program is already built")
-            batch = None if request.batch is None else batch_within(request.batch)
+            batch = request.batch_size if request.batch is None else batch_within(request.batch)
             return build_program(Path(request.model), request.input_size, batch)
         case Source.FACTORY:
             return build_factory(request.model, arguments, request.num_classes)
