@@ -89,7 +89,9 @@ class FormatFacts:
         runtime_extra: The pip extra with what opens its files.
         runtimes: Distributions that open its files, each the predecessor of the one before it.
         packages: Everything that can have a hand in its files, in the order in which versions are listed.
-        precisions: What its exporter writes; every other precision is a recipe of quantization.
+        precisions: What its exporter writes where nothing is asked for; every other precision is a recipe of
+            quantization, but for the next.
+        precisions_if_asked: What its exporter writes as well, where it is asked for.
         recipes: Names of the recipes that it can express.
             Its int8 default comes first.
         precision_recipes: The recipe that a precision stands for where the exporter does not write it.
@@ -126,6 +128,12 @@ class FormatFacts:
     runs_only_on: str | None = None
     min_runtimes: tuple[str, ...] = ()
     has_opset: bool = False
+    precisions_if_asked: tuple[Precision, ...] = ()
+
+    @property
+    def exported(self) -> tuple[Precision, ...]:
+        """Every precision that its exporter writes."""
+        return self.precisions + self.precisions_if_asked
 
 
 FORMATS: Final[Mapping[Format, FormatFacts]] = {
@@ -177,6 +185,7 @@ FORMATS: Final[Mapping[Format, FormatFacts]] = {
         conversion_seconds=5,
         min_runtimes=("onnxruntime",),
         has_opset=True,
+        precisions_if_asked=(Precision.FP16,),
     ),
     Format.COREML: FormatFacts(
         title="Core ML",

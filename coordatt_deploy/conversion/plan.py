@@ -88,7 +88,7 @@ class ExportPlan:
         """
         wanted: list[tuple[Format, Precision, TargetCpu | None]] = []
         for kind, precision in self._asked():
-            if precision in FORMATS[kind].precisions:
+            if precision in FORMATS[kind].exported:
                 cpus = tuple(dict.fromkeys(self.target_cpus)) if FORMATS[kind].per_cpu else (None,)
                 wanted.extend((kind, precision, cpu) for cpu in cpus)
         return tuple(wanted)
@@ -101,7 +101,7 @@ class ExportPlan:
         """
         wanted = []
         for kind, precision in self._asked():
-            recipe = None if precision in FORMATS[kind].precisions else recipe_of(precision, kind)
+            recipe = None if precision in FORMATS[kind].exported else recipe_of(precision, kind)
             if recipe is not None:
                 wanted.append((kind, recipe if self.ranges is None else replace(recipe, ranges=self.ranges)))
         return tuple(wanted)
@@ -126,7 +126,7 @@ class ExportPlan:
 
 def _precisions(kind: Format) -> tuple[Precision, ...]:
     """Every precision of a format: the exporter's own, and those that a recipe stands for."""
-    return tuple(item for item in Precision if item in FORMATS[kind].precisions or recipe_of(item, kind) is not None)
+    return tuple(item for item in Precision if item in FORMATS[kind].exported or recipe_of(item, kind) is not None)
 
 
 @dataclass(frozen=True, slots=True)

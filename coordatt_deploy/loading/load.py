@@ -83,6 +83,11 @@ def resolve(request: ModelRequest) -> LoadedModel:
             f"the batch is dynamic: files take from {request.batch[0]} to {request.batch[1]} images at once; golden"
             f" inputs have {', '.join(map(str, tried[:-1]))} and {tried[-1]}{beyond}"
         )
+    elif example[0].shape[0] > 1:
+        notes.append(
+            f"files take {example[0].shape[0]} images at once: golden inputs and latencies are of so many together,"
+            " accuracy is of each"
+        )
     golden_source, images = _golden(request, built.dataset, preprocessing)
     if preprocessing.takes_images and request.golden is None and built.dataset is None:
         notes.append(f"golden images are {golden_source}; name images of the model's own kind with --golden FOLDER")

@@ -141,6 +141,7 @@ TOLERANCES: Final[Mapping[tuple[Format, str], Tolerance]] = {
     **{(file_format, "fp32"): _float(16.0, FP32, _FP32_REASON, FP32_FLOOR_DB) for file_format in Format},
     (Format.ONNX, "fp32"): replace(_float(16.0, FP32, _FP32_REASON, FP32_FLOOR_DB), sigmoid_error=SIGMOID_ERROR),
     (Format.COREML, "fp16"): _float(6.0, FP16, _FP16_REASON, FP16_FLOOR_DB),
+    (Format.ONNX, "fp16"): _float(6.0, FP16, _FP16_REASON, FP16_FLOOR_DB),
     **{(file_format, "static_wi8_ai8"): _static(20.0) for file_format in Format},
     (Format.TFLITE, "static_wi8_ai16"): Tolerance(
         5.0,

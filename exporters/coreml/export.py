@@ -29,6 +29,7 @@ from coordatt_deploy.exporters.converter_errors import refusal
 from coordatt_deploy.exporters.coreml.axes import find_orders, may_be_permuted, permutes
 from coordatt_deploy.exporters.coreml.resizing import resizings
 from coordatt_deploy.exporters.coreml.torch_operators import corrected
+from coordatt_deploy.exporters.float32_notes import float32_notes
 from coordatt_deploy.exporters.fused_layers import read_by_one
 from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.graph.call_arguments import outputs as returned_nodes
@@ -92,7 +93,7 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
     layers = _layer_map(graph, function, renamed, Path(request.path), inputs)
     made = {var.name: var for operation in function.operations for var in operation.outputs}
     outputs = tuple(_output_spec(made[name]) for name in graph.outputs)
-    notes = _notes(graph, in_float32) if request.precision is Precision.FP16 else ()
+    notes = float32_notes(Format.COREML, graph, in_float32) if request.precision is Precision.FP16 else ()
     return Exported(inputs, outputs, layers, notes)
 
 
@@ -144,18 +145,6 @@ def _in_float32(operation: mil.Operation, kept: Mapping[str, bool]) -> bool:
     while name and name not in kept:
         name = name.rpartition("_")[0]
     return kept.get(name, False)
-
-
-def _notes(graph: Graph, in_float32: frozenset[str]) -> tuple[str, ...]:
-    """Say which layers a float16 program computes in float32."""
-    nodes = [node.name for node in graph.module.graph.nodes if node.name in in_float32]
-    layers = dict.fromkeys(layer for layer in map(graph.layer_of, nodes) if layer is not None)
-    if not nodes:
-        return ()
-    return (
-        f"coreml fp16 computes {', '.join(layers) or ', '.join(nodes)} in float32: float16 holds magnitudes from 6e-8"
-        " to 65504, and a constant or value there is beyond",
-    )
 
 
 def _output_types(graph: Graph) -> dict[str, type[np.float32] | type[np.int32]]:
