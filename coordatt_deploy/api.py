@@ -23,7 +23,7 @@ from coordatt_deploy.artifact_specs import About, Artifact, OutputKind
 from coordatt_deploy.documents import member
 from coordatt_deploy.errors import DeployError, UsageError
 from coordatt_deploy.evaluation.result import Evaluation
-from coordatt_deploy.formats import FORMATS, Format, Precision, TargetCpu
+from coordatt_deploy.formats import FORMATS, Format, InputLayout, Precision, TargetCpu
 from coordatt_deploy.manifest import Manifest, RefusedFile
 from coordatt_deploy.parity.result import ParityReport
 from coordatt_deploy.profile.result import ProfileResult
@@ -57,6 +57,7 @@ def export(
     dynamic_size: tuple[int, int, int] | None = None,
     dynamic_batch: tuple[int, int] | None = None,
     batch_size: int | None = None,
+    input_layout: str | None = None,
     preprocessing: Mapping[str, object] | None = None,
     labels: Sequence[str] = (),
     golden_images: str | Path | None = None,
@@ -89,6 +90,7 @@ def export(
         dynamic_size: Least and greatest height and width in pixels, and the step between sizes.
         dynamic_batch: Least and greatest number of images.
         batch_size: Images that files take at once; None for as many as *example* has, or one.
+        input_layout: ``nchw`` or ``nhwc``, in which files take images; ONNX has both. None for each format's usual one.
         preprocessing: What differs from the model's own, by the keys of a manifest's ``preprocessing``.
         labels: Class names in the order of the logits.
         golden_images: A folder of images for the golden inputs.
@@ -126,6 +128,7 @@ def export(
         dynamic=dynamic_size,
         batch=dynamic_batch,
         batch_size=batch_size,
+        input_layout=None if input_layout is None else member(InputLayout, input_layout, "input_layout"),
         preprocessing=changes_from(preprocessing or {}),
         labels=tuple(labels) or None,
         golden=None if golden_images is None else Path(golden_images),

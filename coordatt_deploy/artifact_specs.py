@@ -203,6 +203,7 @@ class ModelSpec:
         pixels: Whether normalisation is part of the network, so that it takes 8-bit RGB or grey pixels as they are.
         untrained: Whether its weights are known to be random, so that the classes it names mean nothing.
         about: Author, licence and description in the user's own words.
+        input_layout: ``NCHW`` or ``NHWC``, in which files take images; None for each format's usual one.
     """
 
     name: str
@@ -213,6 +214,7 @@ class ModelSpec:
     pixels: bool = False
     untrained: bool = False
     about: About = NOTHING_SAID
+    input_layout: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -178,12 +178,15 @@ def check_same(existing: Bundle | None, model: ModelSpec, inputs: tuple[TensorSp
         return
     there = existing.manifest.model
     differing = [
-        key for key in ("preprocessing", "labels", "pixels", "about") if getattr(there, key) != getattr(model, key)
+        key
+        for key in ("preprocessing", "labels", "pixels", "about", "input_layout")
+        if getattr(there, key) != getattr(model, key)
     ]
     if "preprocessing" in differing:
         old, new = object_of(there.preprocessing), object_of(model.preprocessing)
         differing = [f"{key} {old[key]} there, {new[key]} here" for key in new if old[key] != new[key]]
-    differing = ["author, licence or description" if key == "about" else key for key in differing]
+    words = {"about": "author, licence or description", "input_layout": "--input-layout"}
+    differing = [words.get(key, key) for key in differing]
     if not differing and existing.manifest.inputs != inputs:
         differing = ["the input is dynamic in one and fixed in the other"]
     if differing:

@@ -52,6 +52,13 @@ class TargetCpu(enum.StrEnum):
     X86_64 = "x86_64"
 
 
+class InputLayout(enum.StrEnum):
+    """The order of the axes of images that files take."""
+
+    NCHW = "nchw"
+    NHWC = "nhwc"
+
+
 class IoType(enum.StrEnum):
     """The type of an artifact's inputs and outputs."""
 
@@ -106,6 +113,8 @@ class FormatFacts:
         elsewhere: What is done with its files on other systems.
         min_runtimes: What ``--min-runtime`` calls the runtime or system that files are written for.
         has_opset: Whether files are of an opset that can be chosen.
+        input_layouts: In which images can be taken; the first is the usual one.
+        one_layout_because: Why there is no other; None where there is.
     """
 
     title: str
@@ -128,6 +137,8 @@ class FormatFacts:
     runs_only_on: str | None = None
     min_runtimes: tuple[str, ...] = ()
     has_opset: bool = False
+    input_layouts: tuple[str, ...] = ("NCHW",)
+    one_layout_because: str | None = None
     precisions_if_asked: tuple[Precision, ...] = ()
 
     @property
@@ -163,6 +174,8 @@ FORMATS: Final[Mapping[Format, FormatFacts]] = {
         fixed_size_because="the memory of every tensor is planned when the file is written",
         runner_modules=("file_check", "flatbuffer"),
         min_runtimes=("tflite",),
+        input_layouts=("NHWC",),
+        one_layout_because="its convolutions read the channels last, and the other order costs a copy of each image",
     ),
     Format.ONNX: FormatFacts(
         title="ONNX",
@@ -185,6 +198,7 @@ FORMATS: Final[Mapping[Format, FormatFacts]] = {
         conversion_seconds=5,
         min_runtimes=("onnxruntime",),
         has_opset=True,
+        input_layouts=("NCHW", "NHWC"),
         precisions_if_asked=(Precision.FP16,),
     ),
     Format.COREML: FormatFacts(
@@ -205,6 +219,7 @@ FORMATS: Final[Mapping[Format, FormatFacts]] = {
         elsewhere="are evaluated from the saved ML Program here; the real runtime needs macOS",
         runs_only_on="Apple's systems",
         min_runtimes=("ios",),
+        one_layout_because="its convolutions read the channels first; with --bake-preprocessing the file takes images",
     ),
 }  # fmt: skip
 

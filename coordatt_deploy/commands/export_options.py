@@ -32,7 +32,7 @@ from coordatt_deploy.commands.options import (
     strict_option,
     target_cpu_option,
 )
-from coordatt_deploy.formats import Format, Precision, TargetCpu
+from coordatt_deploy.formats import Format, InputLayout, Precision, TargetCpu
 from coordatt_deploy.loading.sizes import BatchBounds, Bounds
 
 
@@ -60,6 +60,7 @@ class ModelOptions:
         dynamic: Bounds of a dynamic size.
         batch: Bounds of a dynamic batch.
         batch_size: Images of a fixed batch; None for one, or what the shapes say.
+        input_layout: Of images, in the files; None for each format's usual one.
         inputs: Name and shape of inputs that are not images.
         outputs: Names of outputs, and what they are.
         labels: A file of class names.
@@ -77,6 +78,7 @@ class ModelOptions:
     dynamic: Bounds | None = None
     batch: BatchBounds | None = None
     batch_size: int | None = None
+    input_layout: InputLayout | None = None
     inputs: tuple[tuple[str, tuple[int, ...]], ...] = ()
     outputs: tuple[tuple[str, OutputKind], ...] = ()
     labels: Path | None = None
@@ -183,6 +185,13 @@ def export_options(command: Callable[Concatenate[ExportOptions, P], None]) -> Ca
         dynamic_batch_option("Any number of images at once, between two: 1:8. ONNX and Core ML."),
         click.option(
             "--batch-size", type=int, metavar="N", help="So many images at once, always, in every format.  [default: 1]"
+        ),
+        click.option(
+            "--input-layout",
+            type=member_of(InputLayout, "layout"),
+            metavar=members(InputLayout),
+            shell_complete=completing(InputLayout),
+            help="In which files take images; ONNX has both.  [default: nhwc for TFLite, nchw for the others]",
         ),
         input_shape_option("Shape of an input that is no image, batch first: prior=1x8x20x20. Repeatable."),
         click.option(

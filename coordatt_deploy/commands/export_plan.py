@@ -60,6 +60,7 @@ def _request(options: ModelOptions, preprocessing: PreprocessingOptions) -> Mode
         dynamic=options.dynamic,
         batch=options.batch,
         batch_size=options.batch_size,
+        input_layout=options.input_layout,
         inputs=dict(options.inputs) or None,
         preprocessing=changes,
         labels=None if options.labels is None else read_labels(options.labels),

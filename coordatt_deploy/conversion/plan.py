@@ -111,6 +111,8 @@ class ExportPlan:
         model = self.model
         if model.dynamic is not None or model.batch is not None:
             formats, _ = formats_for_dynamic(model.dynamic, formats, asked=bool(self.formats))
+        if model.input_layout is not None:
+            formats = formats_in_layout(model.input_layout.name, formats, asked=bool(self.formats))
         if self.precisions and not self.formats:  # all formats that have one of them
             formats = tuple(kind for kind in formats if set(self.precisions) & set(_precisions(kind)))
         asked = []
@@ -122,6 +124,28 @@ class ExportPlan:
                     )
                 asked.append((kind, precision))
         return tuple(asked)
+
+
+def formats_in_layout(layout: str, formats: Sequence[Format], *, asked: bool) -> tuple[Format, ...]:
+    """Return the formats whose files can take images in *layout*.
+
+    Args:
+        layout: ``NCHW`` or ``NHWC``.
+        formats: To write.
+        asked: Whether the user named them; otherwise those without are left out.
+
+    Raises:
+        UsageError: A format that was named has no such files.
+    """
+    for kind in formats:
+        row = FORMATS[kind]
+        if asked and layout not in row.input_layouts:
+            others = " ".join(f"--format {other}" for other, able in FORMATS.items() if layout in able.input_layouts)
+            raise UsageError(
+                f"{row.title} files take images in {row.input_layouts[0]}, not {layout}: {row.one_layout_because}; name"
+                f" the formats that do with {others}, and export {kind} into a bundle of its own without --input-layout"
+            )
+    return tuple(kind for kind in formats if layout in FORMATS[kind].input_layouts)
 
 
 def _precisions(kind: Format) -> tuple[Precision, ...]:

@@ -101,6 +101,7 @@ def resolve(request: ModelRequest) -> LoadedModel:
             source_sha256=weights_sha256(module),
             untrained=built.untrained,
             about=request.about,
+            input_layout=None if request.input_layout is None else request.input_layout.name,
         ),
         example=example,
         images=images,

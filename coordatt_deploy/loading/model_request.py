@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from coordatt_deploy.artifact_specs import NOTHING_SAID, About
 from coordatt_deploy.errors import UsageError
-from coordatt_deploy.formats import format_of, suffixes
+from coordatt_deploy.formats import InputLayout, format_of, suffixes
 from coordatt_deploy.loading.preprocessing import PreprocessingChanges
 from coordatt_deploy.loading.sizes import LARGEST_BATCH, BatchBounds, Bounds, check_size
 from coordatt_deploy.models import list_models, model_card
@@ -74,6 +74,7 @@ class ModelRequest:
         golden: Folder of images for the golden inputs.
         name: What the model is called in file names; None for what it is called in the code.
         about: Author, licence and description, for the files.
+        input_layout: Of images, in the files; None for each format's usual one.
         given: The module itself, where it need not be found; ``model`` is the name of its class then.
     """
 
@@ -93,6 +94,7 @@ class ModelRequest:
     golden: Path | None = None
     name: str | None = None
     about: About = NOTHING_SAID
+    input_layout: InputLayout | None = None
     given: GivenModule | None = None
 
     @property

@@ -24,6 +24,7 @@ from coordatt_deploy.exporters.converter_errors import refusal
 from coordatt_deploy.exporters.float32_notes import float32_notes
 from coordatt_deploy.exporters.fused_layers import read_by_one
 from coordatt_deploy.exporters.onnx.float16 import in_float16
+from coordatt_deploy.exporters.onnx.input_layout import CHANNELS_LAST, channels_last
 from coordatt_deploy.exporters.onnx.ir_version import lower_ir
 from coordatt_deploy.exporters.onnx.opset import in_opset
 from coordatt_deploy.exporters.onnx.optimise import optimise
@@ -81,11 +82,13 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
         tensors = {part.tensor for name in in_float32 if (part := places.get(name)) is not None}
         model = in_float16(_named_nodes(model), tensors)
         notes = float32_notes(Format.ONNX, graph, in_float32)
+    nhwc = channels_last(model) if request.spec.input_layout == CHANNELS_LAST else frozenset()
     model = in_opset(model, request)
     _clean(model, layers, request)
     onnx.checker.check_model(model, full_check=True)
     Path(request.path).write_bytes(model.SerializeToString(deterministic=True))
-    return Exported(tuple(map(_spec, model.graph.input)), tuple(map(_spec, model.graph.output)), layers, notes)
+    inputs = tuple(_spec(value, CHANNELS_LAST if value.name in nhwc else "NCHW") for value in model.graph.input)
+    return Exported(inputs, tuple(map(_spec, model.graph.output)), layers, notes)
 
 
 def _rename_clashing(program: torch.onnx.ONNXProgram) -> None:
@@ -282,8 +285,8 @@ def _clean(model: onnx.ModelProto, layers: LayerMap, request: ExportRequest) -> 
     del model.graph.metadata_props[:]
 
 
-def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+def _spec(value: onnx.ValueInfoProto, layout: str = "NCHW") -> TensorSpec:
     tensor = value.type.tensor_type
     shape = tuple(axis.dim_value if axis.HasField("dim_value") else None for axis in tensor.shape.dim)
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
-    return TensorSpec(value.name, shape, dtype, "NCHW"[: len(shape)] if len(shape) <= 4 else "")
+    return TensorSpec(value.name, shape, dtype, layout[: len(shape)] if len(shape) <= 4 else "")

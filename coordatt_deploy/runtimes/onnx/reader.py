@@ -95,7 +95,12 @@ def _graph(model: "onnx.ModelProto") -> FileGraph:
         nodes.append(Node(node.op_type, tuple(node.input), tuple(node.output), window))
     nodes = _reading_stored_weights(nodes, tensors)
     weights = {initializer.name for initializer in model.graph.initializer}
-    inputs = tuple(spec_of(value.name, tensors) for value in model.graph.input if value.name not in weights)
+    turned = _with_channels_last(model)
+    inputs = tuple(
+        spec_of(value.name, tensors, "NHWC" if value.name in turned else "NCHW")
+        for value in model.graph.input
+        if value.name not in weights
+    )
     return FileGraph(
         format=Format.ONNX,
         nodes=tuple(nodes),
@@ -104,6 +109,16 @@ def _graph(model: "onnx.ModelProto") -> FileGraph:
         outputs=tuple(spec_of(value.name, tensors) for value in model.graph.output),
         flexible=any(None in spec.shape for spec in inputs),
     )
+
+
+def _with_channels_last(model: "onnx.ModelProto") -> set[str]:
+    """Names of what only a Transpose reads that brings the channels before height and width."""
+    readers: dict[str, list[bool]] = {}
+    for node in model.graph.node:
+        turns = node.op_type == "Transpose" and [*node.attribute[0].ints] == [0, 3, 1, 2] if node.attribute else False
+        for name in node.input:
+            readers.setdefault(name, []).append(turns)
+    return {name for name, turns in readers.items() if all(turns)}
 
 
 def _reading_stored_weights(nodes: list[Node], tensors: Mapping[str, Tensor]) -> list[Node]:
