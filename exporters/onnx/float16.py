@@ -43,7 +43,7 @@ def in_float16(model: onnx.ModelProto, in_float32: Collection[str]) -> onnx.Mode
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of weights near 0, which are rounded to float16's least number or to 0
             logging.getLogger("onnxruntime.transformers.float16").setLevel(logging.ERROR)
-            converted = convert_float_to_float16(
+            converted: onnx.ModelProto = convert_float_to_float16(
                 copy.deepcopy(model),
                 min_positive_val=LEAST,
                 max_finite_val=GREATEST,
