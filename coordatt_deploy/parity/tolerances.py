@@ -98,8 +98,8 @@ _FP16_REASON: Final = (
     " measured up to 3 times torch's own"
 )
 _ONNX_FP16_REASON: Final = (
-    "float16 storage at other places than torch's: ONNX Runtime's CPU computes most operators in float32 and rounds between"
-    " them; measured up to 2 times torch's own, at the layers of two networks"
+    "float16 storage at other places than torch's: ONNX Runtime's CPU computes most operators in float32 and rounds"
+    " between them; measured up to 2 times torch's own, at the layers of two networks"
 )
 # ONNX Runtime's sigmoid is off by up to 1.7e-7 wherever it is, also where it is 1e-12: three unit roundoffs of 1.
 # LiteRT's and torch's keep a relative error there, as softmax does in all three (benchmarks/function_accuracy.py).
