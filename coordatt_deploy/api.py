@@ -19,15 +19,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from coordatt_deploy import bundle as bundles
-from coordatt_deploy.artifact_specs import Artifact, OutputKind
+from coordatt_deploy.artifact_specs import About, Artifact, OutputKind
 from coordatt_deploy.documents import member
 from coordatt_deploy.errors import DeployError, UsageError
 from coordatt_deploy.evaluation.result import Evaluation
-from coordatt_deploy.formats import FORMATS, Format, Precision, TargetCpu
+from coordatt_deploy.formats import FORMATS, Format, InputLayout, Precision, TargetCpu
 from coordatt_deploy.manifest import Manifest, RefusedFile
 from coordatt_deploy.parity.result import ParityReport
 from coordatt_deploy.profile.result import ProfileResult
 from coordatt_deploy.progress import Stages
+from coordatt_deploy.runtime_versions import RuntimeLimits, parse_min_runtime
 
 if TYPE_CHECKING:
     import torch
@@ -51,14 +52,21 @@ def export(
     formats: Sequence[str] = (),
     precisions: Sequence[str] = (),
     target_cpus: Sequence[str] = (TargetCpu.ARM64,),
+    min_runtimes: Mapping[str, str] | None = None,
+    opset: int | None = None,
     dynamic_size: tuple[int, int, int] | None = None,
     dynamic_batch: tuple[int, int] | None = None,
+    batch_size: int | None = None,
+    input_layout: str | None = None,
     preprocessing: Mapping[str, object] | None = None,
     labels: Sequence[str] = (),
     golden_images: str | Path | None = None,
     calibration_data: str | Path | None = None,
     output_kinds: Mapping[str, str] | None = None,
     name: str | None = None,
+    author: str | None = None,
+    license: str | None = None,  # noqa: A002 - as the option and the files' own field are called
+    description: str | None = None,
     bake_preprocessing: bool = False,
     softmax: bool = False,
     reparameterize: bool = False,
@@ -76,14 +84,22 @@ def export(
         formats: ``onnx``, ``tflite``, ``coreml``; empty for all that are installed.
         precisions: ``fp32``, ``fp16``, ``int8``; empty for every float precision of each format.
         target_cpus: ``arm64``, ``x86_64``: whose fastest form is written where forms differ (ONNX).
+        min_runtimes: The oldest version that is to open the files, by ``onnxruntime``, ``tflite`` or ``ios``; what
+            cannot be written for it is refused.
+        opset: Of ONNX files; None for 18, the lowest that torch writes itself.
         dynamic_size: Least and greatest height and width in pixels, and the step between sizes.
         dynamic_batch: Least and greatest number of images.
+        batch_size: Images that files take at once; None for as many as *example* has, or one.
+        input_layout: ``nchw`` or ``nhwc``, in which files take images; ONNX has both. None for each format's usual one.
         preprocessing: What differs from the model's own, by the keys of a manifest's ``preprocessing``.
         labels: Class names in the order of the logits.
         golden_images: A folder of images for the golden inputs.
         calibration_data: For int8: a folder of images, an ``.npz``, or ``digits``.
         output_kinds: By output: ``scores``, ``boxes``, ``mask``, ``embedding``, ``other``.
         name: What the model is called in file names; None for its class or its name.
+        author: Whose model it is, for the files' metadata, as the next two.
+        license: That it is given under.
+        description: What it is for.
         bake_preprocessing: Make normalisation part of the network, which then takes pixels.
         softmax: Give probabilities; with *bake_preprocessing*.
         reparameterize: Merge sums of linear branches into one convolution each.
@@ -111,10 +127,13 @@ def export(
         input_size=size,
         dynamic=dynamic_size,
         batch=dynamic_batch,
+        batch_size=batch_size,
+        input_layout=None if input_layout is None else member(InputLayout, input_layout, "input_layout"),
         preprocessing=changes_from(preprocessing or {}),
         labels=tuple(labels) or None,
         golden=None if golden_images is None else Path(golden_images),
         name=name,
+        about=About(author, license, description),
     )
     plan = ExportPlan(
         model=request,
@@ -127,6 +146,7 @@ def export(
         output_dir=None if output_dir is None else Path(output_dir),
         strict=strict,
         calibration=None if calibration_data is None else str(calibration_data),
+        limits=_limits(min_runtimes or {}, opset),
         output_kinds={key: member(OutputKind, kind, "output_kinds") for key, kind in (output_kinds or {}).items()},
     )
     plan = _of_installed_formats(plan) if not formats else plan
@@ -358,6 +378,8 @@ class Bundle:
         calibration_data: str | Path | None = None,
         formats: Sequence[str] = (),
         calibration_count: int | None = None,
+        min_runtimes: Mapping[str, str] | None = None,
+        opset: int | None = None,
         strict: bool = False,
         progress: bool = False,
     ) -> "Bundle":
@@ -368,6 +390,8 @@ class Bundle:
             calibration_data: A folder of images, an ``.npz``, or ``digits``; the model's own where it has some.
             formats: Empty for every format of the bundle that can express the recipe.
             calibration_count: Images to use at most.
+            min_runtimes: As ``export`` takes them, like the next one; None for those of the export.
+            opset: Of ONNX files.
             strict: Write all files, or none.
             progress: Show bars on stderr.
 
@@ -389,6 +413,7 @@ class Bundle:
             formats=_formats(formats),
             calibration=None if calibration_data is None else str(calibration_data),
             count=COUNT if calibration_count is None else calibration_count,
+            limits=None if min_runtimes is None and opset is None else _limits(min_runtimes or {}, opset),
             strict=strict,
         )
         with _callers_settings(), _stages(progress) as stages:
@@ -437,6 +462,11 @@ def _given(
 
 def _formats(names: Sequence[str]) -> tuple[Format, ...]:
     return tuple(member(Format, item, "formats") for item in names)
+
+
+def _limits(min_runtimes: Mapping[str, str], opset: int | None) -> RuntimeLimits:
+    named = dict(parse_min_runtime(f"{name}={version}") for name, version in min_runtimes.items())
+    return RuntimeLimits(named, opset)
 
 
 def _of_installed_formats(plan: "ExportPlan") -> "ExportPlan":

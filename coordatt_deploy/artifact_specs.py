@@ -15,6 +15,7 @@ from coordatt_deploy import __version__
 from coordatt_deploy.documents import DocumentError, JsonObject, from_json, to_json
 from coordatt_deploy.errors import UsageError, nearest
 from coordatt_deploy.formats import Format, Precision, TargetCpu
+from coordatt_deploy.runtime_versions import RuntimeNeeds
 
 
 class RangeMethod(enum.StrEnum):
@@ -167,6 +168,29 @@ class OutputRegion:
 
 
 @dataclass(frozen=True, slots=True)
+class About:
+    """What the user says of a model for whoever opens its files; None where nothing was said.
+
+    Attributes:
+        author: Of the model.
+        license: That it is given under.
+        description: One or a few sentences.
+    """
+
+    author: str | None = None
+    license: str | None = None
+    description: str | None = None
+
+    def said(self) -> dict[str, str]:
+        """Return what was said, by the names of the fields."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if value}
+
+
+NOTHING_SAID: Final = About()
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """What is known of a model beside its weights.
 
@@ -178,6 +202,8 @@ class ModelSpec:
         source_sha256: Hash of the weights (names, shapes and bytes) that everything was made from.
         pixels: Whether normalisation is part of the network, so that it takes 8-bit RGB or grey pixels as they are.
         untrained: Whether its weights are known to be random, so that the classes it names mean nothing.
+        about: Author, licence and description in the user's own words.
+        input_layout: ``NCHW`` or ``NHWC``, in which files take images; None for each format's usual one.
     """
 
     name: str
@@ -187,6 +213,8 @@ class ModelSpec:
     source_sha256: str = ""
     pixels: bool = False
     untrained: bool = False
+    about: About = NOTHING_SAID
+    input_layout: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +254,7 @@ class Artifact:
         outputs: The tensors that it computes.
         layers: Path of the layer map, relative to the bundle.
         app: What an app gives and gets instead of these tensors; None where it is the tensors.
+        needs: Of the runtime that opens it; None in bundles of older versions.
     """
 
     path: str
@@ -239,6 +268,7 @@ class Artifact:
     outputs: tuple[TensorSpec, ...]
     layers: str
     app: AppInterface | None = None
+    needs: RuntimeNeeds | None = None
 
     @property
     def order(self) -> tuple[int, str]:
@@ -249,7 +279,8 @@ class Artifact:
 def metadata(spec: ModelSpec, target_cpu: TargetCpu | None = None) -> JsonObject:
     """Return what every artifact carries in its format's metadata, as plain JSON data.
 
-    Keys: ``model``, ``source_sha256``, ``preprocessing``, ``labels``, ``target_cpu``, ``producer``. No path, no time.
+    Keys: ``model``, ``source_sha256``, ``preprocessing``, ``labels``, ``target_cpu``, ``producer``, and where the user
+    said so ``author``, ``license`` and ``description``. No path, no time.
     """
     return {
         "model": spec.name,
@@ -259,4 +290,5 @@ def metadata(spec: ModelSpec, target_cpu: TargetCpu | None = None) -> JsonObject
         "attention": spec.attention,
         "target_cpu": to_json(target_cpu),
         "producer": f"coordatt-deploy {__version__}",
+        **spec.about.said(),
     }

@@ -177,15 +177,21 @@ def check_same(existing: Bundle | None, model: ModelSpec, inputs: tuple[TensorSp
     if existing is None:
         return
     there = existing.manifest.model
-    differing = [key for key in ("preprocessing", "labels", "pixels") if getattr(there, key) != getattr(model, key)]
+    differing = [
+        key
+        for key in ("preprocessing", "labels", "pixels", "about", "input_layout")
+        if getattr(there, key) != getattr(model, key)
+    ]
     if "preprocessing" in differing:
         old, new = object_of(there.preprocessing), object_of(model.preprocessing)
         differing = [f"{key} {old[key]} there, {new[key]} here" for key in new if old[key] != new[key]]
+    words = {"about": "author, licence or description", "input_layout": "--input-layout"}
+    differing = [words.get(key, key) for key in differing]
     if not differing and existing.manifest.inputs != inputs:
         differing = ["the input is dynamic in one and fixed in the other"]
     if differing:
         raise UsageError(
-            f"{existing.root} holds artifacts of the same weights that differ in what an app gives them"
+            f"{existing.root} holds artifacts of the same weights that differ in what an app gives or is told"
             f" ({'; '.join(differing)}); name another --output-dir"
         )
 
@@ -198,7 +204,8 @@ def check_texts(manifest: Manifest) -> None:
     """
     manifest.dump()  # what cannot be written at all is a bug, and told now
     tensors = (*manifest.inputs, *manifest.outputs)
-    names = (manifest.model.name, *(manifest.model.labels or ()), *(spec.name for spec in tensors))
+    about = manifest.model.about.said().values()
+    names = (manifest.model.name, *(manifest.model.labels or ()), *about, *(spec.name for spec in tensors))
     for name in names:
         try:
             name.encode()

@@ -52,6 +52,13 @@ class TargetCpu(enum.StrEnum):
     X86_64 = "x86_64"
 
 
+class InputLayout(enum.StrEnum):
+    """The order of the axes of images that files take."""
+
+    NCHW = "nchw"
+    NHWC = "nhwc"
+
+
 class IoType(enum.StrEnum):
     """The type of an artifact's inputs and outputs."""
 
@@ -89,7 +96,9 @@ class FormatFacts:
         runtime_extra: The pip extra with what opens its files.
         runtimes: Distributions that open its files, each the predecessor of the one before it.
         packages: Everything that can have a hand in its files, in the order in which versions are listed.
-        precisions: What its exporter writes; every other precision is a recipe of quantization.
+        precisions: What its exporter writes where nothing is asked for; every other precision is a recipe of
+            quantization, but for the next.
+        precisions_if_asked: What its exporter writes as well, where it is asked for.
         recipes: Names of the recipes that it can express.
             Its int8 default comes first.
         precision_recipes: The recipe that a precision stands for where the exporter does not write it.
@@ -102,6 +111,10 @@ class FormatFacts:
         fixed_size_because: Why height and width cannot be dynamic; None where they can.
         native_systems: How the names of the systems begin that have its real runtime, in lower case; empty for all.
         elsewhere: What is done with its files on other systems.
+        min_runtimes: What ``--min-runtime`` calls the runtime or system that files are written for.
+        has_opset: Whether files are of an opset that can be chosen.
+        input_layouts: In which images can be taken; the first is the usual one.
+        one_layout_because: Why there is no other; None where there is.
     """
 
     title: str
@@ -122,6 +135,16 @@ class FormatFacts:
     elsewhere: str = ""
     runner_modules: tuple[str, ...] = ()
     runs_only_on: str | None = None
+    min_runtimes: tuple[str, ...] = ()
+    has_opset: bool = False
+    input_layouts: tuple[str, ...] = ("NCHW",)
+    one_layout_because: str | None = None
+    precisions_if_asked: tuple[Precision, ...] = ()
+
+    @property
+    def exported(self) -> tuple[Precision, ...]:
+        """Every precision that its exporter writes."""
+        return self.precisions + self.precisions_if_asked
 
 
 FORMATS: Final[Mapping[Format, FormatFacts]] = {
@@ -150,6 +173,9 @@ FORMATS: Final[Mapping[Format, FormatFacts]] = {
         conversion_seconds=20,
         fixed_size_because="the memory of every tensor is planned when the file is written",
         runner_modules=("file_check", "flatbuffer"),
+        min_runtimes=("tflite",),
+        input_layouts=("NHWC",),
+        one_layout_because="its convolutions read the channels last, and the other order costs a copy of each image",
     ),
     Format.ONNX: FormatFacts(
         title="ONNX",
@@ -170,6 +196,10 @@ FORMATS: Final[Mapping[Format, FormatFacts]] = {
         quantized_from=Precision.FP32,
         per_cpu=True,
         conversion_seconds=5,
+        min_runtimes=("onnxruntime",),
+        has_opset=True,
+        input_layouts=("NCHW", "NHWC"),
+        precisions_if_asked=(Precision.FP16,),
     ),
     Format.COREML: FormatFacts(
         title="Core ML",
@@ -188,6 +218,8 @@ FORMATS: Final[Mapping[Format, FormatFacts]] = {
         native_systems=("darwin", "macos"),
         elsewhere="are evaluated from the saved ML Program here; the real runtime needs macOS",
         runs_only_on="Apple's systems",
+        min_runtimes=("ios",),
+        one_layout_because="its convolutions read the channels first; with --bake-preprocessing the file takes images",
     ),
 }  # fmt: skip
 

@@ -18,6 +18,7 @@ from coordatt_deploy.documents import REQUIRED, DocumentError, dump, from_json, 
 from coordatt_deploy.errors import BundleError, RefusedOperator
 from coordatt_deploy.formats import Format, IoType, TargetCpu
 from coordatt_deploy.progress import Stage
+from coordatt_deploy.runtime_versions import NO_LIMITS, RuntimeLimits
 
 MANIFEST: Final = "manifest.json"
 
@@ -381,6 +382,7 @@ class Manifest:
         regions: By output, the parts that different operators make; outputs of one part are left out.
         output_kinds: What each output is, as the user says or the graph proves; the others are not known.
         refused: Files that were asked for and could not be written; without them the bundle is not whole.
+        limits: For how old a runtime its files were asked for; what is quantized later keeps to it.
     """
 
     VERSION: ClassVar[int] = 1
@@ -406,6 +408,7 @@ class Manifest:
     refused: tuple[RefusedFile, ...] = ()
     commands: tuple[str, ...] = ()
     golden_source: str = ""
+    limits: RuntimeLimits = NO_LIMITS
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "source_sha256", self.model.source_sha256)

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec, TensorSpec
-from coordatt_deploy.files import sha256, size_bytes
+from coordatt_deploy.errors import ConversionError
+from coordatt_deploy.files import remove, sha256, size_bytes
 from coordatt_deploy.format_modules import Role, load
-from coordatt_deploy.formats import Format, Precision, TargetCpu, format_of
+from coordatt_deploy.formats import FORMATS, Format, Precision, TargetCpu, format_of
 from coordatt_deploy.layer_map import LayerMap
 from coordatt_deploy.quantization.ranges import Range
 from coordatt_deploy.quantization.recipes import Recipe
-from coordatt_deploy.runtimes.reader import app_interface
+from coordatt_deploy.runtime_versions import NO_LIMITS, RuntimeLimits, check_needs
+from coordatt_deploy.runtimes.reader import app_interface, runtime_needs
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +40,7 @@ class ExportRequest:
         target_cpu: The CPU family whose form the graph already has; for the metadata. None where forms do not differ.
         float32_nodes: Nodes of the graph that an fp16 artifact computes in float32, as their values leave float16's
             range.
+        limits: For how old a runtime.
     """
 
     spec: ModelSpec
@@ -45,6 +48,7 @@ class ExportRequest:
     path: Path
     target_cpu: TargetCpu | None = None
     float32_nodes: frozenset[str] = frozenset()
+    limits: RuntimeLimits = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +67,18 @@ class Exported:
             request: What was asked for; the file is at its path.
             folder: That paths are relative to.
             recipe: Name of the quantization recipe; None for float.
+
+        Raises:
+            ConversionError: It needs a newer runtime than was asked for; the file is gone then.
         """
         file_format = format_of(request.path)
         assert file_format is not None  # noqa: S101 - who asks for a file knows its suffix
+        needs = runtime_needs(request.path, file_format)
+        try:
+            check_needs(needs, file_format, request.limits, _instead(file_format, recipe))
+        except ConversionError:
+            remove(request.path)
+            raise
         layers = request.path.with_name(f"{request.path.stem}.layers.json")
         layers.write_text(self.layers.dump(), encoding="utf-8")
         return Artifact(
@@ -80,7 +93,16 @@ class Exported:
             outputs=self.outputs,
             layers=layers.relative_to(folder).as_posix(),
             app=app_interface(request.path, file_format),
+            needs=needs,
         )
+
+
+def _instead(file_format: Format, recipe: str | None) -> str:
+    """What may need an older runtime than a file that needs one too new."""
+    if recipe is None:
+        return ""
+    others = [name for name in FORMATS[file_format].recipes if not recipe.startswith(name)]
+    return f", or try another recipe: {', '.join(others)}"
 
 
 class Exporter(Protocol):

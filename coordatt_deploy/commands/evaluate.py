@@ -6,7 +6,14 @@ from pathlib import Path
 
 import click
 
-from coordatt_deploy.commands.options import bundle_argument, format_option, gathered, json_option, output_option
+from coordatt_deploy.commands.options import (
+    bundle_argument,
+    format_option,
+    gathered,
+    json_option,
+    output_option,
+    summary_options,
+)
 from coordatt_deploy.commands.output import print_result
 from coordatt_deploy.documents import member
 from coordatt_deploy.formats import Format
@@ -26,6 +33,8 @@ class EvaluateOptions:
         metric: What is scored; None for what the labels are made for.
         max_drop: By how much an artifact may be worse, in the metric's unit.
         target: Where the artifacts run; None for here.
+        junit: A further file for the figures.
+        markdown: A file for a summary.
         output: A file for the figures in place of the bundle's.
     """
 
@@ -38,6 +47,8 @@ class EvaluateOptions:
     metric: str | None = None
     max_drop: float | None = None
     target: str | None = None
+    junit: Path | None = None
+    markdown: Path | None = None
     output: Path | None = None
 
 
@@ -72,6 +83,7 @@ class EvaluateOptions:
         " code 1.",
     ),
     click.option("--target", help="Run on another machine's kernels: qemu-arm64, or qemu-arm64:CPU."),
+    *summary_options("figures"),
     output_option("evaluate.json"),
 )
 @json_option
@@ -86,6 +98,7 @@ def evaluate(options: EvaluateOptions, bundle: Path, as_json: bool) -> None:
     Example:
         coordatt-deploy evaluate mobilenetv2_ca_035.digits --dataset digits
         coordatt-deploy evaluate my_net --dataset photos/validation --limit 2000 --max-drop 0.5
+        coordatt-deploy evaluate my_net --dataset photos/validation --max-drop 0.5 --markdown summary.md
         coordatt-deploy evaluate my_detector --dataset street --metric map.py:mean_average_precision --max-drop 0.01
     """
     # When the options are right, what does the work: see coordatt_deploy.cli.
@@ -93,8 +106,10 @@ def evaluate(options: EvaluateOptions, bundle: Path, as_json: bool) -> None:
     from coordatt_deploy.data.dataset import LabelsBy
     from coordatt_deploy.evaluation.run import EvaluationPlan, evaluate_bundle
     from coordatt_deploy.host import command_line
+    from coordatt_deploy.report.evaluation_summary import evaluation_junit, evaluation_markdown
     from coordatt_deploy.report.terminal import console
     from coordatt_deploy.report.terminal import evaluation as terminal_evaluation
+    from coordatt_deploy.report_file import check_folder, write_text
 
     plan = EvaluationPlan(
         dataset=options.dataset,
@@ -109,9 +124,15 @@ def evaluate(options: EvaluateOptions, bundle: Path, as_json: bool) -> None:
         output=options.output,
         command=command_line(sys.argv[1:]),
     )
+    for file in filter(None, (options.junit, options.markdown)):
+        check_folder(file)
     with console.bars() as stages:
         opened = open_bundle(bundle)
         evaluation = evaluate_bundle(opened, plan, stages)
+    if options.junit is not None:
+        write_text(options.junit, evaluation_junit(evaluation))
+    if options.markdown is not None:
+        write_text(options.markdown, evaluation_markdown(evaluation, opened.manifest.model.name))
     if as_json:
         print_result(evaluation.record())
     else:

@@ -14,14 +14,17 @@ from coordatt_deploy.artifact_specs import OutputKind
 from coordatt_deploy.commands.options import (
     PATH,
     CalibrationOptions,
+    LimitOptions,
     P,
     calibration_options,
+    completing,
     dynamic_batch_option,
     dynamic_size_option,
     format_option,
     gathered,
     input_shape_option,
     input_size_option,
+    limit_options,
     member_of,
     members,
     model_args_option,
@@ -29,8 +32,17 @@ from coordatt_deploy.commands.options import (
     strict_option,
     target_cpu_option,
 )
-from coordatt_deploy.formats import Format, Precision, TargetCpu
+from coordatt_deploy.formats import Format, InputLayout, Precision, TargetCpu
 from coordatt_deploy.loading.sizes import BatchBounds, Bounds
+
+
+@dataclass(frozen=True, slots=True)
+class AboutOptions:
+    """What files say of the model to whoever opens them; see ``artifact_specs.About``."""
+
+    author: str | None = None
+    license: str | None = None
+    description: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +59,13 @@ class ModelOptions:
         input_size: (H, W) in pixels.
         dynamic: Bounds of a dynamic size.
         batch: Bounds of a dynamic batch.
+        batch_size: Images of a fixed batch; None for one, or what the shapes say.
+        input_layout: Of images, in the files; None for each format's usual one.
         inputs: Name and shape of inputs that are not images.
         outputs: Names of outputs, and what they are.
         labels: A file of class names.
         golden: A folder of images.
+        about: Author, licence and description.
     """
 
     model: str | None = None
@@ -62,10 +77,13 @@ class ModelOptions:
     input_size: tuple[int, int] | None = None
     dynamic: Bounds | None = None
     batch: BatchBounds | None = None
+    batch_size: int | None = None
+    input_layout: InputLayout | None = None
     inputs: tuple[tuple[str, tuple[int, ...]], ...] = ()
     outputs: tuple[tuple[str, OutputKind], ...] = ()
     labels: Path | None = None
     golden: Path | None = None
+    about: AboutOptions = field(default_factory=AboutOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +115,7 @@ class ExportOptions:
         model: What is exported.
         preprocessing: How images become its input.
         calibration: For int8 files.
+        limits: For how old a runtime.
         formats: Empty for all.
         precisions: Empty for every float precision of each format.
         target_cpus: Empty for ARM64.
@@ -110,6 +129,7 @@ class ExportOptions:
     model: ModelOptions = field(default_factory=ModelOptions)
     preprocessing: PreprocessingOptions = field(default_factory=PreprocessingOptions)
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
+    limits: LimitOptions = field(default_factory=LimitOptions)
     formats: tuple[Format, ...] = ()
     precisions: tuple[Precision, ...] = ()
     target_cpus: tuple[TargetCpu, ...] = ()
@@ -131,6 +151,9 @@ def export_options(command: Callable[Concatenate[ExportOptions, P], None]) -> Ca
         ),
         model_args_option,
         click.option("--name", help="What the model is called in file names."),
+        click.option("--author", help="Whose model it is; the next two as well go into the metadata of every file."),
+        click.option("--license", help="That it is given under: Apache-2.0."),
+        click.option("--description", help="What it is for, in a sentence or a few."),
         click.option(
             "--checkpoint",
             type=PATH,
@@ -153,12 +176,23 @@ def export_options(command: Callable[Concatenate[ExportOptions, P], None]) -> Ca
             multiple=True,
             type=member_of(Precision, "precision"),
             metavar=members(Precision),
+            shell_complete=completing(Precision),
             help="Repeatable; default: every float precision that the format has.",
         ),
         target_cpu_option("Whose fastest form ONNX is written in; repeatable; default: arm64, as phones have."),
         input_size_option,
         dynamic_size_option("Any size between two: 96:320, or 96:320:32 for multiples of 32. ONNX and Core ML."),
         dynamic_batch_option("Any number of images at once, between two: 1:8. ONNX and Core ML."),
+        click.option(
+            "--batch-size", type=int, metavar="N", help="So many images at once, always, in every format.  [default: 1]"
+        ),
+        click.option(
+            "--input-layout",
+            type=member_of(InputLayout, "layout"),
+            metavar=members(InputLayout),
+            shell_complete=completing(InputLayout),
+            help="In which files take images; ONNX has both.  [default: nhwc for TFLite, nchw for the others]",
+        ),
         input_shape_option("Shape of an input that is no image, batch first: prior=1x8x20x20. Repeatable."),
         click.option(
             "--output",
@@ -194,5 +228,6 @@ def export_options(command: Callable[Concatenate[ExportOptions, P], None]) -> Ca
         click.option("--golden", type=PATH, help="A folder of images of your own for the golden inputs."),
         click.option("--output-dir", type=PATH, help="The bundle's folder; default: the model's name."),
         strict_option,
+        limit_options,
         calibration_options,
     )(command)

@@ -2,6 +2,7 @@
 
 import sys
 
+from coordatt_deploy.artifact_specs import About
 from coordatt_deploy.commands.export_options import ExportOptions, ModelOptions, PreprocessingOptions
 from coordatt_deploy.conversion.plan import DEFAULT_MODEL, ExportPlan
 from coordatt_deploy.data.calibration import COUNT
@@ -41,6 +42,7 @@ def plan_export(options: ExportOptions) -> ExportPlan:
         seed=calibration.seed,
         ranges=calibration.ranges,
         command=command_line(sys.argv[1:]),
+        limits=options.limits.limits(),
     )
     plan.check()
     return plan
@@ -57,11 +59,14 @@ def _request(options: ModelOptions, preprocessing: PreprocessingOptions) -> Mode
         input_size=options.input_size,
         dynamic=options.dynamic,
         batch=options.batch,
+        batch_size=options.batch_size,
+        input_layout=options.input_layout,
         inputs=dict(options.inputs) or None,
         preprocessing=changes,
         labels=None if options.labels is None else read_labels(options.labels),
         golden=options.golden,
         name=options.name,
+        about=About(options.about.author, options.about.license, options.about.description),
     )
 
 

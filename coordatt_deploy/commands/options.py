@@ -19,6 +19,7 @@ from coordatt_deploy.documents import E, member, parse
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.formats import Format, TargetCpu
 from coordatt_deploy.loading.sizes import BatchBounds, Bounds, parse_dynamic_batch, parse_dynamic_size
+from coordatt_deploy.runtime_versions import RuntimeLimits, parse_min_runtime
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -27,6 +28,7 @@ P = ParamSpec("P")
 Group = TypeVar("Group", bound="DataclassInstance")
 
 PATH = click.Path(path_type=Path)
+OPSETS = (7, 22)  # from the first that ONNX Runtime opens to the last whose first runtime was seen to open it
 
 
 def gathered(
@@ -145,6 +147,15 @@ def member_of(kind: type[E], what: str) -> Callable[[str], E]:
     return read
 
 
+def completing(kind: type[E]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """Return what offers the members of *kind* to a shell."""
+
+    def offer(_: click.Context, __: click.Parameter, begun: str) -> list[str]:
+        return [item.value for item in kind if item.value.startswith(begun)]
+
+    return offer
+
+
 def members(kind: type[E]) -> str:
     """Return how the help lists what *kind* has."""
     return "[" + "|".join(item.value for item in kind) + "]"
@@ -168,6 +179,7 @@ def format_option(text: str) -> Callable[[Callable[P, None]], Callable[P, None]]
         multiple=True,
         type=member_of(Format, "format"),
         metavar=members(Format),
+        shell_complete=completing(Format),
         help=text,
     )
 
@@ -176,6 +188,14 @@ def output_option(name: str) -> Callable[[Callable[P, None]], Callable[P, None]]
     """``--output``, for what a bundle keeps as ``reports/NAME``."""
     text = f"Write the document there and leave the bundle as it is.  [default: BUNDLE/reports/{name}]"
     return click.option("--output", type=PATH, help=text)
+
+
+def summary_options(what: str) -> tuple[Callable[[Callable[P, None]], Callable[P, None]], ...]:
+    """Return ``--junit`` and ``--markdown``; *what* is written there."""
+    return (
+        click.option("--junit", type=PATH, help=f"Write the {what} there as JUnit XML as well."),
+        click.option("--markdown", type=PATH, help="Write a summary for a CI run there."),
+    )
 
 
 def strict_option(command: Callable[P, None]) -> Callable[P, None]:
@@ -192,6 +212,7 @@ def target_cpu_option(text: str) -> Callable[[Callable[P, None]], Callable[P, No
         multiple=True,
         type=member_of(TargetCpu, "target CPU"),
         metavar=members(TargetCpu),
+        shell_complete=completing(TargetCpu),
         help=text,
     )
 
@@ -221,6 +242,52 @@ def dynamic_batch_option(text: str) -> Callable[[Callable[P, None]], Callable[P,
 def input_shape_option(text: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
     """``--input-shape``, repeatable; *text* is its help."""
     return click.option("--input-shape", "inputs", multiple=True, type=named_shape, metavar="TEXT", help=text)
+
+
+def min_runtime(text: str) -> tuple[str, str]:
+    """Read ``onnxruntime=1.15``."""
+    try:
+        return parse_min_runtime(text)
+    except UsageError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@dataclass(frozen=True, slots=True)
+class LimitOptions:
+    """For how old a runtime files are written; see ``RuntimeLimits``."""
+
+    min_runtimes: tuple[tuple[str, str], ...] = ()
+    opset: int | None = None
+
+    @property
+    def given(self) -> bool:
+        """Whether anything was said."""
+        return bool(self.min_runtimes) or self.opset is not None
+
+    def limits(self) -> RuntimeLimits:
+        """Return what was said; of a runtime that was named twice the last."""
+        return RuntimeLimits(dict(self.min_runtimes), self.opset)
+
+
+def limit_options(command: Callable[P, None]) -> Callable[P, None]:
+    """The options of ``LimitOptions``."""
+    options: tuple[Callable[[Callable[P, None]], Callable[P, None]], ...] = (
+        click.option(
+            "--min-runtime",
+            "min_runtimes",
+            multiple=True,
+            type=min_runtime,
+            metavar="NAME=VERSION",
+            help="The oldest runtime that is to open the files: onnxruntime=1.15, tflite=2.14 or ios=15. What cannot be"
+            " written for it is refused, with the reason. Repeatable.",
+        ),
+        click.option(
+            "--opset",
+            type=click.IntRange(*OPSETS),
+            help="Of ONNX files.  [default: 18, the lowest that torch writes itself]",
+        ),
+    )
+    return with_options(command, options)
 
 
 @dataclass(frozen=True, slots=True)

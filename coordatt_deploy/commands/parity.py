@@ -15,6 +15,7 @@ from coordatt_deploy.commands.options import (
     member_of,
     members,
     output_option,
+    summary_options,
 )
 from coordatt_deploy.commands.output import print_result
 from coordatt_deploy.errors import UsageError
@@ -82,8 +83,7 @@ class ParityOptions:
         help="Write inputs and tensors of the first failing layer there, to attach to a bug report.",
     ),
     click.option("--target", help="Run on another machine's kernels: qemu-arm64, or qemu-arm64:CPU."),
-    click.option("--junit", type=PATH, help="Write the verdicts there as JUnit XML as well."),
-    click.option("--markdown", type=PATH, help="Write a summary for a CI run there."),
+    *summary_options("verdicts"),
     output_option("parity.json"),
 )
 @json_option

@@ -14,6 +14,7 @@ from coordatt_deploy.commands.options import (
     json_option,
     numbers,
     output_option,
+    summary_options,
 )
 from coordatt_deploy.commands.output import print_result
 from coordatt_deploy.errors import UsageError
@@ -39,12 +40,16 @@ class ProfileOptions:
         latency: How.
         formats: Empty for all.
         target: Whose instructions are counted instead; None for latency here.
+        junit: A further file for the figures; not of instructions, like the next one.
+        markdown: A file for a summary.
         output: A file for the figures in place of the bundle's.
     """
 
     latency: LatencyOptions = field(default_factory=LatencyOptions)
     formats: tuple[Format, ...] = ()
     target: str | None = None
+    junit: Path | None = None
+    markdown: Path | None = None
     output: Path | None = None
 
 
@@ -59,6 +64,7 @@ class ProfileOptions:
     click.option("--cpu-affinity", type=numbers, metavar="TEXT", help="Cores to run on: 0,1.  [default: all]"),
     format_option("Only these."),
     click.option("--target", help="Count another machine's instructions instead: qemu-arm64, or qemu-arm64:CPU."),
+    *summary_options("figures"),
     output_option("profile.json"),
 )
 @json_option
@@ -80,8 +86,10 @@ def profile(options: ProfileOptions, bundle: Path, as_json: bool) -> None:
     from coordatt_deploy.profile import run as profile_run
     from coordatt_deploy.profile.instructions import count_on
     from coordatt_deploy.profile.latency import ProfileSettings
+    from coordatt_deploy.report.profile_summary import profile_junit, profile_markdown
     from coordatt_deploy.report.terminal import console
     from coordatt_deploy.report.terminal import profile as terminal_profile
+    from coordatt_deploy.report_file import check_folder, write_text
 
     command = command_line(sys.argv[1:])
     formats = options.formats or tuple(Format)
@@ -91,6 +99,8 @@ def profile(options: ProfileOptions, bundle: Path, as_json: bool) -> None:
         if (value := getattr(options.latency, item.name)) is not None
     }
     if options.target is not None:
+        if options.junit is not None or options.markdown is not None:
+            raise UsageError("--junit and --markdown are for latencies; --target counts instructions: --json has them")
         if given:
             raise UsageError(f"--target counts instructions; --{next(iter(given)).replace('_', '-')} is for latency")
         with console.bars() as stages:
@@ -102,11 +112,17 @@ def profile(options: ProfileOptions, bundle: Path, as_json: bool) -> None:
             terminal_profile.show_instructions(opened, counted)
         return
     settings = ProfileSettings(**given)
+    for file in filter(None, (options.junit, options.markdown)):
+        check_folder(file)
     with console.bars() as stages:
         opened = open_bundle(bundle)
         measured = profile_run.measure_latency(
             opened, stages, settings, formats=formats, output=options.output, command=command
         )
+    if options.junit is not None:
+        write_text(options.junit, profile_junit(measured))
+    if options.markdown is not None:
+        write_text(options.markdown, profile_markdown(measured, opened.manifest.model.name))
     if as_json:
         print_result(measured)
     else:

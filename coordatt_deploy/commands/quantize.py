@@ -9,11 +9,13 @@ import click
 
 from coordatt_deploy.commands.options import (
     CalibrationOptions,
+    LimitOptions,
     bundle_argument,
     calibration_options,
     format_option,
     gathered,
     json_option,
+    limit_options,
     strict_option,
     target_cpu_option,
 )
@@ -33,6 +35,7 @@ class QuantizeOptions:
 
     Attributes:
         calibration: What it is measured on.
+        limits: For how old a runtime; what the bundle was exported with where nothing is said.
         recipes: Names and files; empty for the usual one.
         formats: Empty for every format of the bundle that can express the recipe.
         target_cpus: Empty for those of the bundle's float files.
@@ -45,6 +48,7 @@ class QuantizeOptions:
     """
 
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
+    limits: LimitOptions = field(default_factory=LimitOptions)
     recipes: tuple[str, ...] = ()
     formats: tuple[Format, ...] = ()
     target_cpus: tuple[TargetCpu, ...] = ()
@@ -90,6 +94,7 @@ class QuantizeOptions:
     ),
     click.option("--limit", type=int, help="Only so many of these images, drawn at random."),
     strict_option,
+    limit_options,
 )
 @json_option
 def quantize(options: QuantizeOptions, bundle: Path, as_json: bool) -> None:
@@ -170,6 +175,7 @@ def _plan(options: QuantizeOptions) -> "QuantizePlan":
         seed=calibration.seed,
         strict=options.strict,
         command=command_line(sys.argv[1:]),
+        limits=options.limits.limits() if options.limits.given else None,
     )
 
 

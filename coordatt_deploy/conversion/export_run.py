@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from coordatt_deploy.artifact_specs import NOTHING_SAID
 from coordatt_deploy.bundle import Bundle, open_bundle
 from coordatt_deploy.bundle_writing import check_free, check_same, check_target, check_texts, finish, writing
 from coordatt_deploy.conversion.calibration import calibrate
@@ -49,8 +50,13 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
     model = load_captured(plan, stages)
     source, graph, spec = model.source, model.graph, model.source.spec
     target = plan.output_dir or Path(f"{spec.name}_baked" if plan.bake else spec.name)
-    check_same(check_target(target, spec.source_sha256), spec, graph.inputs)
-    bare = model.manifest(plan.command)
+    existing = check_target(target, spec.source_sha256)
+    if existing is not None and spec.about == NOTHING_SAID:
+        spec = replace(spec, about=existing.manifest.model.about)
+        source = replace(source, spec=spec)
+        model = replace(model, source=source)
+    check_same(existing, spec, graph.inputs)
+    bare = replace(model.manifest(plan.command), limits=plan.limits)
     check_texts(bare)
     quantize_plan = _quantize_plan(plan)
     calibration = calibrate(quantize_plan, bare, lambda: graph, stages)
@@ -65,7 +71,7 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
             graph.inputs, spec.preprocessing, source.images, source.unseen_sizes(), source.unseen_batches()
         )
         with workers(len(jobs) + len(pairs)) as pool:
-            float_jobs = plan_float_jobs(jobs, spec, scratch, staging, golden.feeds)
+            float_jobs = plan_float_jobs(jobs, spec, scratch, staging, golden.feeds, plan.limits)
             converting = submit_floats(float_jobs, pool)
             # What prepares its own weights needs none of the float artifacts; the rest starts from them.
             prepared, others = (
@@ -118,6 +124,7 @@ def _beside_earlier(floats: Manifest, staging: Path, converted: Sequence[FloatAr
         quantization=earlier.quantization,
         refused=earlier.refused,
         commands=earlier.with_command(floats.command).commands,
+        limits=floats.limits.beside(earlier.limits, {item.format for item in floats.artifacts}),
     )
 
 
@@ -130,6 +137,7 @@ def _quantize_plan(plan: ExportPlan) -> QuantizePlan:
         seed=plan.seed,
         strict=plan.strict,
         command=plan.command,
+        limits=plan.limits,
     )
 
 

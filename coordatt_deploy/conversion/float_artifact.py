@@ -14,6 +14,7 @@ from coordatt_deploy.logs import captured
 from coordatt_deploy.manifest import LoweringReport
 from coordatt_deploy.processes import Pool, Task, job_log
 from coordatt_deploy.progress import Stages
+from coordatt_deploy.runtime_versions import NO_LIMITS, RuntimeLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class FloatJob:
     path: Path
     log: Path
     feeds: Mapping[str, Sequence[NumberArray]]
+    limits: RuntimeLimits = NO_LIMITS
 
 
 def plan_float_jobs(
@@ -45,6 +47,7 @@ def plan_float_jobs(
     graph_folder: Path,
     staging: Path,
     feeds: Mapping[str, Sequence[NumberArray]],
+    limits: RuntimeLimits = NO_LIMITS,
 ) -> list[FloatJob]:
     """Return the jobs in the order of their making."""
     order = sorted(wanted, key=lambda job: slowest_first(job[0]))
@@ -53,7 +56,7 @@ def plan_float_jobs(
         path = staging / artifact_name(spec.name, kind, precision, cpu)
         path.parent.mkdir(exist_ok=True)
         needed = feeds if precision is Precision.FP16 else {}
-        jobs.append(FloatJob(kind, precision, cpu, spec, graph_folder, path, job_log("export", path), needed))
+        jobs.append(FloatJob(kind, precision, cpu, spec, graph_folder, path, job_log("export", path), needed, limits))
     return jobs
 
 
@@ -77,7 +80,7 @@ def convert(job: FloatJob) -> FloatArtifact:
         check_supported(graph, job.kind)
         cases = [dict(zip(job.feeds, values, strict=True)) for values in zip(*job.feeds.values(), strict=True)]
         beyond = frozenset(beyond_float16(graph, cases)) if cases else frozenset()
-        request = ExportRequest(job.spec, job.precision, job.path, job.target_cpu, beyond)
+        request = ExportRequest(job.spec, job.precision, job.path, job.target_cpu, beyond, job.limits)
         exported = exporter(job.kind).export(graph, request)
     job.log.unlink(missing_ok=True)
     return FloatArtifact(exported.described(request, job.path.parent.parent), report, exported.notes)

@@ -57,6 +57,7 @@ def plan_jobs(
     cpus = tuple(dict.fromkeys(plan.target_cpus)) or tuple(
         dict.fromkeys(item.target_cpu for item in floats if item.target_cpu is not None)
     )
+    limits = manifest.limits if plan.limits is None else plan.limits
     jobs = []
     for kind, recipe in sorted(pairs, key=lambda pair: slowest_first(pair[0])):
         for cpu in (cpus or (TargetCpu.ARM64,)) if FORMATS[kind].per_cpu else (None,):
@@ -72,10 +73,12 @@ def plan_jobs(
                     spec=manifest.model,
                     root=root,
                     path=path,
-                    source=found[0] if found and not needs_preparing(recipe) else None,
+                    # a file that was written for other runtimes may lack what this one may have
+                    source=found[0] if found and limits == manifest.limits and not needs_preparing(recipe) else None,
                     data=calibration.data if recipe.needs_calibration else None,
                     log=job_log("quantize", Path(path)),
                     float_tail=calibration.float_tail(recipe),
+                    limits=limits,
                 )
             )
     return jobs
@@ -150,7 +153,7 @@ def make(job: Job) -> QuantizedArtifact:
             final.parent.mkdir(exist_ok=True)
             if final.is_dir():  # of an earlier export
                 shutil.rmtree(final)
-            exported, request = write(prepared, recipe, ranges, final, job.spec)
+            exported, request = write(prepared, recipe, ranges, final, job.spec, job.limits)
     job.log.unlink(missing_ok=True)
     record = QuantizationRecord(
         recipe=recipe.record(),

@@ -13,6 +13,7 @@ from coordatt_deploy.formats import FORMATS, Format, Precision, TargetCpu
 from coordatt_deploy.loading.model_request import ModelRequest
 from coordatt_deploy.loading.sizes import formats_for_dynamic
 from coordatt_deploy.quantization.recipes import Recipe, checked, recipe_of
+from coordatt_deploy.runtime_versions import NO_LIMITS, RuntimeLimits
 
 DEFAULT_MODEL: Final = "mobilenetv2_ca_035.digits"
 
@@ -38,6 +39,7 @@ class ExportPlan:
         strict: Whether all files are to be written, or none.
         output_kinds: What outputs are, by name, where the user says it.
         command: The command line, for the manifest.
+        limits: For how old a runtime files are written.
     """
 
     model: ModelRequest = field(default_factory=lambda: ModelRequest(DEFAULT_MODEL))
@@ -55,6 +57,7 @@ class ExportPlan:
     strict: bool = False
     output_kinds: Mapping[str, OutputKind] = field(default_factory=dict)
     command: str = ""
+    limits: RuntimeLimits = NO_LIMITS
 
     def check(self) -> None:
         """Refuse what can be refused before any work, and before torch is loaded.
@@ -65,10 +68,12 @@ class ExportPlan:
             MissingDependencyError: A converter is not installed.
         """
         jobs, pairs = self.jobs(), self.recipes()
-        if self.bake and self.model.batch is not None:
+        self.limits.check(tuple(dict.fromkeys([*(kind for kind, _, _ in jobs), *(kind for kind, _ in pairs)])))
+        several = "--dynamic-batch" if self.model.batch is not None else "--batch-size"
+        if self.bake and (self.model.batch is not None or (self.model.batch_size or 1) > 1):
             raise UsageError(
                 "--bake-preprocessing is for apps that hand over one image as it comes from a camera, and with"
-                " --dynamic-batch a file takes several; leave one of the two out"
+                f" {several} a file takes several; leave one of the two out"
             )
         if self.softmax and not self.bake:
             raise UsageError("--softmax is for apps that take the file as it is; give --bake-preprocessing as well")
@@ -83,7 +88,7 @@ class ExportPlan:
         """
         wanted: list[tuple[Format, Precision, TargetCpu | None]] = []
         for kind, precision in self._asked():
-            if precision in FORMATS[kind].precisions:
+            if precision in FORMATS[kind].exported:
                 cpus = tuple(dict.fromkeys(self.target_cpus)) if FORMATS[kind].per_cpu else (None,)
                 wanted.extend((kind, precision, cpu) for cpu in cpus)
         return tuple(wanted)
@@ -96,7 +101,7 @@ class ExportPlan:
         """
         wanted = []
         for kind, precision in self._asked():
-            recipe = None if precision in FORMATS[kind].precisions else recipe_of(precision, kind)
+            recipe = None if precision in FORMATS[kind].exported else recipe_of(precision, kind)
             if recipe is not None:
                 wanted.append((kind, recipe if self.ranges is None else replace(recipe, ranges=self.ranges)))
         return tuple(wanted)
@@ -106,6 +111,8 @@ class ExportPlan:
         model = self.model
         if model.dynamic is not None or model.batch is not None:
             formats, _ = formats_for_dynamic(model.dynamic, formats, asked=bool(self.formats))
+        if model.input_layout is not None:
+            formats = formats_in_layout(model.input_layout.name, formats, asked=bool(self.formats))
         if self.precisions and not self.formats:  # all formats that have one of them
             formats = tuple(kind for kind in formats if set(self.precisions) & set(_precisions(kind)))
         asked = []
@@ -119,9 +126,31 @@ class ExportPlan:
         return tuple(asked)
 
 
+def formats_in_layout(layout: str, formats: Sequence[Format], *, asked: bool) -> tuple[Format, ...]:
+    """Return the formats whose files can take images in *layout*.
+
+    Args:
+        layout: ``NCHW`` or ``NHWC``.
+        formats: To write.
+        asked: Whether the user named them; otherwise those without are left out.
+
+    Raises:
+        UsageError: A format that was named has no such files.
+    """
+    for kind in formats:
+        row = FORMATS[kind]
+        if asked and layout not in row.input_layouts:
+            others = " ".join(f"--format {other}" for other, able in FORMATS.items() if layout in able.input_layouts)
+            raise UsageError(
+                f"{row.title} files take images in {row.input_layouts[0]}, not {layout}: {row.one_layout_because}; name"
+                f" the formats that do with {others}, and export {kind} into a bundle of its own without --input-layout"
+            )
+    return tuple(kind for kind in formats if layout in FORMATS[kind].input_layouts)
+
+
 def _precisions(kind: Format) -> tuple[Precision, ...]:
     """Every precision of a format: the exporter's own, and those that a recipe stands for."""
-    return tuple(item for item in Precision if item in FORMATS[kind].precisions or recipe_of(item, kind) is not None)
+    return tuple(item for item in Precision if item in FORMATS[kind].exported or recipe_of(item, kind) is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +166,7 @@ class QuantizePlan:
         seed: Of the choice among more images.
         strict: Whether all files are to be written, or none.
         command: The command line, for the manifest.
+        limits: For how old a runtime files are written; None for what the bundle was exported with.
     """
 
     recipes: tuple[Recipe, ...]
@@ -147,6 +177,7 @@ class QuantizePlan:
     seed: int = 0
     strict: bool = False
     command: str = ""
+    limits: RuntimeLimits | None = None
 
     def pairs(self, formats: Sequence[Format]) -> tuple[tuple[Format, Recipe], ...]:
         """Return every format and recipe to write.
@@ -181,6 +212,7 @@ class Job:
         source: The float artifact to start from; None to make one.
         data: None for recipes that need none.
         float_tail: Ids of further layers that stay in float, since one grid cannot serve all parts of an output.
+        limits: For how old a runtime.
     """
 
     kind: Format
@@ -193,6 +225,7 @@ class Job:
     data: CalibrationSet | None
     log: Path
     float_tail: tuple[str, ...] = ()
+    limits: RuntimeLimits = NO_LIMITS
 
     @property
     def final_recipe(self) -> Recipe:

@@ -14,7 +14,7 @@ from coordatt_deploy.bundle_writing import finish, writing
 from coordatt_deploy.conversion.calibration import calibrate
 from coordatt_deploy.conversion.held_out_images import HELD_OUT_PREFIX
 from coordatt_deploy.conversion.jobs import QuantizedArtifact, collect, plan_jobs, submit
-from coordatt_deploy.conversion.plan import QuantizePlan
+from coordatt_deploy.conversion.plan import QuantizePlan, formats_in_layout
 from coordatt_deploy.conversion.refusals import check_any_written, with_refused
 from coordatt_deploy.errors import MissingDependencyError
 from coordatt_deploy.format_modules import need_converters
@@ -42,6 +42,10 @@ def quantize(bundle: Bundle, plan: QuantizePlan, stages: Stages) -> Bundle:
     present = [kind for kind in Format if any(item.format is kind for item in manifest.artifacts)]
     pairs = plan.pairs(present or tuple(Format))
     need_converters(kind for kind, _ in pairs)
+    if manifest.model.input_layout is not None:
+        formats_in_layout(manifest.model.input_layout, [kind for kind, _ in pairs], asked=True)
+    if plan.limits is not None:
+        plan.limits.check(tuple(dict.fromkeys(kind for kind, _ in pairs)))
     if not (bundle.root / "reference" / "graph.json").exists():
         raise MissingDependencyError(f"{bundle.root} has no reference/ to quantize from; build it again")
     with writing(bundle.root, manifest.model.source_sha256, manifest) as staging:

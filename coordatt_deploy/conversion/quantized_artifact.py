@@ -30,6 +30,7 @@ from coordatt_deploy.quantization.equalise import equalise
 from coordatt_deploy.quantization.ranges import Range, input_range, measure
 from coordatt_deploy.quantization.recipes import Recipe, precision_of
 from coordatt_deploy.quantization.rounding import round_weights
+from coordatt_deploy.runtime_versions import NO_LIMITS, RuntimeLimits
 from coordatt_deploy.runtimes import runtime
 from coordatt_deploy.tensors import encode
 
@@ -163,7 +164,12 @@ def _without_masks(value: NumberArray) -> NumberArray:
 
 
 def write(
-    prepared: Prepared, recipe: Recipe, ranges: Mapping[str, Range] | None, path: Path, spec: ModelSpec
+    prepared: Prepared,
+    recipe: Recipe,
+    ranges: Mapping[str, Range] | None,
+    path: Path,
+    spec: ModelSpec,
+    limits: RuntimeLimits = NO_LIMITS,
 ) -> tuple[Exported, ExportRequest]:
     """Write the quantized artifact to *path*.
 
@@ -172,5 +178,5 @@ def write(
         ConversionError: The format's quantizer refused the file.
     """
     artifact = prepared.artifact
-    request = ExportRequest(spec, precision_of(recipe, artifact.precision), path, artifact.target_cpu)
+    request = ExportRequest(spec, precision_of(recipe, artifact.precision), path, artifact.target_cpu, limits=limits)
     return quantizer(artifact.format).quantize(prepared.path, prepared.exported, recipe, ranges, request), request

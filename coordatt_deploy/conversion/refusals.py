@@ -1,6 +1,5 @@
 """Files that could not be written: what was in their way is kept, and the other files are written nevertheless."""
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from coordatt_deploy.errors import (
     UnsupportedOperatorsError,
     WorkerDiedError,
 )
+from coordatt_deploy.files import remove
 from coordatt_deploy.formats import Format, TargetCpu
 from coordatt_deploy.manifest import Manifest, RefusedFile
 from coordatt_deploy.plurals import counted
@@ -120,7 +120,7 @@ def with_refused(manifest: Manifest, refused: Sequence[RefusedFile], root: Path)
     for artifact in manifest.artifacts:
         if artifact.path in paths:
             for path in (root / artifact.path, root / artifact.layers):
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+                remove(path)
     artifacts = tuple(item for item in manifest.artifacts if item.path not in paths)
     done = paths | {item.path for item in artifacts}
     earlier = tuple(item for item in manifest.refused if item.path not in done)

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Final
 
-from coordatt_deploy.artifact_specs import TensorSpec
+from coordatt_deploy.artifact_specs import About, TensorSpec
+from coordatt_deploy.documents import REQUIRED
+from coordatt_deploy.runtime_versions import RuntimeNeeds
 from coordatt_deploy.runtimes.delegate import Delegate, DelegateRecord
 
 SHOWN: Final = 10  # layers in the list of the largest
@@ -91,13 +93,15 @@ class InspectionResult:
     uncounted: Mapping[str, int] | None
     notes: tuple[str, ...]
     delegates: Mapping[str, DelegateRecord]
+    needs: RuntimeNeeds | None = None
+    about: About | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class BundleInspectionResult(InspectionResult):
     """What is known of a bundle, as a document: of its model, and of each of its files by path."""
 
-    artifacts: Mapping[str, InspectionResult]
+    artifacts: Mapping[str, InspectionResult] = field(default_factory=dict, metadata=REQUIRED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +124,8 @@ class Inspection:
         lint: What will fail or cost; only known of models.
         uncounted: Operators whose work no rule counts.
         notes: What else is to be said.
+        needs: Of the runtime that opens it; only known of files.
+        about: Author, licence and description that a file has.
     """
 
     subject: str
@@ -136,6 +142,8 @@ class Inspection:
     lint: tuple[Finding, ...] = ()
     uncounted: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    needs: RuntimeNeeds | None = None
+    about: About | None = None
 
     def record(self) -> InspectionResult:
         """Return the answer as documents hold it."""
@@ -154,6 +162,8 @@ class Inspection:
             uncounted=self.uncounted,
             notes=self.notes,
             delegates={item.name: item.record() for item in self.delegates},
+            needs=self.needs,
+            about=self.about,
         )
 
 

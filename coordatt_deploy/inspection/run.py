@@ -18,7 +18,7 @@ from coordatt_deploy.inspection.result import Block, BundleInspection, Inspectio
 from coordatt_deploy.layer_map import LayerMap
 from coordatt_deploy.manifest import MANIFEST, LoweredBlock
 from coordatt_deploy.runtimes.file_graph import FileGraph
-from coordatt_deploy.runtimes.reader import delegates, read_artifact
+from coordatt_deploy.runtimes.reader import delegates, read_about, read_artifact, runtime_needs
 
 
 def inspect_artifact(path: Path) -> Inspection:
@@ -48,6 +48,8 @@ def inspect_artifact(path: Path) -> Inspection:
         layers=_largest(graph, names),
         delegates=delegates(path, graph),
         notes=tuple(notes),
+        needs=runtime_needs(path, graph.format),
+        about=read_about(path, graph.format),
     )
 
 

@@ -64,6 +64,8 @@ def example_inputs(
             shapes = _shapes(names, size, request.inputs, built, channels)
             if request.batch is not None:
                 return _tried_with_batch(shapes, request.batch, built)
+            if request.batch_size is not None:
+                return _tried_with_size(shapes, request.batch_size, built)
             example = _random(shapes)
             return example, trial(built.module, example)
         except UsageError as error:
@@ -86,6 +88,22 @@ def _tried_with_batch(
         raise UsageError(
             f"--dynamic-batch {bounds[0]}:{bounds[1]}: the model takes a batch of {' or '.join(map(str, others))}, and"
             f" none of {batch}: {error}; {FIXED_BATCH}"
+        ) from error
+
+
+def _tried_with_size(
+    shapes: list[tuple[int, ...]], batch: int, built: LoadedModule
+) -> tuple[tuple[torch.Tensor, ...], object]:
+    """Like ``example_inputs``, with *batch* images in every input that takes as many as the first."""
+    example = _random(_with_batch(shapes, batch))
+    try:
+        return example, trial(built.module, example)
+    except UsageError as error:
+        if not _takes(built, shapes):
+            raise  # of whatever batch
+        raise UsageError(
+            f"--batch-size {batch}: the model takes a batch of {shapes[0][0]}, and none of {batch}: {error}; let its"
+            " code ask for the batch, as in x.flatten(1) or x.reshape(x.shape[0], -1), or leave --batch-size out"
         ) from error
 
 

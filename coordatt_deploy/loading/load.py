@@ -84,6 +84,11 @@ def resolve(request: ModelRequest) -> LoadedModel:
             f"the batch is dynamic: files take from {request.batch[0]} to {request.batch[1]} images at once; golden"
             f" inputs have {', '.join(map(str, tried[:-1]))} and {tried[-1]}{beyond}"
         )
+    elif example[0].shape[0] > 1:
+        notes.append(
+            f"files take {example[0].shape[0]} images at once: golden inputs and latencies are of so many together,"
+            " accuracy is of each"
+        )
     golden_source, images = _golden(request, built.dataset, preprocessing)
     if preprocessing.takes_images and request.golden is None and built.dataset is None:
         notes.append(f"golden images are {golden_source}; name images of the model's own kind with --golden FOLDER")
@@ -96,6 +101,8 @@ def resolve(request: ModelRequest) -> LoadedModel:
             attention=built.attention,
             source_sha256=weights_sha256(module),
             untrained=built.untrained,
+            about=request.about,
+            input_layout=None if request.input_layout is None else request.input_layout.name,
         ),
         example=example,
         images=images,
@@ -137,7 +144,7 @@ def _build(request: ModelRequest) -> LoadedModule:
             return build_timm(name, arguments, request.num_classes, loaded=loaded, input_size=request.input_size)
         case Source.PROGRAM:
             _no_arguments(request, "a saved program is already built")
-            batch = None if request.batch is None else batch_within(request.batch)
+            batch = request.batch_size if request.batch is None else batch_within(request.batch)
             return build_program(Path(request.model), request.input_size, batch)
         case Source.FACTORY:
             return build_factory(request.model, arguments, request.num_classes)

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from coordatt_deploy.artifact_specs import NOTHING_SAID, About
 from coordatt_deploy.errors import UsageError
-from coordatt_deploy.formats import format_of, suffixes
+from coordatt_deploy.formats import InputLayout, format_of, suffixes
 from coordatt_deploy.loading.preprocessing import PreprocessingChanges
-from coordatt_deploy.loading.sizes import BatchBounds, Bounds, check_size
+from coordatt_deploy.loading.sizes import LARGEST_BATCH, BatchBounds, Bounds, check_size
 from coordatt_deploy.models import list_models, model_card
 
 if TYPE_CHECKING:
@@ -65,12 +66,15 @@ class ModelRequest:
         input_size: (H, W) of the images.
         dynamic: Bounds of a dynamic height and width.
         batch: Bounds of a dynamic batch.
+        batch_size: Images that a fixed batch has; None for one, or what the shapes say.
         inputs: Shape of each input by name, batch first, where they are not all images.
         num_classes: Number of logits.
         preprocessing: What differs from the model's own.
         labels: Class names in the order of the logits.
         golden: Folder of images for the golden inputs.
         name: What the model is called in file names; None for what it is called in the code.
+        about: Author, licence and description, for the files.
+        input_layout: Of images, in the files; None for each format's usual one.
         given: The module itself, where it need not be found; ``model`` is the name of its class then.
     """
 
@@ -82,12 +86,15 @@ class ModelRequest:
     input_size: tuple[int, int] | None = None
     dynamic: Bounds | None = None
     batch: BatchBounds | None = None
+    batch_size: int | None = None
     inputs: Mapping[str, tuple[int, ...]] | None = None
     num_classes: int | None = None
     preprocessing: PreprocessingChanges = field(default_factory=PreprocessingChanges)
     labels: tuple[str, ...] | None = None
     golden: Path | None = None
     name: str | None = None
+    about: About = NOTHING_SAID
+    input_layout: InputLayout | None = None
     given: GivenModule | None = None
 
     @property
@@ -140,4 +147,22 @@ class ModelRequest:
         own = self.source is Source.REGISTRY
         if self.input_size is not None:
             check_size(self.input_size, SMALLEST if own else 1)
+        self._check_batch_size()
         self.preprocessing.check_words()
+
+    def _check_batch_size(self) -> None:
+        if self.batch_size is None:
+            return
+        if not 1 <= self.batch_size <= LARGEST_BATCH:
+            raise UsageError(f"--batch-size is {self.batch_size}; it must lie between 1 and {LARGEST_BATCH}")
+        if self.batch is not None:
+            raise UsageError(
+                f"--batch-size {self.batch_size} is one number of images, --dynamic-batch any between two; leave one of"
+                " them out"
+            )
+        for name, shape in (self.inputs or {}).items():
+            if shape[0] not in (1, self.batch_size):
+                raise UsageError(
+                    f"--input-shape gives {name} a first axis of {shape[0]}, --batch-size asks for {self.batch_size};"
+                    " leave one of them out"
+                )

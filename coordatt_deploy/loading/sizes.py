@@ -72,8 +72,8 @@ def parse_dynamic_batch(text: str) -> BatchBounds:
         raise UsageError(f"{text!r} is a batch from {low} to {high} images; it must lie between 1 and {LARGEST_BATCH}")
     if low >= high:
         raise UsageError(
-            f"{text!r} holds no two batches; give the smaller one first, as in 1:8 (a fixed batch of 4 images is the"
-            " first number of --input-shape: NAME=4x3x224x224)"
+            f"{text!r} holds no two batches; give the smaller one first, as in 1:8 (a fixed batch of 4 images is"
+            " --batch-size 4)"
         )
     return low, high
 

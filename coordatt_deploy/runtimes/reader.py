@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, cast
 
-from coordatt_deploy.artifact_specs import AppInterface
+from coordatt_deploy.artifact_specs import About, AppInterface
 from coordatt_deploy.errors import BundleError, UsageError
 from coordatt_deploy.format_modules import Role, load, needing
 from coordatt_deploy.formats import Format, format_of, suffixes
 from coordatt_deploy.host import Host
+from coordatt_deploy.runtime_versions import RuntimeNeeds
 from coordatt_deploy.runtimes.delegate import Delegate
 from coordatt_deploy.runtimes.file_graph import FileGraph, OperatorCount
 from coordatt_deploy.runtimes.vocabulary import Vocabulary
@@ -46,6 +47,13 @@ class Reader(Protocol):
             BundleError: It is damaged.
         """
 
+    def about(self, path: Path) -> About:
+        """Return author, licence and description as the file has them.
+
+        Raises:
+            BundleError: It is damaged.
+        """
+
     def vocabulary(self) -> Vocabulary:
         """Return what the format's operators mean."""
 
@@ -54,6 +62,13 @@ class Reader(Protocol):
 
     def app_interface(self, path: Path) -> AppInterface | None:
         """Return what an app gives to the file and gets of it; None where that is its tensors.
+
+        Raises:
+            BundleError: It is damaged.
+        """
+
+    def runtime_needs(self, path: Path) -> RuntimeNeeds:
+        """Return what the file needs of the runtime that opens it.
 
         Raises:
             BundleError: It is damaged.
@@ -124,6 +139,28 @@ def app_interface(path: Path, file_format: Format) -> AppInterface | None:
     """
     with needing(f"reading {file_format} files", file_format):
         return reader(file_format).app_interface(path)
+
+
+def runtime_needs(path: Path, file_format: Format) -> RuntimeNeeds:
+    """Return what the artifact at *path* needs of the runtime that opens it.
+
+    Raises:
+        BundleError: The file cannot be read.
+        MissingDependencyError: What reads the format is not installed.
+    """
+    with needing(f"reading {file_format} files", file_format):
+        return reader(file_format).runtime_needs(path)
+
+
+def read_about(path: Path, file_format: Format) -> About:
+    """Return author, licence and description as the file at *path* has them.
+
+    Raises:
+        BundleError: The file cannot be read.
+        MissingDependencyError: What reads the format is not installed.
+    """
+    with needing(f"reading {file_format} files", file_format):
+        return reader(file_format).about(path)
 
 
 def read_metadata(path: Path, file_format: Format) -> Mapping[str, object]:

@@ -15,9 +15,10 @@ PACKAGE: Final = Path(__file__).parents[1]
 
 # A package stands for everything in it. Of the packages that are not named only ``__init__`` travels.
 _NAMES: Final = (
-    "errors", "plain_text", "plurals", "array_types", "formats", "format_modules", "artifact_specs", "documents",
-    "manifest", "run_records", "files", "metrics", "progress", "layer_map", "output_grids", "tensors", "bundle",
-    "report_file", "journal", "cpu", "host", "logs", "scratch", "locks", "interruption",
+    "errors", "plain_text", "plurals", "array_types", "formats", "format_modules", "runtime_versions",
+    "artifact_specs", "documents", "manifest", "run_records", "files", "metrics", "progress", "layer_map",
+    "output_grids", "tensors", "bundle", "report_file", "journal", "cpu", "host", "logs", "scratch", "locks",
+    "interruption",
     "data.images", "data.dataset", "data.archives", "data.digits",
     "parity.outputs", "parity.layers", "parity.result", "parity.reports",
     "parity.tolerances", "parity.error_statistics", "parity.executors", "parity.candidate", "parity.cases",

@@ -23,11 +23,13 @@ from torch import fx
 
 from coordatt_deploy import __version__
 from coordatt_deploy.artifact_specs import ModelSpec, TensorSpec, metadata
+from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.exporters import Exported, ExportRequest
 from coordatt_deploy.exporters.converter_errors import refusal
 from coordatt_deploy.exporters.coreml.axes import find_orders, may_be_permuted, permutes
 from coordatt_deploy.exporters.coreml.resizing import resizings
 from coordatt_deploy.exporters.coreml.torch_operators import corrected
+from coordatt_deploy.exporters.float32_notes import float32_notes
 from coordatt_deploy.exporters.fused_layers import read_by_one
 from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.graph.call_arguments import outputs as returned_nodes
@@ -35,13 +37,17 @@ from coordatt_deploy.graph.exported_program import origin_key, program, provenan
 from coordatt_deploy.graph.float16_range import lost_in_float16
 from coordatt_deploy.graph.graph import Graph, aten, is_tensor, layout
 from coordatt_deploy.layer_map import LayerMap, Part
+from coordatt_deploy.runtime_versions import RuntimeLimits, in_order
 from coordatt_deploy.runtimes.coreml.coremltools_import import coremltools as ct
 from coordatt_deploy.runtimes.coreml.coremltools_import import mil, mil_types, proto
 
 # The oldest target whose operator set holds all that a float network needs and whose weights can later be compressed in
 # place (constexpr operators): every iPhone since the 8 runs it. Quantized activations need iOS 17; whoever makes them
-# raises the target.
+# raises the target. Of older systems iOS 15 alone has ML Programs; for a newer one nothing would be gained, as it opens
+# the same file.
 TARGET: Final = ct.target.iOS16
+USUAL: Final = "16"  # its name
+OLDEST: Final = (ct.target.iOS15, "15")
 
 MODEL_FOLDER: Final = "com.apple.CoreML"
 DATE_KEY: Final = "com.github.apple.coremltools.conversion_date"
@@ -49,6 +55,7 @@ DATE_KEY: Final = "com.github.apple.coremltools.conversion_date"
 
 def export(graph: Graph, request: ExportRequest) -> Exported:
     """Write *graph* as an ``.mlpackage`` folder; see ``Exporter.export``."""
+    target = _target(request.limits)
     exported, _ = program(_with_products(graph))
     exported = exported.run_decompositions({})
     renamed = provenance(exported)
@@ -62,7 +69,7 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
                 compute_precision=ct.precision.FLOAT32
                 if request.precision is Precision.FP32
                 else ct.transform.FP16ComputePrecision(op_selector=lambda operation: not _in_float32(operation, kept)),
-                minimum_deployment_target=TARGET,
+                minimum_deployment_target=target,
                 inputs=[_input(graph, request.spec, index) for index in range(len(graph.inputs))],
                 outputs=[ct.TensorType(name, dtype=kind) for name, kind in _output_types(graph).items()],
                 classifier_config=_classes(graph, request.spec),
@@ -86,8 +93,24 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
     layers = _layer_map(graph, function, renamed, Path(request.path), inputs)
     made = {var.name: var for operation in function.operations for var in operation.outputs}
     outputs = tuple(_output_spec(made[name]) for name in graph.outputs)
-    notes = _notes(graph, in_float32) if request.precision is Precision.FP16 else ()
+    notes = float32_notes(Format.COREML, graph, in_float32) if request.precision is Precision.FP16 else ()
     return Exported(inputs, outputs, layers, notes)
+
+
+def _target(limits: RuntimeLimits) -> ct.target:
+    """Return the system whose operators are used: the usual one, or the first with ML Programs where it must be.
+
+    Raises:
+        ConversionError: The system asked for is older than ML Programs.
+    """
+    asked = limits.of(Format.COREML)
+    oldest, name = OLDEST
+    if asked is not None and in_order(asked) < in_order(name):
+        raise ConversionError(
+            f"Core ML before iOS {name} has no ML Programs, and --min-runtime asks for iOS {asked}; give ios={name} or"
+            " newer"
+        )
+    return oldest if asked is not None and in_order(asked) < in_order(USUAL) else TARGET
 
 
 @contextmanager
@@ -122,18 +145,6 @@ def _in_float32(operation: mil.Operation, kept: Mapping[str, bool]) -> bool:
     while name and name not in kept:
         name = name.rpartition("_")[0]
     return kept.get(name, False)
-
-
-def _notes(graph: Graph, in_float32: frozenset[str]) -> tuple[str, ...]:
-    """Say which layers a float16 program computes in float32."""
-    nodes = [node.name for node in graph.module.graph.nodes if node.name in in_float32]
-    layers = dict.fromkeys(layer for layer in map(graph.layer_of, nodes) if layer is not None)
-    if not nodes:
-        return ()
-    return (
-        f"coreml fp16 computes {', '.join(layers) or ', '.join(nodes)} in float32: float16 holds magnitudes from 6e-8"
-        " to 65504, and a constant or value there is beyond",
-    )
 
 
 def _output_types(graph: Graph) -> dict[str, type[np.float32] | type[np.int32]]:
@@ -306,9 +317,9 @@ def _describe(model: proto.Model_pb2.Model, request: ExportRequest, graph: Graph
         "torch": torch.__version__,
         "coremltools": ct.__version__,
     }
-    description.shortDescription = _summary(spec, request.precision)
-    description.author = f"coordatt-deploy {__version__}"
-    description.license = "The licence of the weights applies; the file does not state it."
+    description.shortDescription = spec.about.description or _summary(spec, request.precision)
+    description.author = spec.about.author or f"coordatt-deploy {__version__}"
+    description.license = spec.about.license or "The licence of the weights applies; the file does not state it."
     description.versionString = spec.source_sha256[:12] or __version__
     del description.userDefined[DATE_KEY]
     for key, value in values.items():

@@ -25,6 +25,7 @@ from coordatt_deploy.layer_map import LayerMap, Part
 from coordatt_deploy.quantization.delicate_sums import too_wide, touching
 from coordatt_deploy.quantization.ranges import Range, needed
 from coordatt_deploy.quantization.recipes import Mode, Recipe, checked, kept_in_float
+from coordatt_deploy.runtime_versions import in_order
 from coordatt_deploy.runtimes.coreml.coremltools_import import coremltools as ct
 from coordatt_deploy.runtimes.coreml.coremltools_import import proto
 from coordatt_deploy.runtimes.coreml.evaluator.package import CLASSIFY, block_of
@@ -39,6 +40,12 @@ MASKING: Final = frozenset(
 )
 LEAST_STEP: Final = 2.0**-18  # float16 holds four bits of it; nothing in a network that computes in float16 is finer
 IOS_17: Final = 8  # specification version: the first with quantize and dequantize
+# The first iOS that has what a recipe writes.
+FIRST_SYSTEM: Final = {
+    Mode.STATIC: ("quantize and dequantize operators", "17"),
+    Mode.WEIGHT_ONLY: ("compressed constants (constexpr operators)", "16"),
+    Mode.PALETTIZED: ("compressed constants (constexpr operators)", "16"),
+}
 # What coremltools' passes put between quantize and dequantize, as a graph calls it.
 INTEGER: Final = frozenset({"conv2d", "linear", "add", "avg_pool2d", "max_pool2d"})
 
@@ -82,6 +89,13 @@ def quantize(
         ConversionError: coremltools refused the package.
     """
     recipe = checked(recipe, Format.COREML)
+    what, system = FIRST_SYSTEM[recipe.mode]
+    asked = request.limits.of(Format.COREML)
+    if asked is not None and in_order(asked) < in_order(system):
+        raise ConversionError(
+            f"{recipe.name} needs {what}, which Core ML has from iOS {system} on, and --min-runtime asks for iOS"
+            f" {asked}; give --min-runtime ios={system}, or ship the float file"
+        )
     with _opened(source) as model, _silent():
         floats = block_of(model.get_spec())
         kept = kept_in_float(recipe.float_layers, exported.layers, _edges(floats))
@@ -326,7 +340,8 @@ def _write(model: ct.models.MLModel, recipe: Recipe, request: ExportRequest) -> 
     described.userDefined.pop(DATE_KEY, None)
     described.userDefined["recipe"] = recipe.name
     described.userDefined["float_layers"] = json.dumps(list(recipe.float_layers))
-    described.shortDescription = f"{described.shortDescription}, {recipe.name}"
+    if not request.spec.about.description:
+        described.shortDescription = f"{described.shortDescription}, {recipe.name}"
     with tempfile.TemporaryDirectory() as scratch:
         saved = Path(scratch) / "saved.mlpackage"
         model.save(str(saved))

@@ -21,12 +21,17 @@ from coordatt_deploy.artifact_specs import TensorSpec, metadata
 from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.exporters import Exported, ExportRequest
 from coordatt_deploy.exporters.converter_errors import refusal
+from coordatt_deploy.exporters.float32_notes import float32_notes
 from coordatt_deploy.exporters.fused_layers import read_by_one
+from coordatt_deploy.exporters.onnx.float16 import in_float16
+from coordatt_deploy.exporters.onnx.input_layout import CHANNELS_LAST, channels_last
 from coordatt_deploy.exporters.onnx.ir_version import lower_ir
+from coordatt_deploy.exporters.onnx.opset import in_opset
 from coordatt_deploy.exporters.onnx.optimise import optimise
-from coordatt_deploy.formats import Format
+from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.graph.call_arguments import argument
 from coordatt_deploy.graph.exported_program import BATCH, origin_key, program, provenance
+from coordatt_deploy.graph.float16_range import lost_in_float16
 from coordatt_deploy.graph.graph import Graph, op_name
 from coordatt_deploy.graph.repeats import repeated_calls
 from coordatt_deploy.layer_map import LayerMap, Part, takes_together
@@ -69,12 +74,21 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
     decomposed = converted.exported_program
     assert decomposed is not None  # noqa: S101 - kept unless the exporter is told to forget it
     renamed = provenance(decomposed)
-    layers = _layer_map(graph, model, renamed)
+    layers, places = _layer_map(graph, model, renamed)
     _name_batch(graph, model)
+    notes: tuple[str, ...] = ()
+    if request.precision is Precision.FP16:
+        in_float32 = request.float32_nodes | lost_in_float16(graph.module)
+        tensors = {part.tensor for name in in_float32 if (part := places.get(name)) is not None}
+        model = in_float16(_named_nodes(model), tensors)
+        notes = float32_notes(Format.ONNX, graph, in_float32)
+    nhwc = channels_last(model) if request.spec.input_layout == CHANNELS_LAST else frozenset()
+    model = in_opset(model, request)
     _clean(model, layers, request)
     onnx.checker.check_model(model, full_check=True)
     Path(request.path).write_bytes(model.SerializeToString(deterministic=True))
-    return Exported(tuple(map(_spec, model.graph.input)), tuple(map(_spec, model.graph.output)), layers)
+    inputs = tuple(_spec(value, CHANNELS_LAST if value.name in nhwc else "NCHW") for value in model.graph.input)
+    return Exported(inputs, tuple(map(_spec, model.graph.output)), layers, notes)
 
 
 def _rename_clashing(program: torch.onnx.ONNXProgram) -> None:
@@ -92,7 +106,17 @@ def _rename_clashing(program: torch.onnx.ONNXProgram) -> None:
             value.name = name
 
 
-def _layer_map(graph: Graph, model: onnx.ModelProto, renamed: dict[str, str]) -> LayerMap:
+def _named_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Give every operator a name of its own, by which it can be spared."""
+    for index, node in enumerate(model.graph.node):
+        node.name = f"{node.op_type}_{index}"
+    return model
+
+
+def _layer_map(
+    graph: Graph, model: onnx.ModelProto, renamed: dict[str, str]
+) -> tuple[LayerMap, dict[str, Part | None]]:
+    """Return where every layer is, and where every call of the graph is."""
     values = {name for node in model.graph.node for name in node.output} | {item.name for item in model.graph.output}
     returned = next(node for node in graph.module.graph.nodes if node.op == "output").args[0]
     outputs = {node.name: name for node, name in zip(returned, graph.outputs, strict=True)}
@@ -124,7 +148,7 @@ def _layer_map(graph: Graph, model: onnx.ModelProto, renamed: dict[str, str]) ->
     for node in graph.module.graph.nodes:
         if places[node.name] is None and node.name not in reasons and (layer := read_by_one(graph, node, places)):
             reasons[node.name] = f"=>{layer}"
-    return graph.layers.carried(places, reasons)
+    return graph.layers.carried(places, reasons), places
 
 
 class _Rows:
@@ -238,7 +262,7 @@ def _name_batch(graph: Graph, model: onnx.ModelProto) -> None:
 def _clean(model: onnx.ModelProto, layers: LayerMap, request: ExportRequest) -> None:
     model.producer_name, model.producer_version = "coordatt-deploy", __version__
     lower_ir(model)
-    model.doc_string, model.graph.name = "", request.spec.name
+    model.doc_string, model.graph.name = request.spec.about.description or "", request.spec.name
     del model.metadata_props[:]
     for key, value in metadata(request.spec, request.target_cpu).items():
         model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
@@ -261,8 +285,8 @@ def _clean(model: onnx.ModelProto, layers: LayerMap, request: ExportRequest) -> 
     del model.graph.metadata_props[:]
 
 
-def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+def _spec(value: onnx.ValueInfoProto, layout: str = "NCHW") -> TensorSpec:
     tensor = value.type.tensor_type
     shape = tuple(axis.dim_value if axis.HasField("dim_value") else None for axis in tensor.shape.dim)
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
-    return TensorSpec(value.name, shape, dtype, "NCHW"[: len(shape)] if len(shape) <= 4 else "")
+    return TensorSpec(value.name, shape, dtype, layout[: len(shape)] if len(shape) <= 4 else "")

@@ -25,6 +25,7 @@ from coordatt_deploy.artifact_specs import TensorSpec
 from coordatt_deploy.errors import ConversionError
 from coordatt_deploy.exporters import EIGHT_BITS, Exported, ExportRequest
 from coordatt_deploy.exporters.onnx.ir_version import lower_ir
+from coordatt_deploy.exporters.onnx.opset import in_opset
 from coordatt_deploy.formats import Format, IoType, TargetCpu
 from coordatt_deploy.layer_map import LayerMap, Part
 from coordatt_deploy.quantization.delicate_sums import leads_to, too_wide, touching
@@ -92,7 +93,7 @@ def quantize(
         ConversionError: onnxruntime.quantization refused the file.
     """
     recipe = checked(recipe, Format.ONNX)
-    model = onnx.load(str(source))
+    model = in_opset(onnx.load(str(source)), request)
     kept = kept_in_float(recipe.float_layers, exported.layers, [(node.input, node.output) for node in model.graph.node])
     inputs, outputs = exported.inputs, exported.outputs
     reasons: dict[str, str] = {}

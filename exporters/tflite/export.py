@@ -284,7 +284,7 @@ def _describe(model: schema.ModelT, request: ExportRequest) -> None:
     entry.name, entry.buffer = METADATA_NAME, len(model.buffers)
     model.metadata = [*(model.metadata or []), entry]
     model.buffers.append(schema.BufferT(data=np.frombuffer(document.encode(), dtype=np.uint8)))
-    model.description = request.spec.name
+    model.description = request.spec.about.description or request.spec.name
 
 
 class _AlignedBuffer(schema.BufferT):  # type: ignore[misc]  # the schema has no types

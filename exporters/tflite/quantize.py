@@ -29,6 +29,7 @@ from coordatt_deploy.formats import Format, IoType, TargetCpu
 from coordatt_deploy.layer_map import LayerMap
 from coordatt_deploy.quantization.ranges import Range, needed
 from coordatt_deploy.quantization.recipes import Mode, Recipe, checked, kept_in_float
+from coordatt_deploy.runtimes.tflite.needs import say_versions
 
 ALL: Final = qtyping.TFLOperationName.ALL_SUPPORTED
 # Weights this small stay in float where activations do: 4 kB each, and the first layers, which they belong to, are the
@@ -103,6 +104,8 @@ def quantize(
         take_maxima_of_integers(quantized)
     if pixels:
         add_uint8_input(quantized, exported.inputs[0].name)
+    # Else a runtime that is too old opens the file: dynamic_wi8_afp32 gave 0 dB in tflite-runtime 2.14.
+    say_versions(quantized)
     inputs, outputs = _interface(quantized, exported)
     request.path.write_bytes(pack(quantized))
     return Exported(inputs, outputs, exported.layers)

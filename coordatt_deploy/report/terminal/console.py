@@ -206,6 +206,8 @@ def fed(profile: ProfileResult) -> str:
         return "one image"
     if len(shapes) == 1 and len(shapes[0]) == 4 and shapes[0][0] == 1:
         return f"one image of {shapes[0][2]}x{shapes[0][3]}"
+    if len(shapes) == 1 and len(shapes[0]) == 4:
+        return f"a batch of {shapes[0][0]} images of {shapes[0][2]}x{shapes[0][3]} together"
     return " and ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in profile.inputs.items())
 
 

@@ -10,6 +10,7 @@ from coordatt_deploy.plain_text import plain
 from coordatt_deploy.plurals import counted, of_total
 from coordatt_deploy.report.terminal.console import count, new_console, say, size
 from coordatt_deploy.report.terminal.tables import Column, broken, show_below, show_table
+from coordatt_deploy.runtime_versions import RuntimeNeeds
 from coordatt_deploy.runtimes.vocabulary import Work
 
 
@@ -37,6 +38,10 @@ def _show(console: Console, item: Inspection) -> None:
     for kind, specs in (("takes", item.inputs), ("gives", item.outputs)):
         shapes = "; ".join(f"{spec.name} {_shape(spec.shape)} {spec.dtype}" for spec in specs)
         say(console, f"{kind} {shapes}")
+    for name, said in ({} if item.about is None else item.about.said()).items():
+        say(console, f"{name}: {said}")
+    if item.needs is not None:
+        say(console, needs_line(item.needs))
     say(console, "operators: " + ", ".join(f"{name} {number}" for name, number in item.operators.items()))
     if item.uncounted:
         say(console, f"not counted as MACs: {', '.join(item.uncounted)}", style="yellow")
@@ -103,3 +108,12 @@ def _alike(lint: Sequence[Finding]) -> list[list[Finding]]:
 
 def _shape(shape: Sequence[int | None]) -> str:
     return "x".join("?" if size is None else str(size) for size in shape)
+
+
+def needs_line(needs: RuntimeNeeds) -> str:
+    """Say which runtimes open a file, and why no older ones."""
+    formats = ", ".join(f"{name} {version}" for name, version in needs.versions.items())
+    if not needs.least:
+        return f"needs a runtime that no published table knows, because of {needs.because} ({formats})"
+    least = " or ".join(f"{name} {version}" for name, version in needs.least.items())
+    return f"needs {least} or newer, because of {needs.because} ({formats})"

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from coordatt_deploy.artifact_specs import AppInterface, AppValue
+from coordatt_deploy.artifact_specs import About, AppInterface, AppValue
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.formats import Format
 from coordatt_deploy.host import Host
+from coordatt_deploy.runtime_versions import RuntimeNeeds
 from coordatt_deploy.runtimes.argument_checks import first_line
+from coordatt_deploy.runtimes.coreml import needs
 from coordatt_deploy.runtimes.coreml.delegates import neural_engine
 from coordatt_deploy.runtimes.coreml.vocabulary import VOCABULARY
 from coordatt_deploy.runtimes.delegate import Delegate
@@ -184,6 +186,26 @@ def host_effect(path: Path, machine: Host) -> str | None:  # noqa: ARG001 - whic
         f"evaluated by rules of which no independent evidence is known for {', '.join(unproven)}"
         " (docs/coreml-evaluator.md); a Mac would tell"
     )
+
+
+def runtime_needs(path: Path) -> RuntimeNeeds:
+    """See ``Reader.runtime_needs``."""
+    from coordatt_deploy.runtimes.coreml.evaluator.package import read_model
+
+    model, _ = read_model(path)
+    return needs.runtime_needs(model.specificationVersion)
+
+
+def about(path: Path) -> About:
+    """See ``Reader.about``; what this project writes where the user said nothing is not theirs."""
+    from coordatt_deploy.runtimes.coreml.evaluator.package import read_model
+
+    model, _ = read_model(path)
+    described = model.description.metadata
+    values = dict(described.userDefined)
+    if "producer" not in values:  # of another tool
+        values = {"author": described.author, "license": described.license, "description": described.shortDescription}
+    return About(*(values.get(name) or None for name in ("author", "license", "description")))
 
 
 def app_interface(path: Path) -> AppInterface | None:

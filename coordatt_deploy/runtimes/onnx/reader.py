@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from coordatt_deploy.artifact_specs import AppInterface
+from coordatt_deploy.artifact_specs import About, AppInterface
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.formats import Format
 from coordatt_deploy.host import Host
+from coordatt_deploy.runtime_versions import RuntimeNeeds
 from coordatt_deploy.runtimes.argument_checks import first_line
 from coordatt_deploy.runtimes.delegate import Delegate
 from coordatt_deploy.runtimes.file_graph import FileGraph, Node, OperatorCount, Tensor, most_frequent_first, spec_of
+from coordatt_deploy.runtimes.onnx import needs
 from coordatt_deploy.runtimes.onnx.saturation import saturation_cause
 from coordatt_deploy.runtimes.onnx.vocabulary import VOCABULARY
 from coordatt_deploy.runtimes.vocabulary import Vocabulary
@@ -93,7 +95,12 @@ def _graph(model: "onnx.ModelProto") -> FileGraph:
         nodes.append(Node(node.op_type, tuple(node.input), tuple(node.output), window))
     nodes = _reading_stored_weights(nodes, tensors)
     weights = {initializer.name for initializer in model.graph.initializer}
-    inputs = tuple(spec_of(value.name, tensors) for value in model.graph.input if value.name not in weights)
+    turned = _with_channels_last(model)
+    inputs = tuple(
+        spec_of(value.name, tensors, "NHWC" if value.name in turned else "NCHW")
+        for value in model.graph.input
+        if value.name not in weights
+    )
     return FileGraph(
         format=Format.ONNX,
         nodes=tuple(nodes),
@@ -102,6 +109,16 @@ def _graph(model: "onnx.ModelProto") -> FileGraph:
         outputs=tuple(spec_of(value.name, tensors) for value in model.graph.output),
         flexible=any(None in spec.shape for spec in inputs),
     )
+
+
+def _with_channels_last(model: "onnx.ModelProto") -> set[str]:
+    """Names of what only a Transpose reads that brings the channels before height and width."""
+    readers: dict[str, list[bool]] = {}
+    for node in model.graph.node:
+        turns = node.op_type == "Transpose" and [*node.attribute[0].ints] == [0, 3, 1, 2] if node.attribute else False
+        for name in node.input:
+            readers.setdefault(name, []).append(turns)
+    return {name for name, turns in readers.items() if all(turns)}
 
 
 def _reading_stored_weights(nodes: list[Node], tensors: Mapping[str, Tensor]) -> list[Node]:
@@ -125,14 +142,31 @@ def _reading_stored_weights(nodes: list[Node], tensors: Mapping[str, Tensor]) ->
 
 def operators(path: Path) -> OperatorCount:
     """See ``Reader.operators``."""
+    return OperatorCount(most_frequent_first(node.op_type for node in _loaded(path).graph.node))
+
+
+def runtime_needs(path: Path) -> RuntimeNeeds:
+    """See ``Reader.runtime_needs``."""
+    model = _loaded(path)
+    return needs.runtime_needs(model.ir_version, [(item.domain, item.version) for item in model.opset_import])
+
+
+def about(path: Path) -> About:
+    """See ``Reader.about``."""
+    model = _loaded(path)
+    values = {item.key: item.value for item in model.metadata_props}
+    description = values.get("description") or model.doc_string
+    return About(values.get("author") or None, values.get("license") or None, description or None)
+
+
+def _loaded(path: Path) -> "onnx.ModelProto":
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
-        model = onnx.load(path, load_external_data=False)
+        return onnx.load(path, load_external_data=False)
     except (OSError, ValueError, DecodeError) as error:
         raise BundleError(f"{path.name} cannot be read as ONNX: {error}; build the bundle again") from error
-    return OperatorCount(most_frequent_first(node.op_type for node in model.graph.node))
 
 
 def vocabulary() -> Vocabulary:

@@ -3,18 +3,20 @@
 Packages are imported by the functions that need them, for metadata is read where none of them is installed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from coordatt_deploy.artifact_specs import AppInterface
+from coordatt_deploy.artifact_specs import About, AppInterface
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.formats import Format
 from coordatt_deploy.host import Host
 from coordatt_deploy.plurals import counted
+from coordatt_deploy.runtime_versions import RuntimeNeeds
 from coordatt_deploy.runtimes.argument_checks import first_line
 from coordatt_deploy.runtimes.delegate import Delegate
 from coordatt_deploy.runtimes.file_graph import FileGraph, Node, OperatorCount, Tensor, most_frequent_first, spec_of
+from coordatt_deploy.runtimes.tflite import needs
 from coordatt_deploy.runtimes.tflite.delegates import gpu, xnnpack
 from coordatt_deploy.runtimes.tflite.file_check import check_file
 from coordatt_deploy.runtimes.tflite.flatbuffer import IDENTIFIER
@@ -25,6 +27,8 @@ from coordatt_deploy.runtimes.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from ai_edge_litert import schema_py_generated as schema
 
+T = TypeVar("T")
+
 
 def metadata(path: Path) -> dict[str, object]:
     """See ``Reader.metadata``."""
@@ -33,6 +37,30 @@ def metadata(path: Path) -> dict[str, object]:
 
 def graph(path: Path) -> FileGraph:
     """See ``Reader.graph``."""
+    return _of_model(path, _graph)
+
+
+def about(path: Path) -> About:
+    """See ``Reader.about``; another tool's file says nothing in our terms."""
+    try:
+        values = read_metadata(path)
+    except BundleError:
+        return About()
+    said = {name: str(values[name]) for name in ("author", "license", "description") if values.get(name)}
+    return About(**said)
+
+
+def runtime_needs(path: Path) -> RuntimeNeeds:
+    """See ``Reader.runtime_needs``."""
+    return _of_model(path, needs.runtime_needs)
+
+
+def _of_model(path: Path, read: "Callable[[schema.ModelT], T]") -> T:
+    """Return what *read* makes of the model in a file.
+
+    Raises:
+        BundleError: It is no TFLite file, or damaged.
+    """
     import flatbuffers  # noqa: F401 - the schema needs it, and its absence should name it
     from ai_edge_litert import schema_py_generated as schema
 
@@ -41,7 +69,7 @@ def graph(path: Path) -> FileGraph:
         raise BundleError(f"{path.name} is no TFLite file: it has no TFL3 mark")
     check_file(content, path.name)
     try:
-        return _graph(schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0)))
+        return read(schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0)))
     except Exception as error:  # a damaged FlatBuffer makes the generated reader raise many kinds
         raise BundleError(f"{path.name} cannot be read as TFLite: {first_line(error)}") from error
 

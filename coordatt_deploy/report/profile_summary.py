@@ -1,0 +1,62 @@
+"""Latencies for machines that gather test results, and for the page of a CI run.
+
+Nothing of a latency passes or fails: machines differ, and so do moments.
+"""
+
+from coordatt_deploy.host import Host
+from coordatt_deploy.profile.result import LatencyRecord, ProfileResult
+from coordatt_deploy.report.junit_cases import Case, suites_xml
+from coordatt_deploy.report.markdown import cell
+
+STABLE = "stable"
+
+
+def profile_junit(profile: ProfileResult) -> str:
+    """Return latencies as JUnit XML: a suite for each artifact, a case for each number of threads.
+
+    The time of a case is the median. One that is unusable, or could not be measured here, is skipped.
+    """
+    suites: dict[str, list[Case]] = {}
+    for item in profile.results:
+        told = f"median {item.median_ms:.3f} ms, 95 % interval {_interval(item)} ms, {_verdict(item)}"
+        skipped = item.verdict == "unusable"
+        case = Case(f"threads {item.threads}", told, skipped=skipped, seconds=item.median_ms / 1e3)
+        suites.setdefault(item.path, []).append(case)
+    for left_out in profile.skipped:
+        suites.setdefault(left_out.path, []).append(Case("latency", f"not measured: {left_out.reason}", skipped=True))
+    return suites_xml("coordatt-deploy profile", suites)
+
+
+def profile_markdown(profile: ProfileResult, model: str) -> str:
+    """Return latencies of *model* as Markdown for the summary of a CI run."""
+    fed = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in profile.inputs.items())
+    lines = [
+        f"### Latency of {cell(model)}",
+        "",
+        f"{cell(_machine(profile.host))}" + (f"; a call takes {cell(fed)}" if fed else ""),
+        "",
+        "| file | runtime | threads | median ms | 95 % interval | p99 ms | verdict |",
+        "|---|---|--:|--:|--:|--:|---|",
+    ]
+    lines += [
+        f"| {cell(item.path)} | {cell(item.runtime)} ({item.origin}) | {item.threads} | {item.median_ms:.3f} |"
+        f" {_interval(item)} | {item.p99_ms:.3f} | {cell(_verdict(item))} |"
+        for item in profile.results
+    ]
+    for left_out in profile.skipped:
+        lines += ["", f"- {cell(left_out.path)}: not measured: {cell(left_out.reason)}"]
+    if profile.interrupted:
+        lines += ["", "- interrupted: these are the samples taken until then"]
+    return "\n".join(lines) + "\n"
+
+
+def _interval(item: LatencyRecord) -> str:
+    return "–" if item.ci95_ms is None else f"{item.ci95_ms[0]:.3f} … {item.ci95_ms[1]:.3f}"
+
+
+def _verdict(item: LatencyRecord) -> str:
+    return item.verdict if item.verdict == STABLE else f"{item.verdict}: {item.reason}"
+
+
+def _machine(host: Host) -> str:
+    return f"{host.cpu}, {host.cores_available} of {host.cores} cores"
