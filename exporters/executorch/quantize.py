@@ -165,6 +165,23 @@ class _Quantization:
             else:
                 self._compute_in_floats(node)
         self.graph.xnodes = self.nodes
+        self._drop_unused()
+
+    def _drop_unused(self) -> None:
+        """Leave the floats out that integers have taken the place of."""
+        read = {item for node in self.nodes for item in inputs(node)}
+        ends = EXTERNAL_INPUT | EXTERNAL_OUTPUT
+        made = {item for node in self.nodes for item in outputs(node)}
+        values = [value for value in self.graph.xvalues
+                  if tensor(value).id_out in read | made or tensor(value).flags & ends]  # fmt: skip
+        places = {0: 0}  # the first entry stands for none
+        for value in values:
+            inner, steps = tensor(value), getattr(value.xvalue_union, "quant_params", None)
+            inner.constant_buffer_idx = places.setdefault(inner.constant_buffer_idx, len(places))
+            if hasattr(steps, "scale_buffer_idx"):
+                steps.scale_buffer_idx = places.setdefault(steps.scale_buffer_idx, len(places))
+        self.graph.xvalues = values
+        self.graph.constant_data = [self.graph.constant_data[index] for index in places]
 
     def _data(self, node: Record) -> list[int]:
         """Ids of what an operator reads that is computed."""

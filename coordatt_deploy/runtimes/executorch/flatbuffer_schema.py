@@ -1,7 +1,7 @@
 """Read and write FlatBuffers by their schema, in the language that executorch ships its schemas in.
 
-executorch itself goes through JSON and a compiler for it, which prints six places of a float behind the point, and loads
-torch and all its exporters for that. Tables become records here, with an attribute for each field of the schema.
+executorch itself goes through JSON and a compiler for it, which prints six places of a float behind the point, and
+loads torch and all its exporters for that. Tables become records here, with an attribute for each field of the schema.
 """
 
 import re

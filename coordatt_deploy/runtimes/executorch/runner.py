@@ -14,7 +14,7 @@ from typing import Final, Self
 
 import numpy as np
 import torch
-from executorch.extension.pybindings import _C as runtime  # its package loads all exporters as well
+from executorch.extension.pybindings import _C as runtime  # noqa: N811 - its package loads all exporters as well
 
 from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact, Origin, TensorSpec
@@ -53,7 +53,7 @@ _THREADS: Final = _Threads()
 
 
 class Program:
-    """A program in memory, loaded when it is first run, and again after other programs had another number of threads."""
+    """A program in memory, loaded again when other programs had another number of threads."""
 
     def __init__(self, content: bytes, threads: int) -> None:
         self._content, self._threads = content, threads
@@ -89,9 +89,15 @@ class Program:
             RuntimeError: The runtime refuses it.
         """
         self.load()
-        tensors = [torch.from_numpy(array if array.flags.writeable else array.copy()) for array in arrays]
+        tensors = [_as_tensor(array) for array in arrays]
         made = self._module.forward(tensors)  # type: ignore[attr-defined]  # an extension without types
         return [np.asarray(tensor.contiguous().numpy()) for tensor in made]
+
+
+def _as_tensor(array: NumberArray) -> torch.Tensor:
+    """An array without a copy; the runtime looks at the strides of axes of size 1 as well."""
+    plain = np.ascontiguousarray(array).ravel().reshape(array.shape)
+    return torch.from_numpy(plain if plain.flags.writeable else plain.copy())
 
 
 def open_artifact(

@@ -291,9 +291,12 @@ def _let_program_read(file: ProgramFile, old: int, new: int) -> None:
                 inner = tensor(value)
                 if inner.flags & EXTERNAL_INPUT and call.args[inner.external_id] == old:
                     call.args[inner.external_id] = new
-                elif inner.flags & EXTERNAL_OUTPUT and call.args[inner.external_id] == old:
-                    if any(inner.id_out in inputs(node) for node in graph.xnodes):  # read inside of it as well
-                        _stand_in(graph, call, value, new)
+                elif (
+                    inner.flags & EXTERNAL_OUTPUT
+                    and call.args[inner.external_id] == old
+                    and any(inner.id_out in inputs(node) for node in graph.xnodes)  # it is read inside as well
+                ):
+                    _stand_in(graph, call, value, new)
         elif kind == "KernelCall":
             _, made = _kernel_tensors(method, call)
             kept = {int(name.rpartition("_")[2]) for name in made}

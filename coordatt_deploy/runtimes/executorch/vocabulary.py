@@ -35,7 +35,9 @@ VOCABULARY: Final = Vocabulary(
         "aten::convolution.out": (Work.CONVOLUTION, per_result_and_kernel),
         "XNNFullyConnected": (Work.LINEAR, per_result_and_kernel),
         **dict.fromkeys(("XNNBatchMatrixMultiply", "aten::bmm.out", "aten::mm.out"), (Work.LINEAR, matrix_product)),
-        **dict.fromkeys(("XNNGlobalAvgPooling2d", "aten::mean.out", "aten::sum.IntList_out"), (Work.POOLING, per_input)),
+        **dict.fromkeys(
+            ("XNNGlobalAvgPooling2d", "aten::mean.out", "aten::sum.IntList_out"), (Work.POOLING, per_input)
+        ),
         "XNNAvgPooling2d": (Work.POOLING, per_window),
         **dict.fromkeys(
             ("XNNAdd", "XNNSubtract", "XNNMultiply", "XNNDiv", "aten::add.out", "aten::sub.out", "aten::mul.out",
@@ -50,7 +52,9 @@ VOCABULARY: Final = Vocabulary(
         "aten::view_copy.out", "aten::expand_copy.out", "aten::permute_copy.out", "aten::unsqueeze_copy.out",
         "aten::squeeze_copy.dims_out",
     }),
-    gates=frozenset({"XNNSigmoid", "XNNClamp", "XNNMultiply", "XNNDiv", "XNNMinimum", "XNNConv2d", "aten::sigmoid.out"}),
+    gates=frozenset({
+        "XNNSigmoid", "XNNClamp", "XNNMultiply", "XNNDiv", "XNNMinimum", "XNNConv2d", "aten::sigmoid.out",
+    }),
     maxima=frozenset({"XNNMaxPooling2d", "XNNMaximum", "aten::amax.out", "aten::max.unary_out"}),
     softmaxes=frozenset({"XNNSoftmax", "aten::_softmax.out"}),
     channel_axis=3,
