@@ -19,6 +19,7 @@ from coordatt_deploy.exporters.converter_errors import refusal
 from coordatt_deploy.exporters.executorch.executorch_import import (
     EdgeCompileConfig,
     XnnpackPartitioner,
+    fast,
     quiet,
     to_edge_transform_and_lower,
 )
@@ -48,7 +49,7 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
         raise UsageError("ExecuTorch files have a fixed input size; capture the model without dynamic sizes or batch")
     document = json.dumps(metadata(request.spec, request.target_cpu), ensure_ascii=False)
     try:
-        with quiet():
+        with quiet(), fast(resizing=any("bilinear" in op_name(node) for node in graph.module.graph.nodes)):
             edge = to_edge_transform_and_lower(
                 program(graph)[0],
                 partitioner=[XnnpackPartitioner()],
