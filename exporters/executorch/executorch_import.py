@@ -1,8 +1,8 @@
 """executorch's exporters, without what they print, and without two things that half of their time goes into.
 
-    histories   torch writes down where each node of a graph came from, and copies that history whenever a pass runs
-                over the graph, of which there are forty. They are never changed, so they are shared here.
-    resizing    to recognise bilinear resizing, executorch lowers six networks with it; not for a graph without any.
+histories   torch writes down where each node of a graph came from, and copies that history whenever a pass runs
+over the graph, of which there are forty. They are never changed, so they are shared here.
+resizing    to recognise bilinear resizing, executorch lowers six networks with it; not for a graph without any.
 """
 
 import copy
@@ -38,6 +38,7 @@ with quiet():
     from executorch.backends.xnnpack._passes.xnnpack_pass import XNNPACKPass
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
+    from executorch.exir.lowered_backend_module import LoweredBackendModule
     from torch.fx import GraphModule
 
 
@@ -63,4 +64,6 @@ def fast(*, resizing: bool) -> Iterator[None]:
                 yield
 
 
-__all__ = ["EdgeCompileConfig", "XnnpackPartitioner", "fast", "quiet", "to_edge_transform_and_lower"]
+__all__ = [
+    "EdgeCompileConfig", "LoweredBackendModule", "XnnpackPartitioner", "fast", "quiet", "to_edge_transform_and_lower",
+]  # fmt: skip

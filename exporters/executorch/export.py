@@ -4,11 +4,14 @@ executorch gives every operator that it writes the number of the node that it ca
 can be (``layer_search``), and values prove that it is there. Nothing in the file depends on the machine or the moment.
 """
 
+import copy
 import json
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
+import torch
 from torch import fx
 
 from coordatt_deploy.array_types import NumberArray
@@ -18,6 +21,7 @@ from coordatt_deploy.exporters import Exported, ExportRequest
 from coordatt_deploy.exporters.converter_errors import refusal
 from coordatt_deploy.exporters.executorch.executorch_import import (
     EdgeCompileConfig,
+    LoweredBackendModule,
     XnnpackPartitioner,
     fast,
     quiet,
@@ -33,6 +37,7 @@ from coordatt_deploy.runtimes.executorch.runner import Program
 from coordatt_deploy.runtimes.executorch.tensors import DTYPES, VIEW, operators, sources, tap
 
 MOVING: Final = frozenset({"XNNStaticTranspose", "XNNStaticReshape", "XNNCopy", VIEW})
+NUMBERED: Final = frozenset({"add", "sub", "mul", "div"})
 FUSED_BEHIND: Final = having(Trait.FUSED_BEHIND)
 
 
@@ -51,7 +56,7 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
     try:
         with quiet(), fast(resizing=any("bilinear" in op_name(node) for node in graph.module.graph.nodes)):
             edge = to_edge_transform_and_lower(
-                program(graph)[0],
+                program(_with_constants(graph))[0],
                 partitioner=[XnnpackPartitioner()],
                 constant_methods={METADATA_METHOD: document},
                 compile_config=EdgeCompileConfig(_check_ir_validity=False),  # operators that the runtime may not have
@@ -71,13 +76,37 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
     return Exported(inputs, outputs, graph.layers.carried(found.places, found.reasons))
 
 
+def _with_constants(graph: Graph) -> Graph:
+    """Write numbers that whole maps are added to or multiplied by as constants of four axes.
+
+    executorch keeps a number outside of the delegate, and turns the map into the layout of torch and back around it.
+    """
+    module = copy.deepcopy(graph.module)
+    for node in module.graph.nodes:
+        value = node.meta.get("val")
+        if (
+            op_name(node) in NUMBERED
+            and len(node.args) == 2
+            and not node.kwargs
+            and isinstance(value, torch.Tensor)
+            and value.ndim == 4
+            and value.dtype == torch.float32
+            and isinstance(node.args[1], (int, float))
+        ):
+            name = f"number_of_{node.name}"
+            module.register_buffer(name, torch.full((1, 1, 1, 1), float(node.args[1])))
+            with module.graph.inserting_before(node):
+                node.update_arg(1, module.graph.get_attr(name))
+    module.recompile()
+    return replace(graph, module=module)
+
+
 def _handles(module: fx.GraphModule) -> dict[int, list[str]]:
     """For each number that executorch gave the names of the graph's nodes which it stands for."""
     found: dict[int, list[str]] = defaultdict(list)
-    inner = [child.original_module.graph_module for _, child in module.named_children()
-             if hasattr(child, "original_module")]  # fmt: skip
-    for part in (module, *inner):
-        for node in part.graph.nodes:
+    delegates = [child for _, child in module.named_children() if isinstance(child, LoweredBackendModule)]
+    for graph in (module.graph, *(child.original_module.graph for child in delegates)):
+        for node in graph.nodes:
             handle, name = node.meta.get("debug_handle"), node_of_origin(node)
             if node.op == "call_function" and isinstance(handle, int) and name is not None:
                 found[handle].append(name)

@@ -7,10 +7,12 @@ from coordatt_deploy.formats import TargetCpu
 from coordatt_deploy.graph.lowering.decompositions.table import Decomposition
 from coordatt_deploy.graph.lowering.forms import Form
 from coordatt_deploy.graph.lowering.pointwise import HardSwishForm
-from coordatt_deploy.graph.lowering.target import LoweringTarget
+from coordatt_deploy.graph.lowering.target import GlobalPool, LoweringTarget
 
 DECOMPOSITIONS: Final = (Decomposition.NEEDLESS_COPY,)
-FLOAT: Final = LoweringTarget("executorch", (Form.POOLED, Form.MEANS), decompositions=DECOMPOSITIONS)
+FLOAT: Final = LoweringTarget(
+    "executorch", (Form.POOLED, Form.MEANS), global_pool=GlobalPool.DEEP, decompositions=DECOMPOSITIONS
+)
 INT8: Final = replace(FLOAT, name="executorch-int8", hard_swish=HardSwishForm.SCALED)
 
 

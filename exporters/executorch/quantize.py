@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import executorch  # noqa: F401 - its schemas say how files are read and written
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,6 +34,7 @@ from coordatt_deploy.runtimes.executorch.program_file import (
     calls,
     input_fields,
     inputs,
+    is_on_grid,
     opened,
     outputs,
     packed,
@@ -176,8 +178,9 @@ class _Quantization:
                   if tensor(value).id_out in read | made or tensor(value).flags & ends]  # fmt: skip
         places = {0: 0}  # the first entry stands for none
         for value in values:
-            inner, steps = tensor(value), getattr(value.xvalue_union, "quant_params", None)
+            inner = tensor(value)
             inner.constant_buffer_idx = places.setdefault(inner.constant_buffer_idx, len(places))
+            steps = value.xvalue_union.quant_params if is_on_grid(value) else value
             if hasattr(steps, "scale_buffer_idx"):
                 steps.scale_buffer_idx = places.setdefault(steps.scale_buffer_idx, len(places))
         self.graph.xvalues = values

@@ -6,7 +6,7 @@ loads torch and all its exporters for that. Tables become records here, with an 
 
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -38,7 +38,10 @@ class SchemaError(ValueError):
 
 
 class Record(SimpleNamespace):
-    """A table, with an attribute for each field that the schema has; ``table`` is its name."""
+    """A table, with an attribute for each field that the schema has; ``table`` is its name.
+
+    A vector that is left out is the empty tuple, what else is left out is None, and a number 0.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +155,9 @@ class _Reader:
     def _value(self, found: Table, item: _Field, offset: int, depth: int) -> object:
         number = self.by.number(item.kind)
         if not offset:
-            return [] if item.many else (struct.unpack(f"<{number[0]}", bytes(8)[: struct.calcsize(number[0])])[0]
-                                         if number else ("" if item.kind == "string" else None))  # fmt: skip
+            if item.many:
+                return ()
+            return struct.unpack(f"<{number[0]}", bytes(struct.calcsize(f"<{number[0]}")))[0] if number else None
         place = found.Pos + offset
         if not item.many:
             if number:
@@ -202,7 +206,7 @@ def _packed(builder: flatbuffers.Builder, record: Record, by: Schema) -> int:
     inner: dict[str, int] = {}
     for item in fields:
         value = getattr(record, item.name)
-        if value is None or (not value and (item.many or item.kind == "string")):
+        if value is None or value == ():
             continue
         if item.many:
             inner[item.name] = _vector(builder, value, item, by)
@@ -222,7 +226,7 @@ def _packed(builder: flatbuffers.Builder, record: Record, by: Schema) -> int:
     return int(builder.EndObject())
 
 
-def _vector(builder: flatbuffers.Builder, values: list[object] | bytes, item: _Field, by: Schema) -> int:
+def _vector(builder: flatbuffers.Builder, values: Sequence[Record] | bytes, item: _Field, by: Schema) -> int:
     if isinstance(values, bytes):
         builder.StartVector(1, len(values), item.align)
         builder.head -= len(values)

@@ -66,7 +66,8 @@ class ProgramFile:
     @property
     def method(self) -> Record:
         """The method that computes the network."""
-        return next(plan for plan in self.program.execution_plan if plan.name == METHOD)
+        found: Record = next(plan for plan in self.program.execution_plan if plan.name == METHOD)
+        return found
 
     def data(self, graph: Record, index: int) -> bytes:
         """Return constant data of a graph.
@@ -77,13 +78,14 @@ class ProgramFile:
         entry = graph.constant_data[index]
         for named in self.program.named_data:
             if named.key == entry.named_key:
-                return self.segments[named.segment_index][: entry.size]
+                return bytes(self.segments[named.segment_index][: entry.size])
         raise BundleError(f"{self.name} is damaged: it lacks the data {entry.named_key[:12]!r}; build the bundle again")
 
     def add_data(self, graph: Record, key: str, data: bytes) -> int:
         """Give a graph constant data; the number that its values refer to it by."""
         if all(named.key != key for named in self.program.named_data):
-            self.program.named_data.append(Record(table="NamedData", key=key, segment_index=len(self.segments)))
+            added = Record(table="NamedData", key=key, segment_index=len(self.segments))
+            self.program.named_data = [*self.program.named_data, added]
             self.segments.append(data)
         graph.constant_data.append(Record(table="ConstantDataOffset", offset=NAMED, size=len(data), named_key=key))
         return len(graph.constant_data) - 1
@@ -125,7 +127,7 @@ def _opened(content: bytes, name: str) -> ProgramFile:
 def _delegate_data(file: ProgramFile, delegate: Record) -> bytes:
     place = delegate.processed
     if place.location == SEGMENT:
-        return file.segments[place.index]
+        return bytes(file.segments[place.index])
     return bytes(file.program.backend_delegate_data[place.index].data)
 
 
@@ -225,10 +227,10 @@ def packed(file: ProgramFile) -> bytes:
         constants = program.constant_segment
         index = keep(file.segments[constants.segment_index])
         program.constant_segment = Record(**vars(constants) | {"segment_index": index})
-    program.mutable_data_segments = [
+    program.mutable_data_segments = tuple(
         Record(**vars(item) | {"segment_index": keep(file.segments[item.segment_index])})
         for item in file.program.mutable_data_segments
-    ]
+    )
     plans = []
     for plan in file.program.execution_plan:
         delegates = []
@@ -238,7 +240,7 @@ def packed(file: ProgramFile) -> bytes:
             place = Record(table="BackendDelegateDataReference", location=SEGMENT, index=keep(data))
             delegates.append(Record(**vars(delegate) | {"processed": place}))
         plans.append(Record(**vars(plan) | {"delegates": delegates}))
-    program.execution_plan, program.backend_delegate_data = plans, []
+    program.execution_plan, program.backend_delegate_data = plans, ()
     wanted = {entry.named_key for graph in file.graphs.values() for entry in graph.constant_data}
     program.named_data = [
         Record(table="NamedData", key=item.key, segment_index=keep(file.segments[item.segment_index]))

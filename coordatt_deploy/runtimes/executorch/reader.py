@@ -12,6 +12,7 @@ from coordatt_deploy.errors import BundleError
 from coordatt_deploy.formats import Format
 from coordatt_deploy.host import Host
 from coordatt_deploy.runtimes.delegate import Delegate
+from coordatt_deploy.runtimes.executorch.flatbuffer_schema import Record
 from coordatt_deploy.runtimes.executorch.program_file import METADATA_METHOD, ProgramFile, opened
 from coordatt_deploy.runtimes.executorch.tensors import (
     VIEW,
@@ -28,6 +29,8 @@ from coordatt_deploy.runtimes.vocabulary import Vocabulary
 
 
 def _file(path: Path) -> ProgramFile:
+    import executorch  # noqa: F401 - its schemas say how to read, and its absence should name it
+
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -67,9 +70,9 @@ def graph(path: Path) -> FileGraph:
     )
 
 
-def _window(record: object) -> tuple[int, ...] | None:
-    inner = getattr(record, "xnode_union", None)
-    return (inner.pooling_height, inner.pooling_width) if hasattr(inner, "pooling_height") else None
+def _window(record: Record) -> tuple[int, ...] | None:
+    pool = record.xnode_union if hasattr(record, "xnode_union") else record
+    return (pool.pooling_height, pool.pooling_width) if hasattr(pool, "pooling_height") else None
 
 
 def operators(path: Path) -> OperatorCount:

@@ -57,11 +57,11 @@ class Program:
 
     def __init__(self, content: bytes, threads: int) -> None:
         self._content, self._threads = content, threads
-        self._module: object | None = None
+        self._module: runtime.ExecuTorchModule | None = None
         self.load()
 
-    def load(self) -> None:
-        """Load it, if it is not.
+    def load(self) -> runtime.ExecuTorchModule:
+        """Return it as the runtime has it, loaded if it is not.
 
         Raises:
             RuntimeError: The runtime refuses it.
@@ -71,6 +71,7 @@ class Program:
                 _THREADS.become(self._threads)
                 self._module = runtime._load_for_executorch_from_buffer(self._content)
             _THREADS.loaded.add(self)
+        return self._module
 
     def drop(self) -> None:
         """Let go of what was loaded."""
@@ -88,9 +89,7 @@ class Program:
         Raises:
             RuntimeError: The runtime refuses it.
         """
-        self.load()
-        tensors = [_as_tensor(array) for array in arrays]
-        made = self._module.forward(tensors)  # type: ignore[attr-defined]  # an extension without types
+        made = self.load().forward([_as_tensor(array) for array in arrays])
         return [np.asarray(tensor.contiguous().numpy()) for tensor in made]
 
 
