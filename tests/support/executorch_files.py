@@ -86,5 +86,3 @@ def quantized(source, folder, **changed):
     exported = quantizer(KIND).quantize(source.path, source.exported, recipe, ranges, request)
     artifact = replace(source.artifact, inputs=exported.inputs, outputs=exported.outputs, precision=Precision.INT8)
     return Made(request.path, artifact, exported, source.graph, source.module)
-
-

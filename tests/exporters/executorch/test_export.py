@@ -13,7 +13,6 @@ from coordatt_deploy.errors import UsageError
 from coordatt_deploy.exporters import ExportRequest
 from coordatt_deploy.exporters.executorch.export import export
 from coordatt_deploy.formats import Precision
-
 from coordatt_deploy.runtimes.reader import count_operators, delegates, read_artifact, read_metadata
 
 
@@ -124,5 +123,3 @@ def test_an_input_that_is_handed_through(tmp_path):
     first, second = (results[spec.name] for spec in file.artifact.outputs)
     assert np.array_equal(image, first)
     assert np.allclose(image + 1, second)
-
-

@@ -7,8 +7,8 @@ import pytest
 from executorch_files import KIND, images, made
 
 from coordatt_deploy.errors import BundleError, UsageError
-from coordatt_deploy.layer_map import place_all, restore
 from coordatt_deploy.graph.execution import run
+from coordatt_deploy.layer_map import place_all, restore
 from coordatt_deploy.runtimes import runtime
 from coordatt_deploy.runtimes.executorch.program_file import opened, packed
 from coordatt_deploy.runtimes.executorch.runner import ExecutorchRunner
