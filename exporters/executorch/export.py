@@ -52,7 +52,8 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
         raise UsageError(f"the ExecuTorch exporter writes fp32, not {request.precision}")
     if graph.is_dynamic:
         raise UsageError("ExecuTorch files have a fixed input size; capture the model without dynamic sizes or batch")
-    document = json.dumps(metadata(request.spec, request.target_cpu), ensure_ascii=False)
+    names = {"inputs": [spec.name for spec in graph.inputs], "outputs": list(graph.outputs)}
+    document = json.dumps(metadata(request.spec, request.target_cpu) | names, ensure_ascii=False)
     try:
         with quiet(), fast(resizing=any("bilinear" in op_name(node) for node in graph.module.graph.nodes)):
             edge = to_edge_transform_and_lower(

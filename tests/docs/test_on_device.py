@@ -36,7 +36,9 @@ def test_the_page_has_every_language():
     """
     Kotlin and Swift both ways, both for ExecuTorch, and C++.
     """
-    assert ["kotlin", "kotlin", "swift", "swift", "kotlin", "swift", "cpp", "cpp"] == [language for language, _ in SNIPPETS]
+    assert ["kotlin", "kotlin", "swift", "swift", "kotlin", "swift", "cpp", "cpp"] == [
+        language for language, _ in SNIPPETS
+    ]
 
 
 def test_the_numbers_are_those_of_the_embedded_default():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from executorch.extension.pybindings import _C as executorch
+from executorch.extension.pybindings import _C as executorch  # noqa: N811
 from executorch_files import KIND, SIZE, Small, images, made
 from files_against_torch import check
 from torch import nn
@@ -92,6 +92,7 @@ def test_the_same_graph_gives_the_same_bytes(small, tmp_path):
     assert small.path.read_bytes() == again.path.read_bytes()
     said = read_metadata(small.path, KIND)
     assert ("small", [*SIZE]) == (said["model"], said["preprocessing"]["size"])
+    assert (["image"], [spec.name for spec in small.artifact.outputs]) == (said["inputs"], said["outputs"])
 
 
 def test_what_it_does_not_write(small, tmp_path):
