@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import executorch  # noqa: F401 - its schemas say how files are read and written
 import numpy as np
 from numpy.typing import NDArray
 
+from coordatt_deploy.errors import BundleError, ConversionError
 from coordatt_deploy.exporters import EIGHT_BITS, Exported, ExportRequest
 from coordatt_deploy.formats import Format, TargetCpu
 from coordatt_deploy.quantization.delicate_sums import leads_to
@@ -40,6 +40,7 @@ from coordatt_deploy.runtimes.executorch.program_file import (
     packed,
     tensor,
 )
+from coordatt_deploy.runtimes.executorch.runner import start
 from coordatt_deploy.runtimes.executorch.tensors import Grid, names_inside, operators, sources, value_name
 
 WEIGHTED: Final[Mapping[str, int]] = {"XNNConv2d": 0, "XNNDepthwiseConv2d": 3, "XNNFullyConnected": 0}  # channel axis
@@ -92,6 +93,7 @@ def quantize(
 
     Raises:
         UsageError: ExecuTorch cannot express the recipe, it needs ranges, or it names unknown layers.
+        ConversionError: The runtime refuses the integers.
     """
     recipe = checked(recipe, Format.EXECUTORCH)
     file = opened(source.read_bytes(), source.name)
@@ -104,7 +106,12 @@ def quantize(
         graph = file.graphs.get(call.delegate_index) if kind == "DelegateCall" else None
         if graph is not None:
             _Quantization(file, graph, names_inside(file, call), bounds, kept).run()
-    request.path.write_bytes(packed(file))
+    content = packed(file)
+    try:
+        start(content, request.path.name).drop()
+    except BundleError as error:
+        raise ConversionError(f"XNNPACK does not take these integers: {error}") from error
+    request.path.write_bytes(content)
     return Exported(exported.inputs, exported.outputs, exported.layers)
 
 
