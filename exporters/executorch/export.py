@@ -16,7 +16,7 @@ from torch import fx
 
 from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import TensorSpec, metadata
-from coordatt_deploy.errors import UsageError
+from coordatt_deploy.errors import BundleError, ConversionError, UsageError
 from coordatt_deploy.exporters import Exported, ExportRequest
 from coordatt_deploy.exporters.converter_errors import refusal
 from coordatt_deploy.exporters.executorch.executorch_import import (
@@ -32,8 +32,9 @@ from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.graph.exported_program import node_of_origin, program
 from coordatt_deploy.graph.graph import Graph, layout, op_name
 from coordatt_deploy.graph.operators import Trait, having
+from coordatt_deploy.runtimes.argument_checks import first_line
 from coordatt_deploy.runtimes.executorch.program_file import METADATA_METHOD, METHOD, ProgramFile, opened, packed
-from coordatt_deploy.runtimes.executorch.runner import Program
+from coordatt_deploy.runtimes.executorch.runner import start
 from coordatt_deploy.runtimes.executorch.tensors import DTYPES, VIEW, operators, sources, tap
 
 MOVING: Final = frozenset({"XNNStaticTranspose", "XNNStaticReshape", "XNNCopy", VIEW})
@@ -173,12 +174,19 @@ def _activations(nodes: Mapping[str, fx.Node], names: list[str]) -> list[str]:
 def _results(
     file: ProgramFile, names: list[str], graph: Graph, inputs: tuple[TensorSpec, ...]
 ) -> list[dict[str, NumberArray]]:
-    """Run the file with all its tensors as outputs on the feeds that layers are found by."""
+    """Run the file with all its tensors as outputs on the feeds that layers are found by.
+
+    Raises:
+        ConversionError: The runtime refuses it, or a process died of it.
+    """
     places = tap(file, names)
-    tapped = Program(packed(file), 1)
     results = []
-    for feeds in feeds_for(graph):
-        made = tapped.run([feeds[spec.name].astype(spec.dtype) for spec in inputs])
-        results.append({name: made[places[name]] for name in names})
+    try:
+        tapped = start(packed(file), file.name)
+        for feeds in feeds_for(graph):
+            made = tapped.run([feeds[spec.name].astype(spec.dtype) for spec in inputs])
+            results.append({name: made[places[name]] for name in names})
+    except (BundleError, RuntimeError) as error:
+        raise ConversionError(f"ExecuTorch does not run what it wrote: {first_line(error)}") from error
     tapped.drop()
     return results
