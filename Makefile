@@ -22,7 +22,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(BIN)/python -m pip check
 	touch $@
 
-demo: $(INSTALLED)  ## build the embedded default: four files, proven equal and timed
+demo: $(INSTALLED)  ## build the embedded default: five files, proven equal and timed
 	$(BIN)/coordatt-deploy build
 
 test: $(INSTALLED)  ## the tests that need seconds

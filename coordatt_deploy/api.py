@@ -12,7 +12,7 @@ caller's keeps its mode and type. What a command refuses raises ``DeployError`` 
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +23,7 @@ from coordatt_deploy.artifact_specs import About, Artifact, OutputKind
 from coordatt_deploy.documents import member
 from coordatt_deploy.errors import DeployError, UsageError
 from coordatt_deploy.evaluation.result import Evaluation
-from coordatt_deploy.formats import FORMATS, Format, InputLayout, Precision, TargetCpu
+from coordatt_deploy.formats import Format, InputLayout, Precision, TargetCpu
 from coordatt_deploy.manifest import Manifest, RefusedFile
 from coordatt_deploy.parity.result import ParityReport
 from coordatt_deploy.profile.result import ProfileResult
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from torch import nn
 
-    from coordatt_deploy.conversion.plan import ExportPlan
     from coordatt_deploy.loading.model_request import GivenModule
 
 __all__ = ["AccuracyResult", "Bundle", "DeployError", "LatencyResult", "ParityVerdict", "UsageError", "export",
@@ -149,7 +148,6 @@ def export(
         limits=_limits(min_runtimes or {}, opset),
         output_kinds={key: member(OutputKind, kind, "output_kinds") for key, kind in (output_kinds or {}).items()},
     )
-    plan = _of_installed_formats(plan) if not formats else plan
     with _callers_settings(), _stages(progress) as stages:
         return Bundle(run(plan, stages))
 
@@ -467,12 +465,6 @@ def _formats(names: Sequence[str]) -> tuple[Format, ...]:
 def _limits(min_runtimes: Mapping[str, str], opset: int | None) -> RuntimeLimits:
     named = dict(parse_min_runtime(f"{name}={version}") for name, version in min_runtimes.items())
     return RuntimeLimits(named, opset)
-
-
-def _of_installed_formats(plan: "ExportPlan") -> "ExportPlan":
-    """Leave out the formats whose converters are not installed, unless that leaves none."""
-    found = tuple(kind for kind in Format if find_spec(FORMATS[kind].converter) is not None)
-    return replace(plan, formats=found) if found and len(found) < len(Format) else plan
 
 
 def _html(console: "Console") -> str:

@@ -71,6 +71,12 @@ def not_installed(doing: str, package: str | None, extra: str) -> MissingDepende
     )
 
 
+def installed_formats() -> tuple[Format, ...]:
+    """Return the formats that can be written here; all of them where none can, so that what is missing gets named."""
+    found = tuple(kind for kind in Format if find_spec(FORMATS[kind].converter) is not None)
+    return found or tuple(Format)
+
+
 def need(package: str, extra: str) -> None:
     """Refuse to go on without *package*.
 

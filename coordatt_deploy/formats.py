@@ -20,6 +20,7 @@ class Format(enum.StrEnum):
     ONNX = "onnx"
     TFLITE = "tflite"
     COREML = "coreml"
+    EXECUTORCH = "executorch"
 
 
 class Precision(enum.StrEnum):
@@ -220,6 +221,23 @@ FORMATS: Final[Mapping[Format, FormatFacts]] = {
         runs_only_on="Apple's systems",
         min_runtimes=("ios",),
         one_layout_because="its convolutions read the channels first; with --bake-preprocessing the file takes images",
+    ),
+    Format.EXECUTORCH: FormatFacts(
+        title="ExecuTorch",
+        suffix=".pte",
+        converter="executorch",
+        runtime_extra="executorch",
+        runtimes=("executorch",),
+        packages=(Package("executorch", "executorch", "ExecuTorch export, running ExecuTorch", "executorch"),),
+        precisions=(Precision.FP32,),
+        recipes=("static_wi8_ai8",),
+        precision_recipes={Precision.INT8: "static_wi8_ai8"},
+        io_types=(IoType.FP32,),
+        quantized_from=Precision.FP32,
+        per_cpu=False,
+        conversion_seconds=25,
+        fixed_size_because="the memory of every tensor is planned when the file is written",
+        runs_only_on="machines with torch",
     ),
 }  # fmt: skip
 

@@ -61,10 +61,12 @@ def test_doctor_lists_converters_before_what_runs_their_files():
 
     assert [
         "torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "litert-torch", "ai-edge-quantizer", "ai-edge-litert",
-        "coremltools", "scikit-learn",
+        "coremltools", "executorch", "scikit-learn",
     ] == names  # fmt: skip
     assert (
         "torch", "onnx", "onnxscript", "onnxsim", "onnxruntime", "litert-torch", "ai-edge-litert", "ai-edge-quantizer",
-        "coremltools", "numpy", "Pillow",
+        "coremltools", "executorch", "numpy", "Pillow",
     ) == TOOLS  # fmt: skip
-    assert ("coordatt-deploy", "numpy", "onnxruntime", "ai-edge-litert", "tflite-runtime", "coremltools") == MEASURED
+    assert (
+        "coordatt-deploy", "numpy", "onnxruntime", "ai-edge-litert", "tflite-runtime", "coremltools", "executorch",
+    ) == MEASURED  # fmt: skip

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from benchmarks.faults.coreml_file import CoremlFile
+from benchmarks.faults.executorch_file import ExecutorchFile
 from benchmarks.faults.files import Array, EditedFile, Op
 from benchmarks.faults.onnx_file import OnnxFile
 from benchmarks.faults.planters import FAULTS, Place, Planter
@@ -40,6 +41,7 @@ FILES: Final[Mapping[Format, type[EditedFile]]] = {
     Format.ONNX: OnnxFile,
     Format.TFLITE: TfliteFile,
     Format.COREML: CoremlFile,
+    Format.EXECUTORCH: ExecutorchFile,
 }
 
 

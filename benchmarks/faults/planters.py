@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.faults.files import WEIGHTED, Array, EditedFile, Op
 from coordatt_deploy.artifact_specs import Artifact
-from coordatt_deploy.formats import Format, Precision
+from coordatt_deploy.formats import Precision
 from coordatt_deploy.layer_map import LayerMap
 
 
@@ -196,7 +196,7 @@ def logits_scaled(place: Place) -> Sequence[Op]:
 
 def kernel_transposed(place: Place) -> Sequence[Op]:
     for op, weights, _ in place.weighted():
-        axes = (1, 2) if place.artifact.format is Format.TFLITE else (2, 3)
+        axes = place.file.spatial  # channels stand in a weight where they stand in an activation
         if weights.ndim == 4 and weights.shape[axes[0]] == weights.shape[axes[1]] == 3:
             place.file.put(op, np.swapaxes(weights, *axes), None)
             return [op]
@@ -206,7 +206,7 @@ def kernel_transposed(place: Place) -> Sequence[Op]:
 def kernel_turned(place: Place) -> Sequence[Op]:
     """Convolution in place of correlation: the window upside down."""
     for op, weights, _ in place.weighted():
-        axes = (1, 2) if place.artifact.format is Format.TFLITE else (2, 3)
+        axes = place.file.spatial  # channels stand in a weight where they stand in an activation
         if weights.ndim == 4 and weights.shape[axes[0]] == weights.shape[axes[1]] == 3:
             place.file.put(op, np.flip(weights, axes), None)
             return [op]
@@ -226,12 +226,10 @@ def matrix_transposed(place: Place) -> Sequence[Op]:
 def layout_mixed_up(place: Place) -> Sequence[Op]:
     """Weights that another layout's order was read into."""
     for op, weights, _ in place.weighted():
-        tflite = place.artifact.format is Format.TFLITE  # (O, H, W, I), depthwise (1, H, W, C); else (O, I, H, W)
-        depthwise = weights.ndim == 4 and weights.shape[0 if tflite else 1] == 1
+        last = place.file.spatial == (1, 2)  # (O, H, W, I), depthwise (1, H, W, C); else (O, I, H, W)
+        depthwise = weights.ndim == 4 and weights.shape[0 if last else 1] == 1
         if weights.ndim == 4 and weights.shape[2] == 3:
-            order = (
-                ((3, 1, 2, 0) if tflite else (2, 3, 0, 1)) if depthwise else ((0, 3, 1, 2) if tflite else (0, 2, 3, 1))
-            )
+            order = ((3, 1, 2, 0) if last else (2, 3, 0, 1)) if depthwise else ((0, 3, 1, 2) if last else (0, 2, 3, 1))
         elif weights.ndim == 2 and min(weights.shape) > 1:
             order = (1, 0)
         else:
@@ -348,7 +346,7 @@ def bound_dropped(place: Place) -> Sequence[Op]:
     """In int8 the grid itself ends at 6, so that nothing changes."""
     if place.is_int8:
         return []
-    kinds = ("conv",) if place.artifact.format is Format.TFLITE else ("relu6",)
+    kinds = ("conv",) if place.file.spatial == (1, 2) else ("relu6",)  # channels last: a convolution has its bounds
     return next(([op] for op in place.choose(*kinds) if place.file.rename(op, "relu")), [])
 
 

@@ -8,7 +8,7 @@ from typing import Final
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec, OutputKind, RangeMethod
 from coordatt_deploy.data.calibration import COUNT, CalibrationSet
 from coordatt_deploy.errors import UsageError
-from coordatt_deploy.format_modules import need_converters
+from coordatt_deploy.format_modules import installed_formats, need_converters
 from coordatt_deploy.formats import FORMATS, Format, Precision, TargetCpu
 from coordatt_deploy.loading.model_request import ModelRequest
 from coordatt_deploy.loading.sizes import formats_for_dynamic
@@ -24,7 +24,7 @@ class ExportPlan:
 
     Attributes:
         model: The model, and what is said of it: its size and batch, whether they are dynamic, weights, preprocessing.
-        formats: Which to write; empty for all that can be.
+        formats: Which to write; empty for all that are installed.
         precisions: None for every float precision of each format; int8, and fp16 where the exporter does not write it,
             come from a recipe.
         calibration: See ``QuantizePlan``, as for the next two.
@@ -107,7 +107,7 @@ class ExportPlan:
         return tuple(wanted)
 
     def _asked(self) -> tuple[tuple[Format, Precision], ...]:
-        formats = self.formats or tuple(Format)
+        formats = self.formats or installed_formats()
         model = self.model
         if model.dynamic is not None or model.batch is not None:
             formats, _ = formats_for_dynamic(model.dynamic, formats, asked=bool(self.formats))

@@ -121,7 +121,7 @@ def provenance(program: torch.export.ExportedProgram) -> dict[str, str]:
     """
     where: dict[str, str] = {}
     for node in program.graph.nodes:
-        origin = _origin(node)
+        origin = node_of_origin(node)
         if not is_call(node) or origin is None:  # torch says of a size that is read from a value that it is that value
             continue
         if node.target is operator.getitem:
@@ -131,7 +131,7 @@ def provenance(program: torch.export.ExportedProgram) -> dict[str, str]:
     return where
 
 
-def _origin(node: fx.Node) -> str | None:
+def node_of_origin(node: fx.Node) -> str | None:
     """Return the name at the root of the node's history (torch records it as ``from_node``)."""
     history, name = node.meta.get("from_node"), None
     while history:

@@ -67,12 +67,14 @@ class _Child:
 
     process: "subprocess.Popen[bytes] | None" = None
     survived: set[bytes] = field(default_factory=set)
+    loaded: set[Format] = field(default_factory=set)
     trusted: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def ask(self, file_format: Format, content: bytes, seconds: float, memory: int) -> str:
         """Have one file run, and return the answer, or how the process ended."""
         process = self.start()
+        self.load(file_format)
         assert process.stdin is not None  # noqa: S101 - opened with pipes
         assert process.stdout is not None  # noqa: S101
         late = threading.Event()
@@ -104,6 +106,35 @@ class _Child:
             return f"it had not ended after {seconds:.0f} s"
         return f"{signal.Signals(-code).name} ended it" if code < 0 else f"it ended with exit status {code}"
 
+    def load(self, file_format: Format) -> None:
+        """Let the process load a runtime, which is not held against a file: torch alone takes seconds.
+
+        Raises:
+            DeployError: It ends there.
+        """
+        process = self.process
+        if file_format in self.loaded or process is None:
+            return
+        assert process.stdin is not None  # noqa: S101 - opened with pipes
+        assert process.stdout is not None  # noqa: S101
+        try:
+            with suppress(BrokenPipeError):
+                process.stdin.write(f"{file_format}\n".encode())
+                process.stdin.flush()
+            answer = process.stdout.readline()
+        except BaseException:  # interrupted: its answer would be taken for the file's
+            process.kill()
+            process.wait()
+            self.process = None
+            raise
+        if answer != READY:
+            code = process.wait()
+            self.process = None
+            raise DeployError(
+                f"the process that files are tried in ended as it loaded the runtime of {file_format} ({code})"
+            )
+        self.loaded.add(file_format)
+
     def start(self) -> "subprocess.Popen[bytes]":
         """Return the process, started if there is none.
 
@@ -116,6 +147,7 @@ class _Child:
             self.process = subprocess.Popen(  # noqa: S603 - this interpreter, this module
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
             )
+            self.loaded.clear()
             weakref.finalize(self.process, _close, self.process)
             assert self.process.stdout is not None  # noqa: S101 - opened with a pipe
             if self.process.stdout.readline() != READY:
@@ -200,9 +232,13 @@ def main() -> None:
     answers.write(READY.decode())
     answers.flush()
     while line := sys.stdin.buffer.readline():
-        name, size, memory, seconds = line.decode().split()
-        content = sys.stdin.buffer.read(int(size))
-        answers.write(_tried(Format(name), content, int(memory), int(seconds)) + "\n")
+        name, *numbers = line.decode().split()
+        if numbers:
+            size, memory, seconds = map(int, numbers)
+            answers.write(_tried(Format(name), sys.stdin.buffer.read(size), memory, seconds) + "\n")
+        else:
+            load(Format(name), Role.RUNNER)
+            answers.write(READY.decode())
         answers.flush()
 
 

@@ -9,6 +9,7 @@ import copy
 import json
 import operator
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -30,7 +31,7 @@ from coordatt_deploy.artifact_specs import TensorSpec, metadata
 from coordatt_deploy.errors import ConversionError, UsageError
 from coordatt_deploy.exporters import Exported, ExportRequest
 from coordatt_deploy.exporters.converter_errors import refusal
-from coordatt_deploy.exporters.tflite.layers import MARK, NODE_NAMES, PREFIX, Found, feeds_for, find
+from coordatt_deploy.exporters.layer_search import Found, feeds_for, find
 from coordatt_deploy.exporters.tflite.uint8_input import add_uint8_input
 from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.graph.graph import Graph, is_call, layout
@@ -40,6 +41,8 @@ from coordatt_deploy.tensors import axes_to
 
 P = ParamSpec("P")
 
+PREFIX: Final = "at_"  # of the module that stands for a node
+NODE_NAMES: Final = re.compile(rf"_Call_{PREFIX}(\w+);")  # the converter writes class, underscore, module
 ALIGNMENT: Final = 16  # bytes; schema.fbs asks for it, the converter and the Python bindings do not keep to it
 
 OPERATOR_NAMES: Final = {
@@ -189,7 +192,7 @@ def _moved(value: NumberArray, spec: TensorSpec) -> NumberArray:
     return np.ascontiguousarray(np.transpose(value, axes_to(spec.layout, value.ndim)))
 
 
-def _sources(model: schema.ModelT, graph: Graph) -> dict[str, str]:
+def _sources(model: schema.ModelT, graph: Graph) -> dict[str, list[str]]:
     """Index of each tensor that an operator makes, in execution order, and which calls the converter says went into it.
 
     Outputs have lost that name. They are given the node that is returned, and those before it that no other tensor
@@ -197,20 +200,20 @@ def _sources(model: schema.ModelT, graph: Graph) -> dict[str, str]:
     """
     subgraph = model.subgraphs[0]
     made = [int(index) for operation in subgraph.operators for index in operation.outputs]
-    sources = {str(index): subgraph.tensors[index].name.decode() for index in made}
+    sources = {str(index): NODE_NAMES.findall(subgraph.tensors[index].name.decode()) for index in made}
     (returned,) = (node for node in graph.module.graph.nodes if node.op == "output")
     by_name = dict(zip(graph.outputs, returned.args[0], strict=True))
-    mentioned = set(NODE_NAMES.findall("".join(sources.values())))
+    mentioned = {name for names in sources.values() for name in names}
     for entry in model.signatureDefs[0].outputs:
-        node, text = by_name[entry.name.decode()], ""
+        node, names = by_name[entry.name.decode()], list[str]()
         while (
             isinstance(node, fx.Node)
             and is_call(node)
-            and (not text or (node.name not in mentioned and len(node.users) == 1))
+            and (not names or (node.name not in mentioned and len(node.users) == 1))
         ):
-            text += f"{MARK}{node.name};"
+            names.append(node.name)
             node = node.args[0]
-        sources[str(entry.tensorIndex)] = text
+        sources[str(entry.tensorIndex)] = names
     return sources
 
 
@@ -237,7 +240,7 @@ def _signature_run(content: bytes, feeds: Mapping[str, NumberArray]) -> tuple[In
     return interpreter, interpreter.get_signature_runner()(**feeds)
 
 
-def _names(model: schema.ModelT, graph: Graph, found: Found, sources: Mapping[str, str]) -> list[str]:
+def _names(model: schema.ModelT, graph: Graph, found: Found, sources: Mapping[str, list[str]]) -> list[str]:
     """Name every tensor: after its layer, or after the layer it serves."""
     subgraph = model.subgraphs[0]
     codes = [max(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes]
@@ -260,7 +263,7 @@ def _names(model: schema.ModelT, graph: Graph, found: Found, sources: Mapping[st
         for output in (int(index) for index in operation.outputs):
             owner = found.owners.get(str(output))
             mentioned = sorted(
-                (name for name in NODE_NAMES.findall(sources[str(output)]) if name in order),
+                (name for name in sources[str(output)] if name in order),
                 key=lambda name: order[name],
             )
             if owner is not None:

@@ -154,7 +154,7 @@ def test_a_recipe_goes_to_every_format_that_has_it():
 
     pairs = [(str(kind), recipe.name) for kind, recipe in plan.pairs(tuple(Format))]
 
-    expected = [("onnx", "static_wi8_ai8"), ("tflite", "static_wi8_ai8"), ("coreml", "static_wi8_ai8")]
+    expected = [(name, "static_wi8_ai8") for name in ("onnx", "tflite", "coreml", "executorch")]
     assert [*expected, ("coreml", "palettized_w6")] == pairs
 
 

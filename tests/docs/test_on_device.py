@@ -16,6 +16,8 @@ from coordatt_deploy.conversion.plan import DEFAULT_MODEL, ExportPlan
 from coordatt_deploy.data.images import preprocess
 from coordatt_deploy.models import model_card
 from coordatt_deploy.progress import Stages
+from coordatt_deploy.runtimes.executorch.program_file import METADATA_METHOD
+from coordatt_deploy.runtimes.reader import read_metadata
 
 PAGE = (Path(__file__).parents[2] / "docs" / "on-device.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"```(kotlin|swift|cpp)\n(.*?)```", PAGE, re.DOTALL)
@@ -32,9 +34,11 @@ def _of(language, bundle):
 
 def test_the_page_has_every_language():
     """
-    Kotlin and Swift both ways, and C++.
+    Kotlin and Swift both ways, both for ExecuTorch, and C++.
     """
-    assert ["kotlin", "kotlin", "swift", "swift", "cpp", "cpp"] == [language for language, _ in SNIPPETS]
+    assert ["kotlin", "kotlin", "swift", "swift", "kotlin", "swift", "cpp", "cpp"] == [
+        language for language, _ in SNIPPETS
+    ]
 
 
 def test_the_numbers_are_those_of_the_embedded_default():
@@ -111,6 +115,16 @@ def test_the_snippets_name_what_the_files_have(bundle, tmp_path):
         else:
             assert "mobilenetv2_ca_035_digits_fp16(" in text
             assert ("uint8", "NHWC") == (image.dtype, image.layout)
+    for language, text in SNIPPETS if not baked else ():
+        match = re.match(r"// (executorch/\S+) of digits\b", text)
+        if match:
+            (image,) = artifacts[match[1]].inputs
+            sizes = re.search(r"(?:longArrayOf\(|shape: \[)([\d, ]+)", text)[1]
+            assert image.shape == tuple(map(int, sizes.split(","))), language
+            assert ("float32", "NCHW") == (image.dtype, image.layout)
+            metadata = read_metadata(made.root / match[1], artifacts[match[1]].format)
+            assert language == "swift" or {"preprocessing", "labels"} <= metadata.keys()
+            assert language == "swift" or METADATA_METHOD in text
     expected = json.loads((made.root / "golden" / "images" / "expected.json").read_text(encoding="utf-8"))
     assert {"image", "label", "tensor", "outputs"} == set(expected["images"][0])
     assert all(place["channels"] for place in expected["images"][0]["tensor"]["places"])

@@ -33,14 +33,15 @@ def bundle(tmp_path_factory):
     return folder, json.loads(result.stdout, parse_constant=pytest.fail)
 
 
-def test_the_demo_writes_four_artifacts_that_pass(bundle):
+def test_the_demo_writes_five_artifacts_that_pass(bundle):
     """
-    ONNX fp32, TFLite fp32, Core ML fp32 and fp16, each proven and timed, with its origin.
+    ONNX, TFLite and ExecuTorch fp32, Core ML fp32 and fp16, each proven and timed, with its origin.
     """
     folder, document = bundle
     artifacts = {(item["format"], item["precision"]): item for item in document["artifacts"]}
 
-    assert {("onnx", "fp32"), ("tflite", "fp32"), ("coreml", "fp32"), ("coreml", "fp16")} == set(artifacts)
+    float32 = {(name, "fp32") for name in ("onnx", "tflite", "coreml", "executorch")}
+    assert {*float32, ("coreml", "fp16")} == set(artifacts)
     for item in artifacts.values():
         assert item["passed"] is True
         assert item["first_diverging_layer"] is None
@@ -138,12 +139,31 @@ def _double_one_weight_coreml(path, rng):
     file.write_bytes(content[:start] + values.tobytes() + content[start + values.nbytes :])
 
 
+def _double_one_weight_executorch(path, rng):
+    from coordatt_deploy.runtimes.executorch.program_file import opened, packed, tensor
+
+    file = opened(path.read_bytes(), path.name)
+    (graph,) = file.graphs.values()
+    kernels = [inner for inner in map(tensor, graph.xvalues) if len(inner.dims) == 4 and inner.constant_buffer_idx]
+    key = graph.constant_data[kernels[rng.integers(len(kernels))].constant_buffer_idx].named_key
+    place = next(named.segment_index for named in file.program.named_data if named.key == key)
+    values = np.frombuffer(file.segments[place], np.float32).copy()
+    values[_usual(values)] *= 2
+    file.segments[place] = values.tobytes()
+    path.write_bytes(packed(file))
+
+
 def _usual(values):
     """Index of a weight of median size: neither the largest nor nearly zero."""
     return int(np.argsort(np.abs(values))[len(values) // 2])
 
 
-EDITS = {"onnx": _double_one_weight_onnx, "tflite": _double_one_weight_tflite, "coreml": _double_one_weight_coreml}
+EDITS = {
+    "onnx": _double_one_weight_onnx,
+    "tflite": _double_one_weight_tflite,
+    "coreml": _double_one_weight_coreml,
+    "executorch": _double_one_weight_executorch,
+}
 
 
 def _with_a_doubled_weight(root, copy, kind, precision):
@@ -156,7 +176,7 @@ def _with_a_doubled_weight(root, copy, kind, precision):
     (copy / "manifest.json").write_text(json.dumps(document))
 
 
-@pytest.mark.parametrize("artifact", ["onnx-fp32", "tflite-fp32", "coreml-fp32", "coreml-fp16"])
+@pytest.mark.parametrize("artifact", ["onnx-fp32", "tflite-fp32", "coreml-fp32", "coreml-fp16", "executorch-fp32"])
 def test_one_changed_weight_fails_parity_and_restoring_it_passes(bundle, tmp_path, artifact):
     """
     With the hash in the manifest rewritten, only running the file can tell; the verdict names a layer.

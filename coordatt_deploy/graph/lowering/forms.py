@@ -37,6 +37,7 @@ class Form(enum.StrEnum):
     BLOCKED = "blocked"
     CHANNELS_LAST = "channels_last"
     PAIRED = "paired"
+    POOLED = "pooled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,28 @@ def means(writer: Writer) -> None:
 
 def means_unsupported_reason(_: Writer) -> str | None:
     """Return None: every block can be written as means."""
+    return None
+
+
+def pooled(writer: Writer) -> None:
+    """As ``means``, with strip pools for the means over one axis.
+
+    ExecuTorch hands XNNPACK no mean over one axis: with one, a block is three pieces with portable kernels between.
+    """
+    call, x = writer.call, writer.feature
+    if writer.has(WHOLE):
+        means(writer)
+        return
+    height, width = writer.size()
+    a_h = writer.gate(ROWS, call(aten.avg_pool2d.default, x, [1, width]), "NCP1")
+    a_w = writer.gate(COLUMNS, call(aten.avg_pool2d.default, x, [height, 1]), "NC1P")
+    writer.finish(call(aten.mul.Tensor, x, call(aten.mul.Tensor, a_h, a_w)))
+
+
+def pooled_unsupported_reason(writer: Writer) -> str | None:
+    """Why the strip kernels do not fit."""
+    if writer.block.height is None or writer.block.width is None:
+        return "strip kernels cannot follow a dynamic size"
     return None
 
 
@@ -205,4 +228,5 @@ FORMS: Final[Mapping[Form, FormRule]] = {
     Form.BLOCKED: FormRule(blocked, blocked_unsupported_reason),
     Form.CHANNELS_LAST: FormRule(channels_last, channels_last_unsupported_reason),
     Form.PAIRED: FormRule(paired, paired_unsupported_reason),
+    Form.POOLED: FormRule(pooled, pooled_unsupported_reason),
 }

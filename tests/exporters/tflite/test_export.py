@@ -13,8 +13,8 @@ from torch import nn
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec, Preprocessing, metadata
 from coordatt_deploy.errors import ConversionError, UsageError
 from coordatt_deploy.exporters import ExportRequest
+from coordatt_deploy.exporters.layer_search import axes_between
 from coordatt_deploy.exporters.tflite.export import export
-from coordatt_deploy.exporters.tflite.layers import axes_between
 from coordatt_deploy.formats import Format, Precision, TargetCpu
 from coordatt_deploy.graph.capture import capture
 from coordatt_deploy.graph.execution import run

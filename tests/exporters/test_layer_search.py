@@ -11,10 +11,9 @@ from torch import nn
 
 from coordatt_deploy import layer_map
 from coordatt_deploy.artifact_specs import ModelSpec, Preprocessing
-from coordatt_deploy.exporters import ExportRequest
-from coordatt_deploy.exporters.tflite import layers
+from coordatt_deploy.exporters import ExportRequest, layer_search
+from coordatt_deploy.exporters.layer_search import axes_between
 from coordatt_deploy.exporters.tflite.export import export
-from coordatt_deploy.exporters.tflite.layers import axes_between
 from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.graph.capture import capture
 
@@ -82,8 +81,8 @@ def test_layers_are_found_however_rounding_grows(monkeypatch):
 
     assert 14 == len({part.tensor for layer in waves for part in layer.parts})
 
-    monkeypatch.setattr(layers._Search, "_given", lambda *_: {})
-    monkeypatch.setattr(layers, "ROUNDED", 0.0)  # by what torch itself is off there every tensor would do
+    monkeypatch.setattr(layer_search._Search, "_given", lambda *_: {})
+    monkeypatch.setattr(layer_search, "ROUNDED", 0.0)  # by what torch itself is off there every tensor would do
     waves = mapped(Growing())
 
     assert 14 > len({part.tensor for layer in waves for part in layer.parts})

@@ -1,7 +1,7 @@
-"""Find the values of a graph's nodes among the tensors of the TFLite file that was made from it.
+"""Find the values of a graph's nodes among the tensors of the file that was made from it.
 
-The converter names a tensor after all nodes that went into the operator which makes it, and changes layouts as it
-likes. So names only say where to look; what is claimed is proven: the file and the graph are run on the same random
+A converter says at best which nodes went into the operator that makes a tensor, and changes layouts as it likes. So
+names only say where to look; what is claimed is proven: the file and the graph are run on the same random
 feeds, and
 
     tensor i holds node n  <=>  max |transpose(tensor_i) - value_n| <= max(TOLERANCE * std(value_n), ROUNDED * own)
@@ -12,8 +12,7 @@ the values behind it begin, so that rounding does not add up over the layers. Fe
 clipping operators clip, hence that what stands before one is told from what stands behind it.
 """
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Final
@@ -43,10 +42,6 @@ FUSED_BEHIND: Final = having(Trait.FUSED_BEHIND)
 MOVES: Final = frozenset({
     "view", "reshape", "permute", "transpose", "flatten", "unflatten", "squeeze", "unsqueeze", "movedim", "swapaxes",
 })  # fmt: skip
-
-PREFIX: Final = "at_"  # of the module that stands for a node
-MARK: Final = f"_Call_{PREFIX}"  # the converter writes class, underscore, module
-NODE_NAMES: Final = re.compile(rf"{MARK}(\w+);")
 
 Arrays = Mapping[str, NumberArray]
 
@@ -80,15 +75,17 @@ def feeds_for(graph: Graph) -> list[dict[str, NDArray[np.float32]]]:
 
 
 def find(
-    graph: Graph, tensors: Sequence[Arrays], sources: Mapping[str, str], copies: frozenset[str] = frozenset()
+    graph: Graph,
+    tensors: Sequence[Arrays],
+    sources: Mapping[str, Collection[str]],
+    copies: frozenset[str] = frozenset(),
 ) -> Found:
     """Match nodes and tensors.
 
     Args:
         graph: What was converted.
         tensors: The file's tensors in execution order, for each of ``feeds_for(graph)``.
-        sources: The name that the converter gave to each tensor. Graph outputs, which it names otherwise, are given as
-            ``_Call_at_<node>;``.
+        sources: For each tensor the names of the nodes that the converter says went into it.
         copies: The tensors that hold another one's elements in another order.
     """
     nodes = {node.name: node for node in graph.module.graph.nodes if is_tensor(node)}
@@ -114,12 +111,12 @@ class _Search:
         graph: Graph,
         nodes: Mapping[str, fx.Node],
         tensors: Sequence[Arrays],
-        sources: Mapping[str, str],
+        sources: Mapping[str, Collection[str]],
         copies: frozenset[str],
     ) -> None:
         self.graph, self.nodes, self.tensors, self.copies = graph, nodes, tensors, copies
         self.feeds = feeds_for(graph)
-        named = set(NODE_NAMES.findall("".join(sources.values())))
+        named = {name for names in sources.values() for name in names}
         self.mentioned = {tensor: _mentioned(graph, source, named) for tensor, source in sources.items()}
         self.first = repeated_calls(graph.module.graph)
         self.order = {name: position for position, name in enumerate(nodes)}
@@ -252,7 +249,7 @@ def _without_spare_ones(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
 
 
 def _orders(rank: int) -> Iterable[tuple[int, ...]]:
-    """All orders of the axes, TFLite's own layout and the unchanged one first."""
+    """All orders of the axes, channels last and the unchanged one first."""
     likely = [(0, *range(2, rank), 1)] if rank >= 3 else []
     likely.append(tuple(range(rank)))
     return dict.fromkeys([*likely, *permutations(range(rank))])
@@ -290,18 +287,18 @@ def _moved_together(nodes: Iterable[fx.Node]) -> dict[str, set[str]]:
     return together
 
 
-def _mentioned(graph: Graph, source: str, named: set[str]) -> set[str]:
-    """The nodes that a converter's name mentions, of a tuple all its elements; and what they read under their name.
+def _mentioned(graph: Graph, source: Collection[str], named: set[str]) -> set[str]:
+    """The nodes that went into a tensor, of a tuple all its elements; and what they read under their name.
 
     The converter calls the view that a matrix product reads by the product's name, and the piece of a split by the name
     of what reads the piece.
 
     Args:
         graph: What was converted.
-        source: The name.
-        named: All nodes that any name mentions.
+        source: Those that the converter names.
+        named: All nodes that it names for any tensor.
     """
-    names = set(NODE_NAMES.findall(source))
+    names = set(source)
     nodes = [node for node in graph.module.graph.nodes if node.name in names]
     elements = {user.name for node in nodes if not is_tensor(node) for user in node.users}
     read = {view.name for node in nodes for view in node.all_input_nodes if op_name(view) in MOVES}
@@ -318,14 +315,14 @@ def _mentioned(graph: Graph, source: str, named: set[str]) -> set[str]:
 def _reason(
     graph: Graph,
     node: fx.Node,
-    sources: Mapping[str, str],
+    sources: Mapping[str, Collection[str]],
     owners: Mapping[str, str],
     places: Mapping[str, Part | None],
 ) -> str:
     """Why a node has no tensor: the name of the first tensor behind it tells whether it was fused into that."""
     followers = _followers(node)
     for tensor, owner in owners.items():  # in execution order
-        if owner in followers and node.name in NODE_NAMES.findall(sources[tensor]):
+        if owner in followers and node.name in sources[tensor]:
             layer = graph.layer_of(owner)
             if layer is not None:
                 return f"->{layer}"

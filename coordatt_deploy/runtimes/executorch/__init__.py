@@ -1,0 +1,1 @@
+"""ExecuTorch files: executorch's own runtime, with XNNPACK."""

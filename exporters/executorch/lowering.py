@@ -1,0 +1,26 @@
+"""What XNNPACK takes in one piece from ExecuTorch, and is fastest with."""
+
+from dataclasses import replace
+from typing import Final
+
+from coordatt_deploy.formats import TargetCpu
+from coordatt_deploy.graph.lowering.decompositions.table import Decomposition
+from coordatt_deploy.graph.lowering.forms import Form
+from coordatt_deploy.graph.lowering.pointwise import HardSwishForm
+from coordatt_deploy.graph.lowering.target import GlobalPool, LoweringTarget
+
+DECOMPOSITIONS: Final = (Decomposition.NEEDLESS_COPY,)
+FLOAT: Final = LoweringTarget(
+    "executorch", (Form.POOLED, Form.MEANS), global_pool=GlobalPool.DEEP, decompositions=DECOMPOSITIONS
+)
+INT8: Final = replace(FLOAT, name="executorch-int8", hard_swish=HardSwishForm.SCALED)
+
+
+def targets() -> tuple[LoweringTarget, ...]:
+    """See ``Lowering.targets``."""
+    return FLOAT, INT8
+
+
+def target(cpu: TargetCpu | None, *, integer: bool) -> LoweringTarget:  # noqa: ARG001 - one file serves every CPU
+    """See ``Lowering.target``."""
+    return INT8 if integer else FLOAT

@@ -1,0 +1,126 @@
+"""ExecuTorch files against torch: outputs, layers, pieces for XNNPACK, bytes."""
+
+import numpy as np
+import pytest
+import torch
+from executorch.extension.pybindings import _C as executorch  # noqa: N811
+from executorch_files import KIND, SIZE, Small, images, made
+from files_against_torch import check
+from torch import nn
+
+from coordatt_deploy.artifact_specs import ModelSpec, Preprocessing
+from coordatt_deploy.errors import UsageError
+from coordatt_deploy.exporters import ExportRequest
+from coordatt_deploy.exporters.executorch.export import export
+from coordatt_deploy.formats import Precision
+from coordatt_deploy.runtimes.reader import count_operators, delegates, read_artifact, read_metadata
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return made(tmp_path_factory.mktemp("executorch"))
+
+
+def test_executorch_itself_gives_what_torch_gives(small):
+    """
+    Without anything of this project in between: the saved file, opened by executorch's own module.
+    """
+    image = torch.from_numpy(images())
+    with torch.no_grad():
+        expected = small.module(image)
+
+    actual = executorch._load_for_executorch(str(small.path)).forward([image])
+
+    assert len(expected) == len(actual) == 2
+    for one, other in zip(expected, actual, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_every_layer_is_where_the_map_says():
+    """
+    Outputs and layers of the file against torch, all layers placed; so with a kernel outside of XNNPACK.
+    """
+
+    class Outside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+
+        def forward(self, image):
+            x = torch.nn.functional.hardswish(self.first(image))
+            return self.second(torch.cumsum(x, 1)), x.mean(3)
+
+    for module in (Small(), Outside()):
+        _, maps = check(module.eval(), formats=(KIND,), mapped=1.0)
+        assert all(layer.absent is None for layer in maps[KIND].layers)
+
+
+def test_a_network_with_coordinate_attention_is_one_piece(small):
+    """
+    XNNPACK runs it from input to output; a mean over one axis would break it in three for each block.
+    """
+    graph = read_artifact(small.path)
+    (found,) = delegates(small.path, graph)
+
+    assert (1, len(graph.nodes), ()) == (found.partitions, found.taken, found.rejected)
+    assert "in 1 partitions" in count_operators(small.path, KIND).remark
+
+
+def test_what_xnnpack_leaves_is_told(tmp_path):
+    """
+    A kernel outside of it is named, with why that matters.
+    """
+
+    class Outside(nn.Module):
+        def forward(self, image):
+            return torch.cumsum(image * 2, 1) * 3
+
+    path = made(tmp_path, Outside()).path
+    (found,) = delegates(path, read_artifact(path))
+
+    assert 2 == found.partitions
+    assert ["aten::cumsum.out"] == [name for name, _, _ in found.rejected]
+
+
+def test_the_same_graph_gives_the_same_bytes(small, tmp_path):
+    """
+    And the file says what it is for.
+    """
+    again = made(tmp_path)
+
+    assert small.path.read_bytes() == again.path.read_bytes()
+    said = read_metadata(small.path, KIND)
+    assert ("small", [*SIZE]) == (said["model"], said["preprocessing"]["size"])
+    assert (["image"], [spec.name for spec in small.artifact.outputs]) == (said["inputs"], said["outputs"])
+
+
+def test_what_it_does_not_write(small, tmp_path):
+    """
+    Halves, and sizes that are not known.
+    """
+    request = ExportRequest(ModelSpec("net", Preprocessing(SIZE)), Precision.FP16, tmp_path / "net.pte")
+
+    with pytest.raises(UsageError, match="writes fp32"):
+        export(small.graph, request)
+
+    assert not request.path.exists()
+
+
+def test_an_input_that_is_handed_through(tmp_path):
+    """
+    An output that nothing computes is the input.
+    """
+
+    class Through(nn.Module):
+        def forward(self, image):
+            return image, image + 1
+
+    file = made(tmp_path, Through())
+    image = images()
+    with file.open() as runner:
+        results = runner.infer({"image": image})
+
+    first, second = (results[spec.name] for spec in file.artifact.outputs)
+    assert np.array_equal(image, first)
+    assert np.allclose(image + 1, second)
