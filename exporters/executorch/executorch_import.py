@@ -36,6 +36,8 @@ def quiet() -> Iterator[None]:
 with quiet():
     from executorch.backends.xnnpack import _passes as xnnpack_passes
     from executorch.backends.xnnpack._passes.xnnpack_pass import XNNPACKPass
+    from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
+    from executorch.backends.xnnpack.partition.config.generic_node_configs import SoftmaxConfig
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
     from executorch.exir.lowered_backend_module import LoweredBackendModule
@@ -64,6 +66,18 @@ def fast(*, resizing: bool) -> Iterator[None]:
                 yield
 
 
+def partitioner(*, softmax: bool) -> XnnpackPartitioner:
+    """Return what hands operators to XNNPACK.
+
+    Args:
+        softmax: Whether softmax as well. Not over the last of four axes: XNNPACK has the map with its channels last,
+            and executorch 1.5.1 lets it go over these (off by 0.3 of the greatest value).
+    """
+    configs = [item for item in ALL_PARTITIONER_CONFIGS if softmax or item is not SoftmaxConfig]
+    return XnnpackPartitioner(configs=configs)
+
+
 __all__ = [
-    "EdgeCompileConfig", "LoweredBackendModule", "XnnpackPartitioner", "fast", "quiet", "to_edge_transform_and_lower",
+    "EdgeCompileConfig", "LoweredBackendModule", "XnnpackPartitioner", "fast", "partitioner", "quiet",
+    "to_edge_transform_and_lower",
 ]  # fmt: skip

@@ -22,13 +22,14 @@ from coordatt_deploy.exporters.converter_errors import refusal
 from coordatt_deploy.exporters.executorch.executorch_import import (
     EdgeCompileConfig,
     LoweredBackendModule,
-    XnnpackPartitioner,
     fast,
+    partitioner,
     quiet,
     to_edge_transform_and_lower,
 )
 from coordatt_deploy.exporters.layer_search import feeds_for, find
 from coordatt_deploy.formats import Format, Precision
+from coordatt_deploy.graph.call_arguments import argument
 from coordatt_deploy.graph.exported_program import node_of_origin, program
 from coordatt_deploy.graph.graph import Graph, layout, op_name
 from coordatt_deploy.graph.operators import Trait, having
@@ -59,7 +60,7 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
         with quiet(), fast(resizing=any("bilinear" in op_name(node) for node in graph.module.graph.nodes)):
             edge = to_edge_transform_and_lower(
                 program(_with_constants(graph))[0],
-                partitioner=[XnnpackPartitioner()],
+                partitioner=[partitioner(softmax=not _has_softmax_of_rows(graph))],
                 constant_methods={METADATA_METHOD: document},
                 compile_config=EdgeCompileConfig(_check_ir_validity=False),  # operators that the runtime may not have
             )
@@ -76,6 +77,12 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
     results = _results(opened(content, request.path.name), list(places), graph, inputs)
     found = find(graph, results, places, copies)
     return Exported(inputs, outputs, graph.layers.carried(found.places, found.reasons))
+
+
+def _has_softmax_of_rows(graph: Graph) -> bool:
+    """Whether there is a softmax over the last of four axes."""
+    found = (node for node in graph.module.graph.nodes if op_name(node) in ("softmax", "_softmax"))
+    return any(node.meta["val"].ndim == 4 and argument(node, 1, "dim") in (-1, 3) for node in found)
 
 
 def _with_constants(graph: Graph) -> Graph:

@@ -9,7 +9,16 @@ from coordatt_deploy.graph.lowering.forms import Form
 from coordatt_deploy.graph.lowering.pointwise import HardSwishForm
 from coordatt_deploy.graph.lowering.target import GlobalPool, LoweringTarget
 
-DECOMPOSITIONS: Final = (Decomposition.NEEDLESS_COPY,)
+# What executorch 1.5 refuses or XNNPACK computes otherwise; ``docs/operators.md`` has what comes of each.
+DECOMPOSITIONS: Final = (
+    Decomposition.NEEDLESS_COPY,
+    Decomposition.ADAPTIVE_MAX,
+    Decomposition.GELU_TANH,
+    Decomposition.FRACTIONAL_RESIZE,
+    Decomposition.ANTIALIASED_RESIZE,
+    Decomposition.CROP,
+    Decomposition.SORTED,
+)
 FLOAT: Final = LoweringTarget(
     "executorch", (Form.POOLED, Form.MEANS), global_pool=GlobalPool.DEEP, decompositions=DECOMPOSITIONS
 )

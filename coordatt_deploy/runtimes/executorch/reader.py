@@ -7,10 +7,11 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from coordatt_deploy.artifact_specs import AppInterface, TensorSpec
+from coordatt_deploy.artifact_specs import About, AppInterface, TensorSpec
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.formats import Format
 from coordatt_deploy.host import Host
+from coordatt_deploy.runtime_versions import RuntimeNeeds
 from coordatt_deploy.runtimes.delegate import Delegate
 from coordatt_deploy.runtimes.executorch.flatbuffer_schema import Record
 from coordatt_deploy.runtimes.executorch.program_file import METADATA_METHOD, ProgramFile, opened
@@ -106,6 +107,18 @@ def delegates(path: Path, graph: FileGraph) -> tuple[Delegate, ...]:  # noqa: AR
             source="the file",
         ),
     )
+
+
+def about(path: Path) -> About:
+    """See ``Reader.about``; another tool's file says nothing in our terms."""
+    values = metadata(path)
+    return About(**{name: str(values[name]) for name in ("author", "license", "description") if values.get(name)})
+
+
+def runtime_needs(path: Path) -> RuntimeNeeds:
+    """See ``Reader.runtime_needs``; ExecuTorch publishes no table of what its versions open."""
+    version = _file(path).program.version
+    return RuntimeNeeds({}, f"version {version} of the program's schema", {"schema": version})
 
 
 def host_effect(path: Path, machine: Host) -> str | None:  # noqa: ARG001 - its kernels add in 32 bits everywhere
