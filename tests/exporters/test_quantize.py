@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow  # eighteen conversions
 
 SPEC = ModelSpec("tiny", Preprocessing((32, 48)), source_sha256="0123abcd")
 CPUS = {Format.ONNX: TargetCpu.ARM64}
-SUFFIX = {Format.ONNX: "onnx", Format.TFLITE: "tflite", Format.COREML: "mlpackage"}
+SUFFIX = {kind: row.suffix for kind, row in FORMATS.items()}
 # Of a network that was not trained, on images it was not calibrated on.
 LEAST_DB = {
     "static_wi8_ai8": 24,
@@ -69,7 +69,7 @@ def made(graph, tmp_path_factory):
                 folder = tmp_path_factory.mktemp("float")
                 prepared[key] = prepare(graph, recipe, kind, SPEC, folder, target_cpu=CPUS.get(kind), data=DATA)
             ranges = measure_ranges(prepared[key], recipe, DATA)
-            path = tmp_path_factory.mktemp(str(kind)) / f"net.{SUFFIX[kind]}"
+            path = tmp_path_factory.mktemp(str(kind)) / f"net{SUFFIX[kind]}"
             exported, request = write(prepared[key], recipe, ranges, path, SPEC)
             written[kind, recipe] = prepared[key], exported.described(request, path.parent, recipe.name), path, exported
         return written[kind, recipe]
@@ -78,9 +78,9 @@ def made(graph, tmp_path_factory):
 
 
 def results(path, artifact, tensors=()):
-    """The outputs, and inner tensors, on images that nothing was measured on."""
+    """Outputs, and inner tensors, on images that nothing was measured on, as the CPU has them that a file is for."""
     found = []
-    with runtime(artifact.format).open_artifact(path, artifact, tensors=tensors) as runner:
+    with runtime(artifact.format).open_artifact(path, artifact, tensors=tensors, exact_sums=True) as runner:
         for feeds in FRESH.feeds():
             given = runner.infer({spec.name: encode(feeds[spec.name], spec) for spec in artifact.inputs})
             for spec in artifact.outputs:
@@ -236,7 +236,7 @@ def test_the_same_data_gives_the_same_bytes(made, kind, tmp_path):
     prepared, artifact, _, _ = made(kind, recipe)
 
     again, request = write(
-        prepared, recipe, measure_ranges(prepared, recipe, DATA), tmp_path / f"net.{SUFFIX[kind]}", SPEC
+        prepared, recipe, measure_ranges(prepared, recipe, DATA), tmp_path / f"net{SUFFIX[kind]}", SPEC
     )
 
     assert artifact.sha256 == again.described(request, tmp_path).sha256
@@ -332,7 +332,7 @@ def test_a_logarithm_is_taken_of_no_grid(kind, how, tmp_path):
     graph = captured(Logarithms(how).eval(), (1, 3, 32, 48))
     recipe = parse("static_wi8_ai8")
     prepared = prepare(graph, recipe, kind, SPEC, tmp_path, target_cpu=CPUS.get(kind), data=DATA)
-    path = tmp_path / f"net.{SUFFIX[kind]}"
+    path = tmp_path / f"net{SUFFIX[kind]}"
     exported, request = write(prepared, recipe, measure_ranges(prepared, recipe, DATA), path, SPEC)
     given = results(path, exported.described(request, path.parent, recipe.name))
     expected = [run(graph, feeds)[graph.outputs[0]] for feeds in FRESH.feeds()]
@@ -348,9 +348,10 @@ def int8_db(module, kind, folder):
     )
     folder.mkdir()
     prepared = prepare(graph, recipe, kind, SPEC, folder, target_cpu=CPUS.get(kind), data=data)
-    path = folder / f"net.{SUFFIX[kind]}"
+    path = folder / f"net{SUFFIX[kind]}"
     exported, request = write(prepared, recipe, measure_ranges(prepared, recipe, data), path, SPEC)
-    with runtime(kind).open_artifact(path, exported.described(request, folder, recipe.name)) as opened:
+    artifact = exported.described(request, folder, recipe.name)
+    with runtime(kind).open_artifact(path, artifact, exact_sums=True) as opened:
         (into,), (out,) = opened.inputs, opened.outputs
         given = [
             decode(opened.infer({into.name: encode(feeds["image"], into)})[out.name], out) for feeds in fresh.feeds()
