@@ -18,6 +18,8 @@ from coordatt_deploy.conversion import quantized_artifact as quantizing
 from coordatt_deploy.data.calibration import CalibrationSet
 from coordatt_deploy.exporters import ExportRequest, exporter
 from coordatt_deploy.exporters.coreml.lowering import PROGRAM
+from coordatt_deploy.exporters.executorch.lowering import FLOAT as EXECUTORCH
+from coordatt_deploy.exporters.executorch.lowering import INT8 as EXECUTORCH_INT8
 from coordatt_deploy.exporters.onnx.lowering import ARM64, ARM64_INT8, X86_64
 from coordatt_deploy.exporters.tflite.lowering import FLOAT, INT8
 from coordatt_deploy.formats import Format, Precision, TargetCpu
@@ -37,7 +39,7 @@ SPEC = ModelSpec("network", Preprocessing((32, 32)))
 OUTSIDE = 4
 AT_MOST = {
     ARM64: 21, ARM64_INT8: 21, X86_64: 14, FLOAT: 12,
-    INT8: 16, PROGRAM: 15,
+    INT8: 16, PROGRAM: 15, EXECUTORCH: 12, EXECUTORCH_INT8: 16,
 }  # fmt: skip
 
 
@@ -64,7 +66,7 @@ def test_a_form_has_few_operators(target):
     assert operators(folded).total() - OUTSIDE == 19
 
 
-@pytest.mark.parametrize("target", [FLOAT, INT8, X86_64])
+@pytest.mark.parametrize("target", [FLOAT, INT8, X86_64, EXECUTORCH, EXECUTORCH_INT8])
 def test_two_branches_move_nothing(target):
     """
     No transposition, concatenation or split is left of the usual code.
