@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from ai_edge_litert.interpreter import Interpreter
 from files_against_torch import Spelled, check
+from runtimes_alone import opened
 from torch import nn
 
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec, Preprocessing
@@ -189,7 +190,16 @@ def by_evaluator(path, exported, image):
         return runner.infer({exported.inputs[0].name: image})[exported.outputs[0].name]
 
 
-DIRECTLY = {Format.ONNX: by_onnxruntime, Format.TFLITE: by_litert, Format.COREML: by_evaluator}
+def by_executorch(path, exported, image):
+    return opened(path, Format.EXECUTORCH)({exported.inputs[0].name: image})[exported.outputs[0].name]
+
+
+DIRECTLY = {
+    Format.ONNX: by_onnxruntime,
+    Format.TFLITE: by_litert,
+    Format.COREML: by_evaluator,
+    Format.EXECUTORCH: by_executorch,
+}
 
 
 @pytest.mark.parametrize(("file_format", "name"), CASES)
