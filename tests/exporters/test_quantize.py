@@ -22,6 +22,7 @@ from coordatt_deploy.layer_map import restore
 from coordatt_deploy.quantization.recipes import parse
 from coordatt_deploy.runtimes import runtime
 from coordatt_deploy.runtimes.coreml.evaluator.package import block_of, read_model
+from coordatt_deploy.runtimes.executorch import program_file
 from coordatt_deploy.runtimes.tflite import runner
 from coordatt_deploy.tensors import decode, encode
 
@@ -212,6 +213,9 @@ def _int8_weights(kind, path):
         )
     if kind is Format.ONNX:
         return sum(t.data_type == 3 and len(t.dims) == 4 for t in load_onnx(str(path)).graph.initializer)
+    if kind is Format.EXECUTORCH:
+        graphs = program_file.opened(path.read_bytes(), path.name).graphs.values()
+        return sum(program_file.is_on_grid(value) for graph in graphs for value in graph.xvalues)
     operations = block_of(read_model(path)[0]).operations
     return sum(operation.type in {"quantize", "constexpr_affine_dequantize"} for operation in operations)
 
