@@ -20,7 +20,7 @@ _NAMES: Final = (
     "output_grids", "tensors", "bundle", "report_file", "journal", "cpu", "host", "logs", "scratch", "locks",
     "interruption",
     "data.images", "data.dataset", "data.archives", "data.digits",
-    "parity.outputs", "parity.layers", "parity.result", "parity.reports",
+    "parity.outputs", "parity.layers", "parity.result", "parity.reports", "parity.shared_tensors",
     "parity.tolerances", "parity.error_statistics", "parity.executors", "parity.candidate", "parity.cases",
     "parity.conditioning",
     "mixed_precision.result", "graph.operators", "profile", "evaluation.result", "evaluation.reports",

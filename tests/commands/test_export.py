@@ -91,7 +91,7 @@ def test_a_bad_checkpoint_is_one_line_and_writes_nothing(run, tmp_path, write, e
         (["--model", "mobilenetv2_ca_10"], "mobilenetv2_ca_100"),
         (["--format", "onx"], "onnx"),
         (["--precision", "fp61"], "fp16"),
-        (["--format", "onnx", "--precision", "fp16"], "onnx has no precision fp16"),
+        (["--format", "executorch", "--precision", "fp16"], "executorch has no precision fp16"),
         (["--input-size", "8"], "between 32 and"),
         (["--input-size", "100000"], "between 32 and"),
         (["--input-size", "96.5"], "no size"),

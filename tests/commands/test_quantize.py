@@ -168,8 +168,8 @@ def test_precisions_of_an_export_are_recipes_of_the_same_stage():
     assert [(Format.TFLITE, Precision.FP32, None)] == list(plan.jobs())
     assert ["weight_only_wfp16_afp32", "static_wi8_ai8"] == [recipe.name for _, recipe in plan.recipes()]
     assert {RangeMethod.MSE} == {recipe.ranges for _, recipe in plan.recipes()}
-    with pytest.raises(UsageError, match="onnx has no precision fp16 here; it has: fp32, int8"):
-        ExportPlan(formats=(Format.ONNX,), precisions=(Precision.FP16,)).jobs()
+    with pytest.raises(UsageError, match="executorch has no precision fp16 here; it has: fp32, int8"):
+        ExportPlan(formats=(Format.EXECUTORCH,), precisions=(Precision.FP16,)).jobs()
 
 
 def test_export_to_int8_without_data_is_refused_before_anything_is_converted(tmp_path):

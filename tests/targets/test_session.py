@@ -170,6 +170,7 @@ def test_the_server_imports_little(code, tmp_path):
         "formats",
         "interruption",
         "progress",
+        "runtime_versions",
         "runtimes",
         "targets",
     } == (loaded)
