@@ -31,7 +31,7 @@ from coordatt_deploy.exporters.layer_search import feeds_for, find
 from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.graph.call_arguments import argument
 from coordatt_deploy.graph.exported_program import node_of_origin, program
-from coordatt_deploy.graph.graph import Graph, layout, op_name
+from coordatt_deploy.graph.graph import Graph, layout, op_name, weight
 from coordatt_deploy.graph.operators import Trait, having
 from coordatt_deploy.runtimes.argument_checks import first_line
 from coordatt_deploy.runtimes.executorch.program_file import METADATA_METHOD, METHOD, ProgramFile, opened, packed
@@ -59,7 +59,7 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
     try:
         with quiet(), fast(resizing=any("bilinear" in op_name(node) for node in graph.module.graph.nodes)):
             edge = to_edge_transform_and_lower(
-                program(_with_constants(graph))[0],
+                program(_with_own_kernels(_with_constants(graph)))[0],
                 partitioner=[partitioner(softmax=not _has_softmax_of_rows(graph))],
                 constant_methods={METADATA_METHOD: document},
                 compile_config=EdgeCompileConfig(_check_ir_validity=False),  # operators that the runtime may not have
@@ -106,6 +106,30 @@ def _with_constants(graph: Graph) -> Graph:
             module.register_buffer(name, torch.full((1, 1, 1, 1), float(node.args[1])))
             with module.graph.inserting_before(node):
                 node.update_arg(1, module.graph.get_attr(name))
+    module.recompile()
+    return replace(graph, module=module)
+
+
+def _with_own_kernels(graph: Graph) -> Graph:
+    """Give each convolution along one axis a kernel of its own.
+
+    executorch's pass that makes those two-dimensional adds an axis to the kernel at each of its readers.
+    """
+    module = copy.deepcopy(graph.module)
+    taken: set[str] = set()
+    for node in module.graph.nodes:
+        kernel = node.args[1] if op_name(node) == "conv1d" else None
+        values = weight(module, kernel)
+        if not isinstance(kernel, fx.Node) or values is None:
+            continue
+        if str(kernel.target) in taken:
+            name = f"kernel_of_{node.name}"
+            module.register_buffer(name, values.detach().clone())
+            with module.graph.inserting_before(node):
+                copied = module.graph.get_attr(name)
+            copied.meta = dict(kernel.meta)
+            node.update_arg(1, copied)
+        taken.add(str(kernel.target))
     module.recompile()
     return replace(graph, module=module)
 

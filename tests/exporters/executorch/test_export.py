@@ -124,3 +124,24 @@ def test_an_input_that_is_handed_through(tmp_path):
     first, second = (results[spec.name] for spec in file.artifact.outputs)
     assert np.array_equal(image, first)
     assert np.allclose(image + 1, second)
+
+
+def test_a_convolution_along_one_axis_may_be_called_twice():
+    """
+    executorch gave the one kernel a further axis at each call, and ended at the second: ECA before and behind a block.
+    """
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.stem, self.mix = nn.Conv2d(3, 8, 3, padding=1), nn.Conv1d(1, 1, 3, padding=1, bias=False)
+
+        def gated(self, x):
+            gate = self.mix(x.mean((2, 3)).unsqueeze(1)).sigmoid()
+            return x * gate.transpose(1, 2).unsqueeze(-1)
+
+        def forward(self, image):
+            return self.gated(self.gated(self.stem(image)).relu())
+
+    check(Twice().eval(), formats=(KIND,), mapped=1.0)
