@@ -41,7 +41,7 @@ def _tflite(path: Path) -> Callable[[Arrays], Arrays]:
 
 def _executorch(path: Path) -> Callable[[Arrays], Arrays]:
     """Tensors have no names in the file: the metadata has them, in the order of the tensors."""
-    module = executorch._load_for_executorch_from_buffer(path.read_bytes())
+    module = executorch._load_for_executorch(str(path))  # from a buffer it would not keep the bytes alive
     (described,) = module.run_method("coordatt_deploy_metadata", [])
     names = json.loads(described)
 
