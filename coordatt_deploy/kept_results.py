@@ -22,8 +22,14 @@ WRITTEN_BY: Final = {
     "search": "quantize {bundle} --max-drop 0.5",
 }  # documents that are not called after the command that writes them
 
+# The documents of ``reports/``, each also as STEM-PLACE.json; profile-TARGET.json holds counted instructions.
+JUDGED: Final = "parity"
+EVALUATED: Final = "evaluate"
+TIMED: Final = "latency"  # elsewhere; this machine's are in profile.json
+
 T = TypeVar("T")
 D = TypeVar("D", bound=Document)
+R = TypeVar("R", EvaluationReports, InstructionReports, ProfileReports)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +41,16 @@ class KeptResults:
         profile: Latencies.
         accuracy: Of ``evaluate``.
         instructions: What was counted, by target.
+        accuracy_elsewhere: What ``evaluate`` found in other places, by place.
+        latency_elsewhere: What other machines measured, by machine.
     """
 
     parity: ParityReports = field(default_factory=ParityReports)
     profile: ProfileReports = field(default_factory=ProfileReports)
     accuracy: EvaluationReports = field(default_factory=EvaluationReports)
     instructions: Mapping[str, InstructionReports] = field(default_factory=dict)
+    accuracy_elsewhere: Mapping[str, EvaluationReports] = field(default_factory=dict)
+    latency_elsewhere: Mapping[str, ProfileReports] = field(default_factory=dict)
 
 
 def read_results(bundle: Bundle) -> KeptResults:
@@ -53,7 +63,9 @@ def read_results(bundle: Bundle) -> KeptResults:
         _parity(bundle),
         read_kept(bundle, "profile.json", profile_reports.read_reports) or ProfileReports(),
         read_kept(bundle, "evaluate.json", evaluation_reports.read_reports) or EvaluationReports(),
-        _instructions(bundle),
+        _by_place(bundle, "profile", instructions.read_reports),
+        _by_place(bundle, EVALUATED, evaluation_reports.read_reports),
+        _by_place(bundle, TIMED, profile_reports.read_reports),
     )
 
 
@@ -83,14 +95,14 @@ def document(kind: type[D], text: str) -> D:
 
 def _parity(bundle: Bundle) -> ParityReports:
     here = read_kept(bundle, "parity.json", parity_reports.read_reports) or ParityReports()
-    others = (read_kept(bundle, path.name, parity_reports.read_reports) for path in _of_targets(bundle, "parity"))
+    others = (read_kept(bundle, path.name, parity_reports.read_reports) for path in _of_targets(bundle, JUDGED))
     return replace(here, runs=(*here.runs, *(run for item in others if item is not None for run in item.runs)))
 
 
-def _instructions(bundle: Bundle) -> dict[str, InstructionReports]:
+def _by_place(bundle: Bundle, stem: str, read: Callable[[str], R]) -> dict[str, R]:
     found = {}
-    for path in _of_targets(bundle, "profile"):
-        reports = read_kept(bundle, path.name, instructions.read_reports)
+    for path in _of_targets(bundle, stem):
+        reports = read_kept(bundle, path.name, read)
         if reports is not None and reports.runs:
             found[reports.runs[0].place] = reports
     return found

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from coordatt_deploy.documents import check_version, from_json, parse_object
 from coordatt_deploy.evaluation.result import TOP1, DatasetRecord, EvaluationResult, MetricRecord, SubjectAccuracy
-from coordatt_deploy.run_records import HERE, Covered, NotRun, RunInputs, RunRecord
+from coordatt_deploy.run_records import HERE, Covered, NotRun, RunInputs, RunRecord, accumulated
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,10 @@ class EvaluationReports:
 
     runs: tuple[EvaluationRun, ...] = ()
     skipped: tuple[NotRun, ...] = ()
+
+    def joined(self, later: "EvaluationReports") -> "EvaluationReports":
+        """Return these reports with later ones."""
+        return EvaluationReports(accumulated(self.runs, later.runs), later.skipped)
 
     def result(self, place: str = HERE) -> EvaluationResult | None:
         """Return what is known of each subject on the dataset that was asked last; None where nothing is."""

@@ -1,9 +1,10 @@
 """``reports/parity.json``: verdicts of many calls, as runs that accumulate."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from coordatt_deploy.artifact_specs import Origin
 from coordatt_deploy.documents import JsonObject, JsonValue, check_version, from_json, parse_object
 from coordatt_deploy.parity.result import ArtifactVerdict, GraphVerdict, ParityResult
 from coordatt_deploy.run_records import (
@@ -63,7 +64,8 @@ class Standing:
 
     Attributes:
         path: Of the file.
-        run: Which says most of it on this machine; None where it was never judged here.
+        run: Which says most of it on this machine, or on one that has the runtime that this one lacks; None where it
+            was never judged on either.
         outdated: Whether that is of other bytes than the file has now.
         further: Other runs of the bytes that it has now: on other inputs, in other places, by other tolerances.
     """
@@ -100,6 +102,31 @@ class ParityReports:
             hashes: sha256 of each file that the bundle has now, by path: others are left out. None for all.
         """
         runs = [run for run in latest(self.runs, place, hashes) if hashes is None or run.artifact in hashes]
+        return self._together(runs, place)
+
+    def known(self, hashes: Mapping[str, str]) -> ParityResult | None:
+        """Return what is known of each file, as if one call had found it; None where nothing is.
+
+        That is what was found on this machine, or, of a file that could only be evaluated here, what a machine found
+        that has its runtime.
+
+        Args:
+            hashes: sha256 of each file that the bundle has now, by path.
+        """
+        return self._together([run for path, run in self._widest(hashes).items() if path in hashes], HERE)
+
+    def _widest(self, hashes: Mapping[str, str]) -> dict[str, ParityRun]:
+        """The run of each file that says most of it; see ``known``."""
+        found = {run.artifact: run for run in latest(self.runs, HERE, hashes)}
+        for place in dict.fromkeys(run.place for run in self.runs if run.place != HERE):
+            for run in latest(self.runs, place, hashes):
+                own = found.get(run.artifact)
+                measured = run.answered and run.result.origin is Origin.MEASURED and is_current(run, hashes)
+                if measured and (own is None or own.result.origin is not Origin.MEASURED):
+                    found[run.artifact] = run
+        return {run.artifact: run for run in self.runs if found.get(run.artifact) is run}
+
+    def _together(self, runs: Sequence[ParityRun], place: str) -> ParityResult | None:
         if not runs:
             return None
         cases = dict.fromkeys(name for run in runs for name in run.inputs.names)
@@ -126,7 +153,7 @@ class ParityReports:
         Args:
             hashes: sha256 of each file that the bundle has now, by path.
         """
-        widest = {run.artifact: run for run in latest(self.runs, HERE, hashes)}
+        widest = self._widest(hashes)
         found = []
         for path in hashes:
             run = widest.get(path)
@@ -149,9 +176,13 @@ class ParityReports:
             call: What it found.
             runs: The same as runs.
         """
-        told = {item.path for item in call.skipped} | {run.artifact for run in runs}
-        skipped = (*(item for item in self.skipped if item.path not in told), *call.skipped)
-        return ParityReports(accumulated(self.runs, runs), call.graphs or self.graphs, skipped, call.believed)
+        return self.joined(ParityReports(runs, call.graphs, call.skipped, call.believed))
+
+    def joined(self, later: "ParityReports") -> "ParityReports":
+        """Return these reports with later ones."""
+        told = {item.path for item in later.skipped} | {run.artifact for run in later.runs}
+        skipped = (*(item for item in self.skipped if item.path not in told), *later.skipped)
+        return ParityReports(accumulated(self.runs, later.runs), later.graphs or self.graphs, skipped, later.believed)
 
 
 def read_reports(text: str) -> ParityReports:

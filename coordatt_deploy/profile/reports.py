@@ -87,6 +87,13 @@ class ProfileReports:
         earlier = tuple(item for item in self.sessions if item.time in times)
         return ProfileReports(everything, (*earlier, session) if session.time in times else earlier)
 
+    def joined(self, later: "ProfileReports") -> "ProfileReports":
+        """Return these reports with later ones."""
+        reports = self
+        for session in later.sessions:
+            reports = reports.with_session(tuple(run for run in later.runs if run.time == session.time), session)
+        return reports
+
     def result(self) -> ProfileResult | None:
         """Return the last measurement of each artifact on the machine of the last call; None without any."""
         if not self.runs:

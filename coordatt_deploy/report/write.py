@@ -45,10 +45,11 @@ def _contents(bundle: Bundle, moment: datetime) -> Contents:
     hashes = {artifact.path: artifact.sha256 for artifact in bundle.manifest.artifacts}
     kept = read_results(bundle)
     parity, profile, accuracy, counted = kept.parity, kept.profile, kept.accuracy, kept.instructions
+    elsewhere = (*counted.values(), *kept.accuracy_elsewhere.values(), *kept.latency_elsewhere.values())
     sensitivity = read_kept(bundle, "sensitivity.json", partial(document, Sensitivity))
     searched = read_kept(bundle, "search.json", partial(document, SearchResult))
     runs = sorted(
-        (*parity.runs, *profile.runs, *accuracy.runs, *(run for item in counted.values() for run in item.runs)),
+        (*parity.runs, *profile.runs, *accuracy.runs, *(run for item in elsewhere for run in item.runs)),
         key=lambda run: run.time or "",
     )
     if not runs and sensitivity is None:
@@ -60,13 +61,17 @@ def _contents(bundle: Bundle, moment: datetime) -> Contents:
     return Contents(
         manifest=bundle.manifest,
         folder=str(bundle.root),
-        parity=parity.result(hashes=hashes),
+        parity=parity.known(hashes),
         profile=profile.result(),
         operators=_operators(bundle),
         footer=f"Written by coordatt-deploy {__version__} on {moment.strftime('%Y-%m-%d %H:%M UTC')}.",
-        accuracy=accuracy.results(),
+        accuracy=(
+            *accuracy.results(),
+            *(found for place, item in kept.accuracy_elsewhere.items() for found in item.results(place)),
+        ),
         standings=parity.standings(hashes),
         instructions=counted,
+        latency_elsewhere=kept.latency_elsewhere,
         sensitivity=sensitivity,
         search=searched,
         commands=tuple(dict.fromkeys([*other, *(run.command for run in runs)])),

@@ -2,11 +2,18 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from coordatt_deploy.artifact_specs import Origin
+from coordatt_deploy.manifest import Manifest
 from coordatt_deploy.mixed_precision.result import FormatSearch, SearchResult, Sensitivity
 from coordatt_deploy.parity.reports import ParityRun
+from coordatt_deploy.plurals import counted
 from coordatt_deploy.profile.instructions import InstructionReports
+from coordatt_deploy.profile.reports import ProfileReports
+from coordatt_deploy.profile.result import LatencyRecord
 from coordatt_deploy.report.page.figures import Row, Table, decibel, file_name, number
+from coordatt_deploy.report.page.measurements import LATENCY_HEADS, latency_cells
 from coordatt_deploy.report.page.verdicts import BADGES, covered_words
 
 SHOWN = 10  # layers of a ranking; the document has all
@@ -53,6 +60,46 @@ def instructions(reports: Mapping[str, InstructionReports]) -> tuple[Table, ...]
         if rows:
             tables.append(Table(target, ("file", "runtime"), ("all", "× fewest", *used), tuple(rows)))
     return tuple(tables)
+
+
+@dataclass(frozen=True, slots=True)
+class TimedElsewhere:
+    """The latency of one file on another machine, of the bytes that the bundle has now."""
+
+    place: str
+    record: LatencyRecord
+
+
+def timed_elsewhere(reports: Mapping[str, ProfileReports], manifest: Manifest) -> tuple[TimedElsewhere, ...]:
+    """Return what other machines' runtimes took for the files of the bundle; an evaluator's time is left out.
+
+    Args:
+        reports: By machine.
+        manifest: Of the bundle.
+    """
+    hashes = {item.path: item.sha256 for item in manifest.artifacts}
+    return tuple(
+        TimedElsewhere(place, run.result)
+        for place, found in reports.items()
+        for run in found.runs
+        if run.result.origin is not Origin.EVALUATED and hashes.get(run.artifact) == run.sha256
+    )
+
+
+def latencies(timed: Sequence[TimedElsewhere], labels: Mapping[str, str]) -> Table | None:
+    """Return the latencies of other machines; None without any.
+
+    Args:
+        timed: In the order of the rows.
+        labels: What tells each file from the others, by path.
+    """
+    rows = []
+    for item in timed:
+        record = item.record
+        label = f"{labels.get(record.path, file_name(record.path))}, {counted(record.threads, 'thread')}"
+        rows.append(Row((label, item.place, record.runtime, record.verdict), latency_cells(record)))
+    heads = ("file, threads", "machine", "runtime", "verdict"), LATENCY_HEADS
+    return Table("Latency on other machines", *heads, tuple(rows)) if rows else None
 
 
 def sensitivities(found: Sensitivity | None) -> tuple[Table, ...]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from coordatt_deploy.artifact_specs import Artifact
+from coordatt_deploy.artifact_specs import Artifact, Origin
 from coordatt_deploy.manifest import Manifest
 from coordatt_deploy.parity.reports import ParityRun, Standing
 from coordatt_deploy.parity.result import ArtifactVerdict, ParityResult
@@ -86,6 +86,7 @@ def headline(manifest: Manifest, parity: ParityResult | None, standings: Sequenc
         missing, asked = len(manifest.refused), len(manifest.refused) + len(manifest.artifacts)
         gaps.append(f"{missing} of the {asked} files that were asked for could not be written.")
     believed = parity.believed if parity else ()
+    gaps += _places(states, known)
     facts, weights = _facts(manifest), manifest.model.source_sha256[:16]
     return Headline(manifest.model.name, kind, " ".join([text, *gaps]), facts, weights, believed)
 
@@ -142,7 +143,7 @@ def _gaps(
     bare = [path for path in passed if not _has_layers(path, verdicts, runs)]
     other: dict[str, list[str]] = {}
     for path, run in runs.items():
-        where = "" if run is None or run.place == HERE else f" on {run.place}"
+        where = "" if run is None or run.place == HERE or _measured(run) else f" on {run.place}"
         if run is not None and (where or run.inputs.source not in (*BROUGHT, "unknown")):
             what = "golden inputs" if run.inputs.source in BROUGHT else f"inputs of {run.inputs.source}"
             other.setdefault(f"{run.inputs.count} {what}{where}", []).append(path)
@@ -155,6 +156,23 @@ def _gaps(
     if own:
         told.append(f"{_of(own, passed).capitalize()} {_was(own)} judged by tolerances of the user's own.")
     return told
+
+
+def _places(states: Mapping[str, State], known: Mapping[str, Standing]) -> list[str]:
+    """Say of which files it was another machine that found out what is known of them."""
+    elsewhere: dict[str, list[str]] = {}
+    for path, state in states.items():
+        run = _shown(known[path]) if path in known and state in (State.PASSED, State.FAILED) else None
+        if run is not None and run.place != HERE and _measured(run):
+            elsewhere.setdefault(run.place, []).append(path)
+    return [
+        f"{', '.join(map(file_name, paths))} {_was(paths)} judged on {place}, as its document tells."
+        for place, paths in elsewhere.items()
+    ]
+
+
+def _measured(run: ParityRun) -> bool:
+    return run.result.origin is Origin.MEASURED
 
 
 def _shown(standing: Standing) -> ParityRun | None:

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from markupsafe import Markup
 
@@ -28,18 +29,21 @@ from coordatt_deploy.runtimes.file_graph import OperatorCount
 
 NAMED = 5  # unreadable images; the document has all
 MIOU_TITLE = "mIoU"
+LATENCY_HEADS: Final = ("median ms", "95 % interval", "p90", "p99", "load", "first call", "memory")
 
 
 @dataclass(frozen=True, slots=True)
 class AccuracyView:
     """Accuracy on labelled images; the limit is empty where none was set.
 
-    *classes* is a part of a sentence, empty where their number means nothing; *legend* says what the columns are.
+    *classes* is a part of a sentence, empty where their number means nothing, and so is *place*, empty for this
+    machine; *legend* says what the columns are.
     """
 
     images: str
     source: str
     classes: str
+    place: str
     legend: str
     limit: str
     table: Table
@@ -108,6 +112,7 @@ def accuracy_view(result: EvaluationResult, manifest: Manifest) -> AccuracyView:
         images=f"{result.dataset.images:,}",
         source=result.dataset.source,
         classes="" if classes is None or metric.file else f" in {classes} classes",
+        place="" if result.target is None else f", on {result.target}",
         legend=_legend(metric, title),
         limit="" if allowed is None else f" At most {allowed:g} {unit}.",
         table=Table("Accuracy", *heads, tuple(_subject(item, metric) for item in result.subjects)),
@@ -187,14 +192,14 @@ def latency_view(result: ProfileResult, start: int, labels: Mapping[str, str]) -
     rows, samples, plots, timed = [], [], [], []
     for position, item in enumerate(result.results, start + 1):
         label = f"{labels.get(item.path, file_name(item.path))}, {counted(item.threads, 'thread')}"
-        rows.append(Row((label, item.verdict), _latency_cells(item)))
+        rows.append(Row((label, item.verdict), latency_cells(item)))
         samples.append((label, " ".join(map(str, item.samples_ns))))
         if item.origin is Origin.EVALUATED:
             _check_samples(item)
             continue  # an evaluator's few samples say nothing about a runtime
         plots.append(_latency_figure(position, label, item))
         timed.append(Timed(_short(item, result, labels), item.median_ms, item.ci95_ms, item.p90_ms, _told(item)))
-    heads = ("file, threads", "verdict"), ("median ms", "95 % interval", "p90", "p99", "load", "first call", "memory")
+    heads = ("file, threads", "verdict"), LATENCY_HEADS
     shapes = (f"{name} {' × '.join(map(str, shape))}" for name, shape in result.inputs.items())
     table = Table("Latency", *heads, tuple(rows))
     overview = _overview(start, timed) if len(timed) > 1 else None
@@ -245,7 +250,8 @@ def _latency_figure(position: int, label: str, item: LatencyRecord) -> Figure:
     return Figure(label, plot, words)
 
 
-def _latency_cells(item: LatencyRecord) -> tuple[str, ...]:
+def latency_cells(item: LatencyRecord) -> tuple[str, ...]:
+    """Return the figures of one file, in the order of ``LATENCY_HEADS``."""
     interval = "–" if item.ci95_ms is None else f"{item.ci95_ms[0]:.3f} … {item.ci95_ms[1]:.3f}"
     return (
         f"{item.median_ms:.3f}", interval, f"{item.p90_ms:.3f}", f"{item.p99_ms:.3f}",

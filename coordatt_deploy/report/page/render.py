@@ -19,6 +19,7 @@ from coordatt_deploy.mixed_precision.result import SearchResult, Sensitivity
 from coordatt_deploy.parity.reports import Standing
 from coordatt_deploy.parity.result import ParityResult
 from coordatt_deploy.profile.instructions import InstructionReports
+from coordatt_deploy.profile.reports import ProfileReports
 from coordatt_deploy.profile.result import ProfileResult
 from coordatt_deploy.report.page import elsewhere, measurements, verdicts
 from coordatt_deploy.report.page.figures import Table, artifact_label
@@ -56,6 +57,7 @@ class Contents:
         sensitivity: What int8 costs layer by layer; None where it was not asked.
         search: How the search for the fewest layers in float ended; None without one.
         commands: That made the results, in the order in which they ended.
+        latency_elsewhere: What other machines measured, by machine.
     """
 
     manifest: Manifest
@@ -70,6 +72,7 @@ class Contents:
     sensitivity: Sensitivity | None = None
     search: SearchResult | None = None
     commands: tuple[str, ...] = ()
+    latency_elsewhere: Mapping[str, ProfileReports] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,7 @@ class PageView:
         sensitivities: What int8 costs layer by layer, format by format.
         search: How the search for the fewest layers in float ended.
         latency: On this machine.
+        latency_elsewhere: On other machines.
         instructions: On other CPUs, target by target.
         sizes: Sizes and operators.
         layers: A table of every layer for each file; empty where layers were not judged.
@@ -107,6 +111,7 @@ class PageView:
     sensitivities: tuple[Table, ...]
     search: Table | None
     latency: LatencyView | None
+    latency_elsewhere: Table | None
     instructions: tuple[Table, ...]
     sizes: Sizes
     layers: tuple[Table, ...]
@@ -135,10 +140,11 @@ def page(contents: Contents) -> str:
 def _view(contents: Contents) -> PageView:
     manifest, parity, profile = contents.manifest, contents.parity, contents.profile
     labels = {item.path: artifact_label(item) for item in manifest.artifacts}
+    timed = elsewhere.timed_elsewhere(contents.latency_elsewhere, manifest)
     view = PageView(
         headline=headline(manifest, parity, contents.standings),
         contents=(),
-        summary=summary(manifest, parity, profile, contents.standings, contents.accuracy),
+        summary=summary(manifest, parity, profile, contents.standings, contents.accuracy, timed),
         evidence=verdicts.evidence(parity, contents.standings) if parity else None,
         depth=verdicts.depth(parity) if parity else None,
         outputs=verdicts.outputs(parity) if parity else None,
@@ -147,6 +153,7 @@ def _view(contents: Contents) -> PageView:
         sensitivities=elsewhere.sensitivities(contents.sensitivity),
         search=elsewhere.search(contents.search),
         latency=measurements.latency_view(profile, FIRST_LATENCY_PLOT, labels) if profile else None,
+        latency_elsewhere=elsewhere.latencies(timed, labels),
         instructions=elsewhere.instructions(contents.instructions),
         sizes=measurements.sizes(manifest, contents.operators),
         layers=verdicts.layer_tables(parity) if parity else (),
@@ -164,6 +171,7 @@ def _sections(view: PageView) -> Iterator[tuple[str, str]]:
         ("depth", "Layer by layer", view.depth), ("outputs", "Outputs", view.outputs),
         ("further", "Further runs", view.further), ("accuracy", "Accuracy", view.accuracy),
         ("int8", "Int8 by layer", view.sensitivities or view.search), ("latency", "Latency", view.latency),
+        ("latency-elsewhere", "Latency elsewhere", view.latency_elsewhere),
         ("instructions", "Instructions", view.instructions),
     )  # fmt: skip
     yield from ((key, title) for key, title, found in told if found)

@@ -13,6 +13,7 @@ from coordatt_deploy.manifest import Manifest, RefusedFile
 from coordatt_deploy.parity.reports import Standing
 from coordatt_deploy.parity.result import ArtifactVerdict, ParityResult
 from coordatt_deploy.profile.result import LatencyRecord, ProfileResult
+from coordatt_deploy.report.page.elsewhere import TimedElsewhere
 from coordatt_deploy.report.page.figures import (
     Figure,
     artifact_label,
@@ -104,6 +105,7 @@ def summary(
     profile: ProfileResult | None,
     standings: Sequence[Standing] = (),
     accuracy: Sequence[EvaluationResult] = (),
+    elsewhere: Sequence[TimedElsewhere] = (),
 ) -> Summary:
     """Return a row for each file of the manifest.
 
@@ -113,17 +115,19 @@ def summary(
         profile: Latency; None where nothing was timed.
         standings: What is known of each file, from all runs.
         accuracy: By dataset and metric; the first is shown here.
+        elsewhere: Latencies of other machines, for files that cannot be timed here.
     """
     verdicts = {item.path: item for item in parity.artifacts} if parity else {}
     known = {item.path: item for item in standings}
     # Of several numbers of threads the first one counts.
     timed = {item.path: item for item in reversed(profile.results)} if profile else {}
+    abroad = {item.record.path: item for item in reversed(elsewhere)}
     scored = accuracy[0] if accuracy else None
     scores = {item.path: item for item in scored.subjects if item.path is not None} if scored else {}
     greatest = max((item.bytes for item in manifest.artifacts), default=1) or 1
     rows = tuple(
         _row(item, verdicts.get(item.path), known.get(item.path), timed.get(item.path),
-             _score(item, scores, scored, verdicts.get(item.path)), greatest)
+             _score(item, scores, scored, verdicts.get(item.path)), greatest, abroad.get(item.path))
         for item in manifest.artifacts
     )  # fmt: skip
     return Summary(
@@ -137,7 +141,7 @@ def summary(
 
 def _row(
     artifact: Artifact, verdict: ArtifactVerdict | None, standing: Standing | None, timed: LatencyRecord | None,
-    score: Cell, greatest: int,
+    score: Cell, greatest: int, abroad: TimedElsewhere | None,
 ) -> SummaryRow:  # fmt: skip
     badge = UNJUDGED if verdict is None else (BADGES[verdict.passed] if verdict.provable else UNPROVEN)
     why = "" if verdict is None else verdict_sentence(verdict)
@@ -160,7 +164,7 @@ def _row(
         bar=size_bar(artifact.bytes / greatest),
         sqnr=_sqnr(verdict),
         score=score,
-        latency=_latency(timed),
+        latency=_latency(timed) if abroad is None or _timed_here(timed) else _latency(abroad.record, abroad.place),
         why="" if badge is BADGES[True] else why,
         remark="" if remark is None else f"{sentence(remark)}.",
     )
@@ -209,12 +213,16 @@ def _score(
     return Cell(number(score, ".2%" if points else ".5g"), "" if change == 0 else beside)
 
 
-def _latency(timed: LatencyRecord | None) -> Cell:
+def _timed_here(timed: LatencyRecord | None) -> bool:
+    return timed is not None and timed.origin is not Origin.EVALUATED
+
+
+def _latency(timed: LatencyRecord | None, place: str = "") -> Cell:
     if timed is None:
         return Cell(NOTHING)
     if timed.origin is Origin.EVALUATED:
         return Cell(NOTHING, "not timed here")
-    doubt = "" if timed.verdict == "stable" else timed.verdict
+    doubt = ", ".join(filter(None, ("" if timed.verdict == "stable" else timed.verdict, place and f"on {place}")))
     if timed.ci95_ms is None:
         return Cell(f"{timed.median_ms:.3g} ms", doubt)
     half = 50 * (timed.ci95_ms[1] - timed.ci95_ms[0]) / timed.median_ms
@@ -226,7 +234,8 @@ def _footnote(scored: EvaluationResult | None, profile: ProfileResult | None) ->
     if scored is None:
         told.append("top-1 agreement: share of the golden inputs that get the reference's class")
     else:
-        told.append(f"{_score_head(scored)}: on {scored.dataset.images:,} images of {scored.dataset.source}")
+        where = "" if scored.target is None else f", on {scored.target}"
+        told.append(f"{_score_head(scored)}: on {scored.dataset.images:,} images of {scored.dataset.source}{where}")
     if profile is not None:
         told.append(f"latency: median on {profile.host.cpu}")
     return f"{'; '.join(told)}."

@@ -1,0 +1,178 @@
+"""Documents of runs that were made on another machine, taken into a bundle's ``reports/`` under that machine's name.
+
+``parity``, ``profile`` and ``evaluate`` write the same documents everywhere, each run with the hash of the file that it
+looked at. What is added is held to these: a document that tells of any other bytes is refused as a whole. What a
+document says of the bytes that the bundle has is believed, as nobody can check it here, and shown with its place.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from coordatt_deploy.bundle import Bundle
+from coordatt_deploy.documents import JsonObject, dump, parse_object
+from coordatt_deploy.errors import UsageError
+from coordatt_deploy.evaluation import reports as evaluation_reports
+from coordatt_deploy.evaluation.reports import EvaluationReports
+from coordatt_deploy.kept_results import EVALUATED, JUDGED, TIMED
+from coordatt_deploy.parity import reports as parity_reports
+from coordatt_deploy.parity.reports import ParityReports
+from coordatt_deploy.profile import reports as profile_reports
+from coordatt_deploy.profile.reports import ProfileReports
+from coordatt_deploy.report_file import ReportFile, report_name
+from coordatt_deploy.run_records import HERE, RunRecord
+
+MOST_BYTES: Final = 64 << 20  # a profile holds every sample; what is greater was not written by us
+LONGEST_PLACE: Final = 60
+PLACE: Final = re.compile(r"[a-z0-9][a-z0-9._-]*")
+
+Reports = ParityReports | ProfileReports | EvaluationReports
+
+
+@dataclass(frozen=True, slots=True)
+class Addition:
+    """A document that fits a bundle.
+
+    Attributes:
+        source: The file that it came in.
+        command: That writes such documents: ``parity``, ``profile`` or ``evaluate``.
+        place: The name that its runs get.
+        name: Of the file in ``reports/``.
+        reports: Its runs, of that place.
+    """
+
+    source: Path
+    command: str
+    place: str
+    name: str
+    reports: Reports
+
+
+def read_addition(bundle: Bundle, path: Path, place: str | None = None) -> Addition:
+    """Read a document that another machine wrote, and hold it to the bundle.
+
+    Args:
+        bundle: That it is to tell of.
+        path: A document of ``parity``, ``profile`` or ``evaluate``: what ``--output`` wrote, or one of ``reports/``.
+        place: What to call the machine; made of its processor's name by default.
+
+    Raises:
+        UsageError: It is none of these, holds nothing, is of other bytes than the bundle has, or *place* is no name.
+    """
+    command, reports = _read(path)
+    if not reports.runs:
+        raise UsageError(f"{path} holds no run; write it again on that machine: coordatt-deploy {command} BUNDLE")
+    _check(bundle, path, command, reports.runs)
+    name = _place_of(reports.runs) if place is None else place
+    if PLACE.fullmatch(name) is None or len(name) > LONGEST_PLACE or name == HERE:
+        raise UsageError(
+            f"{name!r} is no name for a machine; give small letters, digits, dots and dashes, as in --as macmini-m2"
+        )
+    return Addition(path, command, name, report_name(_STEMS[command], name), _moved(reports, name))
+
+
+def add(bundle: Bundle, additions: Sequence[Addition]) -> None:
+    """Write documents into ``reports/``, each beside what its place had told before.
+
+    Raises:
+        UsageError: The bundle can only be read.
+        BundleError: It changed since it was opened, or another process does not let go of it.
+    """
+    for item in additions:
+        file = ReportFile(bundle, item.name)
+        file.check()
+        with file.replacing():
+            file.write(dump(_merged(file, item)))
+
+
+def _merged(file: ReportFile, item: Addition) -> Reports:
+    if isinstance(item.reports, ParityReports):
+        return file.earlier(parity_reports.read_reports, ParityReports()).joined(item.reports)
+    if isinstance(item.reports, ProfileReports):
+        return file.earlier(profile_reports.read_reports, ProfileReports()).joined(item.reports)
+    return file.earlier(evaluation_reports.read_reports, EvaluationReports()).joined(item.reports)
+
+
+_STEMS: Final = {"parity": JUDGED, "profile": TIMED, "evaluate": EVALUATED}
+
+
+def _read(path: Path) -> tuple[str, Reports]:
+    """The command that wrote a document, and the document."""
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise UsageError(f"{path} has {path.stat().st_size >> 20} MiB; no document of runs is that large")
+        text = path.read_text(encoding="utf-8")
+        document = parse_object(text)
+        command = _written_by(document)
+        if command == "parity":
+            return command, parity_reports.read_reports(text)
+        if command == "profile":
+            return command, profile_reports.read_reports(text)
+        if command == "evaluate":
+            return command, evaluation_reports.read_reports(text)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise UsageError(f"{path} is no document of runs: {error}") from None
+    raise UsageError(
+        f"{path} is no document of parity, profile or evaluate; write one on the other machine, such as with:"
+        f" coordatt-deploy parity BUNDLE --output {path.name}"
+    )
+
+
+def _written_by(document: JsonObject) -> str | None:
+    """Which command writes documents of these keys; None for none that tells of a machine's runs."""
+    if "graphs" in document:
+        return "parity"
+    if "sessions" in document or "yardsticks" in document:
+        return "profile"
+    runs = document.get("runs")
+    first = runs[0] if isinstance(runs, list) and runs else None
+    return "evaluate" if "subjects" in document or (isinstance(first, dict) and "dataset" in first) else None
+
+
+def _check(bundle: Bundle, path: Path, command: str, runs: Iterable[RunRecord]) -> None:
+    """Refuse runs of other bytes than the bundle's files have, and those of an emulated machine."""
+    hashes = {artifact.path: artifact.sha256 for artifact in bundle.manifest.artifacts}
+    for run in runs:
+        if run.place != HERE:
+            raise UsageError(
+                f"{path} tells of runs on {run.place}, not of the machine that wrote it; make them here:"
+                f" coordatt-deploy {command} {bundle.root} --target {run.place}"
+            )
+        if run.artifact not in hashes:
+            if run.sha256 is None and command == "evaluate":
+                continue  # the float64 network itself
+            raise UsageError(f"{path} tells of {run.artifact!r}, and {bundle.root} has no such file")
+        if run.sha256 is None:
+            raise UsageError(
+                f"{path} does not say which bytes of {run.artifact} it looked at; write it again with:"
+                f" coordatt-deploy {command} BUNDLE --output {path.name}"
+            )
+        if run.sha256 != hashes[run.artifact]:
+            raise UsageError(
+                f"{path} is of other bytes of {run.artifact}: {run.sha256[:12]}, here {hashes[run.artifact][:12]};"
+                f" run coordatt-deploy {command} there again, on a copy of {bundle.root}"
+            )
+
+
+def _place_of(runs: Sequence[RunRecord]) -> str:
+    """A name for the machine that the runs were made on, of its processor: ``apple-m2-arm64``."""
+    machines = {run.machine for run in runs if run.machine}
+    text = re.sub(r"[^a-z0-9]+", "-", next(iter(machines), "").lower()).strip("-")
+    if len(machines) != 1 or not text:
+        raise UsageError(
+            "the document does not say on which machine it was written; name that with --as, as in --as macmini"
+        )
+    return text[:LONGEST_PLACE].rstrip("-")
+
+
+def _moved(reports: Reports, place: str) -> Reports:
+    """The same runs, of *place*; without their commands, as the page offers those of its runs to be typed."""
+    if isinstance(reports, ParityReports):
+        return replace(reports, runs=tuple(replace(run, place=place, command="") for run in reports.runs))
+    if isinstance(reports, ProfileReports):
+        return replace(reports, runs=tuple(replace(run, place=place, command="") for run in reports.runs))
+    return replace(reports, runs=tuple(replace(run, place=place, command="") for run in reports.runs))
