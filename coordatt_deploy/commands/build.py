@@ -75,7 +75,7 @@ def _build(plan: "ExportPlan", budgets: Path | None, *, as_json: bool) -> NoRetu
     print_notes(bundle.manifest.notes)
     checked = None if budgets is None else check(bundle, budgets)
     if as_json:
-        passed, artifacts = parity.passed and not refused, terminal_build.summary(parity, profile)
+        passed, artifacts = parity.passed and not refused, terminal_build.summary(bundle, parity, profile)
         passed = passed and (checked is None or checked.passed)
         document: dict[str, JsonValue] = {
             "bundle": str(bundle.root),

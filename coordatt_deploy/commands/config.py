@@ -1,4 +1,4 @@
-"""``--config deploy.toml``: what the command line can say of a build, in a file; and ``--save-config``, which writes it.
+"""``--config``: what the command line can say of a build, in a TOML file; and ``--save-config``, which writes it.
 
 A key is called as its option, without the dashes before it; the tables only sort them. What the command line says wins
 over the file, option by option. Paths in the file are relative to the file.
@@ -234,7 +234,7 @@ def _holds_null(value: object) -> bool:
 
 
 def _relative(key: str, text: str, folder: Path) -> str:
-    """A path as it is seen from the file; one that was given from the root on stays so, unless it is beside the file."""
+    """A path as it is seen from the file; one from the root on stays so, unless it is beside the file."""
     path, rest = _path_in(key, text)
     if path is None:
         return text

@@ -112,7 +112,8 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
         finish(staging, with_refused(manifest, refused, staging))
     written = frozenset(item.artifact.path for item in converted)
     written |= frozenset(item.artifact.path for item in quantized.results)
-    reused = frozenset(item.artifact.path for item in (*converting.reused, *quantizing.reused))
+    reused = frozenset(item.artifact.path for item in converting.reused)
+    reused |= frozenset(item.artifact.path for item in quantizing.reused)
     return replace(open_bundle(target, verify=False), refused=refused, written=written, reused=reused)
 
 

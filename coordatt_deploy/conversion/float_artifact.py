@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from coordatt_deploy.array_types import NumberArray
@@ -111,7 +112,7 @@ def submit_floats(jobs: Sequence[FloatJob], pool: Pool, tell: Callable[[str], No
         root = job.path.parent.parent
         path = job.path.relative_to(root).as_posix()
         if job.stage is not None:
-            found = job.stage.take(root, FloatArtifact, lambda made: as_written(made.artifact, path, root))
+            found = job.stage.take(root, FloatArtifact, partial(_as_written, path, root))
             if tell is not None:
                 tell(job.stage.told(reused=found is not None))
             if found is not None:
@@ -122,9 +123,11 @@ def submit_floats(jobs: Sequence[FloatJob], pool: Pool, tell: Callable[[str], No
     return Converting(tuple(making), tuple(reused))
 
 
-def collect_floats(
-    pool: Pool, converting: Converting, stages: Stages, *, strict: bool
-) -> Made[FloatArtifact]:
+def _as_written(path: str, root: Path, made: FloatArtifact) -> bool:
+    return as_written(made.artifact, path, root)
+
+
+def collect_floats(pool: Pool, converting: Converting, stages: Stages, *, strict: bool) -> Made[FloatArtifact]:
     """Wait for all of them; those that were written are in the order of formats and paths.
 
     Raises:

@@ -190,7 +190,11 @@ def write_golden(
         as_png(image).save(folder / path)
     save_golden(folder / "golden" / "inputs.npz", golden.feeds)
     reused = roundings is not None and roundings.take(folder, Roundings) is not None
-    runs = {} if reused else {"rounding_fp32": prepare(graph, dtype=torch.float32), "rounding_fp16": prepare_in_float16(graph)}
+    runs = (
+        {}
+        if reused
+        else {"rounding_fp32": prepare(graph, dtype=torch.float32), "rounding_fp16": prepare_in_float16(graph)}
+    )
     results: dict[str, dict[str, list[NDArray[np.float64]]]] = {name: {} for name in ("outputs", *runs)}
     for index in range(len(golden.cases)):
         feeds = {name: values[index] for name, values in golden.feeds.items()}

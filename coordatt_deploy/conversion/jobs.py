@@ -99,9 +99,7 @@ class Quantizing:
     reused: tuple[QuantizedArtifact, ...] = ()
 
     def __add__(self, other: "Quantizing") -> "Quantizing":
-        return Quantizing(
-            self.files + other.files, self.references + other.references, self.reused + other.reused
-        )
+        return Quantizing(self.files + other.files, self.references + other.references, self.reused + other.reused)
 
 
 def submit(jobs: Sequence[Job], pool: Pool, tell: Callable[[str], None] | None = None) -> Quantizing:

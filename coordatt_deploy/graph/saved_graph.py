@@ -128,7 +128,7 @@ def save_graph(
 
 
 def graph_digest(folder: Path) -> str:
-    """Return the sha256 of the graph that ``save_graph`` wrote, without the lines of the user's code, if it has them."""
+    """Return the sha256 of the graph that ``save_graph`` wrote, without the lines of the user's code in it."""
     document = json.loads((folder / "graph.json").read_text(encoding="utf-8"))
     for node in document["nodes"]:
         node.pop("line", None)

@@ -31,14 +31,12 @@ from coordatt_deploy.logs import ENVIRONMENT
 SOURCE: Final = frozenset({".py", ".json"})  # what this package is written in, and the tables that it reads
 # What torch, the converters and the runtimes read: some choose other kernels, which round otherwise.
 VARIABLES: Final = (
-    "ATEN_", "DNNL_", "ITEX_", "JAX_", "KMP_", "LITERT_", "MKL_", "OMP_", "ONEDNN_", "OPENBLAS_", "ORT_", "TF_", "TORCH",
-    "XLA_", "XNN",
+    "ATEN_", "DNNL_", "ITEX_", "JAX_", "KMP_", "LITERT_", "MKL_", "OMP_", "ONEDNN_", "OPENBLAS_", "ORT_", "TF_",
+    "TORCH", "XLA_", "XNN",
 )  # fmt: skip
 
 # As the user gave them: libraries add to them as they load, and which are loaded depends on what is reused.
-GIVEN: Final = {
-    key: value for key, value in os.environ.items() if key.startswith(VARIABLES) and key not in ENVIRONMENT
-}
+GIVEN: Final = {key: value for key, value in os.environ.items() if key.startswith(VARIABLES) and key not in ENVIRONMENT}
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 PLACE: Final = "COORDATT_DEPLOY_CACHE"
 SIZE: Final = "COORDATT_DEPLOY_CACHE_SIZE"
 STAGES: Final = "stages"
-MOST_BYTES: Final = 2 << 30  # a build of the default takes 12 MB, of a large backbone in every format 500
+MOST_BYTES: Final = 2 * 10**9  # a build of the default in every format takes 12 MB
 UNITS: Final = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 MOST_FILES: Final = 4096  # of an entry; ours have a few
 MOST_LISTED: Final = 1 << 20  # bytes of entry.json: that of so many files
@@ -178,7 +178,7 @@ class StageCache:
         return True
 
     def latest(self, key: StageKey) -> StageKey | None:
-        """Return the key of the last result of the same stage and name, to say what differs; None where there is none."""
+        """Return the key of the last result of the same stage and name, to say what differs; None without any."""
         best: Entry | None = None
         for folder in self._entries():
             with suppress(BundleError, DocumentError, OSError, UnicodeDecodeError):
@@ -203,7 +203,7 @@ class StageCache:
         return before
 
     def problem(self) -> str | None:
-        """Why nothing is taken from the folder: somebody else may have put it there. None where it is safe, or absent."""
+        """Why nothing is taken from the folder: somebody else may have put it there. None where it is safe."""
         try:
             there = self.folder.lstat()
         except OSError:
