@@ -61,7 +61,8 @@ class ConfiguredCommand(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the file, as defaults of the options; then the options."""
         typed, _, _ = self.make_parser(ctx).parse_args(args=list(args))
-        if not ctx.resilient_parsing and not typed.get("help"):
+        helping = self.get_help_option(ctx)
+        if not ctx.resilient_parsing and not (helping is not None and typed.get(str(helping.name))):
             options = options_of(self)
             values: dict[str, object] = {}
             record = None

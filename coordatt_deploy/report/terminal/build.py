@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from rich.console import Console
+from rich.text import Text
 
-from coordatt_deploy.artifact_specs import Origin
+from coordatt_deploy.artifact_specs import Artifact, Origin
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.documents import JsonObject, object_of
 from coordatt_deploy.formats import facts
@@ -81,10 +82,11 @@ def show_refused(refused: Sequence[RefusedFile]) -> None:
 
 
 BUILT: Final = (
-    Column("artifact"), Column("file", rank=5), Column("parity"), Column("size", right=True),
-    Column("SQNR", right=True), Column("median latency", right=True), Column("worst error", right=True, rank=2),
+    Column("artifact"), Column("parity"), Column("size", right=True), Column("SQNR", right=True),
+    Column("median latency", right=True), Column("worst error", right=True, rank=2),
     Column("top-1 agreement", right=True, rank=1), Column("runtime", rank=4), Column("origin", rank=3),
 )  # fmt: skip
+FILE: Final = Column("file", rank=1)
 
 
 def show_build(bundle: Bundle, report: ParityReport, profile: ProfileResult) -> None:
@@ -93,21 +95,30 @@ def show_build(bundle: Bundle, report: ParityReport, profile: ProfileResult) -> 
     console = new_console()
     show_verdict(console, bundle, report)
     console.print()
-    rows = []
+    rows: list[tuple[Text | str, ...]] = []
     for item in report.artifacts:
         timed = latency.get(item.artifact.path)
         median = "–" if timed is None else f"{timed.median_ms:.2f} ms" + _remark(timed)
         error, sqnr, agreement = evidence(item)
-        made = "reused" if item.artifact.path in bundle.reused else "new"
         rows.append((
-            label(item.artifact), made, verdict(item), size(item.artifact.bytes), sqnr, median, error, agreement,
-            item.runtime or "–", item.origin or "–",
+            label(item.artifact), *_made(bundle, item.artifact), verdict(item), size(item.artifact.bytes), sqnr, median,
+            error, agreement, item.runtime or "–", item.origin or "–",
         ))  # fmt: skip
-    show_table(console, f"{bundle.manifest.model.name} → {bundle.root}", BUILT, rows)
+    columns = (*BUILT[:1], FILE, *BUILT[1:]) if bundle.reused else BUILT
+    show_table(console, f"{bundle.manifest.model.name} → {bundle.root}", columns, rows)
     _show_proven_before(console, report)
     show_remarks(console, report)
     show_refused(bundle.manifest.refused)
     say(console, host_line(profile), style="dim")
+
+
+def _made(bundle: Bundle, artifact: Artifact) -> tuple[str, ...]:
+    """Say where the file comes from, where some were not made anew."""
+    if not bundle.reused:
+        return ()
+    if artifact.path in bundle.reused:
+        return ("reused",)
+    return ("new" if bundle.written is None or artifact.path in bundle.written else "earlier",)
 
 
 def _show_proven_before(console: Console, report: ParityReport) -> None:
