@@ -58,4 +58,4 @@ def read_toml(path: Path) -> TomlFile:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsageError(f"{path} is not TOML: {error or 'nested too deeply'}") from None
+        raise UsageError(f"{path} is not TOML: {str(error) or 'nested too deeply'}") from None
