@@ -53,6 +53,7 @@ class Bundle:
         refused: Of the command that has just written it, the files that it could not write; the manifest has those of
             earlier commands as well.
         written: Likewise, the paths of the artifacts that it wrote; None where no command has just written it.
+        reused: Of those, what it did not make anew: the same was made before.
     """
 
     root: Path
@@ -60,6 +61,7 @@ class Bundle:
     read_only: bool = False
     refused: tuple[RefusedFile, ...] = ()
     written: frozenset[str] | None = None
+    reused: frozenset[str] = frozenset()
 
     def path(self, relative: str) -> Path:
         """Return the place of a file of the bundle.

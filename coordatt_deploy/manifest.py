@@ -358,6 +358,19 @@ class RefusedFile:
 
 
 @dataclass(frozen=True, slots=True)
+class ConfigRecord:
+    """The file that said what to build.
+
+    Attributes:
+        name: Its name, without the folders that it lay in.
+        sha256: Of its text.
+    """
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """What a bundle holds.
 
@@ -383,6 +396,7 @@ class Manifest:
         output_kinds: What each output is, as the user says or the graph proves; the others are not known.
         refused: Files that were asked for and could not be written; without them the bundle is not whole.
         limits: For how old a runtime its files were asked for; what is quantized later keeps to it.
+        config: The file that said what the last export was to write; None where the command line did.
     """
 
     VERSION: ClassVar[int] = 1
@@ -409,6 +423,7 @@ class Manifest:
     commands: tuple[str, ...] = ()
     golden_source: str = ""
     limits: RuntimeLimits = NO_LIMITS
+    config: ConfigRecord | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "source_sha256", self.model.source_sha256)

@@ -13,8 +13,9 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterable
+from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ExtensionFileLoader, FileFinder, SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import TypeVar
 
 from coordatt_deploy.errors import UsageError
@@ -23,6 +24,7 @@ from coordatt_deploy.logs import captured, log_folder, write_traceback
 T = TypeVar("T")
 
 _OWN = Path(__file__).resolve().parent
+_SEARCHED: list[Path] = []  # folders of the user's code
 _LIBRARIES = tuple(Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib"))
 
 
@@ -110,7 +112,7 @@ def import_file(path: Path) -> ModuleType:
         return quietly(lambda: importlib.import_module(name), f"importing {path} raises")
     if loaded is not None:  # the name belongs to another module: torch.py, models.py
         name = f"{name}_{abs(hash(str(path.resolve()))):x}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=_SourceLoader(name, str(path)))
     if spec is None or spec.loader is None:
         raise UsageError(f"{path} is no Python file; its name must end in .py")
     code = importlib.util.module_from_spec(spec)
@@ -124,7 +126,39 @@ def import_file(path: Path) -> ModuleType:
     return code
 
 
+class _SourceLoader(SourceFileLoader):
+    """Reads code from its source, whatever Python compiled of it before.
+
+    Python takes a compiled file for the source's as long as time and size are the same, which a copy that keeps the
+    time, or an edit within the same second, can leave as they were: 0.5 and 0.7 are as long as each other.
+    """
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        code: CodeType = self.source_to_code(self.get_data(path), path)
+        return code
+
+
 def search_first(folder: Path) -> None:
-    """Let imports look in *folder* before anywhere else."""
+    """Let imports look in *folder* before anywhere else, and read what lies there from its source."""
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
+    if folder not in _SEARCHED:
+        _SEARCHED.append(folder)
+        if _finder not in sys.path_hooks:
+            sys.path_hooks.insert(0, _finder)
+        for known in [place for place in sys.path_importer_cache if _is_users(Path(place))]:
+            del sys.path_importer_cache[known]
+
+
+def _is_users(place: Path) -> bool:
+    """Whether *place* is, or lies in, a folder of the user's code, and holds no installed package."""
+    installed = "site-packages" in place.parts or place == _OWN or _OWN in place.parents
+    return not installed and any(folder == place or folder in place.parents for folder in _SEARCHED)
+
+
+def _finder(place: str) -> FileFinder:
+    """Find the user's modules; other folders are left to Python's own finders."""
+    if not _is_users(Path(place)) or not Path(place).is_dir():
+        raise ImportError(place)
+    return FileFinder(place, (ExtensionFileLoader, EXTENSION_SUFFIXES), (_SourceLoader, SOURCE_SUFFIXES))

@@ -1,5 +1,7 @@
 """Small real networks that the tests share."""
 
+import uuid
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -19,6 +21,12 @@ settings.load_profile("steady")
 def _no_width_from_outside(monkeypatch):
     """Commands print as wide as COLUMNS says, which distributed runs set to the width of their own terminal."""
     monkeypatch.delenv("COLUMNS", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _no_cache_from_outside(monkeypatch, tmp_path_factory):
+    """Builds keep what they make: no test finds what another one, or a user, has made."""
+    monkeypatch.setenv("COORDATT_DEPLOY_CACHE", str(tmp_path_factory.getbasetemp() / f"cache-{uuid.uuid4().hex}"))
 
 
 class TinyNet(nn.Module):

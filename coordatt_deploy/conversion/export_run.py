@@ -18,7 +18,7 @@ from coordatt_deploy.host import tool_versions
 from coordatt_deploy.logs import set_environment
 from coordatt_deploy.manifest import Manifest
 from coordatt_deploy.processes import workers
-from coordatt_deploy.progress import Stages
+from coordatt_deploy.progress import VERBOSITY, Stages, Verbosity
 from coordatt_deploy.quantization.recipes import needs_preparing
 from coordatt_deploy.scratch import Scratch
 
@@ -41,6 +41,7 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
 
     from coordatt_deploy.conversion.captured_model import load_captured
     from coordatt_deploy.conversion.golden import golden_inputs, write_golden
+    from coordatt_deploy.conversion.reuse import reuse_of
     from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
     from coordatt_deploy.graph.passes.input_normalisation import fold_normalisation
     from coordatt_deploy.graph.saved_graph import save_graph
@@ -56,7 +57,7 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
         source = replace(source, spec=spec)
         model = replace(model, source=source)
     check_same(existing, spec, graph.inputs)
-    bare = replace(model.manifest(plan.command), limits=plan.limits)
+    bare = replace(model.manifest(plan.command), limits=plan.limits, config=plan.config)
     check_texts(bare)
     quantize_plan = _quantize_plan(plan)
     calibration = calibrate(quantize_plan, bare, lambda: graph, stages)
@@ -70,21 +71,26 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
         golden = golden_inputs(
             graph.inputs, spec.preprocessing, source.images, source.unseen_sizes(), source.unseen_batches()
         )
+        tell = stages.note if VERBOSITY.get() is Verbosity.VERBOSE else None
+        reuse = reuse_of(plan.cache, staging / "reference", scratch)
         with workers(len(jobs) + len(pairs)) as pool:
             float_jobs = plan_float_jobs(jobs, spec, scratch, staging, golden.feeds, plan.limits)
-            converting = submit_floats(float_jobs, pool)
+            float_jobs = reuse.floats(float_jobs)
+            converting = submit_floats(float_jobs, pool, tell)
             # What prepares its own weights needs none of the float artifacts; the rest starts from them.
             prepared, others = (
                 [pair for pair in pairs if needs_preparing(pair[1]) is wanted] for wanted in (True, False)
             )
-            quantizing = submit(plan_jobs(quantize_plan, prepared, bare, staging, calibration), pool)
+            quantizing_jobs = reuse.quantized(plan_jobs(quantize_plan, prepared, bare, staging, calibration))
+            quantizing = submit(quantizing_jobs, pool, tell)
             with stages.stage("reference in float64", len(golden.cases)) as step:
                 exact, remark = reference_module(source, graph)
-                write_golden(staging, golden, graph, exact, step)
+                write_golden(staging, golden, graph, exact, step, reuse.roundings(golden.feeds))
             made = collect_floats(pool, converting, stages, strict=plan.strict)
             converted = made.results
             floats = replace(bare, artifacts=tuple(item.artifact for item in converted))
-            quantizing += submit(plan_jobs(quantize_plan, others, floats, staging, calibration), pool)
+            other_jobs = reuse.quantized(plan_jobs(quantize_plan, others, floats, staging, calibration))
+            quantizing += submit(other_jobs, pool, tell)
             quantized = collect(pool, quantizing, stages, strict=plan.strict)
         check_any_written(made, quantized)
         manifest = replace(
@@ -106,7 +112,9 @@ def export(plan: ExportPlan, stages: Stages) -> Bundle:
         finish(staging, with_refused(manifest, refused, staging))
     written = frozenset(item.artifact.path for item in converted)
     written |= frozenset(item.artifact.path for item in quantized.results)
-    return replace(open_bundle(target, verify=False), refused=refused, written=written)
+    reused = frozenset(item.artifact.path for item in converting.reused)
+    reused |= frozenset(item.artifact.path for item in quantizing.reused)
+    return replace(open_bundle(target, verify=False), refused=refused, written=written, reused=reused)
 
 
 def _beside_earlier(floats: Manifest, staging: Path, converted: Sequence[FloatArtifact]) -> Manifest:

@@ -1,20 +1,22 @@
 """Float artifacts: one process lowers and converts each."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec
 from coordatt_deploy.bundle import artifact_name
-from coordatt_deploy.conversion.refusals import AskedFile, Made, Making, gather
+from coordatt_deploy.conversion.refusals import AskedFile, Made, Making, as_written, gather
 from coordatt_deploy.formats import Format, Precision, TargetCpu, slowest_first
 from coordatt_deploy.logs import captured
 from coordatt_deploy.manifest import LoweringReport
 from coordatt_deploy.processes import Pool, Task, job_log
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.runtime_versions import NO_LIMITS, RuntimeLimits
+from coordatt_deploy.stage_cache.store import CachedStage
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,12 @@ class FloatArtifact:
 
 @dataclass(frozen=True, slots=True)
 class FloatJob:
-    """One float artifact to be written; *feeds* are the golden inputs, for what depends on values."""
+    """One float artifact to be written.
+
+    Attributes:
+        feeds: The golden inputs, for what depends on values.
+        stage: Where its result is kept; None for nowhere.
+    """
 
     kind: Format
     precision: Precision
@@ -39,6 +46,15 @@ class FloatJob:
     log: Path
     feeds: Mapping[str, Sequence[NumberArray]]
     limits: RuntimeLimits = NO_LIMITS
+    stage: CachedStage | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Converting:
+    """What processes are at, and what need not be made."""
+
+    files: tuple[Making[FloatArtifact], ...]
+    reused: tuple[FloatArtifact, ...]
 
 
 def plan_float_jobs(
@@ -83,27 +99,43 @@ def convert(job: FloatJob) -> FloatArtifact:
         request = ExportRequest(job.spec, job.precision, job.path, job.target_cpu, beyond, job.limits)
         exported = exporter(job.kind).export(graph, request)
     job.log.unlink(missing_ok=True)
-    return FloatArtifact(exported.described(request, job.path.parent.parent), report, exported.notes)
+    made = FloatArtifact(exported.described(request, job.path.parent.parent), report, exported.notes)
+    if job.stage is not None:
+        job.stage.keep(job.path.parent.parent, made)
+    return made
 
 
-def submit_floats(jobs: Sequence[FloatJob], pool: Pool) -> list[Making[FloatArtifact]]:
-    """Start the jobs."""
-    making = []
+def submit_floats(jobs: Sequence[FloatJob], pool: Pool, tell: Callable[[str], None] | None = None) -> Converting:
+    """Start the jobs whose result is not there already; *tell* is told which, and why."""
+    making, reused = [], []
     for job in jobs:
-        path = job.path.relative_to(job.path.parent.parent).as_posix()
+        root = job.path.parent.parent
+        path = job.path.relative_to(root).as_posix()
+        if job.stage is not None:
+            found = job.stage.take(root, FloatArtifact, partial(_as_written, path, root))
+            if tell is not None:
+                tell(job.stage.told(reused=found is not None))
+            if found is not None:
+                reused.append(found)
+                continue
         file = AskedFile(path, job.kind, job.precision, job.target_cpu)
         making.append(Making(file, pool.submit(Task(f"exporting {path}", convert), job)))
-    return making
+    return Converting(tuple(making), tuple(reused))
 
 
-def collect_floats(
-    pool: Pool, making: Sequence[Making[FloatArtifact]], stages: Stages, *, strict: bool
-) -> Made[FloatArtifact]:
+def _as_written(path: str, root: Path, made: FloatArtifact) -> bool:
+    return as_written(made.artifact, path, root)
+
+
+def collect_floats(pool: Pool, converting: Converting, stages: Stages, *, strict: bool) -> Made[FloatArtifact]:
     """Wait for all of them; those that were written are in the order of formats and paths.
 
     Raises:
         DeployError: See ``gather``.
     """
-    with stages.stage("convert", len(making)) as step:
-        made = gather(pool, making, step, strict=strict)
-    return replace(made, results=tuple(sorted(made.results, key=lambda item: item.artifact.order)))
+    made: Made[FloatArtifact] = Made()
+    if converting.files or not converting.reused:
+        with stages.stage("convert", len(converting.files)) as step:
+            made = gather(pool, converting.files, step, strict=strict)
+    results = (*converting.reused, *made.results)
+    return replace(made, results=tuple(sorted(results, key=lambda item: item.artifact.order)))

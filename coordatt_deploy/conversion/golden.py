@@ -26,11 +26,18 @@ from coordatt_deploy.graph.execution import prepare
 from coordatt_deploy.graph.float16_range import prepare_in_float16
 from coordatt_deploy.graph.graph import Graph, tensor_outputs
 from coordatt_deploy.manifest import GoldenCase
+from coordatt_deploy.stage_cache.store import CachedStage
 
+ROUNDINGS: Final = ("golden/rounding_fp32.npz", "golden/rounding_fp16.npz")
 SHOWN_OUTPUTS: Final = 10_000  # values; larger outputs are in outputs.npz alone
 
 Arrays = list[NDArray[np.float32]]
 Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Roundings:
+    """That the captured graph was run in float32 and float16 on the golden inputs; what it gave is in files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +162,12 @@ def _noise(shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
 
 
 def write_golden(
-    folder: Path, golden: GoldenInputs, graph: Graph, module: nn.Module, progress: Callable[[], None] = lambda: None
+    folder: Path,
+    golden: GoldenInputs,
+    graph: Graph,
+    module: nn.Module,
+    progress: Callable[[], None] = lambda: None,
+    roundings: CachedStage | None = None,
 ) -> None:
     """Run the reference on every case and write ``golden/`` into *folder*.
 
@@ -168,6 +180,7 @@ def write_golden(
         graph: The captured graph.
         module: The user's module in float64.
         progress: Called once per case.
+        roundings: Where the captured graph's results may be already; the module's own are never taken from anywhere.
     """
     shutil.rmtree(folder / "golden" / "images", ignore_errors=True)  # of an earlier export
     for earlier in (folder / "golden").glob("*.npz"):
@@ -176,9 +189,13 @@ def write_golden(
     for path, image in golden.images:
         as_png(image).save(folder / path)
     save_golden(folder / "golden" / "inputs.npz", golden.feeds)
-    in_fp32 = prepare(graph, dtype=torch.float32)
-    in_fp16 = prepare_in_float16(graph)
-    results: dict[str, dict[str, list[NDArray[np.float64]]]] = {"outputs": {}, "rounding_fp32": {}, "rounding_fp16": {}}
+    reused = roundings is not None and roundings.take(folder, Roundings) is not None
+    runs = (
+        {}
+        if reused
+        else {"rounding_fp32": prepare(graph, dtype=torch.float32), "rounding_fp16": prepare_in_float16(graph)}
+    )
+    results: dict[str, dict[str, list[NDArray[np.float64]]]] = {name: {} for name in ("outputs", *runs)}
     for index in range(len(golden.cases)):
         feeds = {name: values[index] for name, values in golden.feeds.items()}
         with torch.no_grad():
@@ -187,8 +204,7 @@ def write_golden(
         leaves = tensor_outputs(returned)
         found = {
             "outputs": {name: leaf.numpy() for name, leaf in zip(graph.outputs, leaves, strict=True)},
-            "rounding_fp32": in_fp32(feeds),
-            "rounding_fp16": in_fp16(feeds),
+            **{name: run(feeds) for name, run in runs.items()},
         }
         for kind, values in found.items():
             for name, value in values.items():
@@ -196,6 +212,8 @@ def write_golden(
         progress()
     for kind, arrays in results.items():
         save_golden(folder / "golden" / f"{kind}.npz", arrays)
+    if roundings is not None and not reused:
+        roundings.keep(folder, Roundings())
     if golden.images:
         text = json.dumps(_expected(golden, graph, results["outputs"]), indent=1, allow_nan=False)
         (folder / "golden" / "images" / "expected.json").write_text(text + "\n", encoding="utf-8")

@@ -1,6 +1,7 @@
 """Calibration images that are set aside, so that parity judges on some that no range was measured on."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from coordatt_deploy.graph.graph import Graph
 
 HELD_OUT_PREFIX: Final = "set-aside-"
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """That the reference was run on images that were set aside; what it gave is in files."""
 
 
 def held_out_cases(job: Job) -> HeldOutCases | None:
@@ -65,3 +71,5 @@ def write_held_out(job: Job) -> None:
         save_golden(folder / "ranges.npz", {layer: [np.array(ends)] for layer, ends in ranges.items()})
         save_golden(folder / "inputs.npz", {name: [case[name] for case in cases] for name in job.data.aside.arrays})
     log.unlink(missing_ok=True)
+    if job.aside_stage is not None:
+        job.aside_stage.keep(job.root, SetAside())

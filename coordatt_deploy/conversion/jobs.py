@@ -1,16 +1,16 @@
 """Quantization jobs: planned, run in processes, collected."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.bundle import artifact_name
 from coordatt_deploy.conversion.calibration import Calibration, calibration_record
-from coordatt_deploy.conversion.held_out_images import held_out_cases, write_held_out
+from coordatt_deploy.conversion.held_out_images import SetAside, held_out_cases, write_held_out
 from coordatt_deploy.conversion.plan import Job, QuantizePlan
-from coordatt_deploy.conversion.refusals import AskedFile, Made, Making, gather
+from coordatt_deploy.conversion.refusals import AskedFile, Made, Making, as_written, gather
 from coordatt_deploy.exporters import Exported
 from coordatt_deploy.formats import FORMATS, Format, TargetCpu, slowest_first
 from coordatt_deploy.layer_map import LayerMap
@@ -91,24 +91,49 @@ class Quantizing:
     Attributes:
         files: Artifacts.
         references: The reference on the images that were set aside for some of them.
+        reused: What need not be made.
     """
 
     files: tuple[Making[QuantizedArtifact], ...] = ()
     references: tuple[Call[None], ...] = ()
+    reused: tuple[QuantizedArtifact, ...] = ()
 
     def __add__(self, other: "Quantizing") -> "Quantizing":
-        return Quantizing(self.files + other.files, self.references + other.references)
+        return Quantizing(self.files + other.files, self.references + other.references, self.reused + other.reused)
 
 
-def submit(jobs: Sequence[Job], pool: Pool) -> Quantizing:
-    """Start the jobs, and the reference on the images that were set aside."""
-    files = []
+def submit(jobs: Sequence[Job], pool: Pool, tell: Callable[[str], None] | None = None) -> Quantizing:
+    """Start the jobs, and the reference on the images that were set aside, as far as the result is not there already.
+
+    Args:
+        jobs: What to make.
+        pool: Processes.
+        tell: Is told which is not made anew, and why the others are.
+    """
+    files, reused = [], []
     for job in jobs:
+        found = _reused(job)
+        if tell is not None and job.stage is not None:
+            tell(job.stage.told(reused=found is not None))
+        if found is not None:
+            reused.append(found)
+            continue
         file = AskedFile(job.path, job.kind, job.recipe.name, job.target_cpu)
         files.append(Making(file, pool.submit(Task(f"quantizing {job.path}", make), job)))
     asides = {job.data.fingerprint: job for job in jobs if job.data is not None and job.data.aside is not None}
     held_out = Task("running the reference on the images set aside", write_held_out)
-    return Quantizing(tuple(files), tuple(pool.submit(held_out, job) for job in asides.values()))
+    references = [
+        pool.submit(held_out, job)
+        for job in asides.values()
+        if job.aside_stage is None or job.aside_stage.take(job.root, SetAside) is None
+    ]
+    return Quantizing(tuple(files), tuple(references), tuple(reused))
+
+
+def _reused(job: Job) -> QuantizedArtifact | None:
+    if job.stage is None:
+        return None
+    return job.stage.take(job.root, QuantizedArtifact, lambda made: as_written(made.artifact, job.path, job.root))
 
 
 def collect(pool: Pool, quantizing: Quantizing, stages: Stages, *, strict: bool) -> Made[QuantizedArtifact]:
@@ -117,14 +142,16 @@ def collect(pool: Pool, quantizing: Quantizing, stages: Stages, *, strict: bool)
     Raises:
         DeployError: See ``gather``.
     """
-    if not quantizing.files:
-        return Made()
-    with stages.stage("quantize", len(quantizing.files) + len(quantizing.references)) as step:
-        made = gather(pool, quantizing.files, step, strict=strict)
-        for call in pool.completed(quantizing.references):
-            call.result()
-            step()
-    return replace(made, results=tuple(sorted(made.results, key=lambda item: item.artifact.order)))
+    made: Made[QuantizedArtifact] = Made()
+    count = len(quantizing.files) + len(quantizing.references)
+    if count:
+        with stages.stage("quantize", count) as step:
+            made = gather(pool, quantizing.files, step, strict=strict)
+            for call in pool.completed(quantizing.references):
+                call.result()
+                step()
+    results = (*quantizing.reused, *made.results)
+    return replace(made, results=tuple(sorted(results, key=lambda item: item.artifact.order)))
 
 
 def make(job: Job) -> QuantizedArtifact:
@@ -163,4 +190,7 @@ def make(job: Job) -> QuantizedArtifact:
         equalise=prepared.equalise,
         rounding=prepared.rounding,
     )
-    return QuantizedArtifact(exported.described(request, job.root, job.recipe.name), record, prepared.lowering)
+    made = QuantizedArtifact(exported.described(request, job.root, job.recipe.name), record, prepared.lowering)
+    if job.stage is not None:
+        job.stage.keep(job.root, made)
+    return made

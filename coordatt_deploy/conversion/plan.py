@@ -12,8 +12,10 @@ from coordatt_deploy.format_modules import installed_formats, need_converters
 from coordatt_deploy.formats import FORMATS, Format, Precision, TargetCpu
 from coordatt_deploy.loading.model_request import ModelRequest
 from coordatt_deploy.loading.sizes import formats_for_dynamic
+from coordatt_deploy.manifest import ConfigRecord
 from coordatt_deploy.quantization.recipes import Recipe, checked, recipe_of
 from coordatt_deploy.runtime_versions import NO_LIMITS, RuntimeLimits
+from coordatt_deploy.stage_cache.store import CachedStage, StageCache
 
 DEFAULT_MODEL: Final = "mobilenetv2_ca_035.digits"
 
@@ -40,6 +42,8 @@ class ExportPlan:
         output_kinds: What outputs are, by name, where the user says it.
         command: The command line, for the manifest.
         limits: For how old a runtime files are written.
+        cache: Where results of stages are looked for and kept; None to make everything anew.
+        config: The file that says what to build; None where the command line does.
     """
 
     model: ModelRequest = field(default_factory=lambda: ModelRequest(DEFAULT_MODEL))
@@ -58,6 +62,8 @@ class ExportPlan:
     output_kinds: Mapping[str, OutputKind] = field(default_factory=dict)
     command: str = ""
     limits: RuntimeLimits = NO_LIMITS
+    cache: StageCache | None = None
+    config: ConfigRecord | None = None
 
     def check(self) -> None:
         """Refuse what can be refused before any work, and before torch is loaded.
@@ -213,6 +219,8 @@ class Job:
         data: None for recipes that need none.
         float_tail: Ids of further layers that stay in float, since one grid cannot serve all parts of an output.
         limits: For how old a runtime.
+        stage: Where its result is kept; None for nowhere.
+        aside_stage: The same of the images that were set aside for it.
     """
 
     kind: Format
@@ -226,6 +234,8 @@ class Job:
     log: Path
     float_tail: tuple[str, ...] = ()
     limits: RuntimeLimits = NO_LIMITS
+    stage: CachedStage | None = None
+    aside_stage: CachedStage | None = None
 
     @property
     def final_recipe(self) -> Recipe:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
+from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.errors import (
     ConversionError,
     DeployError,
@@ -12,7 +13,7 @@ from coordatt_deploy.errors import (
     UnsupportedOperatorsError,
     WorkerDiedError,
 )
-from coordatt_deploy.files import remove
+from coordatt_deploy.files import remove, sha256
 from coordatt_deploy.formats import Format, TargetCpu
 from coordatt_deploy.manifest import Manifest, RefusedFile
 from coordatt_deploy.plurals import counted
@@ -94,6 +95,11 @@ def gather(pool: Pool, making: Sequence[Making[R]], step: Callable[[], None], *,
         step()
     refused.sort(key=lambda pair: pair[0].path)
     return Made(tuple(results), tuple(file for file, _ in refused), tuple(error for _, error in refused))
+
+
+def as_written(artifact: Artifact, path: str, root: Path) -> bool:
+    """Whether what is said of a file that was not made anew is said of the file at *path*, and of its bytes."""
+    return artifact.path == path and (root / artifact.layers).is_file() and artifact.sha256 == sha256(root / path)
 
 
 def check_any_written(*parts: Made[object]) -> None:

@@ -9,6 +9,7 @@
   arguments have the names that the operator's schema gives them.
 """
 
+import hashlib
 import json
 import keyword
 import math
@@ -124,6 +125,14 @@ def save_graph(
         document["state"] = stored
     (folder / "graph.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     save_file({name: weights[name].clone() for name in sorted(weights)}, folder / "weights.safetensors")
+
+
+def graph_digest(folder: Path) -> str:
+    """Return the sha256 of the graph that ``save_graph`` wrote, without the lines of the user's code in it."""
+    document = json.loads((folder / "graph.json").read_text(encoding="utf-8"))
+    for node in document["nodes"]:
+        node.pop("line", None)
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:

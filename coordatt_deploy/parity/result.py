@@ -144,6 +144,23 @@ class ParityResult:
 
 
 @dataclass(frozen=True, slots=True)
+class EarlierProof:
+    """That a file was proven by an earlier run; see ``earlier_proofs``.
+
+    Attributes:
+        verdict: What that run wrote down.
+        time: When it ended, ISO 8601 in UTC.
+        version: Of coordatt-deploy.
+        machine: That it ran on.
+    """
+
+    verdict: ArtifactVerdict
+    time: str
+    version: str
+    machine: str
+
+
+@dataclass(frozen=True, slots=True)
 class ArtifactParity:
     """The verdict on one artifact, with what it was judged by.
 
@@ -156,6 +173,7 @@ class ArtifactParity:
         images: Golden images that were fed from their PNG files through the artifact's own description.
         warning: Why its outputs on this machine may not be those of another; None where they are.
         as_run_here: What this CPU makes of it, where it was judged by what another one computes.
+        earlier: The run that proved it, where that was not this one; ``layers`` is None then.
     """
 
     artifact: Artifact
@@ -169,6 +187,14 @@ class ArtifactParity:
     warning: str | None = None
     images: int = 0
     as_run_here: AsRunHere | None = None
+    earlier: EarlierProof | None = None
+
+    @property
+    def by_layer(self) -> bool:
+        """Whether its layers were judged."""
+        if self.earlier is not None:
+            return bool(self.earlier.verdict.layers)
+        return self.layers is not None and bool(self.layers.rows)
 
     @property
     def provable(self) -> bool:
@@ -193,6 +219,8 @@ class ArtifactParity:
 
     def record(self) -> ArtifactVerdict:
         """Return the verdict as documents hold it."""
+        if self.earlier is not None:
+            return self.earlier.verdict
         worst, artifact, layers = self.worst(), self.artifact, self.layers
         return ArtifactVerdict(
             path=artifact.path,

@@ -24,19 +24,21 @@ from coordatt_deploy.logs import logged, set_environment
 from coordatt_deploy.parity.bundle_cases import candidate_of, golden_cases, golden_images
 from coordatt_deploy.parity.candidate import Candidate
 from coordatt_deploy.parity.cases import ParityCases, Values
+from coordatt_deploy.parity.earlier_proofs import as_verdict, keep_proof, proof_stage, take_proof
 from coordatt_deploy.parity.executors import Executor, LocalExecutor
 from coordatt_deploy.parity.layers import ArtifactLayers
 from coordatt_deploy.parity.outputs import OutputParity, judge, judge_elements, unjudged
 from coordatt_deploy.parity.preprocessing_check import GoldenImage, image_feeds
 from coordatt_deploy.parity.reports import ParityReports, ParityRun, ParitySettings, covered, read_reports
-from coordatt_deploy.parity.result import ArtifactParity, AsRunHere, ParityReport
+from coordatt_deploy.parity.result import ArtifactParity, ArtifactVerdict, AsRunHere, ParityReport
 from coordatt_deploy.parity.tolerances import BUILT_IN, Tolerance, Tolerances, for_untrained, tolerance_of
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.report_file import ReportFile, report_name
-from coordatt_deploy.run_records import GOLDEN, HELD_OUT, HERE, NotRun, RunInputs, begin_session
+from coordatt_deploy.run_records import GOLDEN, HELD_OUT, NotRun, RunInputs, Session, begin_session
 from coordatt_deploy.runtimes import Runner
 from coordatt_deploy.runtimes.host_effects import host_effect
 from coordatt_deploy.runtimes.provenance import check_provenance
+from coordatt_deploy.stage_cache.store import CachedStage, StageCache
 from coordatt_deploy.tensors import decode, encode
 
 if TYPE_CHECKING:
@@ -80,6 +82,7 @@ class ParityPlan:
         machine: What this is run on, for the warning where int8 sums saturate; looked up by default.
         command: As the user typed it, for the report.
         require: Formats of which every file has to be judged; what else cannot be run here is skipped.
+        cache: Where proofs of the same bytes are looked for and kept; None to prove everything anew.
     """
 
     formats: tuple[Format, ...] = tuple(Format)
@@ -93,6 +96,7 @@ class ParityPlan:
     machine: host.Host | None = None
     command: str = ""
     require: tuple[Format, ...] = ()
+    cache: StageCache | None = None
 
     def __post_init__(self) -> None:
         left_out = [name for name in self.require if name not in self.formats]
@@ -128,9 +132,13 @@ def check_parity(
     for artifact in chosen:
         bundle.layers(artifact)  # a map that is missing or damaged ends this here
         _check_provenance(bundle, artifact)
-    graph = None if missing else _reference(bundle)
+    proofs = _proof_stages(bundle, chosen, plan, target, reference=not missing)
+    earlier = {item.path: take_proof(proofs[item.path], item) for item in chosen if item.path in proofs}
+    proven = {path: run for path, run in earlier.items() if run is not None}
+    proving = [artifact for artifact in chosen if artifact.path not in proven]
+    graph = None if missing or not proving else _reference(bundle)
     cases = golden_cases(bundle) if plan.inputs is None else _cases_on(bundle, plan.inputs, graph, stages)
-    candidates = [_candidate(bundle, artifact, cases, plan, target) for artifact in chosen]
+    candidates = [_candidate(bundle, artifact, cases, plan, target) for artifact in proving]
     believed: tuple[str, ...] = (BELIEVED.format(missing=missing),) if missing and bundle.manifest.golden else ()
     if graph is not None:
         verified = _verified(bundle, graph, cases, candidates, plan, stages)
@@ -158,14 +166,34 @@ def check_parity(
         layer_run = _layer_run(bundle, graph, where, most, stages, plan)
         if plan.need_layers:
             graphs = layer_run.check_graphs(chosen, cases, tolerances)
-        pairs = zip(candidates, verdicts, strict=True)
-        verdicts = [layer_run.with_layers(candidate, verdict) for candidate, verdict in pairs]
+        for at, candidate in enumerate(candidates):
+            verdicts[at] = layer_run.with_layers(candidate, verdicts[at])
+            if candidate.artifact.path in proofs:  # now, and not at the end: the next may be interrupted
+                stage = proofs[candidate.artifact.path]
+                now = _proof_stages(bundle, [candidate.artifact], plan, target, reference=True)
+                if now.get(candidate.artifact.path) == stage:
+                    run = _run_of(candidate, verdicts[at].record(), begin_session(None, plan.command), believed, plan)
+                    keep_proof(stage, verdicts[at], run)
     names = cases.names if target is None else cases.few(target.most_cases).names
     place = None if target is None else target.name
-    report = ParityReport(tuple(verdicts), skipped, place, graphs, names, believed, plan.require)
+    found = {verdict.artifact.path: verdict for verdict in verdicts}
+    found |= {item.path: as_verdict(item, proven[item.path]) for item in chosen if item.path in proven}
+    in_order = tuple(found[artifact.path] for artifact in chosen)
+    report = ParityReport(in_order, skipped, place, graphs, names, believed, plan.require)
     with kept.replacing():
-        _keep(kept, report, candidates, plan)
+        _keep(kept, report, candidates, plan, tuple(proven.values()))
     return report
+
+
+def _proof_stages(
+    bundle: Bundle, chosen: Sequence[Artifact], plan: ParityPlan, target: RemoteTarget | None, *, reference: bool
+) -> dict[str, CachedStage]:
+    """Where the proof of each artifact is kept; nothing where the plan asks for another one than ``build`` does."""
+    usual = plan.tolerances is BUILT_IN and plan.inputs is None and plan.save_failing is None
+    if plan.cache is None or target is not None or not (usual and plan.layers and reference) or plan.need_layers:
+        return {}
+    found = {item.path: proof_stage(plan.cache, bundle, item, plan.threads, plan.machine) for item in chosen}
+    return {path: stage for path, stage in found.items() if stage is not None}
 
 
 def _choose(bundle: Bundle, plan: ParityPlan, target: RemoteTarget | None) -> tuple[list[Artifact], tuple[NotRun, ...]]:
@@ -391,30 +419,41 @@ def _judged(
 # What is kept --------------------------------------------------------------------------------------------------------
 
 
-def _keep(file: ReportFile, report: ParityReport, candidates: Sequence[Candidate], plan: ParityPlan) -> None:
-    """Add the runs of this call to the report."""
+def _keep(
+    file: ReportFile,
+    report: ParityReport,
+    candidates: Sequence[Candidate],
+    plan: ParityPlan,
+    proven: Sequence[ParityRun] = (),
+) -> None:
+    """Add the runs of this call to the report; of what was proven before the runs that proved it."""
     earlier = file.earlier(read_reports, ParityReports())
     session, result = begin_session(report.target, plan.command), report.record()
-    settings = ParitySettings(plan.threads, own_tolerances=plan.tolerances is not BUILT_IN)
-    runs = []
-    for candidate, verdict in zip(candidates, result.artifacts, strict=True):
-        source = str(plan.inputs) if plan.inputs is not None else HELD_OUT if candidate.own_cases else GOLDEN
-        names = candidate.cases.names
-        runs.append(
-            ParityRun(
-                kind="parity",
-                artifact=verdict.path,
-                sha256=verdict.sha256,
-                place=report.target or HERE,
-                inputs=RunInputs(source, len(names), names),
-                covered=covered(verdict),
-                tool_versions=session.tool_versions,
-                time=session.time,
-                machine=session.machine,
-                command=session.command,
-                settings=settings,
-                result=verdict,
-                believed=result.believed,
-            )
-        )
-    file.write(dump(earlier.with_runs(result, tuple(runs))))
+    verdicts = {verdict.path: verdict for verdict in result.artifacts}
+    runs = {run.artifact: run for run in proven}
+    for candidate in candidates:
+        path = candidate.artifact.path
+        runs[path] = _run_of(candidate, verdicts[path], session, result.believed, plan)
+    file.write(dump(earlier.with_runs(result, tuple(runs[path] for path in verdicts))))
+
+
+def _run_of(
+    candidate: Candidate, verdict: ArtifactVerdict, session: Session, believed: tuple[str, ...], plan: ParityPlan
+) -> ParityRun:
+    source = str(plan.inputs) if plan.inputs is not None else HELD_OUT if candidate.own_cases else GOLDEN
+    names = candidate.cases.names
+    return ParityRun(
+        kind="parity",
+        artifact=verdict.path,
+        sha256=verdict.sha256,
+        place=session.place,
+        inputs=RunInputs(source, len(names), names),
+        covered=covered(verdict),
+        tool_versions=session.tool_versions,
+        time=session.time,
+        machine=session.machine,
+        command=session.command,
+        settings=ParitySettings(plan.threads, own_tolerances=plan.tolerances is not BUILT_IN),
+        result=verdict,
+        believed=believed,
+    )

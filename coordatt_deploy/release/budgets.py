@@ -15,7 +15,6 @@ precision or recipe and CPU, then the format, then ``all``.
 import enum
 import math
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Final
 from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.errors import UsageError, nearest
 from coordatt_deploy.formats import FORMATS, Format, Precision, TargetCpu
+from coordatt_deploy.toml_files import TomlFile, read_toml
 
 BASELINE: Final = "baseline"
 ALL: Final = "all"
@@ -168,13 +168,8 @@ def read_budgets(path: Path) -> Budgets:
         UsageError: It cannot be read, is not TOML, a section or a key is unknown (the text holds the nearest), or a
             value is no limit of its section.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        document = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path} is not TOML: {error}") from None
+    file = read_toml(path)
+    document = dict(file.document)
     undecided, baseline = document.pop("undecided", Undecided.FAIL.value), document.pop(BASELINE, None)
     if undecided not in {item.value for item in Undecided}:
         raise UsageError(f'{path}: undecided is {undecided!r}; write "fail" or "pass"')
@@ -190,7 +185,7 @@ def read_budgets(path: Path) -> Budgets:
         if not isinstance(values, dict):
             raise UsageError(f"{path}: {section} is {values!r}; expected a section: [{section}]")
         kind = BudgetKind(section)
-        found += [_budget(path, kind, keys, value, text) for keys, value in _leaves(values, ())]
+        found += [_budget(file, kind, keys, value) for keys, value in _leaves(values, ())]
     if not found:
         raise UsageError(f'{path} holds no budget; write for example [size] and below it all = "2 MB"')
     _check_twice(path, found)
@@ -207,7 +202,8 @@ def _leaves(values: Mapping[str, object], keys: tuple[str, ...]) -> Iterator[tup
             yield (*keys, key), value
 
 
-def _budget(path: Path, kind: BudgetKind, keys: tuple[str, ...], value: object, text: str) -> Budget:
+def _budget(file: TomlFile, kind: BudgetKind, keys: tuple[str, ...], value: object) -> Budget:
+    path = file.path
     selector, operator = ".".join(keys), None
     if kind is BudgetKind.OPERATORS and len(keys) > 1 and _problem(selector) is not None:
         selector, operator = ".".join(keys[:-1]), keys[-1]
@@ -215,7 +211,7 @@ def _budget(path: Path, kind: BudgetKind, keys: tuple[str, ...], value: object, 
     if problem is not None:
         raise UsageError(f"{path}, [{kind}]: {problem}")
     where = f"{path}, [{kind}] {'.'.join(keys)}"
-    return Budget(kind, selector, _limit(kind, value, where), operator, _line(text, kind, keys))
+    return Budget(kind, selector, _limit(kind, value, where), operator, file.line(kind, keys))
 
 
 def _problem(selector: str) -> str | None:
@@ -272,15 +268,3 @@ def _check_twice(path: Path, budgets: Sequence[Budget]) -> None:
         if item.name in seen:
             raise UsageError(f"{path}: {item.name} stands there twice")
         seen.add(item.name)
-
-
-def _line(text: str, kind: BudgetKind, keys: tuple[str, ...]) -> int:
-    """Return the number of the line that a key stands on, as far as it can be told without a parser's help."""
-    inside = False
-    for number, line in enumerate(text.splitlines(), 1):
-        bare = line.strip()
-        if bare.startswith("["):
-            inside = bare.strip("[] ").split(".")[0].strip("\"' ") == kind
-        elif inside and keys[-1] in bare.partition("=")[0]:
-            return number
-    return 0

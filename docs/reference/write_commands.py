@@ -6,7 +6,13 @@ import click
 from mkdocs.structure.pages import Page
 
 from coordatt_deploy.cli import main
+from coordatt_deploy.commands.config import TABLES, options_of
 
+KEYS: Final = """What `--config` takes, by table ([how](../how-to/repeat.md)):
+
+| table | key | |
+|---|---|---|
+"""
 PAGE: Final = "reference/commands.md"
 WIDTH: Final = 78  # columns that fit on the page
 
@@ -24,4 +30,17 @@ def on_page_markdown(markdown: str, *, page: Page, **_: object) -> str:
             command, info_name=name, parent=context, terminal_width=WIDTH, max_content_width=WIDTH
         ) as inner:
             sections.append(f"## {name}\n\n```text\n{command.get_help(inner)}\n```\n")
+        if name == "build":
+            sections.append(_keys(command))
     return "\n".join(sections)
+
+
+def _keys(command: click.Command) -> str:
+    """The keys of the file that ``--config`` names, as a table."""
+    options = options_of(command)
+    rows = [
+        f"| `[{table}]` | `{key}` | {(options[key].help or '').replace('|', chr(92) + '|')} |"
+        for table, keys in TABLES.items()
+        for key in keys
+    ]
+    return KEYS + "\n".join(rows) + "\n"

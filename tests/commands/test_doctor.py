@@ -2,7 +2,10 @@ import json
 
 import pytest
 
+from coordatt_deploy.conversion.golden import Roundings
 from coordatt_deploy.inspection import installation
+from coordatt_deploy.stage_cache.keys import StageKey
+from coordatt_deploy.stage_cache.store import default_cache
 
 
 def test_doctor_names_versions_and_remedies(run):
@@ -44,3 +47,19 @@ def test_an_older_runtime_stands_in(monkeypatch, installed, shown):
     (part,) = [part for part in installation.examine().parts if part.purpose == "running TFLite"]
 
     assert shown == (part.name, part.version, part.remedy)
+
+
+def test_the_cache_of_builds_is_shown_and_emptied(run, tmp_path):
+    """
+    How many results, where; and none after it was emptied.
+    """
+    cache, made = default_cache(), tmp_path / "made"
+    made.write_text("x")
+    cache.keep(StageKey("convert", "made", {}), tmp_path, ["made"], Roundings())
+
+    held = json.loads(run("doctor", "--json").output)["cache"]
+    emptied = run("doctor", "--empty-cache").output
+
+    assert (str(cache.folder), 1, None) == (held["folder"], held["entries"], held["problem"])
+    assert "removed 1 result" in emptied
+    assert "cache of builds: 0 results" in emptied

@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 from typing import Final
 
-from coordatt_deploy.artifact_specs import Origin
+from rich.console import Console
+from rich.text import Text
+
+from coordatt_deploy.artifact_specs import Artifact, Origin
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.documents import JsonObject, object_of
 from coordatt_deploy.formats import facts
 from coordatt_deploy.manifest import RefusedFile
 from coordatt_deploy.parity.result import ParityReport
-from coordatt_deploy.plurals import counted, of_total
+from coordatt_deploy.plurals import counted, of_total, verb
 from coordatt_deploy.profile.result import LatencyRecord, ProfileResult
 from coordatt_deploy.report.terminal.console import bundle_command, host_line, label, new_console, say, size
 from coordatt_deploy.report.terminal.parity import after_parity, evidence, show_remarks, show_verdict, verdict
@@ -18,8 +21,8 @@ from coordatt_deploy.report.terminal.tables import Column, show_below, show_tabl
 WITHOUT_DATA: Final = "dynamic_wi8_afp32"  # a recipe that measures nothing
 
 
-def summary(parity: ParityReport, profile: ProfileResult) -> list[JsonObject]:
-    """Return one entry per artifact: its manifest entry, its verdict, its median latency."""
+def summary(bundle: Bundle, parity: ParityReport, profile: ProfileResult) -> list[JsonObject]:
+    """Return one entry per artifact: its manifest entry, its verdict, its median latency, and what was reused of it."""
     timed = {item.path: item for item in profile.results}
     entries = []
     for item in parity.artifacts:
@@ -32,6 +35,10 @@ def summary(parity: ParityReport, profile: ProfileResult) -> list[JsonObject]:
             | verdict
             | {"layer_map": item.artifact.layers}
             | {key: figures.get(key) for key in ("median_ms", "p90_ms", "ci95_ms", "verdict", "threads")}
+            | {
+                "reused": item.artifact.path in bundle.reused,
+                "proven_before": None if item.earlier is None else item.earlier.time,
+            }
         )
     return entries
 
@@ -79,6 +86,7 @@ BUILT: Final = (
     Column("median latency", right=True), Column("worst error", right=True, rank=2),
     Column("top-1 agreement", right=True, rank=1), Column("runtime", rank=4), Column("origin", rank=3),
 )  # fmt: skip
+FILE: Final = Column("file", rank=1)
 
 
 def show_build(bundle: Bundle, report: ParityReport, profile: ProfileResult) -> None:
@@ -87,19 +95,44 @@ def show_build(bundle: Bundle, report: ParityReport, profile: ProfileResult) -> 
     console = new_console()
     show_verdict(console, bundle, report)
     console.print()
-    rows = []
+    rows: list[tuple[Text | str, ...]] = []
     for item in report.artifacts:
         timed = latency.get(item.artifact.path)
         median = "–" if timed is None else f"{timed.median_ms:.2f} ms" + _remark(timed)
         error, sqnr, agreement = evidence(item)
         rows.append((
-            label(item.artifact), verdict(item), size(item.artifact.bytes), sqnr, median, error, agreement,
-            item.runtime or "–", item.origin or "–",
+            label(item.artifact), *_made(bundle, item.artifact), verdict(item), size(item.artifact.bytes), sqnr, median,
+            error, agreement, item.runtime or "–", item.origin or "–",
         ))  # fmt: skip
-    show_table(console, f"{bundle.manifest.model.name} → {bundle.root}", BUILT, rows)
+    columns = (*BUILT[:1], FILE, *BUILT[1:]) if bundle.reused else BUILT
+    show_table(console, f"{bundle.manifest.model.name} → {bundle.root}", columns, rows)
+    _show_proven_before(console, report)
     show_remarks(console, report)
     show_refused(bundle.manifest.refused)
     say(console, host_line(profile), style="dim")
+
+
+def _made(bundle: Bundle, artifact: Artifact) -> tuple[str, ...]:
+    """Say where the file comes from, where some were not made anew."""
+    if not bundle.reused:
+        return ()
+    if artifact.path in bundle.reused:
+        return ("reused",)
+    return ("new" if bundle.written is None or artifact.path in bundle.written else "earlier",)
+
+
+def _show_proven_before(console: Console, report: ParityReport) -> None:
+    """Say which verdicts are of an earlier run, and of which."""
+    earlier = [item.earlier for item in report.artifacts if item.earlier is not None]
+    if not earlier:
+        return
+    runs = dict.fromkeys(
+        f"{item.time[:16].replace('T', ' ')} UTC by coordatt-deploy {item.version}" for item in earlier
+    )
+    most = len(earlier) == len(report.artifacts) > 1
+    whose = "all files were" if most else f"{counted(len(earlier), 'file')} {verb(len(earlier), 'was')}"
+    text = f"{whose} proven before, byte for byte these, on this CPU: {'; '.join(runs)}; prove anew with --no-cache"
+    say(console, text, style="dim")
 
 
 def _remark(result: LatencyRecord) -> str:

@@ -113,7 +113,7 @@ def overall(bundle: Bundle, report: ParityReport) -> tuple[str, str]:
         return f"FAILED: the graph that the files of {name} are made from is not the captured one.", "bold red"
     if not passed:
         return f"NOT JUDGED: none of {counted(total, 'file')} of {name} can be run here.", "bold yellow"
-    whole = [item.layers is not None and bool(item.layers.rows) for item in items if item.passed]
+    whole = [item.by_layer for item in items if item.passed]
     by_layer = ", at every layer" if all(whole) else ""
     if passed < total:
         text = f"{of_total(passed, total, 'file')} {verb(passed, 'computes')} the function of {name}{by_layer}"
