@@ -5,8 +5,10 @@ is computed from what it makes, so that what only moves data counts with the lay
 """
 
 import enum
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, cast
@@ -16,6 +18,9 @@ from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.format_modules import Role, load
 from coordatt_deploy.formats import Format
 from coordatt_deploy.runtimes.file_graph import Node
+
+if sys.platform != "win32":
+    import resource
 
 
 class Method(enum.StrEnum):
@@ -39,13 +44,15 @@ class TimedPart:
         name: The runtime's name of the operator, or what its first operator makes.
         operators: As the format names them, in execution order.
         tensor: The tensor of the layer map that it belongs to; None where none is made from it or before it.
-        samples_ns: Of each round.
+        samples_ns: Of each run.
+        lost: Of each run, whether the calling thread lost its core in it; empty if that is not known.
     """
 
     name: str
     operators: tuple[str, ...]
     tensor: str | None
     samples_ns: tuple[int, ...]
+    lost: tuple[bool, ...] = ()
 
 
 class OperatorClock(Protocol):
@@ -99,6 +106,40 @@ def operator_timer(file_format: Format) -> OperatorTimer:
     return cast("OperatorTimer", load(file_format, Role.OPERATOR_CLOCK))
 
 
+@dataclass(slots=True)
+class Piece:
+    """Operators of a file that are timed as a file of their own.
+
+    Attributes:
+        name: Of what the first of them makes.
+        operators: As the format names them.
+        tensor: As in ``TimedPart``, like the next two.
+    """
+
+    name: str
+    operators: tuple[str, ...]
+    tensor: str | None
+    samples: list[int] = field(default_factory=list)
+    lost: list[bool] = field(default_factory=list)
+
+    def time(self, call: Callable[[], object]) -> None:
+        """Time one call."""
+        before, start = preempted(), time.perf_counter_ns()
+        call()
+        taken = time.perf_counter_ns() - start
+        self.samples.append(taken)
+        self.lost.append(preempted() != before)
+
+    def part(self) -> TimedPart:
+        """Return what was timed."""
+        return TimedPart(self.name, self.operators, self.tensor, tuple(self.samples), tuple(self.lost))
+
+
+def preempted() -> int:
+    """Return how often the kernel gave this thread's core to another process so far; 0 where it does not tell."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw if sys.platform == "linux" else 0
+
+
 def owners(nodes: Sequence[Node], known: Mapping[str, str]) -> tuple[str | None, ...]:
     """Return for each operator the tensor that it is counted with.
 
@@ -128,7 +169,7 @@ def owners(nodes: Sequence[Node], known: Mapping[str, str]) -> tuple[str | None,
 
 
 def owned_tensors(nodes: Sequence[Node], tensors: frozenset[str]) -> dict[str, str]:
-    """Return for each tensor that an operator makes the one of the layer map that it is counted with; see ``owners``."""
+    """Return, for each tensor that an operator makes, that of the layer map that it is counted with; see ``owners``."""
     found = owners(nodes, {name: name for name in tensors})
     return {
         name: name if name in tensors else owner

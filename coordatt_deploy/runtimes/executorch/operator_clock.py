@@ -4,9 +4,9 @@ A delegate would be one event of the tracer anyhow. Each piece holds a layer's o
 in, and gets the values that it gets in the whole file. The pieces run in execution order.
 """
 
-import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,22 +15,19 @@ from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.runtimes.argument_checks import check_threads, checked
 from coordatt_deploy.runtimes.executorch.pieces import piece
-from coordatt_deploy.runtimes.executorch.program_file import opened, packed
+from coordatt_deploy.runtimes.executorch.program_file import METHOD, opened, packed
 from coordatt_deploy.runtimes.executorch.runner import Program, read, start
 from coordatt_deploy.runtimes.executorch.tensors import Operator, cut, operators, sources, tap, value_name
 from coordatt_deploy.runtimes.file_graph import Node
-from coordatt_deploy.runtimes.operator_times import Method, TimedPart, owners
+from coordatt_deploy.runtimes.operator_times import Method, Piece, TimedPart, owners
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Piece:
-    """The operators of one layer, loaded and fed; fields as in ``TimedPart``."""
+    """The operators of one layer, in a program that was fed once and keeps what it got."""
 
-    name: str
-    operators: tuple[str, ...]
-    tensor: str | None
+    timed: Piece
     program: Program
-    samples: list[int] = field(default_factory=list)
 
 
 def open_clock(
@@ -44,7 +41,9 @@ def open_clock(
     nodes = [Node(item.name, item.inputs, item.outputs) for item in listed]
     for index, owner in enumerate(owners(nodes, {name: name for name in tensors})):
         groups.setdefault(owner, []).append(index)
-    borders = _borders(listed, groups.values(), {value_name(index) for index in file.method.outputs}, set(sources(file)))
+    borders = _borders(
+        listed, groups.values(), {value_name(index) for index in file.method.outputs}, set(sources(file))
+    )
     arrays = checked(feeds, artifact.inputs)
     tapped = opened(content, path.name)
     places = tap(tapped, borders)
@@ -63,7 +62,7 @@ def open_clock(
         program.run([values[index] for index in needed])
         first = listed[group[0]]
         name = first.outputs[0] if first.outputs else first.name
-        pieces.append(_Piece(name, tuple(listed[index].name for index in group), owner, program))
+        pieces.append(_Piece(Piece(name, tuple(listed[index].name for index in group), owner), program))
     return ExecutorchOperatorClock(pieces)
 
 
@@ -94,13 +93,11 @@ class ExecutorchOperatorClock:
         """See ``OperatorClock.run``."""
         for item in self._pieces:
             module = item.program.load()
-            start_ns = time.perf_counter_ns()
-            module.plan_execute("forward")
-            item.samples.append(time.perf_counter_ns() - start_ns)
+            item.timed.time(partial(module.plan_execute, METHOD))
 
     def parts(self) -> tuple[TimedPart, ...]:
         """See ``OperatorClock.parts``."""
-        return tuple(TimedPart(item.name, item.operators, item.tensor, tuple(item.samples)) for item in self._pieces)
+        return tuple(item.timed.part() for item in self._pieces)
 
     def __enter__(self) -> Self:
         return self

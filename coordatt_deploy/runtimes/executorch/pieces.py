@@ -51,7 +51,9 @@ def piece(file: ProgramFile, chosen: Iterable[int], wanted: Sequence[int]) -> tu
     chain = copy(file.method.chains[0])
     chain.instructions = kept
     method.chains, method.delegates = [chain], delegates
-    used = {index for item in kept for argument in item.instr_args.args for index in (argument, *_inside(file, argument))}
+    used = {
+        index for item in kept for argument in item.instr_args.args for index in (argument, *_inside(file, argument))
+    }
     method.values = [_own(value) if index in used else UNUSED for index, value in enumerate(file.method.values)]
     method.inputs = [index for index in file.method.inputs if index in used]
     method.outputs = list(wanted)
@@ -96,5 +98,7 @@ def _part(graph: Record, nodes: Sequence[Record], arguments: Sequence[int]) -> t
     part.xnodes, part.xvalues, part.num_externs = list(nodes), values, len(given)
     part.input_ids = [item for item in graph.input_ids if item in used and item not in made]
     part.output_ids = [item for item in graph.output_ids if item in made]
-    part.constant_data = [graph.constant_data[index if index in data else 0] for index in range(len(graph.constant_data))]
+    part.constant_data = [
+        graph.constant_data[index if index in data else 0] for index in range(len(graph.constant_data))
+    ]
     return part, given

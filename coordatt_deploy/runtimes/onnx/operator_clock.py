@@ -40,7 +40,10 @@ def open_clock(
         options.profile_file_prefix = str(scratch.folder / "trace")
         options.optimized_model_filepath = str(optimised)
         session = start_session(path, options)
-        graphs = _nodes(onnx.load(path, load_external_data=False)), _nodes(onnx.load(optimised, load_external_data=False))
+        graphs = (
+            _nodes(onnx.load(path, load_external_data=False)),
+            _nodes(onnx.load(optimised, load_external_data=False)),
+        )
     except BundleError:
         scratch.remove()
         raise

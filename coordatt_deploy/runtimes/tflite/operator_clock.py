@@ -6,9 +6,8 @@ inputs, but not the weights.
 """
 
 import copy
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,30 +22,19 @@ from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.runtimes.argument_checks import check_threads, checked, first_line
 from coordatt_deploy.runtimes.file_graph import Node
-from coordatt_deploy.runtimes.operator_times import Method, TimedPart, owners
+from coordatt_deploy.runtimes.operator_times import Method, Piece, TimedPart, owners
 from coordatt_deploy.runtimes.tflite.file_check import check_file
 from coordatt_deploy.runtimes.tflite.flatbuffer import IDENTIFIER
 from coordatt_deploy.runtimes.tflite.runner import allocated, check
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Piece:
-    """The operators of one layer, ready to run.
+    """The operators of one layer, in an interpreter, and what they get, by index of the tensor there."""
 
-    Attributes:
-        tensor: Of the layer map; None where they belong to none.
-        operators: As TFLite names them.
-        interpreter: Holds them.
-        values: What they get, by index of the tensor in the interpreter.
-        samples: Nanoseconds of each run.
-    """
-
-    name: str
-    tensor: str | None
-    operators: tuple[str, ...]
+    timed: Piece
     interpreter: Interpreter
     values: Mapping[int, NumberArray]
-    samples: list[int] = field(default_factory=list)
 
 
 def open_clock(
@@ -109,13 +97,10 @@ def _opened(
     check(content, name)
     interpreter = allocated(None, content, threads, keep_all=False)
     graph = model.subgraphs[0]
-    return _Piece(
-        graph.tensors[graph.operators[group[0]].outputs[0]].name.decode(),
-        owner,
-        tuple(_operator_name(model, graph.operators[index]) for index in group),
-        interpreter,
-        {place: values[index] for place, index in enumerate(inputs) if index in values},
-    )
+    first = graph.tensors[graph.operators[group[0]].outputs[0]].name.decode()
+    operators = tuple(_operator_name(model, graph.operators[index]) for index in group)
+    needed = {place: values[index] for place, index in enumerate(inputs) if index in values}
+    return _Piece(Piece(first, operators, owner), interpreter, needed)
 
 
 def _operator_name(model: schema.ModelT, operator: schema.OperatorT) -> str:
@@ -178,15 +163,11 @@ class LitertOperatorClock:
         for piece in self._pieces:
             for place, value in piece.values.items():
                 piece.interpreter.set_tensor(place, value)
-            start = time.perf_counter_ns()
-            piece.interpreter.invoke()
-            piece.samples.append(time.perf_counter_ns() - start)
+            piece.timed.time(piece.interpreter.invoke)
 
     def parts(self) -> tuple[TimedPart, ...]:
         """See ``OperatorClock.parts``."""
-        return tuple(
-            TimedPart(piece.name, piece.operators, piece.tensor, tuple(piece.samples)) for piece in self._pieces
-        )
+        return tuple(piece.timed.part() for piece in self._pieces)
 
     def __enter__(self) -> Self:
         return self
