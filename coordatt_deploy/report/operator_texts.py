@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from math import isinf
 
 from coordatt_deploy.plurals import counted
 from coordatt_deploy.profile.operator_result import LayerError, LayerTime, OperatorProfile
@@ -26,13 +27,13 @@ def remarks(item: OperatorProfile) -> Iterator[str]:
         yield f"{item.runtime}'s own profiler timed {counted(parts, 'operator')}; they sum to {sums}"
     else:
         yield (
-            f"{item.runtime} tells no time per operator: {counted(parts, 'layer')} were timed as files of their own, fed"
-            f" with what they get in the whole; they sum to {sums}"
+            f"{item.runtime} tells no time per operator: {counted(parts, 'piece')}, a layer each, were timed as files"
+            f" of their own, fed with what they get in the whole; they sum to {sums}"
         )
     if item.overhead_ms:
         yield (
-            f"{item.overhead_ms * 1e3:.2g} µs were taken off each of them, which timing it takes: before, they summed to"
-            f" {item.timed_ms:.3g} ms"
+            f"{item.overhead_ms * 1e3:.2g} µs were taken off each of them, which timing it takes; before, they summed"
+            f" to {item.timed_ms:.3g} ms"
         )
     if item.attention is None:
         yield "the bundle does not say which layers are attention"
@@ -57,10 +58,7 @@ def error(found: LayerError | None) -> tuple[str, str]:
     """Return the SQNR of a layer's value, and whether the layer is right."""
     if found is None:
         return "–", "not judged"
-    if found.sqnr_db is None:
-        decibel = "–"
-    else:
-        decibel = "exact" if found.sqnr_db == float("inf") else f"{found.sqnr_db:.1f} dB"
+    decibel = "–" if found.sqnr_db is None else "exact" if isinf(found.sqnr_db) else f"{found.sqnr_db:.1f} dB"
     if found.passed is None:
         return decibel, "not judged"
     times = "" if found.excess is None else f", {found.excess:.2g} × allowed"

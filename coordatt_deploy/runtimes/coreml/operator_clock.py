@@ -6,6 +6,7 @@ from pathlib import Path
 from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.errors import UsageError
+from coordatt_deploy.runtimes.coreml.coremltools_import import coremltools as ct
 from coordatt_deploy.runtimes.operator_times import OperatorClock
 
 
@@ -22,6 +23,6 @@ def open_clock(
         UsageError: Always.
     """
     raise UsageError(
-        f"Core ML tells no time per operator from Python; open {path.name} in Xcode on a Mac, which has a performance"
-        " report of it"
+        f"Core ML tells coremltools {ct.__version__} no time per operator; open {path.name} in Xcode on a Mac, which has"
+        " a performance report of it"
     )

@@ -32,7 +32,8 @@ def piece(file: ProgramFile, chosen: Iterable[int], wanted: Sequence[int]) -> tu
         The file, and the values of the program that are its inputs.
     """
     numbers, count = set(chosen), 0
-    method, graphs, kept, delegates = copy(file.method), dict[int, Record](), [], []
+    method, graphs = copy(file.method), dict[int, Record]()
+    kept, delegates = list[Record](), list[Record]()
     for call, kind in calls(file.method):
         graph = file.graphs.get(call.delegate_index) if kind == "DelegateCall" else None
         size = 1 if graph is None else len(graph.xnodes)

@@ -106,7 +106,9 @@ def _opened(
 def _operator_name(model: schema.ModelT, operator: schema.OperatorT) -> str:
     code = model.operatorCodes[operator.opcodeIndex]
     number = max(code.builtinCode, code.deprecatedBuiltinCode)
-    names = {value: key for key, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+    names: dict[int, str] = {
+        value: key for key, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)
+    }
     return names.get(number, str(number))
 
 
