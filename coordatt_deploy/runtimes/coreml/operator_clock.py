@@ -23,6 +23,6 @@ def open_clock(
         UsageError: Always.
     """
     raise UsageError(
-        f"Core ML tells coremltools {ct.__version__} no time per operator; open {path.name} in Xcode on a Mac, which has"
+        f"coremltools {ct.__version__} tells no time per operator; open {path.name} in Xcode on a Mac, which has"
         " a performance report of it"
     )
