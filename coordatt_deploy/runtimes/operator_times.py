@@ -140,7 +140,9 @@ def preempted() -> int:
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw if sys.platform == "linux" else 0
 
 
-def owners(nodes: Sequence[Node], known: Mapping[str, str]) -> tuple[str | None, ...]:
+def owners(
+    nodes: Sequence[Node], known: Mapping[str, str], follows: Callable[[Node], bool] = lambda _node: True
+) -> tuple[str | None, ...]:
     """Return for each operator the tensor that it is counted with.
 
     That is the owner of what it makes, else that of the first operator that reads what it makes; behind the last known
@@ -149,6 +151,7 @@ def owners(nodes: Sequence[Node], known: Mapping[str, str]) -> tuple[str | None,
     Args:
         nodes: In execution order.
         known: Tensors whose owner is known: those of the layer map are their own.
+        follows: Whether an operator that makes none of them may be counted with its neighbours; any may by default.
     """
     readers: dict[str, list[int]] = {}
     for index, node in enumerate(nodes):
@@ -159,10 +162,11 @@ def owners(nodes: Sequence[Node], known: Mapping[str, str]) -> tuple[str | None,
         made = nodes[index].outputs
         own = [known[name] for name in made if name in known]
         later = [found[reader] for name in made for reader in readers.get(name, ()) if reader > index]
-        found[index] = next((owner for owner in (*own, *later) if owner is not None), None)
+        candidates = (*own, *later) if follows(nodes[index]) else own
+        found[index] = next((owner for owner in candidates if owner is not None), None)
     makers = {name: index for index, node in enumerate(nodes) for name in node.outputs}
     for index, node in enumerate(nodes):
-        if found[index] is None:
+        if found[index] is None and follows(node):
             earlier = [known.get(name) or (found[makers[name]] if name in makers else None) for name in node.inputs]
             found[index] = next((owner for owner in earlier if owner is not None), None)
     return tuple(found)

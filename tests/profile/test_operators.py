@@ -23,8 +23,8 @@ from coordatt_deploy.report import operator_texts
 from coordatt_deploy.runtimes.operator_times import TimedPart
 
 ARTIFACT = Artifact(
-    "onnx/net.onnx", Format.ONNX, Precision.FP32, None, None, 0, "", (TensorSpec("image", (1, 3, 8, 8), "float32", "NCHW"),),
-    (TensorSpec("logits", (1, 5), "float32", "NC"),), "",
+    "onnx/net.onnx", Format.ONNX, Precision.FP32, None, None, 0, "",
+    (TensorSpec("image", (1, 3, 8, 8), "float32", "NCHW"),), (TensorSpec("logits", (1, 5), "float32", "NC"),), "",
 )  # fmt: skip
 LAYERS = LayerMap((
     Layer("stem.0", "conv2d", (1, 8, 4, 4), seen_through="stem.2"),

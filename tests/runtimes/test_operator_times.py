@@ -102,6 +102,45 @@ def test_an_integer_operator_finds_its_layer_through_the_file():
     assert [part.tensor for part in parts] == ["clip_dq", "logits"]
 
 
+CONVOLUTIONS = (
+    ("first", node("Conv", "image k", "one")),
+    ("second", node("Conv", "one k", "two")),
+    ("", node("Transpose", "two", "logits")),
+)
+
+
+def test_with_the_channels_last_an_operator_is_called_after_that_of_the_file():
+    """
+    By what it makes, or by its own name, with a number behind it: all tensors have other names then.
+    """
+    optimised = (
+        ("first_token_80", node("QLinearConv", "image k", "first")),
+        ("second_token_3", node("QLinearConv", "first k", "elsewhere")),
+        ("", node("Transpose", "elsewhere", "logits")),
+    )
+    trace = events(("first_token_80", "QLinearConv", 7), ("second_token_3", "QLinearConv", 5), ("T_2", "Transpose", 1))
+
+    parts = join_trace(trace, CONVOLUTIONS, optimised, frozenset({"one", "two", "logits"}))
+
+    assert ["one", "two", "logits"] == [part.tensor for part in parts]
+
+
+def test_what_computes_and_is_found_by_no_name_belongs_to_no_layer():
+    """
+    The layer behind it did not make it: its time would be told of a wrong one, and all of it as explained.
+    """
+    optimised = (
+        ("fused_1", node("QLinearConv", "image k", "unheard_of")),
+        ("", node("ReorderOutput", "unheard_of", "plain")),
+        ("", node("Conv", "plain k", "two")),
+    )
+    trace = events(("fused_1", "QLinearConv", 7), ("R_1", "ReorderOutput", 1), ("C_2", "Conv", 5))
+
+    parts = join_trace(trace, CONVOLUTIONS, optimised, frozenset({"one", "two", "logits"}))
+
+    assert [None, "two", "two"] == [part.tensor for part in parts]
+
+
 def test_another_order_is_joined_by_name_or_not_at_all():
     """
     Never to whatever stands at the same place.
@@ -120,7 +159,7 @@ def test_every_operator_is_timed(file):
     """
     In every run, each once, and each with a layer: the clip and what is behind it.
     """
-    path, artifact, inner = file
+    path, _, inner = file
     tensors = frozenset({next(name for name in read_artifact(path).tensors if name.endswith(inner)), "logits"})
     with clock_of(file, tensors) as clock:
         for _ in range(3):
@@ -204,7 +243,7 @@ def test_core_ml_says_that_it_tells_none(tmp_path, files):
     And where the time can be seen.
     """
     artifact = files[Format.ONNX][1]
-    with pytest.raises(UsageError, match="tells no time per operator; open net.mlpackage in Xcode"):
+    with pytest.raises(UsageError, match=r"tells no time per operator; open net\.mlpackage in Xcode"):
         operator_timer(Format.COREML).open_clock(tmp_path / "net.mlpackage", artifact, frozenset(), {}, 1)
 
 

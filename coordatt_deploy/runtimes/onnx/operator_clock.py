@@ -2,10 +2,13 @@
 
 The profiler tells of the operators that are left after ONNX Runtime's own optimisation. That graph is written out
 beside, and each of its operators is counted with the layer of what it makes: fused ones keep the name of the last
-tensor, those in blocked layout (NCHWc) have it in their own name, and reordering is counted with what reads it.
+tensor, those in blocked layout (NCHWc) have it in their own name, integer ones with the channels last have the name of
+an operator of the file. What moves data is counted with what reads it. Whatever else is found by no name is counted
+with no layer: its neighbours could be any.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -20,11 +23,15 @@ from coordatt_deploy.errors import BundleError
 from coordatt_deploy.runtimes.argument_checks import check_threads, checked, first_line
 from coordatt_deploy.runtimes.file_graph import Node
 from coordatt_deploy.runtimes.onnx.runner import session_options, start_session
+from coordatt_deploy.runtimes.onnx.vocabulary import VOCABULARY
 from coordatt_deploy.runtimes.operator_times import Method, TimedPart, owned_tensors, owners
 from coordatt_deploy.scratch import Scratch
 
 BLOCKED: Final = "_nchwc"  # behind the name of the tensor, in the names of operators in blocked layout
 KERNEL: Final = "_kernel_time"
+NUMBERED: Final = re.compile(r"_token_\d+$")  # what makes a name of ONNX Runtime's another one
+INLINED: Final = "_inlfunc_"  # before the names of what is inside of an operator that is a function
+MOVERS: Final = VOCABULARY.carriers | {"ReorderInput", "ReorderOutput"}
 
 
 def open_clock(
@@ -124,8 +131,9 @@ def join_trace(
             key = event["name"].removesuffix(KERNEL), arguments["op_name"], arguments.get("node_index", "")
             times.setdefault(key, []).append(int(event["dur"]) * 1000)
     known = owned_tensors([node for _, node in original], tensors)
-    nodes = [_in_plain_layout(name, node, known) for name, node in optimised]
-    found = owners(nodes, known)
+    of_operator = {name: node.outputs[0] for name, node in original if name and node.outputs}
+    nodes = [_with_old_names(name, node, known, of_operator) for name, node in optimised]
+    found = owners(nodes, known, _moves)
     in_order = [operator for _, operator, _ in times] == [node.operator for node in nodes]
     by_name = {name: owner for (name, _), owner in zip(optimised, found, strict=True) if name}
     return tuple(
@@ -134,7 +142,19 @@ def join_trace(
     )
 
 
-def _in_plain_layout(name: str, node: Node, known: Mapping[str, str]) -> Node:
-    """An operator in blocked layout makes, in another order, the tensor that it is called after."""
+def _with_old_names(name: str, node: Node, known: Mapping[str, str], of_operator: Mapping[str, str]) -> Node:
+    """Let an operator in another layout make the tensor of the file that it makes, in another order, as well.
+
+    In blocked layout it is called after the tensor; with the channels last, its result or itself after the operator.
+    """
+    if any(output in known for output in node.outputs):
+        return node
     stem = name.rpartition(BLOCKED)[0]
-    return Node(node.operator, node.inputs, (*node.outputs, stem)) if stem in known else node
+    names = (NUMBERED.sub("", text) for text in (*node.outputs, name))
+    old = stem if stem in known else next((of_operator[text] for text in names if text in of_operator), None)
+    return node if old is None else Node(node.operator, node.inputs, (*node.outputs, old))
+
+
+def _moves(node: Node) -> bool:
+    """Whether an operator moves data, or is inside of one that ONNX Runtime wrote out."""
+    return node.operator in MOVERS or any(output.startswith(INLINED) for output in node.outputs)
