@@ -8,7 +8,6 @@ is the same for every part, so what the parts sum to beyond the file is taken of
 shortest part lasts: no operator takes less than nothing.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from coordatt_deploy.layer_map import LayerMap
 from coordatt_deploy.profile.operator_result import LayerError, LayerTime, OperatorProfile, OperatorTime
 from coordatt_deploy.profile.statistics import Samples, median_interval
 from coordatt_deploy.runtimes import Runner
-from coordatt_deploy.runtimes.operator_times import TimedPart, operator_timer, preempted
+from coordatt_deploy.runtimes.operator_times import TimedPart, operator_timer, timed
 
 WARMUPS: Final = 3
 TURNS: Final = 30
@@ -93,26 +92,20 @@ def time_operators(
             runner.infer(feeds)
             clock.run()
         for _ in range(turns):
-            whole.append(_turn(lambda: runner.infer(feeds)))
+            whole.append(_turn(lambda: runner.infer(feeds), alone=threads == 1))
             for _ in range(PER_TURN):
                 clock.run()
             step()
         method, parts = clock.method.value, clock.parts()
-    timed = [turn_means(part) for part in parts]
+    means = [turn_means(part) for part in parts]
     return operator_profile(
-        artifact, runner.runtime, threads, method, np.array(whole), list(zip(parts, timed, strict=True)), facts
+        artifact, runner.runtime, threads, method, np.array(whole), list(zip(parts, means, strict=True)), facts
     )
 
 
-def _turn(call: Callable[[], object]) -> float:
+def _turn(call: Callable[[], object], *, alone: bool) -> float:
     """Return the mean time of a turn's calls but the first, in nanoseconds, without those that lost their core."""
-    times: list[tuple[int, bool]] = []
-    for _ in range(PER_TURN):
-        before, start = preempted(), time.perf_counter_ns()
-        call()
-        taken = time.perf_counter_ns() - start
-        times.append((taken, preempted() != before))
-    return _mean(times[1:])
+    return _mean([timed(call, alone=alone) for _ in range(PER_TURN)][1:])
 
 
 def _mean(times: Sequence[tuple[int, bool]]) -> float:

@@ -1,6 +1,7 @@
 """Time per operator: what was timed belongs to the right tensor, and pieces compute what the whole file computes."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from coordatt_deploy.formats import Format
 from coordatt_deploy.runtimes import runtime
 from coordatt_deploy.runtimes.file_graph import Node
 from coordatt_deploy.runtimes.onnx.operator_clock import join_trace
-from coordatt_deploy.runtimes.operator_times import Method, Piece, operator_timer, owned_tensors, owners
+from coordatt_deploy.runtimes.operator_times import Method, Piece, operator_timer, owned_tensors, owners, timed
 from coordatt_deploy.runtimes.reader import read_artifact
 
 IMAGE = np.random.default_rng(5).uniform(-1, 1, (1, 3, 6, 8)).astype(np.float32)
@@ -231,11 +232,23 @@ def test_a_sample_that_lost_its_core_is_marked(monkeypatch):
     """
     counts = iter([0, 0, 4, 5])
     monkeypatch.setattr("coordatt_deploy.runtimes.operator_times.preempted", lambda: next(counts))
-    piece = Piece("conv", ("Conv",), "conv")
+    piece = Piece("conv", ("Conv",), "conv", alone=False)
     piece.time(int)
     piece.time(int)
 
     assert piece.part().lost == (False, True)
+
+
+def test_of_a_thread_that_works_alone_its_time_on_the_core_counts(monkeypatch):
+    """
+    Where the core was taken away, the time that others had it is left out; the sample is as good as another then.
+    """
+    counts, wall, on_core = iter([4, 5]), iter([0, 12_000]), iter([0, 3_000])
+    monkeypatch.setattr("coordatt_deploy.runtimes.operator_times.preempted", lambda: next(counts))
+    clock = SimpleNamespace(perf_counter_ns=lambda: next(wall), thread_time_ns=lambda: next(on_core))
+    monkeypatch.setattr("coordatt_deploy.runtimes.operator_times.time", clock)
+
+    assert timed(int, alone=True) == (3_000, False)
 
 
 def test_core_ml_says_that_it_tells_none(tmp_path, files):

@@ -62,7 +62,7 @@ def open_clock(
         program.run([values[index] for index in needed])
         first = listed[group[0]]
         name = first.outputs[0] if first.outputs else first.name
-        pieces.append(_Piece(Piece(name, tuple(listed[index].name for index in group), owner), program))
+        pieces.append(_Piece(Piece(name, tuple(listed[index].name for index in group), owner, threads == 1), program))
     return ExecutorchOperatorClock(pieces)
 
 

@@ -100,7 +100,7 @@ def _opened(
     first = graph.tensors[graph.operators[group[0]].outputs[0]].name.decode()
     operators = tuple(_operator_name(model, graph.operators[index]) for index in group)
     needed = {place: values[index] for place, index in enumerate(inputs) if index in values}
-    return _Piece(Piece(first, operators, owner), interpreter, needed)
+    return _Piece(Piece(first, operators, owner, threads == 1), interpreter, needed)
 
 
 def _operator_name(model: schema.ModelT, operator: schema.OperatorT) -> str:
