@@ -9,6 +9,7 @@ from coordatt_deploy.profile.operator_result import LayerError, LayerTime, Opera
 from coordatt_deploy.runtimes.operator_times import Method
 
 NO_LAYER = "no layer"
+DISTURBED = 1.2  # rows over file: an operator of the profiler's is a part of the file, and adds nothing to it
 NAMES = 3  # operators that a row names; it counts the others
 
 
@@ -25,6 +26,8 @@ def remarks(item: OperatorProfile) -> Iterator[str]:
     parts = sum(len(row.timed) for row in item.rows)
     if item.method == Method.PROFILER:
         yield f"{item.runtime}'s own profiler timed {counted(parts, 'operator')}; they sum to {sums}"
+        if item.rows_ms > DISTURBED * item.whole_ms:
+            yield "other processes took the core from long operators, which the profiler counts; repeat it on a quiet machine"
     else:
         yield (
             f"{item.runtime} tells no time per operator: {counted(parts, 'piece')}, a layer each, were timed as files"

@@ -102,6 +102,14 @@ def test_rows_beyond_the_whole_are_shared_out():
     assert sum(row.share for row in found.rows) == pytest.approx(1.0)
 
 
+def test_operators_that_sum_to_far_more_than_the_file_were_disturbed():
+    """
+    The table says that others took the core: operators of the whole file add nothing to it.
+    """
+    assert "repeat it on a quiet machine" in " ".join(operator_texts.remarks(table(whole=500.0)))
+    assert "repeat it" not in " ".join(operator_texts.remarks(table()))
+
+
 def test_no_operator_takes_less_than_nothing():
     """
     The overhead is at most the shortest part, and never negative.
