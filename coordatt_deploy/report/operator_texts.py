@@ -27,7 +27,10 @@ def remarks(item: OperatorProfile) -> Iterator[str]:
     if item.method == Method.PROFILER:
         yield f"{item.runtime}'s own profiler timed {counted(parts, 'operator')}; they sum to {sums}"
         if item.rows_ms > DISTURBED * item.whole_ms:
-            yield "other processes took the core from long operators, which the profiler counts; repeat it on a quiet machine"
+            yield (
+                "other processes took the core from long operators, which the profiler counts; repeat it on a quiet"
+                " machine"
+            )
     else:
         yield (
             f"{item.runtime} tells no time per operator: {counted(parts, 'piece')}, a layer each, were timed as files"
