@@ -295,6 +295,7 @@ class Bundle:
         samples: int = 600,
         min_seconds: float = 1.0,
         cpu_affinity: Sequence[int] = (),
+        operators: bool = False,
         output: str | Path | None = None,
         progress: bool = False,
     ) -> LatencyResult:
@@ -306,6 +307,8 @@ class Bundle:
             samples: Least number of calls that are timed of each artifact.
             min_seconds: Least time that these take together.
             cpu_affinity: Cores to run on; empty for all.
+            operators: Find out where the time of each file goes as well, layer by layer, beside the errors that
+                ``parity(layers=True)`` found.
             output: A file for the figures in place of the bundle's ``reports/profile.json``.
             progress: Show bars on stderr.
 
@@ -317,6 +320,7 @@ class Bundle:
             MissingDependencyError: None of them can be run here.
         """
         # What does the work: not before it is called.
+        from coordatt_deploy.kept_results import layer_errors
         from coordatt_deploy.profile.latency import ProfileSettings
         from coordatt_deploy.profile.run import measure_latency
 
@@ -325,9 +329,11 @@ class Bundle:
         )
         kept = None if output is None else Path(output)
         with _stages(progress) as stages:
+            bundle = self._now()
             found = measure_latency(
-                self._now(), stages, settings, formats=_formats(formats) or tuple(Format), output=kept
-            )
+                bundle, stages, settings, formats=_formats(formats) or tuple(Format), output=kept,
+                errors=layer_errors(bundle) if operators else None,
+            )  # fmt: skip
         return LatencyResult(**{item.name: getattr(found, item.name) for item in fields(found)}, bundle=self.opened)
 
     def evaluate(

@@ -21,6 +21,7 @@ class Role(enum.StrEnum):
     RUNNER = "runtimes.{}.runner"
     SUBMODELS = "runtimes.{}.submodels"
     READER = "runtimes.{}.reader"
+    OPERATOR_CLOCK = "runtimes.{}.operator_clock"
 
 
 _DOING = {
@@ -31,6 +32,7 @@ _DOING = {
     Role.RUNNER: "opening {} artifacts",
     Role.SUBMODELS: "cutting {} artifacts apart",
     Role.READER: "reading {} files",
+    Role.OPERATOR_CLOCK: "timing the operators of {} artifacts",
 }
 
 

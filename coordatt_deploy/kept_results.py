@@ -15,7 +15,9 @@ from coordatt_deploy.parity.reports import ParityReports
 from coordatt_deploy.profile import instructions
 from coordatt_deploy.profile import reports as profile_reports
 from coordatt_deploy.profile.instructions import InstructionReports
+from coordatt_deploy.profile.operator_result import LayerError
 from coordatt_deploy.profile.reports import ProfileReports
+from coordatt_deploy.run_records import HERE, is_current, latest
 
 WRITTEN_BY: Final = {
     "sensitivity": "quantize {bundle} --sensitivity",
@@ -67,6 +69,31 @@ def read_results(bundle: Bundle) -> KeptResults:
         _by_place(bundle, EVALUATED, evaluation_reports.read_reports),
         _by_place(bundle, TIMED, profile_reports.read_reports),
     )
+
+
+def layer_errors(bundle: Bundle) -> dict[str, dict[str, LayerError]]:
+    """Return what ``parity`` found here of the layers of the bytes that each file has now, by path and layer id.
+
+    Files that were not judged layer by layer are left out.
+
+    Raises:
+        BundleError: The document is damaged.
+    """
+    hashes = {artifact.path: artifact.sha256 for artifact in bundle.manifest.artifacts}
+    reports = read_kept(bundle, "parity.json", parity_reports.read_reports) or ParityReports()
+    return {
+        run.artifact: {
+            layer.layer_id: LayerError(
+                layer.passed,
+                layer.sqnr_db,
+                layer.excess if layer.local_excess is None else layer.local_excess,
+                layer.inherits,
+            )
+            for layer in run.result.layers
+        }
+        for run in latest(reports.runs, HERE, hashes)
+        if run.artifact in hashes and run.sha256 is not None and is_current(run, hashes) and run.result.layers
+    }
 
 
 def read_kept(bundle: Bundle, name: str, read: Callable[[str], T]) -> T | None:

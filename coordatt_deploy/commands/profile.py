@@ -39,6 +39,7 @@ class ProfileOptions:
     Attributes:
         latency: How.
         formats: Empty for all.
+        operators: Whether to find out where the time of each file goes as well.
         target: Whose instructions are counted instead; None for latency here.
         junit: A further file for the figures; not of instructions, like the next one.
         markdown: A file for a summary.
@@ -47,6 +48,7 @@ class ProfileOptions:
 
     latency: LatencyOptions = field(default_factory=LatencyOptions)
     formats: tuple[Format, ...] = ()
+    operators: bool = False
     target: str | None = None
     junit: Path | None = None
     markdown: Path | None = None
@@ -63,6 +65,9 @@ class ProfileOptions:
     click.option("--min-seconds", type=float, help="Least time that the samples of each artifact take together."),
     click.option("--cpu-affinity", type=numbers, metavar="TEXT", help="Cores to run on: 0,1.  [default: all]"),
     format_option("Only these."),
+    click.option(
+        "--ops", "operators", is_flag=True, help="Tell where the time goes: layer by layer, beside each layer's error."
+    ),
     click.option("--target", help="Count another machine's instructions instead: qemu-arm64, or qemu-arm64:CPU."),
     *summary_options("figures"),
     output_option("profile.json"),
@@ -75,20 +80,27 @@ def profile(options: ProfileOptions, bundle: Path, as_json: bool) -> None:
     and a verdict: stable, noisy or unusable. Raw samples are kept in reports/profile.json, or in the file of
     --output. Ctrl-C keeps what was measured.
 
+    With --ops, each file's operators are timed in turns with the file: by ONNX Runtime's profiler, or in LiteRT and
+    ExecuTorch, which tell none, as pieces of the file. One table has what each layer takes and how wrong it is, for
+    files that parity --layers judged.
+
     \b
     Example:
         coordatt-deploy profile mobilenetv2_ca_035.digits --threads 1,2
+        coordatt-deploy profile mobilenetv2_ca_035.digits --ops --format onnx
         coordatt-deploy profile mobilenetv2_ca_035.digits --target qemu-arm64
     """
     # When the options are right, what does the work: see coordatt_deploy.cli.
     from coordatt_deploy.bundle import open_bundle
     from coordatt_deploy.host import command_line
+    from coordatt_deploy.kept_results import layer_errors
     from coordatt_deploy.profile import run as profile_run
     from coordatt_deploy.profile.instructions import count_on
     from coordatt_deploy.profile.latency import ProfileSettings
     from coordatt_deploy.report.profile_summary import profile_junit, profile_markdown
     from coordatt_deploy.report.terminal import console
     from coordatt_deploy.report.terminal import profile as terminal_profile
+    from coordatt_deploy.report.terminal.operators import show_operators
     from coordatt_deploy.report_file import check_folder, write_text
 
     command = command_line(sys.argv[1:])
@@ -103,6 +115,8 @@ def profile(options: ProfileOptions, bundle: Path, as_json: bool) -> None:
             raise UsageError("--junit and --markdown are for latencies; --target counts instructions: --json has them")
         if given:
             raise UsageError(f"--target counts instructions; --{next(iter(given)).replace('_', '-')} is for latency")
+        if options.operators:
+            raise UsageError("--target counts instructions of a whole file; --ops is for latency on this machine")
         with console.bars() as stages:
             opened = open_bundle(bundle)
             counted = count_on(opened, options.target, stages, formats=formats, output=options.output, command=command)
@@ -117,8 +131,9 @@ def profile(options: ProfileOptions, bundle: Path, as_json: bool) -> None:
     with console.bars() as stages:
         opened = open_bundle(bundle)
         measured = profile_run.measure_latency(
-            opened, stages, settings, formats=formats, output=options.output, command=command
-        )
+            opened, stages, settings, formats=formats, output=options.output, command=command,
+            errors=layer_errors(opened) if options.operators else None,
+        )  # fmt: skip
     if options.junit is not None:
         write_text(options.junit, profile_junit(measured))
     if options.markdown is not None:
@@ -127,5 +142,6 @@ def profile(options: ProfileOptions, bundle: Path, as_json: bool) -> None:
         print_result(measured)
     else:
         terminal_profile.show_profile(opened, measured)
+        show_operators(opened, measured)
         if options.output is None:
             console.show_next((console.bundle_command("report", opened.root), "one page of all results"))

@@ -9,6 +9,7 @@ from coordatt_deploy.bundle import REPORTS
 from coordatt_deploy.documents import check_version, from_json, parse_object
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.host import Host
+from coordatt_deploy.profile.operator_result import OperatorProfile
 from coordatt_deploy.profile.result import (
     LatencyRecord,
     Profile,
@@ -27,6 +28,13 @@ class LatencyRun(RunRecord):
 
     settings: SettingsRecord
     result: LatencyRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorRun(RunRecord):
+    """Where the time of one artifact goes, with one number of threads."""
+
+    result: OperatorProfile
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +67,19 @@ class ProfileReports:
     Attributes:
         runs: A later run takes the place of an earlier one of the same artifact with as many threads, on this machine.
         sessions: Of the runs that are kept.
+        operators: Where the time of files goes (``profile --ops``); a later one takes the place of an earlier one
+            likewise.
     """
 
     VERSION: ClassVar[int] = 2
 
     runs: tuple[LatencyRun, ...] = ()
     sessions: tuple[ProfileSession, ...] = ()
+    operators: tuple[OperatorRun, ...] = ()
 
-    def with_session(self, runs: tuple[LatencyRun, ...], session: ProfileSession) -> "ProfileReports":
+    def with_session(
+        self, runs: tuple[LatencyRun, ...], session: ProfileSession, operators: tuple[OperatorRun, ...] = ()
+    ) -> "ProfileReports":
         """Return the reports with the runs of one more call.
 
         A run of a handful of samples does not take the place of one with enough, and none that of another machine's.
@@ -83,9 +96,18 @@ class ProfileReports:
         kept = [run for run in self.runs if not replaced(run)]
         poorer = {_asked(run) for run in kept if _on(session, hosts.get(run.time))}
         everything = (*kept, *(run for run in runs if _asked(run) not in poorer))
-        times = {run.time for run in everything}
+        now = {run.artifact: run.sha256 for run in runs}
+        again = {(run.artifact, run.result.threads) for run in operators}
+        standing = (
+            run
+            for run in self.operators
+            if now.get(run.artifact, run.sha256) == run.sha256
+            and not ((run.artifact, run.result.threads) in again and _on(session, hosts.get(run.time)))
+        )
+        tables = (*standing, *operators)
+        times = {run.time for run in (*everything, *tables)}
         earlier = tuple(item for item in self.sessions if item.time in times)
-        return ProfileReports(everything, (*earlier, session) if session.time in times else earlier)
+        return ProfileReports(everything, (*earlier, session) if session.time in times else earlier, tables)
 
     def joined(self, later: "ProfileReports") -> "ProfileReports":
         """Return these reports with later ones."""
@@ -119,6 +141,7 @@ class ProfileReports:
             skipped=tuple(item for item in last.skipped if item.path not in paths),
             interrupted=last.interrupted,
             inputs=last.inputs,
+            operators=tuple(run.result for run in self.operators if run.time in times),
         )
 
 
@@ -160,6 +183,26 @@ def runs_of(
             result=item,
         )
         for item in result.results
+    )
+
+
+def operator_runs_of(
+    result: ProfileResult, hashes: Mapping[str, str], tool_versions: dict[str, str], time: str | None
+) -> tuple[OperatorRun, ...]:
+    """Return the runs of ``--ops``; see ``runs_of``."""
+    return tuple(
+        OperatorRun(
+            kind="operators",
+            artifact=item.path,
+            sha256=hashes.get(item.path),
+            place=HERE,
+            inputs=RunInputs(GOLDEN, 1),
+            covered=Covered(),
+            tool_versions=tool_versions,
+            time=time,
+            result=item,
+        )
+        for item in result.operators
     )
 
 

@@ -13,6 +13,7 @@ from coordatt_deploy.formats import Format, Precision, TargetCpu
 from coordatt_deploy.host import Host
 from coordatt_deploy.profile.latency import ColdStart, Latency
 from coordatt_deploy.profile.noise import Evidence
+from coordatt_deploy.profile.operator_result import OperatorProfile
 from coordatt_deploy.profile.statistics import FEWEST_SAMPLES, median_ratio
 from coordatt_deploy.run_records import NotRun
 
@@ -193,6 +194,8 @@ class ProfileResult:
         skipped: What could not be measured here.
         interrupted: Whether Ctrl-C ended it early.
         inputs: Shape of each input that was fed, in the model's layout; empty in reports of older versions.
+        operators: Where the time of each file goes; empty where that was not asked for (``--ops``).
+        operators_skipped: Files of which that could not be told, and why.
     """
 
     VERSION: ClassVar[int] = 1
@@ -205,6 +208,8 @@ class ProfileResult:
     skipped: tuple[NotRun, ...] = ()
     interrupted: bool = False
     inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    operators: tuple[OperatorProfile, ...] = ()
+    operators_skipped: tuple[NotRun, ...] = ()
 
     def profile(self) -> Profile:
         """Return what was measured; every figure is derived anew."""

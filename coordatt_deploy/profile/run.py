@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -10,13 +10,16 @@ from coordatt_deploy import host
 from coordatt_deploy.artifact_specs import Artifact, Origin
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.documents import dump
-from coordatt_deploy.errors import MissingDependencyError, UsageError
+from coordatt_deploy.errors import DeployError, MissingDependencyError, UsageError
 from coordatt_deploy.formats import Format
 from coordatt_deploy.logs import logged, set_environment
+from coordatt_deploy.plurals import counted
 from coordatt_deploy.profile.cold_start import cold_start
 from coordatt_deploy.profile.compare import PairComparison, compare_latencies
 from coordatt_deploy.profile.latency import ColdStart, Latency, ProfileSettings
-from coordatt_deploy.profile.reports import ProfileReports, read_reports, runs_of, session_of
+from coordatt_deploy.profile.operator_result import LayerError, OperatorProfile
+from coordatt_deploy.profile.operators import TURNS, Attention, LayerFacts, time_operators
+from coordatt_deploy.profile.reports import ProfileReports, operator_runs_of, read_reports, runs_of, session_of
 from coordatt_deploy.profile.result import ArtifactLatency, Profile, ProfileResult, SettingsRecord, profile_result
 from coordatt_deploy.profile.rounds import pinned
 from coordatt_deploy.profile.turns import Feeds, OpenFile, feeds_of, take_turns
@@ -29,6 +32,8 @@ from coordatt_deploy.runtimes.host_effects import host_effect
 # An evaluator's time says nothing about the artifact: three samples show what it costs to wait for it, and are judged
 # unusable as a latency.
 EVALUATOR_SAMPLES: Final = 3
+
+LayerErrors = Mapping[str, Mapping[str, LayerError]]  # by path of the artifact, then by layer id
 
 
 def profile_bundle(
@@ -205,6 +210,7 @@ def measure_latency(
     formats: Sequence[Format] = tuple(Format),
     output: Path | None = None,
     command: str = "",
+    errors: LayerErrors | None = None,
 ) -> ProfileResult:
     """Time every artifact and keep the figures in ``reports/profile.json``, or in *output*.
 
@@ -215,6 +221,8 @@ def measure_latency(
         formats: Only artifacts of these.
         output: A file for the figures in place of the bundle's.
         command: As the user typed it, for the report.
+        errors: Find out where the time of each file goes as well, and put these errors of layers beside; None for
+            latencies alone.
 
     Raises:
         UsageError: The bundle has no such artifact, or the figures could not be kept.
@@ -223,12 +231,61 @@ def measure_latency(
     set_environment()
     kept = ReportFile(bundle, "profile.json", output)
     kept.check()
+    settings = settings or ProfileSettings()
     with logged("profile"):
-        profile = profile_bundle(bundle, settings or ProfileSettings(), stages, formats=formats)
-    result = profile_result(profile)
+        profile = profile_bundle(bundle, settings, stages, formats=formats)
+        result = profile_result(profile)
+        if errors is not None and not result.interrupted:
+            result = _with_operators(result, bundle, settings, stages, errors)
     with kept.replacing():
         _keep(kept, bundle, result, command)
     return result
+
+
+def _with_operators(
+    result: ProfileResult, bundle: Bundle, settings: ProfileSettings, stages: Stages, errors: LayerErrors
+) -> ProfileResult:
+    """Add where the time of each file goes; Ctrl-C keeps what is known by then."""
+    wanted = {(item.path, item.threads) for item in result.results if item.origin is not Origin.EVALUATED}
+    inputs = {name: values[0] for name, values in bundle.golden("inputs").items()}
+    found: list[OperatorProfile] = []
+    skipped: dict[str, NotRun] = {}
+    interrupted = False
+    try:
+        for artifact in bundle.manifest.artifacts:
+            for threads in settings.threads:
+                if (artifact.path, threads) not in wanted or artifact.path in skipped:
+                    continue
+                try:
+                    found.append(_operators(bundle, artifact, inputs, threads, settings, stages, errors))
+                except DeployError as error:
+                    skipped[artifact.path] = NotRun(artifact.path, str(error))
+    except KeyboardInterrupt:
+        interrupted = True
+    return dataclasses.replace(
+        result, operators=tuple(found), operators_skipped=tuple(skipped.values()), interrupted=interrupted
+    )
+
+
+def _operators(
+    bundle: Bundle,
+    artifact: Artifact,
+    inputs: Feeds,
+    threads: int,
+    settings: ProfileSettings,
+    stages: Stages,
+    errors: LayerErrors,
+) -> OperatorProfile:
+    report = bundle.manifest.lowering.get(artifact.path)
+    blocks = None if report is None else tuple(Attention(block.name, block.kind) for block in report.blocks)
+    facts = LayerFacts(bundle.layers(artifact), blocks, errors.get(artifact.path))
+    with (
+        pinned(settings.cpu_affinity),
+        stages.stage(f"operators of {artifact.path}, {counted(threads, 'thread')}", TURNS) as step,
+        _open(bundle, artifact, threads) as runner,
+    ):
+        feeds = feeds_of(runner, inputs)
+        return time_operators(bundle.path(artifact.path), artifact, runner, feeds, facts, threads, step=step)
 
 
 def _keep(file: ReportFile, bundle: Bundle, result: ProfileResult, command: str) -> None:
@@ -240,7 +297,11 @@ def _keep(file: ReportFile, bundle: Bundle, result: ProfileResult, command: str)
         dataclasses.replace(run, machine=session.machine, command=session.command)
         for run in runs_of(result, hashes, session.tool_versions, session.time)
     )
-    kept = earlier.with_session(runs, session_of(result, session.time))
+    operators = tuple(
+        dataclasses.replace(run, machine=session.machine, command=session.command)
+        for run in operator_runs_of(result, hashes, session.tool_versions, session.time)
+    )
+    kept = earlier.with_session(runs, session_of(result, session.time), operators)
     file.write(dump(kept, indent=None))
 
 

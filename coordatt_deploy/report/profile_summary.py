@@ -4,11 +4,15 @@ Nothing of a latency passes or fails: machines differ, and so do moments.
 """
 
 from coordatt_deploy.host import Host
+from coordatt_deploy.plurals import counted
+from coordatt_deploy.profile.operator_result import OperatorProfile
 from coordatt_deploy.profile.result import LatencyRecord, ProfileResult
+from coordatt_deploy.report import operator_texts
 from coordatt_deploy.report.junit_cases import Case, suites_xml
 from coordatt_deploy.report.markdown import cell
 
 STABLE = "stable"
+DEAREST = 15  # layers in a table
 
 
 def profile_junit(profile: ProfileResult) -> str:
@@ -43,11 +47,32 @@ def profile_markdown(profile: ProfileResult, model: str) -> str:
         f" {_interval(item)} | {item.p99_ms:.3f} | {cell(_verdict(item))} |"
         for item in profile.results
     ]
+    for table in profile.operators:
+        lines += _operators(table)
+    for left_out in profile.operators_skipped:
+        lines += ["", f"- {cell(left_out.path)}: its operators were not timed: {cell(left_out.reason)}"]
     for left_out in profile.skipped:
         lines += ["", f"- {cell(left_out.path)}: not measured: {cell(left_out.reason)}"]
     if profile.interrupted:
         lines += ["", "- interrupted: these are the samples taken until then"]
     return "\n".join(lines) + "\n"
+
+
+def _operators(item: OperatorProfile) -> list[str]:
+    rows = [row for place, row in enumerate(item.rows) if place < DEAREST or operator_texts.is_wrong(row)]
+    lines = [
+        "", f"#### Where the time of {cell(item.path)} goes", "", f"{cell(operator_texts.summary(item))}", "",
+        "| layer | ms | share | attention | operators | SQNR | layer alone |", "|---|--:|--:|---|---|--:|---|",
+    ]  # fmt: skip
+    for row in rows:
+        decibel, verdict = operator_texts.error(row.error)
+        lines.append(
+            f"| {cell(operator_texts.layer(row))} | {row.ms:.4f} | {row.share:.1%} | {cell(row.block or '')} |"
+            f" {cell(operator_texts.operators(row))} | {decibel} | {verdict} |"
+        )
+    if len(rows) < len(item.rows):
+        lines += ["", f"{counted(len(item.rows) - len(rows), 'other layer')} in the JSON."]
+    return [*lines, *(text for remark in operator_texts.remarks(item) for text in ("", f"- {cell(remark)}"))]
 
 
 def _interval(item: LatencyRecord) -> str:

@@ -25,8 +25,8 @@ _NAMES: Final = (
     "parity.conditioning",
     "mixed_precision.result", "graph.operators", "profile", "evaluation.result", "evaluation.reports",
     "evaluation.paired", "evaluation.jackknife",
-    "runtimes.argument_checks", "runtimes.submodels", "runtimes.file_graph", "runtimes.delegate",
-    "runtimes.vocabulary", "runtimes.reader", "runtimes.host_effects",
+    "runtimes.argument_checks", "runtimes.submodels", "runtimes.operator_times", "runtimes.file_graph",
+    "runtimes.delegate", "runtimes.vocabulary", "runtimes.reader", "runtimes.host_effects",
     "runtimes.first_run",
     "runtimes.bounded_memory",
     *(

@@ -12,6 +12,7 @@ from coordatt_deploy.format_modules import Role, load
 from coordatt_deploy.formats import FORMATS, Format
 from coordatt_deploy.graph.lowering.target import Lowering
 from coordatt_deploy.runtimes import Runtime
+from coordatt_deploy.runtimes.operator_times import OperatorTimer
 from coordatt_deploy.runtimes.reader import Reader
 from coordatt_deploy.runtimes.submodels import SubmodelExtractor
 
@@ -24,6 +25,7 @@ PROTOCOLS = {
     Role.RUNNER: Runtime,
     Role.SUBMODELS: SubmodelExtractor,
     Role.READER: Reader,
+    Role.OPERATOR_CLOCK: OperatorTimer,
 }
 ALL = [(file_format, role) for file_format in Format for role in Role]
 

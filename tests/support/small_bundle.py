@@ -22,8 +22,9 @@ LOGITS = TensorSpec("logits", (1, 4, 8, 8), "float32", "NCHW")
 SPEC = ModelSpec("net", Preprocessing((8, 8)), source_sha256="0" * 64)
 
 
-def float_bundle(folder: Path, also: Sequence[Format] = ()) -> Path:
+def float_bundle(folder: Path, also: Sequence[Format] = (), layers: LayerMap | None = None) -> Path:
     """Write a bundle with a float ONNX file, and a file of each of *also* that nothing can open; return its folder."""
+    layer_map = layers or LayerMap(())
     images = [np.random.default_rng(seed).uniform(-1, 1, IMAGE.shape).astype(np.float32) for seed in (1, 2)]
     with writing(folder, SPEC.source_sha256) as staging:
         paths = [FLOAT_ONNX, *(f"{kind.value}/net{FORMATS[kind].suffix}" for kind in also)]
@@ -36,7 +37,7 @@ def float_bundle(folder: Path, also: Sequence[Format] = ()) -> Path:
             else:
                 file.write_bytes(b"not opened")
             layers = file.with_suffix(".layers.json")
-            layers.write_text(LayerMap(()).dump())
+            layers.write_text(layer_map.dump())
             artifacts.append(
                 Artifact(path, Format(file.parent.name), Precision.FP32, None, None, file.stat().st_size, sha256(file),
                          (IMAGE,), (LOGITS,), layers.relative_to(staging).as_posix())

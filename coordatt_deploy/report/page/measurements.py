@@ -11,7 +11,9 @@ from coordatt_deploy.artifact_specs import Origin
 from coordatt_deploy.evaluation.result import MIOU, POINTS, TOP1, EvaluationResult, MetricRecord, SubjectAccuracy
 from coordatt_deploy.manifest import FoldReport, Manifest
 from coordatt_deploy.plurals import counted, verb
+from coordatt_deploy.profile.operator_result import OperatorProfile
 from coordatt_deploy.profile.result import LatencyRecord, ProfileResult
+from coordatt_deploy.report import operator_texts
 from coordatt_deploy.report.page.figures import (
     Figure,
     Row,
@@ -21,6 +23,7 @@ from coordatt_deploy.report.page.figures import (
     file_name,
     megabytes,
     number,
+    sentence,
 )
 from coordatt_deploy.report.page.latency_plot import Timed, latency_plot, overview_plot, reach
 from coordatt_deploy.report.page.plots import size_bar
@@ -69,6 +72,17 @@ class LatencyView:
     table: Table
     samples: tuple[tuple[str, str], ...]
     left_out: str = ""
+    operators: tuple["OperatorView", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorView:
+    """Where the time of one file goes, how that was timed, in a table."""
+
+    title: str
+    summary: str
+    table: Table
+    remarks: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +222,21 @@ def latency_view(result: ProfileResult, start: int, labels: Mapping[str, str]) -
     if evaluated:
         were = f"{counted(evaluated, 'file')} {verb(evaluated, 'was')}"
         left_out = f"{were} run by an evaluator, whose time says nothing about a phone; they have no plot."
-    return LatencyView(", ".join(shapes), overview, tuple(plots), table, tuple(samples), left_out)
+    where = tuple(_operator_view(item, labels) for item in result.operators)
+    return LatencyView(", ".join(shapes), overview, tuple(plots), table, tuple(samples), left_out, where)
+
+
+def _operator_view(item: OperatorProfile, labels: Mapping[str, str]) -> OperatorView:
+    rows = []
+    for row in item.rows:
+        decibel_, verdict = operator_texts.error(row.error)
+        names = (operator_texts.layer(row), row.block or "", operator_texts.operators(row))
+        rows.append(Row(names, (f"{row.ms:.4f}", f"{row.share:.1%}", decibel_), operator_texts.is_wrong(row), verdict))
+    title = f"{labels.get(item.path, file_name(item.path))}, {counted(item.threads, 'thread')}"
+    heads = ("layer", "attention", "operators"), ("ms", "share", "SQNR")
+    table = Table(f"Time of each layer of {title}", *heads, tuple(rows), "layer alone")
+    remarks = tuple(f"{sentence(text)}." for text in operator_texts.remarks(item))
+    return OperatorView(title, f"{sentence(operator_texts.summary(item))}.", table, remarks)
 
 
 def _check_samples(item: LatencyRecord) -> None:

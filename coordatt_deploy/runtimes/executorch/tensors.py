@@ -132,12 +132,13 @@ def operators(file: ProgramFile) -> Iterator[Operator]:
 
 def _kernel_tensors(method: Record, call: Record) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of what a kernel reads and makes; what it makes stands at the end of its arguments."""
-    made = _listed(method, call.args[-1]) if call.args else []
-    read = [index for argument in call.args for index in _listed(method, argument)]
+    made = listed(method, call.args[-1]) if call.args else []
+    read = [index for argument in call.args for index in listed(method, argument)]
     return tuple(value_name(index) for index in read if index not in made), tuple(map(value_name, made))
 
 
-def _listed(method: Record, index: int) -> list[int]:
+def listed(method: Record, index: int) -> list[int]:
+    """Return the tensors that a value of the program is, or that a list of tensors holds."""
     value = method.values[index]
     if value.val_type in ("TensorList", "OptionalTensorList"):
         return [item for item in value.val.items if item >= 0]
@@ -210,7 +211,7 @@ def tap(file: ProgramFile, names: Iterable[str]) -> dict[str, int]:
         if index not in method.outputs:
             method.outputs.append(index)
         known[name] = TensorSource(source.shape, source.dtype, None, index, source.grid)
-    _plan_apart(method)
+    plan_apart(method)
     return {name: method.outputs.index(known[name].index) for name in wanted}
 
 
@@ -331,7 +332,7 @@ def _new_value(method: Record, source: TensorSource) -> int:
     return len(method.values) - 1
 
 
-def _plan_apart(method: Record) -> None:
+def plan_apart(method: Record) -> None:
     """Give every tensor memory of its own: those that are looked at would be overwritten by later ones."""
     shared = {
         call.args[-1]: call.args[0] for call, kind in calls(method) if kind == "KernelCall" and _is_view(method, call)

@@ -54,7 +54,7 @@ def open_artifact(
     check_threads(threads)
     names = [spec.name for spec in artifact.outputs]
     inner = tuple(name for name in dict.fromkeys(tensors) if name not in names)
-    session = start_session(path, _options(threads, exact_sums=exact_sums), inner)
+    session = start_session(path, session_options(threads, exact_sums=exact_sums), inner)
     check_described("input", artifact.inputs, _described(session.get_inputs()))
     check_described("output", artifact.outputs, _described(session.get_outputs(), without=inner))
     for value in session.get_outputs():
@@ -91,7 +91,7 @@ def start_session(path: Path, options: ort.SessionOptions, inner: Sequence[str] 
 
 def run_once(content: bytes) -> None:
     """See ``first_run.NativeRunner``."""
-    session = ort.InferenceSession(content, _options(1), providers=list(PROVIDERS))
+    session = ort.InferenceSession(content, session_options(1), providers=list(PROVIDERS))
     feeds = {
         value.name: np.ones([size if isinstance(size, int) else OPEN_SIZE for size in value.shape], DTYPES[value.type])
         for value in session.get_inputs()
@@ -99,7 +99,8 @@ def run_once(content: bytes) -> None:
     session.run(None, feeds)
 
 
-def _options(threads: int, *, exact_sums: bool = False) -> ort.SessionOptions:
+def session_options(threads: int, *, exact_sums: bool = False) -> ort.SessionOptions:
+    """Return how files are opened here: on the CPU, one operator after the other, and every time alike."""
     options = ort.SessionOptions()
     if exact_sums:
         options.add_session_config_entry(*EXACT_SUMS)

@@ -216,7 +216,7 @@ def operators(path: Path) -> Delegation:
 def _open(path: Path, threads: int, *, keep_all: bool) -> Interpreter:
     try:
         check(path.read_bytes(), path.name)
-        return _allocated(str(path), None, threads, keep_all=keep_all)
+        return allocated(str(path), None, threads, keep_all=keep_all)
     except (OSError, ValueError, RuntimeError) as error:
         raise BundleError(f"LiteRT cannot open {path.name}: {first_line(error)}; build the bundle again") from error
 
@@ -234,13 +234,21 @@ def check(content: bytes, name: str) -> None:
 def run_once(content: bytes) -> None:
     """See ``first_run.NativeRunner``: with XNNPACK, and with the built-in kernels alone."""
     for keep_all in (False, True):
-        interpreter = _allocated(None, content, 1, keep_all=keep_all)
+        interpreter = allocated(None, content, 1, keep_all=keep_all)
         for detail in interpreter.get_input_details():
             interpreter.set_tensor(detail["index"], np.ones(detail["shape"], detail["dtype"]))
         interpreter.invoke()
 
 
-def _allocated(path: str | None, content: bytes | None, threads: int, *, keep_all: bool) -> Interpreter:
+def allocated(path: str | None, content: bytes | None, threads: int, *, keep_all: bool) -> Interpreter:
+    """Return an interpreter of a file, or of its bytes, which were held to ``check`` before.
+
+    Args:
+        path: Of the file; None for its bytes.
+        content: The bytes; None for a file.
+        threads: Of the interpreter.
+        keep_all: Whether inner tensors can be asked for, which XNNPACK keeps to itself: built-in kernels run then.
+    """
     interpreter = Interpreter(
         model_path=path,
         model_content=content,
