@@ -85,7 +85,8 @@ def _fastest(side: Samples) -> NDArray[np.float64]:
     """Return the logarithm of the fastest sample of each round; NaN where too few are known."""
     known = np.isfinite(side)
     least = np.where(known, side, np.inf).min(axis=1)
-    return np.log(np.where(known.sum(axis=1) >= FEWEST_IN_ROUND, least, np.nan))
+    logs: NDArray[np.float64] = np.log(np.where(known.sum(axis=1) >= FEWEST_IN_ROUND, least, np.nan))
+    return logs
 
 
 def _middle(values: NDArray[np.float64]) -> float:
@@ -94,8 +95,13 @@ def _middle(values: NDArray[np.float64]) -> float:
 
 
 def _level(side: Samples, share: float) -> float:
-    known = side[np.isfinite(side)]
-    return math.log(float(np.quantile(known, share))) if len(known) >= FEWEST_IN_ROUND else math.nan
+    known = np.sort(side[np.isfinite(side)])
+    if len(known) < FEWEST_IN_ROUND:
+        return math.nan
+    # Type 7 as everywhere; np.quantile takes ten times as long on so few samples.
+    below, part = divmod(share * (len(known) - 1), 1)
+    low, high = known[int(below)], known[math.ceil(below + part)]
+    return math.log(low + part * (high - low))
 
 
 @dataclass(frozen=True, slots=True)

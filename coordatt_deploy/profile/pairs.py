@@ -4,7 +4,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import permutations
 from typing import Final
@@ -79,16 +79,18 @@ def measure_pair(
         BundleError: A file cannot be opened.
         KeyboardInterrupt: It was interrupted.
     """
-    taken, seconds = collect(_batches(a, b, settings, on_progress), settings.min_effect, settings.min_seconds)
+    taken, seconds = collect(batches(a, b, settings, on_progress), settings.min_effect, settings.min_seconds)
     medians = [sorted(item.median_ms[side] for item in taken)[len(taken) // 2] for side in (0, 2)]
     return PairMeasurement(paired(taken), medians[0], medians[1], len(taken), seconds)
 
 
-def _batches(
-    a: OpenFile, b: OpenFile, settings: PairSettings, on_progress: Callable[[float], None]
+def batches(
+    a: OpenFile, b: OpenFile, settings: PairSettings, on_progress: Callable[[float], None] = lambda _share: None
 ) -> Iterator[tuple[Batch, float]]:
-    """Yield batches without end, each with the seconds since the first began."""
-    entries = {"a": a, "again": a, "b": b}
+    """Yield batches without end, each with the seconds since the first began; see ``measure_pair``."""
+    # Each has inputs of its own: what two share stays in the caches while the third has its turn.
+    again = replace(a, inputs={name: value.copy() for name, value in a.inputs.items()})
+    entries = {"a": a, "again": again, "b": b}
     choice = random.Random(settings.seed)  # noqa: S311  (an order, not a secret)
     orders: list[tuple[str, ...]] = []
     wanted = min(BATCH_SECONDS, settings.min_seconds / FIRST_LOOK)

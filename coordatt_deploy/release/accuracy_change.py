@@ -10,7 +10,6 @@ interval lies above minus what is allowed.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -35,12 +34,16 @@ def kept_change(a: BundleFigures, b: BundleFigures, old: Artifact, new: Artifact
             if _same_question(mine, theirs):
                 same = _same_reference(a.bundle, b.bundle, mine, theirs)
                 return _kept(mine, subject, other, new.path, max_drop, same_reference=same)
-    texts = [None if item is None else score_text(item[0].metric or TOP1_RECORD, _score(item[1])) for item in known]
+    texts = _kept_text(known[0]), _kept_text(known[1])
     if None in known:
         reason = "only one of the two was evaluated; --dataset FOLDER evaluates both"
     else:
         reason = "they were evaluated on other images, or by another metric; --dataset FOLDER evaluates both"
     return DiffRow(ChangeKind.ACCURACY, new.path, "", *texts, Change.INCONCLUSIVE, reason=reason)
+
+
+def _kept_text(known: tuple[EvaluationResult, SubjectAccuracy] | None) -> str | None:
+    return None if known is None else score_text(known[0].metric or TOP1_RECORD, _score(known[1]))
 
 
 def _subjects(figures: BundleFigures, artifact: Artifact) -> list[tuple[EvaluationResult, SubjectAccuracy]]:
@@ -76,8 +79,8 @@ def _kept(
     same_reference: bool,
 ) -> DiffRow:
     metric, images = result.metric or TOP1_RECORD, result.dataset.images
-    scores = [_score(item) for item in (old, new)]
-    texts = [score_text(metric, score) for score in scores]
+    scores = _score(old), _score(new)
+    texts = score_text(metric, scores[0]), score_text(metric, scores[1])
     if old.correct is not None and new.correct is not None:
         pair = _reconstructed(old, new, images) if same_reference else None
         found = _of_counts(pair, old.correct, new.correct, images)
@@ -137,8 +140,8 @@ def _wilson(share: float, images: int, z: float) -> tuple[float, float]:
 
 
 def judged(
-    found: AccuracyChange, metric: MetricRecord, max_drop: float, path: str, texts: Sequence[str | None],
-    scores: Sequence[float | None], source: str,
+    found: AccuracyChange, metric: MetricRecord, max_drop: float, path: str, texts: tuple[str | None, str | None],
+    scores: tuple[float | None, float | None], source: str,
 ) -> DiffRow:  # fmt: skip
     """Return the row of an accuracy of which the difference is known.
 

@@ -66,8 +66,8 @@ def evaluated_changes(
             subjects = judge(pair, both[0].beside(both[1]), dataset, scoring, classes)
         images = len(answers[0].rows)
         points, interval = subjects[1].change(scoring.record)
-        scores = [subject.share(images) for subject in subjects]
-        texts = [score_text(scoring.record, score) for score in scores]
+        scores = subjects[0].share(images), subjects[1].share(images)
+        texts = score_text(scoring.record, scores[0]), score_text(scoring.record, scores[1])
         counts = subjects[1].difference
         found = AccuracyChange(
             points or 0.0, interval, images, paired=True,

@@ -8,12 +8,13 @@ from the file, and fail where it has them in its code.
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 from coordatt_deploy.artifact_specs import Artifact, ModelSpec, TensorSpec
 from coordatt_deploy.manifest import Manifest
 from coordatt_deploy.release.diff_result import Change, ChangeKind, DiffRow
 
-SHOWN = 3  # labels that a row names
+SHOWN: Final = 3  # labels that a row names
 
 
 def contract_of_model(a: Manifest, b: Manifest) -> Iterator[DiffRow]:
@@ -78,13 +79,17 @@ def _tensors(
         row = _row(subject, _text(mine), _text(theirs), path, "an app must feed or read it otherwise")
         grids = (mine.scale, mine.zero_point), (theirs.scale, theirs.zero_point)
         if row.verdict is Change.NO_DIFFERENCE and grids[0] != grids[1]:
-            texts = [f"scale {scale:.6g}, zero point {zero}" if scale else "no grid" for scale, zero in grids]
+            texts = _grid(mine), _grid(theirs)
             reason = "an app that reads them from the file is safe, one that has them in its code is not"
             row = DiffRow(ChangeKind.CONTRACT, path, f"{subject}, grid", *texts, Change.CHANGED, reason=reason)
         yield row
     if [*old] != [*new] and set(old) == set(new):
         order = (", ".join(old), ", ".join(new))
         yield _row(f"order of {what}s", *order, path, "an app that takes them by position takes the wrong one")
+
+
+def _grid(spec: TensorSpec) -> str:
+    return "no grid" if spec.scale is None else f"scale {spec.scale:.6g}, zero point {spec.zero_point}"
 
 
 def _text(spec: TensorSpec | None) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.errors import DeployError
+from coordatt_deploy.parity.result import ArtifactVerdict
 from coordatt_deploy.release.diff_result import Change, ChangeKind, DiffRow
 from coordatt_deploy.release.figures import BundleFigures, size_text
 from coordatt_deploy.runtimes.delegate import Delegate
@@ -41,8 +42,8 @@ def operator_change(a: BundleFigures, b: BundleFigures, old: Artifact, new: Arti
     change = _counts(before, after)
     verdict = Change.CHANGED if change else Change.NO_DIFFERENCE
     return DiffRow(
-        ChangeKind.OPERATORS, new.path, "", str(totals[0]), str(totals[1]), verdict, *map(float, totals),
-        change or "same",
+        ChangeKind.OPERATORS, new.path, "", str(totals[0]), str(totals[1]), verdict,
+        float(totals[0]), float(totals[1]), change or "same",
     )  # fmt: skip
 
 
@@ -99,8 +100,8 @@ def parity_change(a: BundleFigures, b: BundleFigures, old: Artifact, new: Artifa
     """Compare the verdicts that ``parity`` left on the bytes that both files have now."""
     verdicts = a.verdicts.get(old.path), b.verdicts.get(new.path)
     passed = [None if item is None else item.passed for item in verdicts]
-    texts = [_parity_text(figures, path) for figures, path in ((a, old.path), (b, new.path))]
-    decibels = [None if item is None or item.exact else item.sqnr_db for item in verdicts]
+    texts = _parity_text(verdicts[0]), _parity_text(verdicts[1])
+    decibels = _decibels(verdicts[0]), _decibels(verdicts[1])
 
     def row(verdict: Change, reason: str = "") -> DiffRow:
         return DiffRow(ChangeKind.PARITY, new.path, "", *texts, verdict, *decibels, reason=reason)
@@ -121,8 +122,11 @@ def parity_change(a: BundleFigures, b: BundleFigures, old: Artifact, new: Artifa
     return row(Change.IMPROVEMENT)
 
 
-def _parity_text(figures: BundleFigures, path: str) -> str | None:
-    verdict = figures.verdicts.get(path)
+def _decibels(verdict: ArtifactVerdict | None) -> float | None:
+    return None if verdict is None or verdict.exact else verdict.sqnr_db
+
+
+def _parity_text(verdict: ArtifactVerdict | None) -> str | None:
     if verdict is None or verdict.passed is None:
         return None
     found = "equal" if verdict.exact else f"{verdict.sqnr_db:.1f} dB" if verdict.sqnr_db is not None else ""

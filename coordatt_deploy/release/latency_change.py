@@ -233,7 +233,7 @@ def _compared(
 ) -> DiffRow:
     found, key = item.comparison, (item.path, item.threads)
     figures = medians[0][key], medians[1][key]
-    texts, subject = [f"{value:.3g} ms" for value in figures], counted(item.threads, "thread")
+    texts, subject = (f"{figures[0]:.3g} ms", f"{figures[1]:.3g} ms"), counted(item.threads, "thread")
     evidence = LatencyChange(found.ratio, found.ci95, p)
     if found.ratio is None or found.ci95 is None or p is None:
         verdict, change = Change.INCONCLUSIVE, ""
