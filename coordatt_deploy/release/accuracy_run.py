@@ -1,6 +1,7 @@
 """Run the files of two bundles on the same labelled images: every image is a pair then."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.bundle import Bundle
@@ -16,6 +17,8 @@ from coordatt_deploy.progress import Stages
 from coordatt_deploy.release.accuracy_change import judged, score_text
 from coordatt_deploy.release.diff_result import AccuracyChange, Change, ChangeKind, DiffRow
 from coordatt_deploy.runtimes.host_effects import host_effect
+
+MANY: Final = 200  # images from which on more processes than this one are worth their start
 
 Pairs = Sequence[tuple[Artifact, Artifact]]
 
@@ -49,7 +52,7 @@ def evaluated_changes(
         files = tuple(pair[side] for pair in pairs)
         trial = Trial(bundle, files, False, image_input(bundle).name, scoring, exact_sums=_foreign(bundle, files))
         with stages.stage(f"{len(files)} files of {'AB'[side]} × {len(dataset):,} images", len(dataset)) as step:
-            answers.append(run(trial, dataset.images, available_cores(), step))
+            answers.append(run(trial, dataset.images, available_cores() if len(dataset) >= MANY else 1, step))
     if not len(answers[0].rows) or list(answers[0].rows) != list(answers[1].rows):
         raise UsageError(f"the images of {source} that can be read are none, or not the same for both bundles")
     rows = []

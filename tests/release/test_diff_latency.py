@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from collections import Counter
 
 import numpy as np
 import onnx
@@ -26,6 +27,7 @@ from coordatt_deploy.profile.paired import Batch
 from coordatt_deploy.profile.pairs import PairSettings
 from coordatt_deploy.profile.reports import ProfileReports, runs_of, session_of
 from coordatt_deploy.profile.result import ArtifactLatency, Profile, SettingsRecord, profile_result
+from coordatt_deploy.profile.turns import OpenFile
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.release import latency_change
 from coordatt_deploy.release.diff import DiffPlan, diff
@@ -198,13 +200,22 @@ def test_an_interruption_has_no_verdict(copies, monkeypatch):
         diff(*copies, DiffPlan(settings=SHORT), Stages())
 
 
-def test_the_seed_gives_the_orders_again():
+def test_each_order_of_opening_is_had_equally_often(copies, monkeypatch):
     """
-    And each order of three is had as often as any other.
+    What is opened later is faster or slower for that alone.
     """
-    assert PairSettings().seed == PairSettings().seed
-    with pytest.raises(UsageError, match="--min-effect"):
-        PairSettings(min_effect=0.0)
+    orders = []
+    real = pairs._timed
+    monkeypatch.setattr(pairs, "_timed", lambda entries, *rest: orders.append(tuple(entries)) or real(entries, *rest))
+    bundle = open_bundle(copies[0])
+    inputs = {name: values[0] for name, values in bundle.golden("inputs").items()}
+    file = OpenFile(bundle.path(FLOAT_ONNX), bundle.manifest.artifacts[0], inputs)
+    batches = pairs.batches(file, file, PairSettings(min_seconds=0.1))
+    for _ in range(12):
+        next(batches)
+
+    assert {2} == set(Counter(orders[1:]).values())
+    assert 6 == len(set(orders[1:]))
 
 
 # Two documents ----------------------------------------------------------------------------------------------------
