@@ -5,7 +5,8 @@ compared by intervals, and "inconclusive" is an answer, with what would decide i
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import types
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -124,7 +125,17 @@ def diff_bundles(a: Bundle, b: Bundle, plan: DiffPlan, stages: Stages) -> DiffRe
         machine = dataclasses.replace(host.describe(), before=before, after=host.state())
         rows += timed
         notes += _latency_notes(timed, [new for _, new in pairs], machine)
-    return _result(str(a.root), str(b.root), plan.settings, rows, notes, machine)
+    labels = _labels(files[0]) | _labels(files[1])
+    return _result(str(a.root), str(b.root), plan.settings, rows, notes, machine, labels)
+
+
+def _labels(files: Sequence[Artifact]) -> dict[str, str]:
+    """Return ``onnx fp32 arm64`` of each path, where no other file of the bundle is called so."""
+    texts = {
+        item.path: " ".join(filter(None, (item.format.value, item.recipe or item.precision.value, item.target_cpu)))
+        for item in files
+    }
+    return {path: text for path, text in texts.items() if list(texts.values()).count(text) == 1}
 
 
 def _files(found: Counterparts, b: Bundle) -> Iterator[DiffRow]:
@@ -235,16 +246,22 @@ def _shown(value: object) -> str:
 
 
 def _result(
-    a: str, b: str, settings: DiffSettings, rows: Sequence[DiffRow], notes: Sequence[str], machine: host.Host | None
+    a: str,
+    b: str,
+    settings: DiffSettings,
+    rows: Sequence[DiffRow],
+    notes: Sequence[str],
+    machine: host.Host | None,
+    labels: Mapping[str, str] = types.MappingProxyType({}),
 ) -> DiffResult:
-    told = tuple(_accepted(row, settings) for row in rows)
+    told = tuple(_told(row, settings, labels) for row in rows)
     found = {row.verdict for row in told}
     verdict = next((item for item in GRAVEST if item in found), Change.NO_DIFFERENCE)
     failing = {Change.REGRESSION, *([Change.INCONCLUSIVE] if settings.fail_inconclusive else [])}
     return DiffResult(a, b, verdict, not (found & failing), settings, told, tuple(notes), machine)
 
 
-def _accepted(row: DiffRow, settings: DiffSettings) -> DiffRow:
-    if row.verdict is Change.REGRESSION and row.kind in settings.accept:
-        return dataclasses.replace(row, verdict=Change.ACCEPTED)
-    return row
+def _told(row: DiffRow, settings: DiffSettings, labels: Mapping[str, str]) -> DiffRow:
+    label = labels.get(row.path, row.path) if row.path else ""
+    accepted = row.verdict is Change.REGRESSION and row.kind in settings.accept
+    return dataclasses.replace(row, label=label, verdict=Change.ACCEPTED if accepted else row.verdict)

@@ -112,6 +112,7 @@ class DiffRow:
         reason: Of the verdict; what would decide it where it is inconclusive. Empty where the figures say it.
         latency: Evidence of a latency.
         accuracy: Evidence of an accuracy.
+        label: What tells the file from the others of its bundle: ``onnx fp32 arm64``; its path where that does not.
     """
 
     kind: ChangeKind
@@ -126,6 +127,7 @@ class DiffRow:
     reason: str = ""
     latency: LatencyChange | None = None
     accuracy: AccuracyChange | None = None
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from typing import Final
 
 from coordatt_deploy.release.diff_result import Change, DiffResult, DiffRow
-from coordatt_deploy.report.diff_words import headline, not_compared, told, what
+from coordatt_deploy.report.diff_words import EXPLAINED, headline, not_compared, sides, told, what, where
 from coordatt_deploy.report.junit_cases import Case, suites_xml
 from coordatt_deploy.report.markdown import cell
 
@@ -11,7 +11,6 @@ MARKS: Final = {
     Change.REGRESSION: "❌", Change.INCONCLUSIVE: "❔", Change.IMPROVEMENT: "✅", Change.NO_DIFFERENCE: "✅",
     Change.CHANGED: "ℹ️", Change.ACCEPTED: "⚠️", Change.NOT_COMPARED: "➖",
 }  # fmt: skip
-EXPLAINED: Final = (Change.REGRESSION, Change.ACCEPTED, Change.INCONCLUSIVE)
 
 
 def diff_markdown(result: DiffResult) -> str:
@@ -22,15 +21,14 @@ def diff_markdown(result: DiffResult) -> str:
     if rows:
         lines += ["| what | file | A | B | change | verdict |", "|---|---|--:|--:|--:|---|"]
     lines += [
-        f"| {cell(what(row))} | {cell(row.path or '')} | {cell(row.before or '–')} | {cell(row.after or '–')} |"
+        f"| {cell(what(row))} | {cell(row.label)} | {cell(row.before or '–')} | {cell(row.after or '–')} |"
         f" {cell(row.change)} | {MARKS[row.verdict]} {row.verdict} |"
         for row in rows
     ]
     lines.append("")
     for row in rows:
         if row.reason and row.verdict in EXPLAINED:
-            where = f", {cell(row.path)}" if row.path else ""
-            lines.append(f"- **{cell(what(row))}**{where}: {cell(row.reason)}")
+            lines.append(f"- **{cell(what(row))}**{cell(where(row))}: {cell(row.reason)}")
     lines += [f"- not compared: {cell(text)}" for text in not_compared(result.rows)]
     lines += [f"- {cell(text)}" for text in result.notes]
     return "\n".join(lines).rstrip() + "\n"
@@ -53,5 +51,4 @@ def diff_junit(result: DiffResult) -> str:
 
 
 def _told(row: DiffRow) -> str:
-    figures = f"{row.before or '–'} → {row.after or '–'}" if row.before or row.after else ""
-    return ", ".join(filter(None, (row.verdict.value, figures, row.change, row.reason)))
+    return ", ".join(filter(None, (row.verdict.value, sides(row), row.change, row.reason)))

@@ -3,11 +3,17 @@
 from collections.abc import Sequence
 from typing import Final
 
+from coordatt_deploy.evaluation.result import TOP1
 from coordatt_deploy.plurals import counted
 from coordatt_deploy.release.diff_result import Change, ChangeKind, DiffResult, DiffRow
 
-ORDER: Final = tuple(Change)  # the gravest first
+ORDER: Final = (
+    Change.REGRESSION, Change.INCONCLUSIVE, Change.ACCEPTED, Change.IMPROVEMENT, Change.CHANGED, Change.NO_DIFFERENCE,
+    Change.NOT_COMPARED,
+)  # fmt: skip
+EXPLAINED: Final = (Change.REGRESSION, Change.ACCEPTED, Change.INCONCLUSIVE)  # whose reasons every report has
 COUNTED: Final = (Change.REGRESSION, Change.ACCEPTED, Change.INCONCLUSIVE, Change.IMPROVEMENT, Change.CHANGED)
+ONE_THREAD: Final = counted(1, "thread")
 ALWAYS: Final = (ChangeKind.SIZE, ChangeKind.LATENCY)  # whose figures are shown where nothing changed, too
 
 
@@ -40,8 +46,18 @@ def _always(row: DiffRow) -> bool:
 
 
 def what(row: DiffRow) -> str:
-    """``contract: labels``."""
-    return f"{row.kind}: {row.subject}" if row.subject else row.kind.value
+    """``contract: labels``; one thread and top-1 are what everybody expects, and are not said."""
+    return row.kind.value if row.subject in ("", ONE_THREAD, TOP1) else f"{row.kind}: {row.subject}"
+
+
+def sides(row: DiffRow) -> str:
+    """``1.98 MB → 1.96 MB``; empty where neither is known."""
+    return f"{row.before or '–'} → {row.after or '–'}" if row.before or row.after else ""
+
+
+def where(row: DiffRow) -> str:
+    """Of which file it is, behind what it is: ``, onnx/net.onnx``."""
+    return f", {row.path}" if row.path else ""
 
 
 def not_compared(rows: Sequence[DiffRow]) -> list[str]:

@@ -151,6 +151,26 @@ def test_a_latency_is_one_of_three_things_and_says_what_would_decide_it(
     assert said in row.reason
 
 
+def test_medians_that_are_slower_are_not_called_equal(copies, monkeypatch):
+    """
+    The fastest calls are as fast as before, and every second call is not: that is not "no difference".
+    """
+
+    def batches(median):
+        for number, value in enumerate(scattered(0.0, 0.002)):
+            wide = {"fast tenth": 0.5 * value, "median": value}
+            yield Batch({"fast tenth": value, "median": value + median}, wide, (1.0, 1.0, 1.2)), float(number + 1)
+
+    monkeypatch.setattr(pairs, "batches", lambda *_: batches(0.2))
+    slower = latency_row(diff(*copies, DiffPlan(), Stages()))
+    monkeypatch.setattr(pairs, "batches", lambda *_: batches(0.0))
+    equal = latency_row(diff(*copies, DiffPlan(), Stages()))
+
+    assert ("fast tenth", Change.INCONCLUSIVE) == (slower.latency.figure, slower.verdict)
+    assert "jumps between states" in slower.reason
+    assert Change.NO_DIFFERENCE is equal.verdict
+
+
 def test_copies_that_differ_leave_it_inconclusive(copies, made_up):
     """
     Where a differs from itself by as much, no time mends it, and the reason says so.

@@ -7,7 +7,7 @@ from typing import Final
 
 from coordatt_deploy import __version__
 from coordatt_deploy.release.diff_result import Change, ChangeKind, DiffResult, DiffRow
-from coordatt_deploy.report.diff_words import ORDER, headline, not_compared, what
+from coordatt_deploy.report.diff_words import EXPLAINED, ORDER, headline, not_compared, sides, what, where
 from coordatt_deploy.report.page.figures import Row, Table, sentence
 from coordatt_deploy.report.page.render import TEMPLATES
 
@@ -68,12 +68,13 @@ def diff_page(result: DiffResult, now: datetime | None = None) -> str:
     """
     moment = (now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M UTC")
     kinds = [kind for kind in reversed(ChangeKind) if any(row.kind is kind for row in result.rows)]
+    ordered = sorted(result.rows, key=lambda row: ORDER.index(row.verdict))
     view = DiffView(
         a=result.a,
         b=result.b,
         kind="bad" if not result.passed else "odd" if result.verdict is Change.INCONCLUSIVE else "good",
         verdict=sentence(headline(result)),
-        findings=tuple(_finding(row) for row in result.rows if row.verdict in (Change.REGRESSION, Change.INCONCLUSIVE)),
+        findings=tuple(_finding(row) for row in ordered if row.verdict in EXPLAINED),
         sections=tuple(
             DiffSection(kind, TITLES[kind], _table(kind, [row for row in result.rows if row.kind is kind]))
             for kind in kinds
@@ -86,20 +87,20 @@ def diff_page(result: DiffResult, now: datetime | None = None) -> str:
 
 
 def _finding(row: DiffRow) -> str:
-    figures = f"{row.before} → {row.after}" if row.before and row.after else ""
-    said = "; ".join(filter(None, (figures, row.change, row.reason)))
-    return f"{sentence(row.verdict)}, {what(row)}{f', {row.path}' if row.path else ''}: {said}"
+    said = "; ".join(filter(None, (sides(row), row.change, row.reason)))
+    return f"{sentence(row.verdict)}, {what(row)}{where(row)}: {said}"
 
 
 def _table(kind: ChangeKind, rows: Sequence[DiffRow]) -> Table:
     ordered = sorted(rows, key=lambda row: ORDER.index(row.verdict))
+    told = len({row.subject for row in rows}) > 1  # or it says the same of each
     return Table(
         label=TITLES[kind],
-        names=("file", "what"),
+        names=("file", "what") if told else ("file",),
         figures=("A", "B", "change", "verdict"),
         rows=tuple(
             Row(
-                (row.path or "the bundle", row.subject or kind.value),
+                (row.path or "the bundle", row.subject or "–") if told else (row.path or "the bundle",),
                 (row.before or "–", row.after or "–", row.change, row.verdict.value),
                 bad=row.verdict is Change.REGRESSION,
                 note=row.reason,

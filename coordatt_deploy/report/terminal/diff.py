@@ -4,7 +4,7 @@ from typing import Final
 
 from coordatt_deploy.progress import VERBOSITY, Verbosity
 from coordatt_deploy.release.diff_result import Change, DiffResult
-from coordatt_deploy.report.diff_words import headline, not_compared, told, what
+from coordatt_deploy.report.diff_words import EXPLAINED, headline, not_compared, sides, told, what, where
 from coordatt_deploy.report.terminal.console import line, new_console, say
 from coordatt_deploy.report.terminal.tables import Column, show_table
 
@@ -12,12 +12,10 @@ STYLES: Final = {
     Change.REGRESSION: "bold red", Change.INCONCLUSIVE: "yellow", Change.IMPROVEMENT: "green",
     Change.NO_DIFFERENCE: "green", Change.CHANGED: "cyan", Change.ACCEPTED: "yellow", Change.NOT_COMPARED: "dim",
 }  # fmt: skip
-EXPLAINED: Final = (Change.REGRESSION, Change.ACCEPTED, Change.INCONCLUSIVE)
 COLUMNS: Final = (
     Column("what", prose=True),
-    Column("file", rank=1, name=True),
-    Column("A", rank=2, prose=True),
-    Column("B", rank=2, prose=True),
+    Column("file", name=True),
+    Column("A → B", rank=1, prose=True),
     Column("change", prose=True),
     Column("verdict"),
 )
@@ -36,10 +34,9 @@ def show_diff(result: DiffResult) -> None:
     cells = [
         (
             what(row),
-            row.path or "",
-            row.before or "–",
-            row.after or "–",
-            row.change,
+            row.label,
+            sides(row) if row.change else "",
+            row.change or sides(row),
             line(row.verdict, style=STYLES[row.verdict]),
         )
         for row in rows
@@ -48,8 +45,7 @@ def show_diff(result: DiffResult) -> None:
         show_table(console, "", COLUMNS, cells)
     for row in rows:
         if row.reason and (everything or row.verdict in EXPLAINED):
-            where = f", {row.path}" if row.path else ""
-            say(console, f"{what(row)}{where}: {row.reason}", STYLES[row.verdict])
+            say(console, f"{what(row)}{where(row)}: {row.reason}", STYLES[row.verdict])
     if not everything:
         for text in not_compared(result.rows):
             say(console, f"not compared: {text}", "dim")
