@@ -3,10 +3,11 @@
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import permutations
+from statistics import median
 from typing import Final
 
 from coordatt_deploy.errors import UsageError
@@ -51,7 +52,7 @@ class PairMeasurement:
 
     Attributes:
         known: What the batches say; None where other processes left too few of them.
-        a_ms: Median over the batches of the median of the first file.
+        a_ms: Median over the batches of the median of the first file; NaN where other processes left none.
         b_ms: Of the second file.
         batches: How many there were.
         seconds: That they took.
@@ -80,8 +81,13 @@ def measure_pair(
         KeyboardInterrupt: It was interrupted.
     """
     taken, seconds = collect(batches(a, b, settings, on_progress), settings.min_effect, settings.min_seconds)
-    medians = [sorted(item.median_ms[side] for item in taken)[len(taken) // 2] for side in (0, 2)]
-    return PairMeasurement(paired(taken), medians[0], medians[1], len(taken), seconds)
+    a_ms, b_ms = (_middle([item.median_ms[side] for item in taken]) for side in (0, 2))
+    return PairMeasurement(paired(taken), a_ms, b_ms, len(taken), seconds)
+
+
+def _middle(values: Sequence[float]) -> float:
+    known = [value for value in values if math.isfinite(value)]
+    return median(known) if known else math.nan
 
 
 def batches(

@@ -32,7 +32,7 @@ def kept_change(a: BundleFigures, b: BundleFigures, old: Artifact, new: Artifact
     for mine, subject in _subjects(a, old):
         for theirs, other in _subjects(b, new):
             if _same_question(mine, theirs):
-                same = _same_reference(a.bundle, b.bundle, mine, theirs)
+                same = _all_were_asked(mine) and _same_reference(a.bundle, b.bundle, mine, theirs)
                 return _kept(mine, subject, other, new.path, max_drop, same_reference=same)
     texts = _kept_text(known[0]), _kept_text(known[1])
     if None in known:
@@ -56,13 +56,18 @@ def _subjects(figures: BundleFigures, artifact: Artifact) -> list[tuple[Evaluati
 
 
 def _same_question(a: EvaluationResult, b: EvaluationResult) -> bool:
-    """Whether two results are of the same images and the same metric."""
+    """Whether two results are of the same images, or as many drawn from them, and the same metric."""
     metrics = a.metric or TOP1_RECORD, b.metric or TOP1_RECORD
     return a.dataset == b.dataset and metrics[0] == metrics[1]
 
 
+def _all_were_asked(result: EvaluationResult) -> bool:
+    """Whether no image was left out: of a draw nobody knows whether the other's was the same."""
+    return result.dataset.images + len(result.dataset.unreadable) == result.dataset.available
+
+
 def _same_reference(a: Bundle, b: Bundle, mine: EvaluationResult, theirs: EvaluationResult) -> bool:
-    """Whether what both differ from is the same function of the same images."""
+    """Whether what both differ from is the same function."""
     manifests = a.manifest, b.manifest
     weights = {item.model.source_sha256 for item in manifests}
     ways = manifests[0].model.preprocessing == manifests[1].model.preprocessing
@@ -165,7 +170,7 @@ def judged(
         Change.NO_DIFFERENCE: f"no drop of more than {max_drop:g}{unit}",
         Change.INCONCLUSIVE: f"a drop of {max_drop:g}{unit} is neither shown nor excluded; {_more(found, needed)}",
     }.get(verdict, "")
-    pairing = "the same images" if found.paired else "counts of the same images, not image by image"
+    pairing = "the same images" if found.paired else "by their counts, not image by image"
     reason = "; ".join(filter(None, (reason, f"{found.images:,} images of {source}, {pairing}")))
     return DiffRow(
         ChangeKind.ACCURACY, path, metric.name, texts[0], texts[1], verdict, scores[0], scores[1], change, reason,

@@ -146,7 +146,7 @@ def _row(timed: Timed, p: float | None, settings: PairSettings) -> DiffRow:
         return DiffRow(
             ChangeKind.LATENCY, timed.path, subject, None, None, timed.verdict, change=timed.change, reason=timed.reason
         )  # fmt: skip
-    texts, figures = (f"{measured.a_ms:.3g} ms", f"{measured.b_ms:.3g} ms"), (measured.a_ms, measured.b_ms)
+    texts, figures = (_ms(measured.a_ms), _ms(measured.b_ms)), (measured.a_ms, measured.b_ms)
     known = measured.known
     if known is None or p is None:
         reason = "other processes disturbed too many samples to compare the rest; measure on a quieter machine"
@@ -175,6 +175,10 @@ def _row(timed: Timed, p: float | None, settings: PairSettings) -> DiffRow:
         ChangeKind.LATENCY, timed.path, subject, *texts, verdict, *figures,
         _percent(difference.ratio, difference.ci95), "; ".join(reasons), latency=evidence,
     )  # fmt: skip
+
+
+def _ms(value: float) -> str | None:
+    return f"{value:.3g} ms" if math.isfinite(value) else None
 
 
 def _medians_disagree(known: Paired, verdict: Change, min_effect: float) -> bool:
@@ -237,7 +241,7 @@ def _compared(
 ) -> DiffRow:
     found, key = item.comparison, (item.path, item.threads)
     figures = medians[0][key], medians[1][key]
-    texts, subject = (f"{figures[0]:.3g} ms", f"{figures[1]:.3g} ms"), counted(item.threads, "thread")
+    texts, subject = (_ms(figures[0]), _ms(figures[1])), counted(item.threads, "thread")
     evidence = LatencyChange(found.ratio, found.ci95, p)
     if found.ratio is None or found.ci95 is None or p is None:
         verdict, change = Change.INCONCLUSIVE, ""

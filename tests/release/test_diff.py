@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -25,7 +26,9 @@ from coordatt_deploy.parity.run import ParityPlan, check_parity
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.release.diff import DiffPlan, diff
 from coordatt_deploy.release.diff_result import Change, ChangeKind, DiffResult, DiffSettings
+from coordatt_deploy.release.file_changes import partition_changes
 from coordatt_deploy.runtime_versions import RuntimeNeeds
+from coordatt_deploy.runtimes.delegate import Delegate
 
 EXACT = DiffPlan(latency=False)
 
@@ -243,6 +246,37 @@ def test_operators_are_told_by_their_number(pair):
     (row,) = (row for row in compared(pair).rows if row.kind is ChangeKind.OPERATORS)
 
     assert (Change.CHANGED, "+1 Conv", 1.0, 2.0) == (row.verdict, row.change, row.before_value, row.after_value)
+
+
+def delegate(taken, partitions, *rejected):
+    left = sum(count for _, count, _ in rejected)
+    return Delegate("xnnpack", taken + left, taken, partitions, rejected, "a table")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "verdict"),
+    [
+        (delegate(10, 1), delegate(10, 1), Change.NO_DIFFERENCE),
+        (delegate(10, 1), delegate(12, 1), Change.NO_DIFFERENCE),
+        (delegate(10, 1), delegate(10, 3), Change.REGRESSION),
+        (delegate(10, 3), delegate(10, 1), Change.IMPROVEMENT),
+        (delegate(10, None), delegate(9, None, ("SIGN", 1, "no kernel")), Change.REGRESSION),
+        (delegate(9, None, ("SIGN", 1, "no kernel")), delegate(10, None), Change.IMPROVEMENT),
+        (delegate(9, 3, ("SIGN", 1, "no kernel")), delegate(8, 1, ("SIGN", 2, "no kernel")), Change.REGRESSION),
+    ],
+)
+def test_more_changes_between_accelerator_and_cpu_are_a_regression(before, after, verdict):
+    """
+    More partitions, or more operators left to the CPU; either alone is enough.
+    """
+    sides = [
+        SimpleNamespace(inspected=lambda _, found=item: SimpleNamespace(delegates=(found,))) for item in (before, after)
+    ]
+    file = SimpleNamespace(path="tflite/net.tflite")
+    (row,) = partition_changes(*sides, file, file)
+
+    assert verdict is row.verdict
+    assert ("SIGN" in row.change) == (before.rejected != after.rejected)
 
 
 def test_parity_that_fails_now_is_a_regression(pair):

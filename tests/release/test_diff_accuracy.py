@@ -142,3 +142,14 @@ def test_the_interval_of_counts_is_newcombes():
     assert (0.1705, 0.8090) == pytest.approx(independent_interval(9, 3, 10), abs=5e-5)
     low, high = independent_interval(3, 9, 10)
     assert (-0.8090, -0.1705) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_draws_of_images_are_not_taken_for_the_same_ones(bundles, photos):
+    """
+    Six of twelve images each, drawn by other seeds: the lists are whole and say nothing of the other's images.
+    """
+    pair, folder = bundles(RIGHT, BLIND_TO_BLUE), photos()
+    for seed, bundle in enumerate(pair):
+        evaluated(bundle, folder, limit=6, seed=seed)
+
+    assert not accuracy(pair).accuracy.paired

@@ -171,6 +171,20 @@ def test_medians_that_are_slower_are_not_called_equal(copies, monkeypatch):
     assert Change.NO_DIFFERENCE is equal.verdict
 
 
+def test_samples_that_other_processes_took_decide_nothing(copies, monkeypatch):
+    """
+    Inconclusive, without a figure that nobody measured, and strict JSON.
+    """
+    nothing = Batch({"median": np.nan}, {"median": np.nan}, (np.nan, np.nan, np.nan))
+    monkeypatch.setattr(pairs, "batches", lambda *_: iter([(nothing, 10.0 * number) for number in range(1, 9)]))
+    row = latency_row(diff(*copies, DiffPlan(), Stages()))
+    printed = CliRunner().invoke(main, ["diff", *map(str, copies), "--json", "--quiet"])
+
+    assert (Change.INCONCLUSIVE, None, None) == (row.verdict, row.before, row.after)
+    assert "quieter machine" in row.reason
+    assert "NaN" not in printed.stdout
+
+
 def test_copies_that_differ_leave_it_inconclusive(copies, made_up):
     """
     Where a differs from itself by as much, no time mends it, and the reason says so.
