@@ -17,7 +17,7 @@ from coordatt_deploy.profile.rounds import measure_openings
 from coordatt_deploy.profile.turns import OpenFile, opened_calls
 
 NAMES: Final = ("a", "again", "b")
-BATCH_SECONDS: Final = 1.0  # of samples, of the three together: opening and warming up cost a third of that
+BATCH_SECONDS: Final = 0.5  # of samples, of the three together: what openings differ by costs more than what samples do
 FEWEST_ROUNDS: Final = 2
 MOST_ROUNDS: Final = 30  # in a batch: more would be too short to be more than what a turn begins with
 
