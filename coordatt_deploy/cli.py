@@ -43,6 +43,10 @@ COMMANDS: Final = {
     ),
     "build": ("coordatt_deploy.commands.build:build", "Go the whole way: export, prove, measure."),
     "check": ("coordatt_deploy.commands.check:check", "Hold a bundle's files to budgets."),
+    "diff": (
+        "coordatt_deploy.commands.diff:diff",
+        "Say what became of one bundle in another, and fail on a regression.",
+    ),
     "doctor": ("coordatt_deploy.commands.doctor:doctor", "Say what this machine has and what is missing."),
     "evaluate": (
         "coordatt_deploy.commands.evaluate:evaluate",

@@ -135,6 +135,15 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
+def share(text: str) -> float:
+    """Read ``3%`` or ``3 %`` as 0.03."""
+    number = text.removesuffix("%").strip()
+    try:
+        return float(number) / 100
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no percentage; give a number such as 3%") from None
+
+
 def member_of(kind: type[E], what: str) -> Callable[[str], E]:
     """Return what reads a member of *kind*; an unknown one is answered with the nearest."""
 

@@ -28,6 +28,7 @@ DOCUMENTS: Final = {
     "bundle-inspection": "coordatt_deploy.inspection.result:BundleInspectionResult",
     "verification": "coordatt_deploy.bundle:Verification",
     "check": "coordatt_deploy.release.result:CheckResult",
+    "diff": "coordatt_deploy.release.diff_result:DiffResult",
     "attention-cost": "coordatt_deploy.attention_cost.result:AttentionCost",
     "search": "coordatt_deploy.mixed_precision.result:SearchResult",
 }

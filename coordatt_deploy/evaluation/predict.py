@@ -95,6 +95,17 @@ class Predictions:
     failures: dict[int, Failure] = field(default_factory=dict)
     runtimes: dict[int, tuple[str, Origin | None]] = field(default_factory=dict)
 
+    def alone(self, index: int) -> "Predictions":
+        """Return what one subject answered, as if it had been asked alone."""
+        return replace(
+            self,
+            scored={0: self.scored[index]} if index in self.scored else {},
+            noise=self.noise[index : index + 1],
+            nonfinite=self.nonfinite[index : index + 1],
+            failures={0: self.failures[index]} if index in self.failures else {},
+            runtimes={0: self.runtimes[index]} if index in self.runtimes else {},
+        )
+
     def beside(self, other: "Predictions") -> "Predictions":
         """Return what two subjects answered that were asked alone, this one's first, on the same images.
 

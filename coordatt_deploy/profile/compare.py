@@ -104,7 +104,12 @@ class Difference:
 
 
 def compare_latencies(
-    a: Latency, b: Latency, *, design: Design = Design.SAME_RUN, yardsticks: tuple[Latency, Latency] | None = None
+    a: Latency,
+    b: Latency,
+    *,
+    design: Design = Design.SAME_RUN,
+    yardsticks: tuple[Latency, Latency] | None = None,
+    margin: float = MARGIN,
 ) -> Comparison:
     """Compare *b* with *a*.
 
@@ -114,6 +119,7 @@ def compare_latencies(
         design: Whether the two took turns in one run, or come from two runs on the same kind of machine.
         yardsticks: For two runs: the yardstick of each. Without, only great differences can be told from a change of
             the load.
+        margin: The least change that an interval inside it excludes: 0.1 for ten per cent.
 
     Raises:
         ValueError: There are yardsticks for one run, which needs none, or the numbers of threads of two runs differ.
@@ -137,13 +143,13 @@ def compare_latencies(
     if p < SIGNIFICANCE:
         outcome = Outcome.SLOWER if found.value > 0 else Outcome.FASTER
         return comparison(outcome, f"{outcome} by {abs(ratio - 1):.1%}")
-    if low < 1 / (1 + MARGIN) or high > 1 + MARGIN:
-        return comparison(Outcome.INCONCLUSIVE, f"too noisy to exclude a change of {MARGIN:.0%}")
+    if low < 1 / (1 + margin) or high > 1 + margin:
+        return comparison(Outcome.INCONCLUSIVE, f"too noisy to exclude a change of {margin:.0%}")
     medians = _medians(a, b) if design is Design.SAME_RUN else _between_runs(a, b, yardsticks, 0.5)
-    if medians and abs(medians.value) > max(math.log1p(MARGIN), 3 * medians.deviation):
+    if medians and abs(medians.value) > max(math.log1p(margin), 3 * medians.deviation):
         words = f"but the medians differ by {math.expm1(medians.value):+.0%}, so one of them jumps between states"
         return comparison(Outcome.INCONCLUSIVE, words)
-    return comparison(Outcome.NO_DIFFERENCE, f"a change of {MARGIN:.0%} would have shown")
+    return comparison(Outcome.NO_DIFFERENCE, f"a change of {margin:.0%} would have shown")
 
 
 def _paired(a: Latency, b: Latency) -> Difference | None:
@@ -236,10 +242,11 @@ class PairComparison:
     comparison: Comparison
 
 
-def compare_profiles(a: Profile, b: Profile) -> tuple[PairComparison, ...]:
+def compare_profiles(a: Profile, b: Profile, *, margin: float = MARGIN) -> tuple[PairComparison, ...]:
     """Compare profile *b* with profile *a*, for each path and number of threads that both hold as measured.
 
-    Latencies of unlike machines are inconclusive. A yardstick counts only if it ran on the same NumPy.
+    *margin* is that of ``compare_latencies``. Latencies of unlike machines are inconclusive. A yardstick counts only if
+    it ran on the same NumPy.
     """
     before = {(item.path, item.latency.threads): item for item in a.results if item.origin is Origin.MEASURED}
     same_numpy = a.host.versions.get("numpy") == b.host.versions.get("numpy")
@@ -252,7 +259,9 @@ def compare_profiles(a: Profile, b: Profile) -> tuple[PairComparison, ...]:
         if a.host.same_machine(b.host):
             own = (a.yardsticks.get(threads), b.yardsticks.get(threads))
             yardsticks = (own[0], own[1]) if same_numpy and own[0] and own[1] else None
-            comparison = compare_latencies(old.latency, item.latency, design=Design.TWO_RUNS, yardsticks=yardsticks)
+            comparison = compare_latencies(
+                old.latency, item.latency, design=Design.TWO_RUNS, yardsticks=yardsticks, margin=margin
+            )
         else:
             reason = f"measured on unlike machines: {a.host.cpu} ({a.host.cores} cores), {b.host.cpu} ({b.host.cores})"
             comparison = Comparison(Outcome.INCONCLUSIVE, None, None, None, reason)

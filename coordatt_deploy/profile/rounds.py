@@ -93,6 +93,7 @@ def measure_openings(
     threads: int = 1,
     clocks: Clocks | None = None,
     on_progress: Progress | None = None,
+    with_yardstick: bool = True,
 ) -> Measurement:
     """Time calls in interleaved rounds.
 
@@ -106,6 +107,7 @@ def measure_openings(
         clocks: What tells the time; the machine's own by default.
         on_progress: Told the share that is done, from 0 to 1, between two turns. Its time is in no sample; a progress
             bar with a thread of its own would disturb them.
+        with_yardstick: Whether the yardstick takes turns, too; what is compared in one run does without.
     """
     report = on_progress or (lambda _share: None)
     order = random.Random(settings.seed)  # noqa: S311  (an order, not a secret)
@@ -118,7 +120,9 @@ def measure_openings(
             for done in range(total):
                 rounds = len(range(done, settings.rounds, total))
                 with open_calls() as calls:
-                    turns = [_Turn(yardstick(), own, clocks or Clocks.of_machine(1), threads=1)]
+                    turns = []
+                    if with_yardstick:
+                        turns.append(_Turn(yardstick(), own, clocks or Clocks.of_machine(1), threads=1))
                     for name, call in calls.items():
                         record = records.setdefault(name, _Record())
                         turns.append(_Turn(call, record, clocks or Clocks.of_machine(threads), threads))

@@ -1,4 +1,4 @@
-"""Profile a bundle: every artifact first in a process of its own, then all of them in turns. Compare two in one run."""
+"""Profile a bundle: every artifact first in a process of its own, then all of them in turns."""
 
 import dataclasses
 import time
@@ -15,7 +15,6 @@ from coordatt_deploy.formats import Format
 from coordatt_deploy.logs import logged, set_environment
 from coordatt_deploy.plurals import counted
 from coordatt_deploy.profile.cold_start import cold_start
-from coordatt_deploy.profile.compare import PairComparison, compare_latencies
 from coordatt_deploy.profile.latency import ColdStart, Latency, ProfileSettings
 from coordatt_deploy.profile.operator_result import LayerError, OperatorProfile
 from coordatt_deploy.profile.operators import TURNS, Attention, LayerFacts, time_operators
@@ -138,50 +137,6 @@ def _cold_starts(
 
 def _entry(bundle: Bundle, artifact: Artifact, inputs: Feeds) -> OpenFile:
     return OpenFile(bundle.path(artifact.path), artifact, inputs)
-
-
-def compare_bundles(
-    a: Bundle,
-    b: Bundle,
-    settings: ProfileSettings,
-    stages: Stages | None = None,
-    *,
-    formats: Sequence[Format] = tuple(Format),
-) -> tuple[PairComparison, ...]:
-    """Measure the artifacts of two bundles in one run, and compare those of *b* with their counterparts in *a*.
-
-    Taking turns is what tells a tenth apart on a busy machine, where two profiles would be inconclusive. Counterparts
-    have the same format, precision, recipe and target CPU; each bundle feeds its own first golden input. The paths of
-    the result are those of *b*. Ctrl-C compares what was measured.
-
-    Raises:
-        UsageError: There are no counterparts that a runtime measures here.
-        MissingDependencyError: No runtime for a bundle is installed.
-    """
-    stages = stages or Stages()
-    sides = []
-    for bundle in (a, b):
-        inputs = {name: values[0] for name, values in bundle.golden("inputs").items()}
-        artifacts = [item for item in _openable(bundle, formats)[0] if _kind(bundle, item)[1] is not Origin.EVALUATED]
-        sides.append({_role(artifact): (bundle, artifact, inputs) for artifact in artifacts})
-    roles = [role for role in sides[1] if role in sides[0]]
-    if not roles:
-        raise UsageError(f"{a.root} and {b.root} have no artifact of the same kind that can be measured here")
-    found = []
-    for threads in settings.threads:
-        entries = {f"{side} {role}": _entry(*sides[side][role]) for role in roles for side in (0, 1)}
-        measurement = take_turns(entries, settings, stages, threads=threads)
-        for role in roles:
-            pair = [measurement.latencies.get(f"{side} {role}") for side in (0, 1)]
-            if pair[0] and pair[1]:
-                found.append(PairComparison(sides[1][role][1].path, threads, compare_latencies(pair[0], pair[1])))
-        if measurement.interrupted:
-            break
-    return tuple(found)
-
-
-def _role(artifact: Artifact) -> tuple[str, str, str | None, str | None]:
-    return artifact.format, artifact.precision, artifact.recipe, artifact.target_cpu
 
 
 def _evaluated(

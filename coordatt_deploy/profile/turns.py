@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,22 @@ def feeds_of(runner: Runner, inputs: Feeds) -> Feeds:
     return {spec.name: encode(inputs[spec.name], spec) for spec in runner.inputs}
 
 
+@contextmanager
+def opened_calls(entries: Mapping[str, OpenFile], threads: int) -> Iterator[Mapping[str, Call]]:
+    """Open files in the order given; the value is what runs one inference of each, by name.
+
+    Raises:
+        BundleError: One cannot be opened.
+    """
+    with ExitStack() as stack:
+        calls = {}
+        for name, entry in entries.items():
+            opened = runtime(entry.artifact.format).open_artifact(entry.path, entry.artifact, threads=threads)
+            runner = stack.enter_context(opened)
+            calls[name] = partial(runner.infer, feeds_of(runner, entry.inputs))
+        yield calls
+
+
 def take_turns(
     entries: Mapping[str, OpenFile], settings: ProfileSettings, stages: Stages, *, threads: int, what: str = ""
 ) -> Measurement:
@@ -56,21 +72,14 @@ def take_turns(
     """
     order = random.Random(settings.seed)  # noqa: S311  (an order, not a secret)
 
-    @contextmanager
-    def open_calls() -> Iterator[Mapping[str, Call]]:
-        with ExitStack() as stack:
-            calls = {}
-            for name, entry in order.sample(list(entries.items()), len(entries)):
-                opened = runtime(entry.artifact.format).open_artifact(entry.path, entry.artifact, threads=threads)
-                runner = stack.enter_context(opened)
-                calls[name] = partial(runner.infer, feeds_of(runner, entry.inputs))
-            yield calls
+    def open_calls() -> AbstractContextManager[Mapping[str, Call]]:
+        return opened_calls(dict(order.sample(list(entries.items()), len(entries))), threads)
 
     with stages.stage(f"latency{what and f' of {what}'}, {counted(threads, 'thread')}", 100) as step:
-        return measure_openings(open_calls, settings, threads=threads, on_progress=_percents(step))
+        return measure_openings(open_calls, settings, threads=threads, on_progress=percents(step))
 
 
-def _percents(step: Callable[[], None]) -> Callable[[float], None]:
+def percents(step: Callable[[], None]) -> Callable[[float], None]:
     """Return what calls *step* once for each per cent that is done."""
     shown = 0
 

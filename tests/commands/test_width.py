@@ -23,7 +23,7 @@ WIDE = 400
 SEPARATORS = "./:,|_-"
 COMMANDS = (
     ("models",), ("doctor",), ("verify", "net"), ("inspect", "net/onnx/net.onnx"),
-    ("parity", "net", "--outputs-only", "--verbose"),
+    ("parity", "net", "--outputs-only", "--verbose"), ("diff", "net", "net", "--verbose"),
 )  # fmt: skip
 
 

@@ -22,10 +22,9 @@ from coordatt_deploy.files import sha256
 from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.manifest import GoldenCase, Manifest
 from coordatt_deploy.profile import rounds
-from coordatt_deploy.profile.compare import Outcome
 from coordatt_deploy.profile.latency import ProfileSettings
 from coordatt_deploy.profile.result import ProfileResult, profile_result
-from coordatt_deploy.profile.run import compare_bundles, profile_bundle
+from coordatt_deploy.profile.run import profile_bundle
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.report.terminal import profile
 from coordatt_deploy.runtimes.onnx import runner as onnxruntime
@@ -234,35 +233,6 @@ def test_interruption_before_any_sample_is_an_interruption(write_bundle, monkeyp
 
     with pytest.raises(KeyboardInterrupt):
         profile_bundle(bundle, SHORT)
-
-
-@pytest.mark.usefixtures("evaluator")
-def test_two_bundles_are_compared_in_one_run(write_bundle):
-    """
-    A convolution of 15 x 15 is slower than one of 3 x 3, whatever else this machine does meanwhile; what only an
-    evaluator runs is left out.
-    """
-    before = write_bundle((Format.ONNX, 3), (Format.COREML, 3), name="before")
-    after = write_bundle((Format.ONNX, 15), (Format.COREML, 3), name="after")
-    settings = ProfileSettings(samples=100, openings=5, min_seconds=0.0)
-
-    (slower,) = compare_bundles(before, after, settings)
-    (faster,) = compare_bundles(after, before, settings)
-
-    assert ("onnx/net_15.onnx", Outcome.SLOWER) == (slower.path, slower.comparison.outcome)
-    assert ("onnx/net_3.onnx", Outcome.FASTER) == (faster.path, faster.comparison.outcome)
-
-
-@pytest.mark.usefixtures("evaluator")
-def test_bundles_without_counterparts_are_refused(write_bundle):
-    """
-    Nothing in common is a mistake, not an empty answer.
-    """
-    before = write_bundle((Format.ONNX, 3), name="before")
-    after = write_bundle((Format.COREML, 3), name="after")
-
-    with pytest.raises(UsageError, match="no artifact of the same kind"):
-        compare_bundles(before, after, SHORT)
 
 
 # The command --------------------------------------------------------------------------------------------------------

@@ -10,11 +10,18 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from torch import nn
 
-from coordatt_deploy.artifact_specs import TensorSpec
+from coordatt_deploy.artifact_specs import Artifact, ModelSpec, Preprocessing, TensorSpec
+from coordatt_deploy.bundle import open_bundle
+from coordatt_deploy.bundle_writing import finish, writing
 from coordatt_deploy.cli import main
 from coordatt_deploy.documents import dump
 from coordatt_deploy.evaluation.reports import read_reports
 from coordatt_deploy.evaluation.run import EvaluationPlan, evaluate_bundle
+from coordatt_deploy.files import sha256
+from coordatt_deploy.formats import Format, Precision
+from coordatt_deploy.graph.capture import capture
+from coordatt_deploy.graph.saved_graph import save_graph
+from coordatt_deploy.manifest import Manifest
 from coordatt_deploy.progress import Stages
 
 COLOURS = {"red": (200, 10, 20), "green": (10, 200, 20), "deep blue": (10, 20, 200)}
@@ -52,6 +59,30 @@ def save_onnx(path, weight):
         [numpy_helper.from_array(np.ascontiguousarray(weight.T), "weight")],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+
+
+def write_colours(folder, labels=tuple(COLOURS), *, reference=True, outputs=(LOGITS,), **weights):
+    """Write a bundle with an ONNX artifact for each named weight, and return it opened."""
+    spec = ModelSpec("colours", Preprocessing((8, 8), (0.0,) * 3, (1.0,) * 3), labels, source_sha256="0" * 64)
+    graph = capture(Colours().eval(), (torch.rand(1, 3, 8, 8),), input_names=["image"], output_names=["logits"])
+    with writing(folder, spec.source_sha256) as staging:
+        (staging / "onnx").mkdir(exist_ok=True)
+        if reference:
+            (staging / "reference").mkdir(exist_ok=True)
+            save_graph(graph, staging / "reference")
+        artifacts = []
+        for name, weight in (weights or {"right": RIGHT}).items():
+            path = staging / "onnx" / f"{name}.onnx"
+            save_onnx(path, weight)
+            path.with_suffix(".layers.json").write_text("{}")
+            artifacts.append(
+                Artifact(
+                    f"onnx/{name}.onnx", Format.ONNX, Precision.FP32, None, None, path.stat().st_size,
+                    sha256(path), (IMAGE,), (LOGITS,), f"onnx/{name}.layers.json",
+                )
+            )  # fmt: skip
+        finish(staging, Manifest(spec, (IMAGE,), outputs, tuple(artifacts)))
+    return open_bundle(folder)
 
 
 def evaluated(bundle, dataset, **options):
