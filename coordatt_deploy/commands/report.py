@@ -6,6 +6,7 @@ import click
 
 from coordatt_deploy.commands.options import PATH, bundle_argument, json_option
 from coordatt_deploy.commands.output import print_document
+from coordatt_deploy.documents import JsonValue
 
 
 @click.command()
@@ -48,7 +49,9 @@ def report(bundle: Path, output: Path | None, added: tuple[Path, ...], place: st
         add(opened, additions)
         path = write_page(opened, output)
     if as_json:
-        kept = [{"file": f"reports/{item.name}", "place": item.place, "command": item.command} for item in additions]
+        kept: list[JsonValue] = [
+            {"file": f"reports/{item.name}", "place": item.place, "command": item.command} for item in additions
+        ]
         print_document({"report": str(path), "added": kept})
         return
     for item in additions:

@@ -17,7 +17,7 @@ from coordatt_deploy.report.junit import junit
 from coordatt_deploy.report.markdown import markdown
 from coordatt_deploy.report.page.render import Contents, page
 from coordatt_deploy.report_file import ReportFile, report_name, write_text
-from coordatt_deploy.run_records import HERE
+from coordatt_deploy.run_records import HERE, RunRecord
 from coordatt_deploy.runtimes.file_graph import OperatorCount
 from coordatt_deploy.runtimes.reader import count_operators
 
@@ -45,11 +45,13 @@ def _contents(bundle: Bundle, moment: datetime) -> Contents:
     hashes = {artifact.path: artifact.sha256 for artifact in bundle.manifest.artifacts}
     kept = read_results(bundle)
     parity, profile, accuracy, counted = kept.parity, kept.profile, kept.accuracy, kept.instructions
-    elsewhere = (*counted.values(), *kept.accuracy_elsewhere.values(), *kept.latency_elsewhere.values())
+    elsewhere: list[RunRecord] = [run for item in counted.values() for run in item.runs]
+    elsewhere += [run for item in kept.accuracy_elsewhere.values() for run in item.runs]
+    elsewhere += [run for item in kept.latency_elsewhere.values() for run in item.runs]
     sensitivity = read_kept(bundle, "sensitivity.json", partial(document, Sensitivity))
     searched = read_kept(bundle, "search.json", partial(document, SearchResult))
     runs = sorted(
-        (*parity.runs, *profile.runs, *accuracy.runs, *(run for item in elsewhere for run in item.runs)),
+        (*parity.runs, *profile.runs, *accuracy.runs, *elsewhere),
         key=lambda run: run.time or "",
     )
     if not runs and sensitivity is None:
