@@ -38,7 +38,7 @@ def remarks(item: OperatorProfile) -> Iterator[str]:
             f" of their own, fed with what they get in the whole; they sum to {sums}"
         )
         if item.rows_ms > APART * item.whole_ms:
-            yield "that is far more than the file, so that shares tell little; measure with one thread, on a quiet machine"
+            yield "far more than the file: shares tell little; measure with one thread on a quiet machine"
     if item.overhead_ms:
         yield (
             f"{item.overhead_ms * 1e3:.2g} µs were taken off each of them, which timing it takes; before, they summed"
