@@ -10,6 +10,7 @@ from coordatt_deploy.runtimes.operator_times import Method
 
 NO_LAYER = "no layer"
 DISTURBED = 1.2  # rows over file: an operator of the profiler's is a part of the file, and adds nothing to it
+APART = 2.0  # the same of pieces, of which each is called, and waits for threads, by itself
 NAMES = 3  # operators that a row names; it counts the others
 
 
@@ -36,6 +37,8 @@ def remarks(item: OperatorProfile) -> Iterator[str]:
             f"{item.runtime} tells no time per operator: {counted(parts, 'piece')}, a layer each, were timed as files"
             f" of their own, fed with what they get in the whole; they sum to {sums}"
         )
+        if item.rows_ms > APART * item.whole_ms:
+            yield "far more than the file: shares tell little; measure with one thread on a quiet machine"
     if item.overhead_ms:
         yield (
             f"{item.overhead_ms * 1e3:.2g} µs were taken off each of them, which timing it takes; before, they summed"

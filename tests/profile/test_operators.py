@@ -108,6 +108,9 @@ def test_operators_that_sum_to_far_more_than_the_file_were_disturbed():
     """
     assert "repeat it on a quiet machine" in " ".join(operator_texts.remarks(table(whole=500.0)))
     assert "repeat it" not in " ".join(operator_texts.remarks(table()))
+    apart = dataclasses.replace(table(), method="submodels")
+    assert "shares tell little" not in " ".join(operator_texts.remarks(apart))
+    assert "shares tell little" in " ".join(operator_texts.remarks(dataclasses.replace(apart, rows_ms=0.003)))
 
 
 def test_no_operator_takes_less_than_nothing():
