@@ -6,6 +6,7 @@ accuracy on the labelled images, size in bytes, and where latency is limited its
 ``choice`` says which one it is. Nothing is written where none keeps the limits.
 """
 
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -135,9 +136,9 @@ def search_tradeoff(bundle: Bundle, plan: TradeoffPlan, stages: Stages) -> tuple
     torch.set_num_threads(1)
     pairs, skipped = _pairs(bundle, plan)
     jobs, calibration = _jobs(bundle, plan, pairs, stages)
-    groups = {(job.kind, job.target_cpu): [] for job in jobs}  # type: dict[tuple[Format, TargetCpu | None], list[Job]]
+    groups: dict[tuple[Format, TargetCpu | None], list[Job]] = {}
     for job in jobs:
-        groups[job.kind, job.target_cpu].append(job)
+        groups.setdefault((job.kind, job.target_cpu), []).append(job)
     for kind, cpu in groups:
         _check_float(bundle, plan, kind, cpu)
     judge = image_judge(bundle, plan.images, calibration.data, plan.max_drop)
@@ -152,8 +153,8 @@ def search_tradeoff(bundle: Bundle, plan: TradeoffPlan, stages: Stages) -> tuple
     written = open_bundle(bundle.root, verify=False)
     records = []
     for item in outcomes:
-        job = None if item.winner is None else item.winner.job
-        records.append(item.record(None if job is None else save_replay(written, job)))
+        made_by = None if item.winner is None else item.winner.job
+        records.append(item.record(None if made_by is None else save_replay(written, made_by)))
     result = SearchResult(
         reached=all(item.reached for item in records),
         max_drop_points=plan.max_drop,
@@ -354,22 +355,28 @@ class _Trial:
     def _fitting(
         self, job: Job, data: CalibrationSet, costs: Sequence[LayerCost], size: float, least: int
     ) -> Sequence[LayerCost]:
-        """Return the layers that fit, as real files of them say; empty where none does."""
+        """Return the layers that fit, as real files of them say; empty where none does.
+
+        A file is estimated by its weights; what else changes with layers in float, the first real one tells.
+        """
         bytes_of = float_bytes(self.graph, job, data)
         room = size - least
+        fitting: Sequence[LayerCost] = ()
+        tried: set[tuple[str, ...]] = set()
         nearest_rounding = replace(job, recipe=replace(job.recipe, adjust=False))
         with Bench(self.graph, nearest_rounding, data) as bench:
             for _ in range(FITTINGS):
-                kept = fill(costs, bytes_of, room)
-                if not kept:
-                    return ()
+                kept = fill(costs, bytes_of, room) or fill(costs[:2], bytes_of, math.inf)
+                names = tuple(cost.name for cost in kept)
+                if not kept or names in tried:
+                    break
+                tried.add(names)
                 with bench.artifact([layer for cost in kept for layer in cost.layers]) as (_, artifact):
-                    over = artifact.bytes - size
-                if over <= 0:
-                    return kept
-                taken = sum(bytes_of[cost.name] for cost in kept)
-                room = min(room, taken) - over
-        return ()
+                    left = size - artifact.bytes
+                if left >= 0 and sum(cost.share for cost in kept) > sum(cost.share for cost in fitting):
+                    fitting = kept
+                room = sum(bytes_of[cost.name] for cost in kept) + left
+        return fitting
 
     def _timed(
         self, found: Sequence[Candidate], baseline: Artifact | None, limits: Limits, name: str
