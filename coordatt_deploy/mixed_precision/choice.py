@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from coordatt_deploy.mixed_precision.limits import Limit
-from coordatt_deploy.mixed_precision.result import CandidateRecord, Standing
+from coordatt_deploy.mixed_precision.result import CandidateRecord, LimitVerdict
 from coordatt_deploy.quantization.sensitivity import LayerCost
 
 LEAST_DROP: Final = 0.01  # points; what an excess over a drop of 0 is measured by
@@ -51,25 +51,28 @@ def weighed(item: CandidateRecord, limits: Limits) -> CandidateRecord:
     if not told or item.latency_ms is not None:  # a file that is too large anyhow need not have been timed
         latency = _latency(item, limits)
         told += [] if latency is None else [latency]
-    worst = Standing.KEEPS
-    for standing, _ in told:
-        worst = standing if standing is Standing.EXCEEDS or worst is Standing.KEEPS else worst
-    return replace(item, standing=worst, reasons=tuple(text for _, text in told))
+    worst = LimitVerdict.KEEPS
+    for verdict, _ in told:
+        worst = verdict if verdict is LimitVerdict.EXCEEDS or worst is LimitVerdict.KEEPS else worst
+    return replace(item, verdict=worst, reasons=tuple(text for _, text in told))
 
 
-Found = tuple[Standing, str]
+Found = tuple[LimitVerdict, str]
 
 
 def _size(item: CandidateRecord, limits: Limits) -> Found | None:
     if limits.size is None or item.size_bytes <= limits.size:
         return None
-    return Standing.EXCEEDS, f"{item.size_bytes:,} bytes are {item.size_bytes / limits.size:.2f} × {limits.size_text}"
+    return (
+        LimitVerdict.EXCEEDS,
+        f"{item.size_bytes:,} bytes are {item.size_bytes / limits.size:.2f} × {limits.size_text}",
+    )
 
 
 def _drop(item: CandidateRecord, limits: Limits) -> Found | None:
     if limits.max_drop is None or -limits.gain(item) <= limits.max_drop * (1 + 1e-12):
         return None
-    return Standing.EXCEEDS, f"it loses {-limits.gain(item):.4g}, more than {limits.max_drop:g}"
+    return LimitVerdict.EXCEEDS, f"it loses {-limits.gain(item):.4g}, more than {limits.max_drop:g}"
 
 
 def _latency(item: CandidateRecord, limits: Limits) -> Found | None:
@@ -81,14 +84,17 @@ def _latency(item: CandidateRecord, limits: Limits) -> Found | None:
     else:
         value, ends, unit = item.latency_ms, item.latency_interval_ms, " ms"
     if value is None or ends is None:
-        return Standing.UNDECIDED, "its latency is not known: other processes disturbed too much of the measurement"
+        return LimitVerdict.UNDECIDED, "its latency is not known: other processes disturbed too much of the measurement"
     low, high = ends
     if high <= limit.value:
         return None
     interval = f"{value:.3f}{unit}, 95 % interval {low:.3f} to {high:.3f}"
     if low > limit.value:
-        return Standing.EXCEEDS, f"its latency is {interval}, above {limit.text}"
-    return Standing.UNDECIDED, f"its latency is {interval}, which holds {limit.text}; a quieter machine may decide it"
+        return LimitVerdict.EXCEEDS, f"its latency is {interval}, above {limit.text}"
+    return (
+        LimitVerdict.UNDECIDED,
+        f"its latency is {interval}, which holds {limit.text}; a quieter machine may decide it",
+    )
 
 
 def pareto(items: Sequence[CandidateRecord], limits: Limits) -> frozenset[int]:
@@ -116,7 +122,7 @@ def choose(items: Sequence[CandidateRecord], limits: Limits, as_good: Callable[[
         limits: What they were weighed against.
         as_good: Whether the first, by its index, is as accurate as the second as far as the images tell.
     """
-    keeping = [index for index, item in enumerate(items) if item.standing is Standing.KEEPS]
+    keeping = [index for index, item in enumerate(items) if item.verdict is LimitVerdict.KEEPS]
     if not keeping:
         return None
 
@@ -139,16 +145,25 @@ def nearest(items: Sequence[CandidateRecord], limits: Limits) -> int | None:
 
 
 def fill(costs: Sequence[LayerCost], bytes_of: Mapping[str, int], room: float) -> list[LayerCost]:
-    """Return the layers to put back into float: the most noise for a byte first, as long as they fit into *room*.
+    """Return the layers to put back into float, as long as they fit into *room*.
+
+    The most noise for a byte comes first, or the most noise, whichever takes more of it away.
 
     Args:
         costs: Layers that may be kept; never all of them are.
         bytes_of: What each adds to the file, by name.
         room: Bytes that the limit leaves.
     """
+    by_byte = sorted(costs, key=lambda cost: cost.share / max(bytes_of[cost.name], 1), reverse=True)
+    by_noise = sorted(costs, key=lambda cost: cost.share, reverse=True)  # a great one may need the room of many small
+    found = [_filled(order, bytes_of, room) for order in (by_byte, by_noise)]
+    return max(found, key=lambda kept: sum(cost.share for cost in kept))
+
+
+def _filled(order: Sequence[LayerCost], bytes_of: Mapping[str, int], room: float) -> list[LayerCost]:
     kept: list[LayerCost] = []
-    for cost in sorted(costs, key=lambda cost: cost.share / max(bytes_of[cost.name], 1), reverse=True):
-        if len(kept) < len(costs) - 1 and cost.share > 0 and bytes_of[cost.name] <= room:
+    for cost in order:
+        if len(kept) < len(order) - 1 and cost.share > 0 and bytes_of[cost.name] <= room:
             kept.append(cost)
             room -= bytes_of[cost.name]
     return kept

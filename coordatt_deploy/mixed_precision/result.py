@@ -94,7 +94,7 @@ class AttemptRecord:
     gained: int | None
 
 
-class Standing(enum.StrEnum):
+class LimitVerdict(enum.StrEnum):
     """What a file is against the limits: their weakest point."""
 
     KEEPS = "keeps"
@@ -120,7 +120,7 @@ class CandidateRecord:
         latency_interval_ms: 95 % interval of the median.
         latency_ratio: To the float file, in turns with it.
         ratio_interval: 95 % interval of that.
-        standing: Against the limits.
+        verdict: Against the limits.
         reasons: What it exceeds, or what cannot be decided; a sentence each.
         pareto: Whether no other is at least as accurate, small and fast, and better in one of them.
         chosen: Whether it is the one.
@@ -139,7 +139,7 @@ class CandidateRecord:
     latency_interval_ms: tuple[float, float] | None = None
     latency_ratio: float | None = None
     ratio_interval: tuple[float, float] | None = None
-    standing: Standing = Standing.KEEPS
+    verdict: LimitVerdict = LimitVerdict.KEEPS
     reasons: tuple[str, ...] = ()
     pareto: bool = False
     chosen: bool = False

@@ -6,7 +6,6 @@ accuracy on the labelled images, size in bytes, and where latency is limited its
 ``choice`` says which one it is. Nothing is written where none keeps the limits.
 """
 
-import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -38,7 +37,13 @@ from coordatt_deploy.host import describe
 from coordatt_deploy.logs import logged, set_environment
 from coordatt_deploy.mixed_precision.choice import Limits, choose, fill, nearest, pareto, weighed
 from coordatt_deploy.mixed_precision.ranking import Bench, float_bytes, job_name, ranked_alone
-from coordatt_deploy.mixed_precision.result import CandidateRecord, FormatSearch, SearchDataset, SearchResult, Standing
+from coordatt_deploy.mixed_precision.result import (
+    CandidateRecord,
+    FormatSearch,
+    LimitVerdict,
+    SearchDataset,
+    SearchResult,
+)
 from coordatt_deploy.mixed_precision.search import save_replay
 from coordatt_deploy.mixed_precision.search_plan import TradeoffPlan
 from coordatt_deploy.mixed_precision.trials import ImageJudge, image_judge, make_in, move, with_float
@@ -338,7 +343,7 @@ class _Trial:
         costs = [cost for cost in ranked_alone(self.graph, job, data, self.stages) if cost.layers and cost.share > 0]
         sets: list[Sequence[LayerCost]] = []
         if limits.size is not None:
-            sets.append(self._fitting(job, data, costs, limits.size, static.record.size_bytes))
+            sets.append(self._fitting(job, data, costs, limits.size))
         if limits.latency is not None:
             sets += [costs[:count] for count in FLOAT_LAYERS if count < len(costs)]
         made: list[Candidate] = []
@@ -352,21 +357,19 @@ class _Trial:
                 step()
         return len(costs), made
 
-    def _fitting(
-        self, job: Job, data: CalibrationSet, costs: Sequence[LayerCost], size: float, least: int
-    ) -> Sequence[LayerCost]:
+    def _fitting(self, job: Job, data: CalibrationSet, costs: Sequence[LayerCost], size: float) -> Sequence[LayerCost]:
         """Return the layers that fit, as real files of them say; empty where none does.
 
-        A file is estimated by its weights; what else changes with layers in float, the first real one tells.
+        Files are estimated by their weights; what else changes with layers in float, the costliest alone tells.
         """
         bytes_of = float_bytes(self.graph, job, data)
-        room = size - least
+        room = 0.0
         fitting: Sequence[LayerCost] = ()
         tried: set[tuple[str, ...]] = set()
         nearest_rounding = replace(job, recipe=replace(job.recipe, adjust=False))
         with Bench(self.graph, nearest_rounding, data) as bench:
             for _ in range(FITTINGS):
-                kept = fill(costs, bytes_of, room) or fill(costs[:2], bytes_of, math.inf)
+                kept = fill(costs, bytes_of, room) if tried else list(costs[:1])
                 names = tuple(cost.name for cost in kept)
                 if not kept or names in tried:
                     break
@@ -385,7 +388,7 @@ class _Trial:
         if limits.latency is None:
             return list(found)
         others = replace(limits, latency=None)
-        keeping = [item for item in found if weighed(item.record, others).standing is Standing.KEEPS] or list(found)
+        keeping = [item for item in found if weighed(item.record, others).verdict is LimitVerdict.KEEPS] or list(found)
         inputs: Feeds = {key: values[0] for key, values in self.bundle.golden("inputs").items()}
         entries = {item.artifact.path: OpenFile(item.folder / item.artifact.path, item.artifact, inputs)
                    for item in keeping}  # fmt: skip

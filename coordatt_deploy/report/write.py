@@ -45,11 +45,15 @@ def _contents(bundle: Bundle, moment: datetime) -> Contents:
     hashes = {artifact.path: artifact.sha256 for artifact in bundle.manifest.artifacts}
     kept = read_results(bundle)
     parity, profile, accuracy, counted = kept.parity, kept.profile, kept.accuracy, kept.instructions
-    elsewhere = (*counted.values(), *kept.accuracy_elsewhere.values(), *kept.latency_elsewhere.values())
+    elsewhere = (
+        *(run for item in counted.values() for run in item.runs),
+        *(run for item in kept.accuracy_elsewhere.values() for run in item.runs),
+        *(run for item in kept.latency_elsewhere.values() for run in item.runs),
+    )
     sensitivity = read_kept(bundle, "sensitivity.json", partial(document, Sensitivity))
     searched = read_kept(bundle, "search.json", partial(document, SearchResult))
     runs = sorted(
-        (*parity.runs, *profile.runs, *accuracy.runs, *(run for item in elsewhere for run in item.runs)),
+        (*parity.runs, *profile.runs, *accuracy.runs, *elsewhere),
         key=lambda run: run.time or "",
     )
     if not runs and sensitivity is None:

@@ -38,9 +38,9 @@ from coordatt_deploy.mixed_precision.result import (
     FormatSearch,
     FormatSensitivity,
     LayerCostRecord,
+    LimitVerdict,
     SearchDataset,
     SearchResult,
-    Standing,
     Sensitivity,
 )
 from coordatt_deploy.parity.layers import LayerVerdict
@@ -332,8 +332,8 @@ def test_what_other_commands_found_is_on_the_page() -> None:
 
 def weighed_search(name: str = "w4") -> SearchResult:
     files = (
-        CandidateRecord("fp32", "onnx/net_fp32.onnx", None, (), 2_000_000, 0.0, (-1.0, 1.0), standing=Standing.EXCEEDS,
-                        reasons=("2,000,000 bytes are 2.00 × 1MB",), pareto=True),
+        CandidateRecord("fp32", "onnx/net_fp32.onnx", None, (), 2_000_000, 0.0, (-1.0, 1.0),
+                        verdict=LimitVerdict.EXCEEDS, reasons=("2,000,000 bytes are 2.00 × 1MB",), pareto=True),
         CandidateRecord(name, "onnx/net_w4.onnx", name, (), 600_000, -0.5, (-1.5, 0.5), latency_ms=1.0,
                         latency_ratio=0.5, ratio_interval=(0.45, 0.55), pareto=True, chosen=True),
     )  # fmt: skip

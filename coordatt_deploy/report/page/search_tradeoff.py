@@ -8,7 +8,7 @@ from typing import Final
 from markupsafe import Markup
 
 from coordatt_deploy.evaluation.result import MetricRecord
-from coordatt_deploy.mixed_precision.result import CandidateRecord, FormatSearch, SearchResult, Standing
+from coordatt_deploy.mixed_precision.result import CandidateRecord, FormatSearch, LimitVerdict, SearchResult
 from coordatt_deploy.report.page.figures import Row, Table
 from coordatt_deploy.report.page.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, frame, line, ticks, told, words
 
@@ -54,7 +54,7 @@ def _view(result: FormatSearch, document: SearchResult, number: int) -> Tradeoff
 
 
 def _row(item: CandidateRecord, metric: MetricRecord | None) -> Row:
-    word = "chosen" if item.chosen else item.standing.value
+    word = "chosen" if item.chosen else item.verdict.value
     cells = (
         f"{item.size_bytes:,}",
         _figure(item.points, metric),
@@ -63,7 +63,7 @@ def _row(item: CandidateRecord, metric: MetricRecord | None) -> Row:
         _interval(item.ratio_interval, "{:.3f}".format),
     )
     names = (f"{item.name}{' *' if item.pareto else ''}", word)
-    return Row(names, cells, bad=item.standing is Standing.EXCEEDS, note="; ".join(item.reasons) or "–")
+    return Row(names, cells, bad=item.verdict is LimitVerdict.EXCEEDS, note="; ".join(item.reasons) or "–")
 
 
 def _plot(number: int, name: str, items: Sequence[CandidateRecord], metric: MetricRecord | None) -> Markup:
@@ -93,7 +93,7 @@ def _plot(number: int, name: str, items: Sequence[CandidateRecord], metric: Metr
         body.append(line(x(one.size_bytes), y(one.points), x(other.size_bytes), y(other.points), "curve"))
     for index, item in enumerate(items):
         cx, cy = x(item.size_bytes), y(item.points)
-        kind = " bad" if item.standing is Standing.EXCEEDS else ""
+        kind = " bad" if item.verdict is LimitVerdict.EXCEEDS else ""
         disc = Markup('<circle class="disc{}" cx="{:.1f}" cy="{:.1f}" r="{:.1f}"/>').format(kind, cx, cy, DISC)
         left = min(max(cx - len(item.name) * LETTER / 2, LEFT), WIDTH - len(item.name) * LETTER)
         text = f"{item.name}: {item.size_bytes:,} bytes, {_figure(item.points, metric)}"

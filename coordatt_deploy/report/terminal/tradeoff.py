@@ -5,12 +5,12 @@ from pathlib import Path
 from rich.console import Console
 
 from coordatt_deploy.evaluation.result import MetricRecord
-from coordatt_deploy.mixed_precision.result import CandidateRecord, FormatSearch, SearchResult, Standing
+from coordatt_deploy.mixed_precision.result import CandidateRecord, FormatSearch, LimitVerdict, SearchResult
 from coordatt_deploy.plurals import counted
 from coordatt_deploy.report.terminal.console import bundle_command, line, new_console, say
 from coordatt_deploy.report.terminal.tables import Cell, Column, show_table
 
-STYLES = {Standing.KEEPS: "green", Standing.UNDECIDED: "yellow", Standing.EXCEEDS: "bold red"}
+STYLES = {LimitVerdict.KEEPS: "green", LimitVerdict.UNDECIDED: "yellow", LimitVerdict.EXCEEDS: "bold red"}
 
 
 def show_tradeoff(document: SearchResult, bundle: Path) -> None:
@@ -98,8 +98,8 @@ def _show(console: Console, result: FormatSearch, document: SearchResult, bundle
 
 def _row(item: CandidateRecord, metric: MetricRecord | None, *, timed: bool) -> tuple[Cell, ...]:
     name = f"{item.name}{' *' if item.pareto else ''}"
-    word = "chosen" if item.chosen else item.standing.value
-    style = "bold green" if item.chosen else STYLES[item.standing]
+    word = "chosen" if item.chosen else item.verdict.value
+    style = "bold green" if item.chosen else STYLES[item.verdict]
     interval = item.interval_points
     ends = "–" if interval is None else f"{_figure(interval[0], metric)} … {_figure(interval[1], metric)}"
     cells: tuple[Cell, ...] = (
