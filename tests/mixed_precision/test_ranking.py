@@ -295,7 +295,7 @@ def test_limits_of_size_and_latency(onnx_bundle):
     sizes = {
         item["name"]: item["size_bytes"] for item in json.loads(small.stdout)["search"]["results"][0]["candidates"]
     }
-    limit = sizes["fp32"] - 500
+    limit = sizes["fp32"] - 1
     found = run(*arguments, "--recipe", "static_wi8_ai8", "--max-size", f"{limit}B", "--json")
     document = json.loads(found.stdout)["search"]
     (result,) = document["results"]
