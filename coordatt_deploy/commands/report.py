@@ -48,8 +48,12 @@ def report(bundle: Path, output: Path | None, added: tuple[Path, ...], place: st
         add(opened, additions)
         path = write_page(opened, output)
     if as_json:
-        kept = [{"file": f"reports/{item.name}", "place": item.place, "command": item.command} for item in additions]
-        print_document({"report": str(path), "added": kept})
+        print_document({
+            "report": str(path),
+            "added": [
+                {"file": f"reports/{item.name}", "place": item.place, "command": item.command} for item in additions
+            ],
+        })  # fmt: skip
         return
     for item in additions:
         runs = counted(len(item.reports.runs), "run")
