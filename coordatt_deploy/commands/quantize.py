@@ -26,7 +26,7 @@ from coordatt_deploy.formats import Format, TargetCpu
 
 if TYPE_CHECKING:
     from coordatt_deploy.conversion.plan import QuantizePlan
-    from coordatt_deploy.mixed_precision.search_plan import SearchPlan
+    from coordatt_deploy.mixed_precision.search_plan import SearchImages, SearchPlan, TradeoffPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,8 @@ class QuantizeOptions:
         target_cpus: Empty for those of the bundle's float files.
         sensitivity: Rank the layers, and write nothing.
         max_drop: By how much the metric may be worse; None for no search.
+        max_size: Of a file, as it was written; None for any size.
+        max_latency: The same of a call.
         metric: What is scored in the search; None for what the labels are made for.
         dataset: Labelled images for the search.
         limit: How many of them at most.
@@ -54,6 +56,8 @@ class QuantizeOptions:
     target_cpus: tuple[TargetCpu, ...] = ()
     sensitivity: bool = False
     max_drop: float | None = None
+    max_size: str | None = None
+    max_latency: str | None = None
     metric: str | None = None
     dataset: str | None = None
     limit: int | None = None
@@ -84,13 +88,23 @@ class QuantizeOptions:
         " keeps the fewest layers in float that this takes, else exit code 1.",
     ),
     click.option(
+        "--max-size",
+        metavar="SIZE",
+        help="1MB, 700kB, or 0.3x of the float file: writes the most accurate that is no larger, else exit code 1.",
+    ),
+    click.option(
+        "--max-latency",
+        metavar="TIME",
+        help="5ms, or 0.9x of the float file, which takes turns with it: the same for the latency on this CPU.",
+    ),
+    click.option(
         "--metric",
         metavar="top-1|miou|FILE.py:FUNCTION",
-        help="What is scored for --max-drop.  [default: top-1 for classes, mIoU for masks]",
+        help="What is scored in a search.  [default: top-1 for classes, mIoU for masks]",
     ),
     click.option(
         "--dataset",
-        help="Labelled images for --max-drop, as evaluate takes them.  [default: the calibration data's labels]",
+        help="Labelled images for a search, as evaluate takes them.  [default: the calibration data's labels]",
     ),
     click.option("--limit", type=int, help="Only so many of these images, drawn at random."),
     strict_option,
@@ -106,6 +120,10 @@ def quantize(options: QuantizeOptions, bundle: Path, as_json: bool) -> None:
     --sensitivity ranks the layers, by simulation, and measures the costliest with real artifacts. --max-drop searches
     for the fewest layers that must stay in float, and writes what it found into a recipe file that replays it.
 
+    --max-size and --max-latency try every recipe that a format has (or those of --recipe) and write the most accurate
+    file that keeps all limits; of those that the images cannot tell apart, the smallest, or without --max-size the
+    fastest. Where none keeps them, nothing is written, and what comes nearest is named.
+
     \b
     Example:
         coordatt-deploy quantize mobilenetv2_ca_035.digits
@@ -113,22 +131,26 @@ def quantize(options: QuantizeOptions, bundle: Path, as_json: bool) -> None:
         coordatt-deploy quantize ca_100 --recipe dynamic_wi8_afp32 --recipe palettized_w6
         coordatt-deploy quantize ca_100 --calibration-data photos --sensitivity --format tflite
         coordatt-deploy quantize ca_100 --calibration-data photos --max-drop 0.5 --dataset validation
+        coordatt-deploy quantize ca_100 --calibration-data photos --max-size 1MB --max-drop 1 --dataset validation
         coordatt-deploy quantize detector --max-drop 0.01 --metric map.py:mean --calibration-data street
     """
+    limited = options.max_size is not None or options.max_latency is not None
+    if limited and options.sensitivity:
+        raise UsageError("--sensitivity ranks layers and writes nothing; leave it out, or the limits")
+    tradeoff = _tradeoff_plan(options) if limited else None
+    if tradeoff is not None:
+        _weigh(bundle, tradeoff, as_json=as_json)
     plan = _plan(options)
     if options.max_drop is not None:
         _rank(bundle, plan, _search_plan(plan, options, options.max_drop), options, as_json=as_json)
     searching = options.dataset is not None or options.limit is not None or options.metric is not None
+    ours = "--dataset, --metric and --limit are for --max-drop, --max-size and --max-latency"
     if options.sensitivity:
         if searching:
-            raise UsageError(
-                "--dataset, --metric and --limit are for --max-drop; the ranking uses the calibration data"
-            )
+            raise UsageError(f"{ours}; the ranking uses the calibration data")
         _rank(bundle, plan, None, options, as_json=as_json)
     if searching:
-        raise UsageError(
-            "--dataset, --metric and --limit are for --max-drop; to measure what is there: coordatt-deploy evaluate"
-        )
+        raise UsageError(f"{ours}; to measure what is there: coordatt-deploy evaluate")
     _quantize(bundle, plan, as_json=as_json)
 
 
@@ -155,14 +177,15 @@ def _quantize(bundle: Path, plan: "QuantizePlan", *, as_json: bool) -> NoReturn:
     sys.exit(1 if written.refused else 0)
 
 
-def _plan(options: QuantizeOptions) -> "QuantizePlan":
+def _plan(options: QuantizeOptions, *, every_recipe: bool = False) -> "QuantizePlan":
     # When the options are right, what makes the plan: see coordatt_deploy.cli.
     from coordatt_deploy.conversion.plan import QuantizePlan
     from coordatt_deploy.data.calibration import COUNT
     from coordatt_deploy.host import command_line
-    from coordatt_deploy.quantization.recipes import STATIC_INT8, load_recipe
+    from coordatt_deploy.quantization.recipes import STATIC_INT8, all_recipes, load_recipe
 
-    recipes = [load_recipe(name) for name in options.recipes or (STATIC_INT8,)]
+    usual = all_recipes() if every_recipe else (STATIC_INT8,)
+    recipes = [load_recipe(name) for name in options.recipes or usual]
     calibration = options.calibration
     if calibration.ranges is not None:
         recipes = [replace(recipe, ranges=calibration.ranges) for recipe in recipes]
@@ -181,9 +204,48 @@ def _plan(options: QuantizeOptions) -> "QuantizePlan":
 
 def _search_plan(plan: "QuantizePlan", options: QuantizeOptions, max_drop: float) -> "SearchPlan":
     # When the options are right, what makes the plan: see coordatt_deploy.cli.
-    from coordatt_deploy.mixed_precision.search_plan import SearchPlan
+    from coordatt_deploy.mixed_precision.search_plan import MAX_DROP, SearchPlan
 
-    return SearchPlan(plan, max_drop, dataset=options.dataset, limit=options.limit, metric=options.metric)
+    return SearchPlan(plan, max_drop, _search_images(options, MAX_DROP))
+
+
+def _search_images(options: QuantizeOptions, option: str) -> "SearchImages":
+    # When the options are right, what makes the plan: see coordatt_deploy.cli.
+    from coordatt_deploy.mixed_precision.search_plan import SearchImages
+
+    return SearchImages(
+        option, dataset=options.dataset, limit=options.limit, seed=options.calibration.seed, metric=options.metric
+    )
+
+
+def _tradeoff_plan(options: QuantizeOptions) -> "TradeoffPlan":
+    # When the options are right, what makes the plan: see coordatt_deploy.cli.
+    from coordatt_deploy.mixed_precision.search_plan import TradeoffPlan, limits_of
+
+    size, latency = limits_of(options.max_size, options.max_latency)
+    every = not options.recipes
+    images = _search_images(options, "--max-latency" if size is None else "--max-size")
+    return TradeoffPlan(_plan(options, every_recipe=every), size, latency, options.max_drop, images, every_recipe=every)
+
+
+def _weigh(bundle: Path, plan: "TradeoffPlan", *, as_json: bool) -> NoReturn:
+    """Search for the files that keep the limits, print, and end the command."""
+    # When the plan is right, what does the work (torch among it): see coordatt_deploy.cli.
+    from coordatt_deploy.bundle import open_bundle
+    from coordatt_deploy.bundle_writing import check_free
+    from coordatt_deploy.mixed_precision.tradeoff import search_tradeoff
+    from coordatt_deploy.report.terminal import console
+    from coordatt_deploy.report.terminal.tradeoff import show_tradeoff
+
+    with console.bars() as stages:
+        opened = open_bundle(bundle)
+        check_free(bundle)
+        _, found = search_tradeoff(opened, plan, stages)
+    if as_json:
+        print_document({"bundle": str(bundle), "search": document_of(found)})
+    else:
+        show_tradeoff(found, bundle)
+    sys.exit(0 if found.reached else 1)
 
 
 def _rank(

@@ -30,7 +30,7 @@ from coordatt_deploy.exporters import quantizer
 from coordatt_deploy.format_modules import need_converters
 from coordatt_deploy.formats import Format
 from coordatt_deploy.graph.execution import prepare
-from coordatt_deploy.graph.graph import Graph
+from coordatt_deploy.graph.graph import Graph, weight
 from coordatt_deploy.graph.saved_graph import load_graph
 from coordatt_deploy.graph.source_weights import check_source_weights
 from coordatt_deploy.host import describe
@@ -68,7 +68,7 @@ def rank_layers(bundle: Bundle, plan: QuantizePlan, stages: Stages) -> tuple[lis
         check_source_weights(bundle.root / "reference", bundle.manifest)
         graph = load_graph(bundle.root / "reference")
         for job in jobs:
-            costs = _ranked(graph, job, data, stages)
+            costs = ranked_alone(graph, job, data, stages)
             verified, judged = _verified(graph, job, data, costs, stages)
             found.append((job, verified))
             warnings.append(judged)
@@ -120,12 +120,25 @@ def job_name(job: Job) -> str:
     return " ".join(filter(None, [job.kind.value, job.target_cpu]))
 
 
-def _ranked(graph: Graph, job: Job, data: CalibrationSet, stages: Stages) -> list[LayerCost]:
+def ranked_alone(graph: Graph, job: Job, data: CalibrationSet, stages: Stages) -> list[LayerCost]:
+    """Return the layers, the costliest first, by simulation alone."""
     lowered = lower_and_equalise(graph, job.recipe, job.kind, target_cpu=job.target_cpu, data=data)[0]
     levels = quantizer(job.kind).weight_levels(job.target_cpu)
     integer = quantizer(job.kind).integer_operators()
     with stages.stage(f"each layer alone, {job_name(job)}", len(units(lowered, integer))) as step:
         return rank(lowered, data, method=job.recipe.ranges, levels=levels, integer=integer, step=step)
+
+
+def float_bytes(graph: Graph, job: Job, data: CalibrationSet) -> dict[str, int]:
+    """Return about how many bytes more a file has with each layer in float: by name, 3 for each of its weights."""
+    lowered = lower_and_equalise(graph, job.recipe, job.kind, target_cpu=job.target_cpu, data=data)[0]
+    nodes = {node.name: node for node in lowered.module.graph.nodes}
+    found = {}
+    for unit in units(lowered, quantizer(job.kind).integer_operators()):
+        read = {source for name in unit.nodes for source in nodes[name].all_input_nodes}
+        tensors = (weight(lowered.module, source) for source in read)
+        found[unit.name] = 3 * sum(tensor.numel() for tensor in tensors if tensor is not None)
+    return found
 
 
 def _verified(

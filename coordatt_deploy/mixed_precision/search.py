@@ -7,48 +7,35 @@ as a recipe file replays it, with weights rounded on data around the layers in f
 may do. Every verdict comes from an artifact on labelled images.
 """
 
-import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from coordatt_deploy.artifact_specs import Artifact
-from coordatt_deploy.bundle import Bundle, artifact_name, open_bundle
+from coordatt_deploy.bundle import Bundle, open_bundle
 from coordatt_deploy.bundle_writing import finish, writing
 from coordatt_deploy.conversion.held_out_images import write_held_out
-from coordatt_deploy.conversion.jobs import QuantizedArtifact, make
+from coordatt_deploy.conversion.jobs import QuantizedArtifact
 from coordatt_deploy.conversion.plan import Job
 from coordatt_deploy.conversion.quantize_run import with_artifacts
-from coordatt_deploy.data.calibration import DIGITS, SCENES
-from coordatt_deploy.data.dataset import Dataset
-from coordatt_deploy.data.labelled import CALIBRATION_DIGITS, CALIBRATION_SCENES, open_dataset
 from coordatt_deploy.documents import dump
-from coordatt_deploy.errors import ConversionError, UsageError
-from coordatt_deploy.evaluation.judge import judge as judged_by
-from coordatt_deploy.evaluation.metric_choice import classes_of, image_input, own_metric, scoring_of
-from coordatt_deploy.evaluation.predict import Predictions, Trial, run
 from coordatt_deploy.evaluation.result import Accuracy, MetricRecord
-from coordatt_deploy.evaluation.scoring import Scoring
-from coordatt_deploy.formats import Format, TargetCpu
 from coordatt_deploy.graph.graph import Graph
 from coordatt_deploy.graph.saved_graph import load_graph
-from coordatt_deploy.host import available_cores, describe
 from coordatt_deploy.logs import logged
 from coordatt_deploy.mixed_precision.ranking import Bench, RankedJob, job_name
 from coordatt_deploy.mixed_precision.result import AttemptRecord, FormatSearch, SearchDataset, SearchResult
 from coordatt_deploy.mixed_precision.search_plan import SearchPlan
 from coordatt_deploy.mixed_precision.smallest_set import prune, smallest_passing_set
+from coordatt_deploy.mixed_precision.trials import ImageJudge, image_judge, make_in, move, with_float
 from coordatt_deploy.progress import Stages
-from coordatt_deploy.quantization.recipes import Recipe, save_recipe
+from coordatt_deploy.quantization.recipes import save_recipe
 from coordatt_deploy.quantization.sensitivity import LayerCost
-from coordatt_deploy.runtimes.host_effects import host_effect
 from coordatt_deploy.scratch import Scratch
 
-PACKAGED: Final = {DIGITS: CALIBRATION_DIGITS, SCENES: CALIBRATION_SCENES}  # the labels of calibration data
-MANY: Final = 1000  # images from which on several processes pay
 REPORTS: Final = "reports"
 
 
@@ -140,7 +127,7 @@ def search(
         UsageError: The images have no labels, or not those of the model or of the metric.
         MetricError: A metric of the user's own raises, or gives no number.
     """
-    judge = _judge(bundle, plan, ranked)
+    judge = image_judge(bundle, plan.images, ranked[0][0].data, plan.max_drop)
     with logged("search"):
         with stages.stage(f"reference on {len(judge.dataset):,} images", len(judge.dataset)) as step:
             judge.ask_reference(step)
@@ -156,7 +143,7 @@ def search(
     written = open_bundle(bundle.root, verify=False)
     for index, outcome in enumerate(outcomes):
         if outcome.reached:
-            outcomes[index] = replace(outcome, recipe_file=_save(written, outcome))
+            outcomes[index] = replace(outcome, recipe_file=save_replay(written, outcome.job))
     result = SearchResult(
         reached=all(outcome.reached for outcome in outcomes),
         max_drop_points=plan.max_drop,
@@ -173,83 +160,15 @@ def search(
     return written, result
 
 
-def _save(bundle: Bundle, outcome: SearchOutcome) -> str:
-    name = f"{REPORTS}/recipe-{job_name(outcome.job).replace(' ', '-')}.json"
-    save_recipe(outcome.job.recipe, bundle.reports() / Path(name).name)
+def save_replay(bundle: Bundle, job: Job) -> str:
+    """Write the recipe file that replays *job*; returns its path in the bundle."""
+    name = f"{REPORTS}/recipe-{job_name(job).replace(' ', '-')}.json"
+    save_recipe(job.recipe, bundle.reports() / Path(name).name)
     return name
 
 
-def _judge(bundle: Bundle, plan: SearchPlan, ranked: Sequence[RankedJob]) -> "_Judge":
-    own = own_metric(plan.metric)
-    classes = classes_of(bundle)
-    dataset = _labelled(bundle, plan, ranked, classes)
-    scoring = scoring_of(bundle, plan.metric, dataset, own)
-    return _Judge(bundle, dataset, scoring, classes, plan.max_drop, plan.workers)
-
-
-def _labelled(bundle: Bundle, plan: SearchPlan, ranked: Sequence[RankedJob], classes: int | None) -> Dataset:
-    labels = bundle.manifest.model.labels
-    source = plan.dataset
-    try:
-        if source is None:
-            data = ranked[0][0].data
-            assert data is not None  # noqa: S101 - a static recipe has it
-            source = PACKAGED.get(data.source, data.source)
-        dataset = open_dataset(source, labels, classes, plan.labels_by, image_input(bundle))
-    except UsageError as error:
-        if plan.dataset is not None:
-            raise
-        raise UsageError(f"--max-drop needs labelled images; the calibration data has no labels: {error}") from error
-    return dataset if plan.limit is None else dataset.limited(plan.limit, plan.quantize.seed)
-
-
-@dataclass(slots=True)
-class _Judge:
-    """Says what an artifact is worth against the reference, and whether it loses more than *max_drop*.
-
-    *judged* says of formats and CPUs how their artifacts were judged where this CPU makes something else of them.
-    """
-
-    bundle: Bundle
-    dataset: Dataset
-    scoring: Scoring
-    classes: int | None
-    max_drop: float
-    workers: int | None
-    reference: Predictions | None = None
-    judged: dict[tuple[Format, TargetCpu | None], str] = field(default_factory=dict)
-
-    @property
-    def images(self) -> int:
-        return 0 if self.reference is None else len(self.reference.rows)
-
-    def ask_reference(self, step: Callable[[], None]) -> None:
-        self.reference = self._answers(Trial(self.bundle, (), True, image_input(self.bundle).name, self.scoring), step)
-
-    def ask(self, folder: Path, artifact: Artifact) -> Accuracy:
-        assert self.reference is not None  # noqa: S101 - it is asked first
-        there = Bundle(folder, self.bundle.manifest)
-        effect = host_effect(there.path(artifact.path), artifact, describe())
-        exact: frozenset[str] = frozenset()
-        if effect is not None and effect.foreign:
-            exact, self.judged[artifact.format, artifact.target_cpu] = frozenset((artifact.path,)), effect.judged()
-        input_name = image_input(self.bundle).name
-        answers = self._answers(Trial(there, (artifact,), False, input_name, self.scoring, exact_sums=exact))
-        both = self.reference.beside(answers)
-        return judged_by([None, artifact], both, self.dataset, self.scoring, self.classes, self.max_drop)[1]
-
-    def _answers(self, trial: Trial, step: Callable[[], None] = lambda: None) -> Predictions:
-        workers = self.workers or (available_cores() if len(self.dataset) >= MANY else 1)
-        answers = run(trial, self.dataset.images, workers, step)
-        for failure in answers.failures.values():
-            raise ConversionError(failure.text)
-        if not len(answers.rows):
-            raise UsageError(f"none of the images of {self.dataset.source} can be read: {answers.unreadable[0][1]}")
-        return answers
-
-
 def _search_one(
-    graph: Graph, job: Job, costs: Sequence[LayerCost], judge: _Judge, staging: Path, stages: Stages
+    graph: Graph, job: Job, costs: Sequence[LayerCost], judge: ImageJudge, staging: Path, stages: Stages
 ) -> tuple[SearchOutcome, QuantizedArtifact | None]:
     """Search one format; what was found goes into *staging*, the bundle that is being written."""
     data = job.data
@@ -282,10 +201,10 @@ def _search_one(
 
         def whole(kept: Sequence[LayerCost]) -> bool:
             folder = Path(tempfile.mkdtemp(dir=scratch))
-            made = _make_in(folder, _with_float(job, _layers(kept)))
+            made = make_in(folder, with_float(job, _layers(kept)))
             works = judged(kept, folder, made.artifact, whole=True)
             if works:
-                good[len(attempts)] = folder, _with_float(job, _layers(kept)), made
+                good[len(attempts)] = folder, with_float(job, _layers(kept)), made
             return works
 
         kept = [] if whole([]) else smallest_passing_set(ranking, holds)
@@ -294,7 +213,7 @@ def _search_one(
             return SearchOutcome(job, len(ranking), attempts[-1].kept, tuple(attempts), False), None
         at = max(number for number in good if attempts[number - 1].kept == tuple(cost.name for cost in kept))
         folder, final, made = good[at]
-        _move(made.artifact, folder, staging)
+        move(made.artifact, folder, staging)
         write_held_out(replace(final, root=staging))
     ordered = (*attempts[: at - 1], *attempts[at:], attempts[at - 1])
     return SearchOutcome(final, len(ranking), attempts[at - 1].kept, ordered, True), made
@@ -302,32 +221,3 @@ def _search_one(
 
 def _layers(kept: Sequence[LayerCost]) -> list[str]:
     return [layer for cost in kept for layer in cost.layers]
-
-
-def _with_float(job: Job, layers: Sequence[str]) -> Job:
-    recipe: Recipe = replace(job.recipe, float_layers=tuple(dict.fromkeys([*job.final_recipe.float_layers, *layers])))
-    return replace(job, recipe=recipe, path=artifact_name(job.spec.name, job.kind, recipe.name, job.target_cpu))
-
-
-def _make_in(folder: Path, job: Job) -> QuantizedArtifact:
-    """Make an artifact as the second stage does, in a folder that stands for the bundle."""
-    (folder / "reference").symlink_to((job.root / "reference").absolute())
-    if job.source is not None:
-        for relative in (job.source.path, job.source.layers):
-            _copy(job.root / relative, folder / relative)
-    return make(replace(job, root=folder))
-
-
-def _move(artifact: Artifact, source: Path, target: Path) -> None:
-    for relative in (artifact.path, artifact.layers):
-        _copy(source / relative, target / relative)
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.is_dir():
-        shutil.rmtree(target)
-    if source.is_dir():
-        shutil.copytree(source, target)
-    else:
-        shutil.copyfile(source, target)

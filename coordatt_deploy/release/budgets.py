@@ -14,7 +14,6 @@ precision or recipe and CPU, then the format, then ``all``.
 
 import enum
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.errors import UsageError, nearest
 from coordatt_deploy.formats import FORMATS, Format, Precision, TargetCpu
 from coordatt_deploy.toml_files import TomlFile, read_toml
+from coordatt_deploy.units import ABSOLUTE, BYTES, RELATIVE, TIMES
 
 BASELINE: Final = "baseline"
 ALL: Final = "all"
@@ -50,8 +50,6 @@ class Undecided(enum.StrEnum):
     PASS = "pass"  # noqa: S105 - no password
 
 
-BYTES: Final = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
-TIMES: Final = {"us": 1e-3, "ms": 1.0, "s": 1e3}  # in milliseconds
 COUNTS: Final = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 
 
@@ -84,9 +82,6 @@ SCALES: Final[Mapping[BudgetKind, Scale]] = {
     BudgetKind.COLD_START: Scale(TIMES, '"300 ms"'),
 }
 
-NUMBER: Final = r"(\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)"
-ABSOLUTE: Final = re.compile(rf"{NUMBER}\s*([A-Za-z%]*)")
-RELATIVE: Final = re.compile(rf"{NUMBER}\s*[x×]\s*(\S+)")
 PASSED: Final = "passed"
 POINTS: Final = "points"
 

@@ -54,7 +54,7 @@ def _contents(bundle: Bundle, moment: datetime) -> Contents:
         (*parity.runs, *profile.runs, *accuracy.runs, *elsewhere),
         key=lambda run: run.time or "",
     )
-    if not runs and sensitivity is None:
+    if not runs and sensitivity is None and searched is None:
         raise UsageError(
             f"{bundle.root} holds no results yet; run first: coordatt-deploy parity {bundle.root},"
             f" and coordatt-deploy profile {bundle.root}"

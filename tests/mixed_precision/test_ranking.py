@@ -279,6 +279,42 @@ def test_search_keeps_the_spoilt_layer_and_the_recipe_replays_it(onnx_bundle):
     assert ["mix.0", "mix.1"] == json.loads((root / result["recipe_file"]).read_text())["float_layers"]
 
 
+@pytest.mark.slow
+def test_limits_of_size_and_latency(onnx_bundle):
+    """
+    Plain int8 loses most, float is too large: what is chosen keeps the spoilt layer in float and the limit to the byte.
+    No file is a hundred bytes or takes a thousandth of the time: nothing is written, and the nearest is named.
+    """
+    root, folder = onnx_bundle
+    arguments = ("quantize", root, "--format", "onnx", "--calibration-data", folder)
+    before = {path: path.stat().st_mtime_ns for path in (root / "onnx").iterdir()}
+    small = run(*arguments, "--max-size", "100B", "--json")
+    weights = ("--format", "onnx", "--recipe", "weight_only_wi8_afp32", "--dataset", folder)
+    fast = run("quantize", root, *weights, "--max-latency", "0.001x")
+    untouched = {path: path.stat().st_mtime_ns for path in (root / "onnx").iterdir()}
+    sizes = {
+        item["name"]: item["size_bytes"] for item in json.loads(small.stdout)["search"]["results"][0]["candidates"]
+    }
+    limit = sizes["fp32"] - 1
+    found = run(*arguments, "--recipe", "static_wi8_ai8", "--max-size", f"{limit}B", "--json")
+    document = json.loads(found.stdout)["search"]
+    (result,) = document["results"]
+    artifact = root / result["path"]
+    content = artifact.read_bytes()
+    again = run(*arguments, "--recipe", root / result["recipe_file"])
+
+    assert (1, 1, 0, 0) == (small.exit_code, fast.exit_code, found.exit_code, again.exit_code), found.output
+    assert before == untouched
+    nearest = json.loads(small.stdout)["search"]["results"][0]["nearest"]
+    assert (root / nearest).name == f"net_{min(sizes, key=sizes.get)}_arm64.onnx"
+    assert "NOT REACHED" in fast.stdout
+    assert "nearest is" in fast.stdout
+    assert artifact.stat().st_size <= limit
+    assert "mix.0" in result["kept"]
+    assert content == artifact.read_bytes()
+    assert document == json.loads((root / "reports" / "search.json").read_text())
+
+
 METRICS = """
 import numpy as np
 

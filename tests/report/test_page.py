@@ -34,9 +34,11 @@ from coordatt_deploy.manifest import (
     RefusedOperator,
 )
 from coordatt_deploy.mixed_precision.result import (
+    CandidateRecord,
     FormatSearch,
     FormatSensitivity,
     LayerCostRecord,
+    LimitVerdict,
     SearchDataset,
     SearchResult,
     Sensitivity,
@@ -326,6 +328,30 @@ def test_what_other_commands_found_is_on_the_page() -> None:
     for text in ("Further parity runs", "qemu-arm64:cortex-a72", "Instructions on other CPUs", "7.0 1.000 3.0",
                  "What int8 costs by layer", "30.0 dB 29.0 dB 50.0% 100.0%", "holds 1 of 9 -0.20"):  # fmt: skip
         assert text in words
+
+
+def weighed_search(name: str = "w4") -> SearchResult:
+    files = (
+        CandidateRecord("fp32", "onnx/net_fp32.onnx", None, (), 2_000_000, 0.0, (-1.0, 1.0),
+                        verdict=LimitVerdict.EXCEEDS, reasons=("2,000,000 bytes are 2.00 × 1MB",), pareto=True),
+        CandidateRecord(name, "onnx/net_w4.onnx", name, (), 600_000, -0.5, (-1.5, 0.5), latency_ms=1.0,
+                        latency_ratio=0.5, ratio_interval=(0.45, 0.55), pareto=True, chosen=True),
+    )  # fmt: skip
+    result = FormatSearch(Format.ONNX, None, "onnx/net_w4.onnx", True, (), 0, -0.5, None, None, (), candidates=files)
+    return SearchResult(True, None, "any", SearchDataset("validation", 90, ()), (result,), max_size="1MB")
+
+
+def test_what_was_weighed_is_a_table_and_a_plot() -> None:
+    """Each file with its verdict; the plot tells its figures in words, and hostile names stay text."""
+    text = page(replace(everything(), search=weighed_search(HOSTILE)))
+    words = " ".join("".join(Structure(text).words).split())
+
+    assert "onnx: size at most 1MB: reached" in words
+    assert "2,000,000 bytes are 2.00 × 1MB" in words
+    assert "0.450 … 0.550" in words
+    assert "Accuracy against size, onnx" in text
+    assert HOSTILE in words
+    assert HOSTILE not in text
 
 
 def test_each_dataset_has_its_table() -> None:

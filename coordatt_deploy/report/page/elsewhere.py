@@ -122,7 +122,7 @@ def sensitivities(found: Sensitivity | None) -> tuple[Table, ...]:
 
 def search(found: SearchResult | None) -> Table | None:
     """Return how the search for the fewest layers in float ended; None where none was made."""
-    if found is None:
+    if found is None or found.max_drop_points is None or any(item.candidates for item in found.results):
         return None
     heads = ("format", "drop"), ("in float", "difference", "95 % interval", "artifacts tried")
     metric = found.metric

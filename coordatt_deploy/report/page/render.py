@@ -25,6 +25,7 @@ from coordatt_deploy.report.page import elsewhere, measurements, verdicts
 from coordatt_deploy.report.page.figures import Table, artifact_label
 from coordatt_deploy.report.page.headline import Headline, headline
 from coordatt_deploy.report.page.measurements import AccuracyView, LatencyView, Sizes
+from coordatt_deploy.report.page.search_tradeoff import TradeoffView, tradeoffs
 from coordatt_deploy.report.page.summary import Summary, summary
 from coordatt_deploy.report.page.verdicts import Depth, Outputs
 from coordatt_deploy.runtimes.file_graph import OperatorCount
@@ -37,6 +38,7 @@ TEMPLATES: Final = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
+FIRST_SEARCH_PLOT: Final = 200
 FIRST_LATENCY_PLOT: Final = 100  # plots of a page have numbers of their own; those of parity begin at 1
 
 
@@ -90,6 +92,7 @@ class PageView:
         accuracy: On labelled images, dataset by dataset.
         sensitivities: What int8 costs layer by layer, format by format.
         search: How the search for the fewest layers in float ended.
+        tradeoffs: How the search for a file that keeps limits of size or latency ended, format by format.
         latency: On this machine.
         latency_elsewhere: On other machines.
         instructions: On other CPUs, target by target.
@@ -110,6 +113,7 @@ class PageView:
     accuracy: tuple[AccuracyView, ...]
     sensitivities: tuple[Table, ...]
     search: Table | None
+    tradeoffs: tuple[TradeoffView, ...]
     latency: LatencyView | None
     latency_elsewhere: Table | None
     instructions: tuple[Table, ...]
@@ -152,6 +156,7 @@ def _view(contents: Contents) -> PageView:
         accuracy=tuple(measurements.accuracy_view(item, manifest) for item in contents.accuracy),
         sensitivities=elsewhere.sensitivities(contents.sensitivity),
         search=elsewhere.search(contents.search),
+        tradeoffs=tradeoffs(contents.search, FIRST_SEARCH_PLOT),
         latency=measurements.latency_view(profile, FIRST_LATENCY_PLOT, labels) if profile else None,
         latency_elsewhere=elsewhere.latencies(timed, labels),
         instructions=elsewhere.instructions(contents.instructions),
@@ -170,7 +175,8 @@ def _sections(view: PageView) -> Iterator[tuple[str, str]]:
     told = (
         ("depth", "Layer by layer", view.depth), ("outputs", "Outputs", view.outputs),
         ("further", "Further runs", view.further), ("accuracy", "Accuracy", view.accuracy),
-        ("int8", "Int8 by layer", view.sensitivities or view.search), ("latency", "Latency", view.latency),
+        ("int8", "Int8 by layer", view.sensitivities or view.search or view.tradeoffs),
+        ("latency", "Latency", view.latency),
         ("latency-elsewhere", "Latency elsewhere", view.latency_elsewhere),
         ("instructions", "Instructions", view.instructions),
     )  # fmt: skip
