@@ -50,7 +50,7 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path):
     assert 3 == len(shown)
     assert "layers mapped" in shown[0]
     assert "passed" in shown[1]
-    assert "median ms" in shown[2]
+    assert "95 % interval" in shown[2]
 
 
 def test_the_notebook_is_kept_without_results():
