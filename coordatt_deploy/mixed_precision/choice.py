@@ -3,15 +3,15 @@
 keeps       every limit holds; of a latency, its whole 95 % interval is within
 undecided   an interval holds the limit, or there is none: a figure that is not known is not a promise
 exceeds     a limit is broken
-the one     of those that keep: the most accurate; those whose paired difference to it has an interval that reaches
-            0 are as accurate as far as the images tell, and of these the smallest (the fastest, where only the
-            latency is limited)
+the one     of those that keep: the most accurate; of several with the same score the smallest (the fastest, where
+            only the latency is limited). A file that scores less is never taken for its size: with few images every
+            interval reaches 0, and the user set the limits, not a tolerance
 Pareto      no other is at least as good in accuracy, size and latency and better in one
 nearest     the least excess, figure / limit, of its worst limit
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -114,27 +114,25 @@ def pareto(items: Sequence[CandidateRecord], limits: Limits) -> frozenset[int]:
     return frozenset(index for index, mine in enumerate(every) if not beaten(mine))
 
 
-def choose(items: Sequence[CandidateRecord], limits: Limits, as_good: Callable[[int, int], bool]) -> int | None:
+def choose(items: Sequence[CandidateRecord], limits: Limits) -> int | None:
     """Return the index of the file that keeps the limits and is the most accurate; None where none keeps them.
 
     Args:
         items: Weighed.
         limits: What they were weighed against.
-        as_good: Whether the first, by its index, is as accurate as the second as far as the images tell.
     """
     keeping = [index for index, item in enumerate(items) if item.verdict is LimitVerdict.KEEPS]
     if not keeping:
         return None
 
-    def cost(index: int) -> tuple[float, ...]:
+    def order(index: int) -> tuple[float, ...]:
         item = items[index]
         latency = item.latency_ratio if item.latency_ratio is not None else math.inf
         smaller, faster = float(item.size_bytes), latency
-        order = (faster, smaller) if limits.size is None and limits.latency is not None else (smaller, faster)
-        return (*order, -limits.gain(item))
+        by_latency = limits.size is None and limits.latency is not None
+        return (-limits.gain(item), *((faster, smaller) if by_latency else (smaller, faster)))
 
-    best = min(keeping, key=lambda index: (-limits.gain(items[index]), *cost(index)))
-    return min((index for index in keeping if index == best or as_good(index, best)), key=cost)
+    return min(keeping, key=order)
 
 
 def nearest(items: Sequence[CandidateRecord], limits: Limits) -> int | None:

@@ -26,7 +26,6 @@ from coordatt_deploy.conversion.quantize_run import with_artifacts
 from coordatt_deploy.data.calibration import CalibrationSet
 from coordatt_deploy.documents import dump
 from coordatt_deploy.errors import ConversionError, MissingDependencyError, UsageError
-from coordatt_deploy.evaluation.predict import Predictions
 from coordatt_deploy.evaluation.result import Accuracy, MetricRecord
 from coordatt_deploy.format_modules import need_converters
 from coordatt_deploy.formats import FORMATS, Format, TargetCpu
@@ -72,7 +71,6 @@ class Candidate:
         record: What is known of it.
         artifact: Its description.
         folder: That its path is relative to.
-        answers: What it made of the images.
         job: That made it; None for a float file of the bundle.
         made: What the manifest would say of it; None for a float file of the bundle.
     """
@@ -80,7 +78,6 @@ class Candidate:
     record: CandidateRecord
     artifact: Artifact
     folder: Path
-    answers: Predictions
     job: Job | None = None
     made: QuantizedArtifact | None = None
 
@@ -272,11 +269,7 @@ class _Trial:
             raise ConversionError(f"no file of {name} could be made: {refused[0].reason}")
         found = self._timed(found, floats[0] if floats else None, limits, name)
         records = [weighed(item.record, limits) for item in found]
-
-        def as_good(one: int, other: int) -> bool:
-            return self._as_good(found[one], found[other])
-
-        winner, front = choose(records, limits, as_good), pareto(records, limits)
+        winner, front = choose(records, limits), pareto(records, limits)
         records = [replace(item, pareto=index in front, chosen=index == winner) for index, item in enumerate(records)]
         found = [replace(item, record=record) for item, record in zip(found, records, strict=True)]
         near = nearest(records, limits)
@@ -315,8 +308,7 @@ class _Trial:
         return [replace(found, job=job, made=made)]
 
     def _judged(self, artifact: Artifact, folder: Path, kept: tuple[str, ...] = ()) -> Candidate:
-        answers = self.judge.answers(folder, artifact)
-        score, metric = self.judge.score(artifact, answers), self.judge.scoring.record
+        score, metric = self.judge.ask(folder, artifact), self.judge.scoring.record
         points, interval = score.change(metric)
         assert points is not None  # noqa: S101 - whoever failed is no candidate
         lost, gained = _changes(score, metric)
@@ -324,7 +316,7 @@ class _Trial:
             name=artifact.recipe or artifact.precision.value, path=artifact.path, recipe=artifact.recipe, kept=kept,
             size_bytes=artifact.bytes, points=points, interval_points=interval, lost=lost, gained=gained,
         )  # fmt: skip
-        return Candidate(record, artifact, folder, answers)
+        return Candidate(record, artifact, folder)
 
     def _layers_in_float(
         self, found: Sequence[Candidate], limits: Limits, refused: list[NotRun]
@@ -404,13 +396,6 @@ class _Trial:
             else item
             for item in found
         ]
-
-    def _as_good(self, one: Candidate, other: Candidate) -> bool:
-        """Whether the images cannot tell that *one* is worse than *other*."""
-        metric = self.judge.scoring.record
-        value, interval = self.judge.score(one.artifact, one.answers, other.answers).change(metric)
-        low, high = interval if interval is not None else (value or 0.0, value or 0.0)
-        return high >= 0 if metric.higher_is_better else low <= 0
 
 
 def _changes(score: Accuracy, metric: MetricRecord) -> tuple[int | None, int | None]:

@@ -98,23 +98,15 @@ class ImageJudge:
 
     def ask(self, folder: Path, artifact: Artifact) -> Accuracy:
         """Return what the artifact in *folder* is worth against the reference."""
-        return self.score(artifact, self.answers(folder, artifact))
-
-    def answers(self, folder: Path, artifact: Artifact) -> Predictions:
-        """Run the artifact in *folder*."""
+        assert self.reference is not None  # noqa: S101 - it is asked first
         there = Bundle(folder, self.bundle.manifest)
         effect = host_effect(there.path(artifact.path), artifact, describe())
         exact: frozenset[str] = frozenset()
         if effect is not None and effect.foreign:
             exact, self.judged[artifact.format, artifact.target_cpu] = frozenset((artifact.path,)), effect.judged()
         input_name = image_input(self.bundle).name
-        return self._answers(Trial(there, (artifact,), False, input_name, self.scoring, exact_sums=exact))
-
-    def score(self, artifact: Artifact, answers: Predictions, baseline: Predictions | None = None) -> Accuracy:
-        """Return what *answers* are worth against the reference, or against those of another artifact."""
-        against = baseline or self.reference
-        assert against is not None  # noqa: S101 - the reference is asked first
-        both = against.beside(answers)
+        answers = self._answers(Trial(there, (artifact,), False, input_name, self.scoring, exact_sums=exact))
+        both = self.reference.beside(answers)
         return judged_by([None, artifact], both, self.dataset, self.scoring, self.classes, self.max_drop)[1]
 
     def _answers(self, trial: Trial, step: Callable[[], None] = lambda: None) -> Predictions:

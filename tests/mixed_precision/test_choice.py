@@ -1,5 +1,7 @@
 """Which file keeps its limits and is the most accurate: pure choices over figures."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,9 +23,9 @@ def file(name, size, points, ratio=None, ends=None, **further):
     return CandidateRecord(name, f"onnx/{name}.onnx", name, (), size, points, None, **timed, **further)
 
 
-def chosen(files, limits, as_good=lambda one, other: False):  # noqa: ARG005
+def chosen(files, limits):
     found = [weighed(item, limits) for item in files]
-    index = choose(found, limits, as_good)
+    index = choose(found, limits)
     return None if index is None else found[index].name
 
 
@@ -38,23 +40,23 @@ def test_the_most_accurate_file_within_a_size(size, name):
     assert name == chosen(FILES, Limits(size=size, size_text="limit"))
 
 
-def test_of_files_that_images_cannot_tell_apart_the_smallest():
+def test_of_files_with_the_same_score_the_smallest():
     """
-    A file that is worse beyond its interval is not taken for its size.
+    One that scores less is not taken for its size, however wide the interval is that few images give.
     """
-    as_good = {(1, 0): True, (2, 0): False}
+    files = [*FILES, file("as good", 1500, 0.0), replace(file("worse", 500, -0.01), interval_points=(-9.0, 9.0))]
 
-    assert "wi8" == chosen(FILES, Limits(size=5000), lambda one, other: as_good[one, other])
+    assert "as good" == chosen(files, Limits(size=5000))
 
 
-def test_of_files_that_images_cannot_tell_apart_the_fastest_where_latency_alone_is_limited():
+def test_of_files_with_the_same_score_the_fastest_where_latency_alone_is_limited():
     """
     With a limit of size as well, the smallest.
     """
     files = [file("small", 400, 0.0, 0.8, (0.78, 0.82)), file("fast", 700, 0.0, 0.5, (0.48, 0.52))]
 
-    assert "fast" == chosen(files, Limits(latency=NINE_TENTHS), lambda *_: True)
-    assert "small" == chosen(files, Limits(size=900, latency=NINE_TENTHS), lambda *_: True)
+    assert "fast" == chosen(files, Limits(latency=NINE_TENTHS))
+    assert "small" == chosen(files, Limits(size=900, latency=NINE_TENTHS))
 
 
 @pytest.mark.parametrize(
@@ -131,7 +133,7 @@ def test_what_is_chosen_keeps_the_limit_and_is_on_the_front(figures, size):
     """
     limits = Limits(size=size)
     found = [weighed(file(str(number), *entry), limits) for number, entry in enumerate(figures)]
-    index = choose(found, limits, lambda one, other: found[one].points >= found[other].points)
+    index = choose(found, limits)
 
     assert (index is None) == all(entry[0] > size for entry in figures)
     if index is not None:

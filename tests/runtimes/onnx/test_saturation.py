@@ -30,7 +30,7 @@ from coordatt_deploy.parity.tolerances import TOLERANCES, Tolerance
 from coordatt_deploy.runtimes import provenance, runtime
 from coordatt_deploy.runtimes.host_effects import host_effect
 from coordatt_deploy.runtimes.onnx import runner as onnx_runner
-from coordatt_deploy.runtimes.onnx.runner import _options
+from coordatt_deploy.runtimes.onnx.runner import session_options
 from coordatt_deploy.runtimes.onnx.saturation import (
     WeightRange,
     has_integer_values,
@@ -347,7 +347,7 @@ def test_a_file_made_for_another_cpu_is_judged_by_that(tmp_path, target_cpu, for
 
 def _kernels(path, tmp_path, *, exact_sums):
     """The operators that ONNX Runtime really runs of a file."""
-    options = _options(1, exact_sums=exact_sums)
+    options = session_options(1, exact_sums=exact_sums)
     options.optimized_model_filepath = str(tmp_path / f"optimized_{exact_sums}.onnx")
     ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return {node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node}
