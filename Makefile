@@ -10,7 +10,7 @@ SLOW_TESTS := -n 2 --dist loadfile --durations=20
 # docs/on-device.md, chromium and its driver show the HTML report to the tests.
 SYSTEM_PACKAGES := gcc g++ libc6-dev chromium chromium-driver
 
-.PHONY: help demo docs test test-slow fuzz lint bench zoo kills operators survey schemas lock system-packages clean
+.PHONY: help demo docs test test-slow test-long fuzz lint bench zoo kills operators survey schemas lock system-packages clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -29,7 +29,10 @@ test: $(INSTALLED)  ## the tests that need seconds
 	$(BIN)/python -Im pytest $(TESTS) -m "not slow"
 
 test-slow: $(INSTALLED)  ## the tests that convert and run whole networks
-	$(BIN)/python -Im pytest $(SLOW_TESTS) -m slow
+	$(BIN)/python -Im pytest $(SLOW_TESTS) -m "slow and not long"
+
+test-long: $(INSTALLED)  ## relatives of what the slow tests show, minutes each
+	$(BIN)/python -Im pytest $(SLOW_TESTS) -m long
 
 fuzz: $(INSTALLED)  ## change files at random, 2,000 times, and export 300 random networks: no traceback, nothing wrong is passed
 	FUZZ_CASES=2000 $(BIN)/python -Im pytest -m slow tests/fuzz/test_fuzz.py

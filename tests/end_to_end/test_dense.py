@@ -44,7 +44,9 @@ RUNTIMES = {Format.ONNX: by_onnxruntime, Format.TFLITE: by_litert}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] if name in ("deeplabv3", "ssdlite") else []) for name in NETS]
+)
 def test_every_file_of_a_dense_network_is_right(name, tmp_path):
     """
     Parity passes every output by its kind and every layer; ONNX Runtime and LiteRT give torch's values.
