@@ -1,6 +1,8 @@
 """Small real networks that the tests share."""
 
+import sys
 import uuid
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,9 @@ from torch import nn
 from coordatt_deploy.graph.capture import capture
 from coordatt_deploy.graph.passes.batchnorm import fold_batchnorms
 from coordatt_deploy.models.coordatt import CoordAtt
+
+# Benchmarks are no part of the package: they are found from the root of the repository.
+sys.path.append(str(Path(__file__).parents[1]))
 
 # How long an example takes depends on what else the machine does; no test is about that. The same examples each time:
 # a change that breaks nothing must not fail by chance.
