@@ -64,7 +64,7 @@ def read_addition(bundle: Bundle, path: Path, place: str | None = None) -> Addit
     command, reports = _read(path)
     if not reports.runs:
         raise UsageError(f"{path} holds no run; write it again on that machine: coordatt-deploy {command} BUNDLE")
-    _check(bundle, path, command, reports.runs)
+    _check(bundle, path, command, _every(reports))
     name = _place_of(reports.runs) if place is None else place
     if PLACE.fullmatch(name) is None or len(name) > LONGEST_PLACE or name == HERE:
         raise UsageError(
@@ -101,6 +101,8 @@ _STEMS: Final = {"parity": JUDGED, "profile": TIMED, "evaluate": EVALUATED}
 def _read(path: Path) -> tuple[str, Reports]:
     """The command that wrote a document, and the document."""
     try:
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{path} is no file; name a document of parity, profile or evaluate")
         if path.stat().st_size > MOST_BYTES:
             raise UsageError(f"{path} has {path.stat().st_size >> 20} MiB; no document of runs is that large")
         text = path.read_text(encoding="utf-8")
@@ -131,6 +133,22 @@ def _written_by(document: JsonObject) -> str | None:
     runs = document.get("runs")
     first = runs[0] if isinstance(runs, list) and runs else None
     return "evaluate" if "subjects" in document or (isinstance(first, dict) and "dataset" in first) else None
+
+
+def _every(reports: Reports) -> tuple[RunRecord, ...]:
+    """All runs of a document, those that tell where the time of a file goes among them.
+
+    Raises:
+        UsageError: One belongs to no call that the document tells of.
+    """
+    if not isinstance(reports, ProfileReports):
+        return reports.runs
+    runs = (*reports.runs, *reports.operators)
+    if {run.time for run in runs} - {session.time for session in reports.sessions}:
+        raise UsageError(
+            "the document holds runs of a call that it does not tell of; write it again with profile --output"
+        )
+    return runs
 
 
 def _check(bundle: Bundle, path: Path, command: str, runs: Iterable[RunRecord]) -> None:
@@ -174,5 +192,9 @@ def _moved(reports: Reports, place: str) -> Reports:
     if isinstance(reports, ParityReports):
         return replace(reports, runs=tuple(replace(run, place=place, command="") for run in reports.runs))
     if isinstance(reports, ProfileReports):
-        return replace(reports, runs=tuple(replace(run, place=place, command="") for run in reports.runs))
+        return replace(
+            reports,
+            runs=tuple(replace(run, place=place, command="") for run in reports.runs),
+            operators=tuple(replace(run, place=place, command="") for run in reports.operators),
+        )
     return replace(reports, runs=tuple(replace(run, place=place, command="") for run in reports.runs))

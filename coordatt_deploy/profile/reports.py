@@ -113,7 +113,9 @@ class ProfileReports:
         """Return these reports with later ones."""
         reports = self
         for session in later.sessions:
-            reports = reports.with_session(tuple(run for run in later.runs if run.time == session.time), session)
+            runs = tuple(run for run in later.runs if run.time == session.time)
+            operators = tuple(run for run in later.operators if run.time == session.time)
+            reports = reports.with_session(runs, session, operators)
         return reports
 
     def result(self) -> ProfileResult | None:

@@ -1,6 +1,7 @@
 """Results that another machine wrote, added to a bundle: held to its bytes, shown with their place."""
 
 import json
+import os
 import re
 import shutil
 
@@ -26,7 +27,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     bundle = float_bundle(folder / "net", also=(Format.COREML,))
     for command in ("parity", "profile"):
-        more = ("--min-seconds", "0.05") if command == "profile" else ("--outputs-only",)
+        more = ("--min-seconds", "0.05", "--ops") if command == "profile" else ("--outputs-only",)
         result = call(command, bundle, "--format", "onnx", *more, "--output", folder / f"{command}.json")
         assert (folder / f"{command}.json").exists(), result.output
     return folder
@@ -44,9 +45,11 @@ def document(made, kind, **changes):
     text = json.loads((made / f"{kind}.json").read_text())
     manifest = json.loads((made / "net/manifest.json").read_text())
     file = next(item for item in manifest["artifacts"] if item["path"] == COREML)
-    for run in text["runs"]:
+    for run in (*text["runs"], *text.get("operators", ())):
         run |= {"artifact": COREML, "sha256": file["sha256"], "machine": MAC}
-        run["result"] |= {"path": COREML, "format": "coreml", "runtime": "Core ML 9", "origin": "measured"}
+        run["result"] |= {"path": COREML}
+        if "origin" in run["result"]:
+            run["result"] |= {"format": "coreml", "runtime": "Core ML 9", "origin": "measured"}
         if kind == "parity":
             run["result"]["sha256"] = file["sha256"]
         run["result"] |= {key[7:]: value for key, value in changes.items() if key.startswith("result_")}
@@ -128,6 +131,27 @@ def test_latency_of_another_machine(made, bundle, tmp_path):
     assert f"{median:.3f}" in section
 
 
+def test_where_the_time_goes_is_kept_and_held_to_the_bytes(made, bundle, tmp_path):
+    """
+    What ``--ops`` told is not lost; of other bytes it is refused, and so are runs of a call that nothing is told of.
+    """
+    found = document(made, "profile")
+    other, loose = (json.loads(json.dumps(found)) for _ in range(2))
+    other["operators"][0]["sha256"] = "ab" * 32
+    loose["sessions"] = []
+
+    refused = [call("report", bundle, "--add", written(tmp_path / "x.json", text)) for text in (other, loose)]
+    assert [2, 2] == [result.exit_code for result in refused]
+    assert ["is of other bytes" in refused[0].output, "does not tell of" in refused[1].output] == [True, True]
+    assert not (bundle / "reports").exists() or not list((bundle / "reports").glob("latency-*.json"))
+
+    assert 0 == call("report", bundle, "--add", written(tmp_path / "mac.json", found), "--as", "mac").exit_code
+
+    kept = json.loads((bundle / "reports/latency-mac.json").read_text())
+    assert ["mac"] == [run["place"] for run in kept["operators"]]
+    assert found["operators"][0]["result"]["rows"] == kept["operators"][0]["result"]["rows"]
+
+
 def test_adding_once_more_replaces(made, bundle, tmp_path):
     """
     A later document of the same place answers the same question; two places stand beside each other.
@@ -172,17 +196,22 @@ def test_what_does_not_fit_is_refused_whole(changes, told, made, bundle, tmp_pat
 
 def test_what_is_no_document_of_ours_is_refused(bundle, tmp_path):
     """
-    A manifest, a text, a list, a file that is not there, one of a hundred megabytes.
+    A manifest, a text, a list, a file that is not there, one of a hundred megabytes, a pipe.
     """
     (tmp_path / "text.json").write_text("not JSON")
     (tmp_path / "list.json").write_text("[1]")
     with (tmp_path / "large.json").open("wb") as file:
         file.truncate(MOST_BYTES + 1)
-    paths = [bundle / "manifest.json", *(tmp_path / f"{name}.json" for name in ("text", "list", "large", "gone"))]
+    os.mkfifo(tmp_path / "pipe.json")
+    paths = [
+        bundle / "manifest.json",
+        tmp_path / "pipe.json",
+        *(tmp_path / f"{name}.json" for name in ("text", "list", "large", "gone")),
+    ]
 
     found = [call("report", bundle, "--add", path) for path in paths]
 
-    assert [2] * 5 == [result.exit_code for result in found]
+    assert [2] * 6 == [result.exit_code for result in found]
     assert all(str(path) in result.output for path, result in zip(paths, found, strict=True))
 
 
