@@ -6,6 +6,7 @@ The bundle is written below FOLDER. The result is written after the export and a
 of a judge does not hide what was exported.
 """
 
+import json
 import math
 import shutil
 import sys
@@ -113,8 +114,7 @@ def direct_sqnr_db(path: Path, artifact: Artifact, image: NumberArray, wanted: M
     """Run a file by its runtime alone on one image (1, 3, H, W); the lowest SQNR of its outputs against torch."""
     spec = artifact.inputs[0]
     feed = image.transpose(0, 2, 3, 1) if spec.layout == "NHWC" else image
-    run = _run_onnx if artifact.format is Format.ONNX else _run_tflite
-    given = run(path, spec.name, np.ascontiguousarray(feed))
+    given = RUN_BY[artifact.format](path, spec.name, np.ascontiguousarray(feed))
     specs = {item.name: item for item in artifact.outputs}
     return min(sqnr_db([_channels_first(given[name], specs[name])], [value]) for name, value in wanted.items())
 
@@ -139,6 +139,18 @@ def _run_tflite(path: Path, name: str, feed: NumberArray) -> dict[str, NumberArr
     return given
 
 
+def _run_executorch(path: Path, name: str, feed: NumberArray) -> dict[str, NumberArray]:  # noqa: ARG001 - one input
+    from executorch.extension.pybindings import _C as executorch  # noqa: N811 - only where there is such a file
+
+    module = executorch._load_for_executorch(str(path))  # from a buffer it would not keep the bytes alive
+    names = json.loads(module.run_method("coordatt_deploy_metadata", [])[0])["outputs"]
+    made = module.forward([torch.from_numpy(feed)])
+    return {output: value.numpy() for output, value in zip(names, made, strict=True)}
+
+
+RUN_BY: Final = {Format.ONNX: _run_onnx, Format.TFLITE: _run_tflite, Format.EXECUTORCH: _run_executorch}
+
+
 def hold_against_torch(network: Network, bundle: Bundle, results: Sequence[ArtifactResult]) -> list[ArtifactResult]:
     """Add what the runtimes themselves give, for the formats whose runtime is here."""
     module = build(network.key).double()
@@ -151,7 +163,7 @@ def hold_against_torch(network: Network, bundle: Bundle, results: Sequence[Artif
     for result in results:
         artifact = next((item for item in bundle.manifest.artifacts
                          if (item.format, item.precision) == (result.format, result.precision)), None)  # fmt: skip
-        if artifact is not None and not FORMATS[artifact.format].native_systems:
+        if artifact is not None and artifact.format in RUN_BY:
             ratio = direct_sqnr_db(bundle.path(artifact.path), artifact, image, wanted)
             result = replace(result, direct_sqnr_db=round(ratio, 1) if math.isfinite(ratio) else None)
         found.append(result)
