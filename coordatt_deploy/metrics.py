@@ -22,6 +22,24 @@ def without_shared_infinities(
     return np.where(shared, 0.0, value), np.where(shared, 0.0, reference)
 
 
+def infinities_set_aside(reference: Arrays, *others: Arrays) -> tuple[Arrays, ...]:
+    """Return all with 0 where the reference is infinite; NaN in the others where they are not the same infinity.
+
+    Minus infinity as the score of a class that is masked is a value like others: it is right where it is the same.
+    """
+    if not any(np.isinf(item).any() for item in reference):
+        return (reference, *others)
+    holes = [np.isinf(item) for item in reference]
+    kept = [np.where(hole, 0.0, item) for hole, item in zip(holes, reference, strict=True)]
+    return kept, *(
+        [
+            np.where(hole, np.where(np.asarray(value) == item, 0.0, np.nan), value)
+            for hole, item, value in zip(holes, reference, values, strict=bool(values))
+        ]
+        for values in others
+    )
+
+
 def sqnr_db(candidate: Arrays, reference: Arrays) -> float:
     """Signal-to-quantization-noise ratio over all cases, in dB; NaN where a value is not finite."""
     signal = sum(float(np.sum(np.square(r, dtype=np.float64))) for r in reference)
@@ -81,11 +99,14 @@ def cosine(candidate: Arrays, reference: Arrays) -> float:
 
 
 def top1_agreement(candidate: Arrays, reference: Arrays) -> float | None:
-    """Share of the cases in which both name the same class; None unless the output is (1, classes)."""
+    """Share of the cases in which both name the same class; None unless the output is (1, classes).
+
+    Where a value is NaN or plus infinity, no class is named; minus infinity is a class that is masked.
+    """
     if not reference or any(item.ndim != 2 or item.shape[1] < 2 for item in reference):
         return None
     same = [
-        bool(np.isfinite(mine).all()) and bool((np.argmax(mine, 1) == np.argmax(theirs, 1)).all())
+        bool((mine < np.inf).all()) and bool((np.argmax(mine, 1) == np.argmax(theirs, 1)).all())
         for mine, theirs in zip(candidate, reference, strict=True)
     ]
     return sum(same) / len(same)

@@ -29,6 +29,7 @@ from coordatt_deploy.graph.graph import Graph, is_tensor, op_name
 from coordatt_deploy.graph.operators import Trait, having
 from coordatt_deploy.graph.repeats import repeated_calls
 from coordatt_deploy.layer_map import Part, spare_axes, takes_together
+from coordatt_deploy.metrics import without_shared_infinities
 
 # Both sides compute in float32 or better; rounding stays a thousand times below this, another layer's value far above.
 TOLERANCE: Final = 1e-3
@@ -270,8 +271,11 @@ def _equal(tensor: NumberArray, value: NDArray[np.float64], axes: tuple[int, ...
     moved = np.transpose(value, axes).reshape(tensor.shape)
     if np.issubdtype(tensor.dtype, np.bool_) or not np.issubdtype(value.dtype, np.floating):  # truth values, positions
         return bool(np.array_equal(tensor, moved))
-    allowed = max(TOLERANCE * np.std(value) + 1e-6 * np.max(np.abs(value), initial=0.0), ROUNDED * own)
-    return bool(np.max(np.abs(tensor - moved), initial=0.0) <= allowed)
+    tensor, moved = without_shared_infinities(tensor, moved)
+    finite = value[np.isfinite(value)]
+    allowed = max(TOLERANCE * np.std(finite) + 1e-6 * np.max(np.abs(finite), initial=0.0), ROUNDED * own)
+    with np.errstate(invalid="ignore"):
+        return bool(np.max(np.abs(tensor - moved), initial=0.0) <= allowed)
 
 
 def _moved_together(nodes: Iterable[fx.Node]) -> dict[str, set[str]]:

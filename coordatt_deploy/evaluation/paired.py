@@ -36,7 +36,8 @@ def classes_and_places(logits: NumberArray, labels: NDArray[np.int64]) -> tuple[
     """Return the class that each row of logits names, and the place of its label among them.
 
     Equal logits, which int8 artifacts often give, are taken in the order of the classes, as ``argmax`` does in an app.
-    Logits with NaN or infinity name no class, and their label comes behind the last place.
+    Logits with NaN or plus infinity, or none that is more than minus infinity, name no class, and their label comes
+    behind the last place. Minus infinity is a class that is masked.
 
     Args:
         logits: (N, classes).
@@ -48,7 +49,7 @@ def classes_and_places(logits: NumberArray, labels: NDArray[np.int64]) -> tuple[
     own = np.take_along_axis(logits, labels[:, None], axis=1)
     before = np.arange(logits.shape[1])[None, :] < labels[:, None]
     places = ((logits > own) | ((logits == own) & before)).sum(axis=1)
-    usable = np.isfinite(logits).all(axis=1)
+    usable = (logits < np.inf).all(axis=1) & (logits > -np.inf).any(axis=1)
     classes = np.where(usable, np.argmax(logits, axis=1), NOT_FINITE)
     return classes.astype(np.int64), np.where(usable, places, logits.shape[1]).astype(np.int64)
 

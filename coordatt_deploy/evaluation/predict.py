@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordatt_deploy import processes, targets
+from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Artifact, Origin
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.data.dataset import LabelledImage
@@ -22,6 +23,7 @@ from coordatt_deploy.errors import DeployError, MetricError, MissingDependencyEr
 from coordatt_deploy.evaluation.scoring import Asked, Outputs, Scoring
 from coordatt_deploy.evaluation.user_metric import EvaluatedImage
 from coordatt_deploy.logs import logged, set_environment
+from coordatt_deploy.metrics import infinities_set_aside
 from coordatt_deploy.runtimes import Runner, runtime
 from coordatt_deploy.tensors import decode, encode
 
@@ -246,7 +248,9 @@ class Bench:
         for index, infer in list(self.subjects.items()):
             try:
                 outputs = _of_one(infer(tensor), self.at_once)
-                found.nonfinite[index, column] = not all(np.isfinite(value).all() for value in outputs.values())
+                found.nonfinite[index, column] = any(
+                    _is_lost(value, (first or {}).get(key)) for key, value in outputs.items()
+                )
                 row = self._row(outputs, first, found, index, column)
             except MetricError as error:
                 if not found.nonfinite[index, column]:
@@ -259,9 +263,12 @@ class Bench:
             scored.setdefault(index, []).append(row)
             if first is None and index == 0:
                 first = outputs
-                found.signal[column] = sum(float(np.square(value).sum()) for value in outputs.values())
+                found.signal[column] = sum(
+                    float(np.square(value[np.isfinite(value)]).sum()) for value in outputs.values()
+                )
             if first is not None and _shapes(outputs) == _shapes(first):
-                found.noise[index, column] = sum(float(np.square(outputs[key] - first[key]).sum()) for key in first)
+                pairs = [infinities_set_aside([first[key]], [outputs[key]]) for key in first]
+                found.noise[index, column] = sum(float(np.square(mine - exact).sum()) for (exact,), (mine,) in pairs)
 
     def _row(
         self, outputs: Outputs, first: Outputs | None, found: Predictions, index: int, column: int
@@ -305,6 +312,12 @@ def images_at_once(bundle: Bundle, name: str) -> int:
         return spec.shape[0] or 1
     cases = bundle.golden("inputs").get(name, ())
     return min((int(case.shape[0]) for case in cases), default=1)
+
+
+def _is_lost(value: NumberArray, exact: NumberArray | None) -> bool:
+    """Whether something is NaN or infinite, other than minus infinity where the first subject has it too."""
+    masked = np.isneginf(value) if exact is None or exact.shape != value.shape else value == exact
+    return not bool((np.isfinite(value) | masked).all())
 
 
 def _of_one(outputs: Outputs, at_once: int) -> Outputs:

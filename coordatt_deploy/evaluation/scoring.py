@@ -286,7 +286,7 @@ def class_map(value: NumberArray) -> NDArray[np.int64]:
     """
     if value.ndim == 4 and value.shape[0] == 1 and value.shape[1] > 1:
         classes = np.argmax(value[0], axis=0).astype(np.int64)
-        return np.where(np.isfinite(value[0]).all(axis=0), classes, -1)
+        return np.where((value[0] < np.inf).all(axis=0), classes, -1)  # minus infinity is a class that is masked
     if value.shape[0] == 1 and value.ndim in (3, 4):
         flat = value.reshape(value.shape[-2:])
         return np.where(np.isfinite(flat), np.rint(np.nan_to_num(flat)), -1).astype(np.int64)

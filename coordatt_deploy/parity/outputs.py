@@ -24,7 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordatt_deploy.artifact_specs import OutputKind, OutputRegion
-from coordatt_deploy.metrics import Arrays, box_ious, cosine, sqnr_db, sqnr_db_of_energies, top1_agreement
+from coordatt_deploy.metrics import (
+    Arrays,
+    box_ious,
+    cosine,
+    infinities_set_aside,
+    sqnr_db,
+    sqnr_db_of_energies,
+    top1_agreement,
+)
 from coordatt_deploy.output_grids import coarse_parts, grid_step, is_bounded, part_of, whole
 from coordatt_deploy.parity.conditioning import MOST_SET_ASIDE, conditioning
 from coordatt_deploy.parity.tolerances import OTHERWISE_INTEGERS, Tolerance, allowed_otherwise, least_box_iou
@@ -117,7 +125,8 @@ class OutputParity:
     def sentence(self) -> str:
         """Say what was found, in one line."""
         if self.nonfinite:
-            found = f"{self.name}: {self.nonfinite} of {self.elements} values are NaN or infinite"
+            wrong = f"{self.nonfinite} of {self.elements} values"
+            found = f"{self.name}: {wrong} are NaN or infinite where the reference is not, or the other way round"
             return found if self.unproven is None else f"{found}; {self.unproven}"
         if self.unproven is not None:
             return f"{self.name} cannot be proven: {self.unproven}"
@@ -183,6 +192,7 @@ def judge(
         ValueError: The cases differ in number or shape, or there is nothing to compare, or a part is none of it.
     """
     _check_shapes(name, candidate, reference, rounding)
+    agreement = top1_agreement(candidate, reference) if kind in {OutputKind.SCORES, OutputKind.OTHER} else None
     least_masks = None
     masks = place_agreement(candidate, reference, kind)
     if masks is not None:
@@ -190,6 +200,7 @@ def judge(
     boxes = box_ious(candidate, reference) if kind is OutputKind.BOXES else None
     overlap = None if boxes is None else float(boxes.mean())
     least_overlap = None if boxes is None else least_box_iou(tolerance)
+    reference, candidate, rounding, moved = infinities_set_aside(reference, candidate, rounding, moved)
     if kind not in {OutputKind.SCORES, OutputKind.OTHER}:  # then the greatest of its numbers names no class
         tolerance = replace(tolerance, min_top1_agreement=None, floor_top1=None)
     sigmoids = tolerance.sigmoid_error > 0 and bool(regions) and all(item.operator == "sigmoid" for item in regions)
@@ -206,7 +217,6 @@ def judge(
     nonfinite = sum(int((~np.isfinite(item)).sum()) for item in candidate)
     worst = max(kept or range(len(errors)), key=lambda index: _excess(errors[index], allowed.get(index, math.inf)))
     flat = int(np.argmax(np.nan_to_num(errors[worst], nan=math.inf)))
-    agreement = top1_agreement(candidate, reference) if kind in {OutputKind.SCORES, OutputKind.OTHER} else None
     by_element = tolerance.min_sqnr_db is None
     if tolerance.min_sqnr_db is None:
         over_kept = _region_db([candidate[i] for i in kept], [reference[i] for i in kept], bounded=sigmoids)

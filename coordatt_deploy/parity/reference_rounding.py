@@ -36,6 +36,7 @@ FIXED: Final = integer_ranges()
 # Which argument must not be 0, and what a file computes of it beforehand that quantizers leave in float.
 DIVIDES: Final = {"div": 1, "reciprocal": 0, "rsqrt": 0, "log": 0}
 STEPS: Final = frozenset({"add", "mul", "sqrt", "view", "reshape"})
+STARTS: Final = frozenset({"mean", "sum", "adaptive_avg_pool2d", "avg_pool2d"})  # where such steps begin
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,6 +198,7 @@ def before_divisions(module: fx.GraphModule) -> frozenset[str]:
         for node in module.graph.nodes
         if op_name(node) in STEPS and node.op == "call_function"
     }
+    made_of |= {node.name: [] for node in module.graph.nodes if op_name(node) in STARTS and node.op == "call_function"}
     starts = [
         source.name
         for node in module.graph.nodes
@@ -245,9 +247,14 @@ def _coarse(weights: torch.Tensor, axis: int, bits: int) -> torch.Tensor:
 
 
 def _in_eleven_bits(value: torch.Tensor) -> torch.Tensor:
-    """Round as float16 does, in which Core ML stores what is on no grid, but to no end of its range."""
+    """Round as float16 does, in which Core ML stores what is on no grid, but to no end of its range.
+
+    Nor of float32's: a mask's least number would become minus infinity, and NaN behind the next softmax.
+    """
     mantissa, exponent = torch.frexp(value.double())
-    return torch.ldexp(torch.round(mantissa * 2**11) / 2**11, exponent).to(value.dtype)
+    rounded = torch.ldexp(torch.round(mantissa * 2**11) / 2**11, exponent)
+    limits = torch.finfo(value.dtype)
+    return torch.where(torch.isfinite(rounded), rounded.clamp(limits.min, limits.max), rounded).to(value.dtype)
 
 
 def _snapped(value: torch.Tensor, low: float, high: float, step: float, *, clips: bool) -> torch.Tensor:

@@ -2,7 +2,8 @@
 
 A runtime ends at a divisor that its grid rounds to zero, as a variance plus a small number on a constant image. A
 logarithm takes ratios: on a grid that reaches to exp(5), steps of 0.6 leave nothing of log(1 + exp(x)) below 0 (1.3 dB
-were measured at the output). So the steps from the last layer, mean or sum on stay in float.
+were measured at the output). So the steps from the last layer on stay in float, and the mean or sum that they begin
+with: a grid for the means of all channels rounds those of the faint ones to zero.
 
 A mask adds minus infinity, or -1e4, to the scores of what must not be looked at: on a grid that reaches so far the
 scores of all else are one value, and runtimes end at a step of 1e36. So a value beyond float16 stays in float, and so

@@ -59,7 +59,7 @@ def export(graph: Graph, request: ExportRequest) -> Exported:
     try:
         with quiet(), fast(resizing=any("bilinear" in op_name(node) for node in graph.module.graph.nodes)):
             edge = to_edge_transform_and_lower(
-                program(_with_own_kernels(_with_constants(graph)))[0],
+                program(_with_own_outputs(_with_own_kernels(_with_constants(graph))))[0],
                 partitioner=[partitioner(softmax=not _has_softmax_of_rows(graph))],
                 constant_methods={METADATA_METHOD: document},
                 compile_config=EdgeCompileConfig(_check_ir_validity=False),  # operators that the runtime may not have
@@ -130,6 +130,38 @@ def _with_own_kernels(graph: Graph) -> Graph:
             copied.meta = dict(kernel.meta)
             node.update_arg(1, copied)
         taken.add(str(kernel.target))
+    module.recompile()
+    return replace(graph, module=module)
+
+
+def _with_own_outputs(graph: Graph) -> Graph:
+    """Give what is returned twice, or was an input, a tensor for each name: XNNPACK's delegate hands nothing through.
+
+    A copy, as the graph has it, is taken away on the way there. A product with 1 is the value, to the last bit, and
+    stays; of two alike one would be left, so each is made of the one before.
+    """
+    module = copy.deepcopy(graph.module)
+    (output,) = (node for node in module.graph.nodes if node.op == "output")
+    latest: dict[fx.Node, fx.Node] = {}
+    for node in output.all_input_nodes:
+        source = node
+        while op_name(source) == "clone":
+            source = source.all_input_nodes[0]
+        own, value = node, node.meta.get("val")
+        if (
+            isinstance(value, torch.Tensor)
+            and value.is_floating_point()
+            and (source in latest or source.op == "placeholder")
+        ):
+            name = f"one_for_{node.name}"
+            module.register_buffer(name, torch.ones([1] * value.ndim, dtype=value.dtype))
+            with module.graph.inserting_before(output):
+                one = module.graph.get_attr(name)
+                own = module.graph.call_function(torch.ops.aten.mul.Tensor, (latest.get(source, source), one))
+            own.meta["val"] = value
+            output.replace_input_with(node, own)
+        latest[source] = own
+    module.graph.eliminate_dead_code()
     module.recompile()
     return replace(graph, module=module)
 

@@ -20,9 +20,13 @@ DECOMPOSITIONS: Final = (
     Decomposition.SORTED,
 )
 FLOAT: Final = LoweringTarget(
-    "executorch", (Form.POOLED, Form.MEANS), global_pool=GlobalPool.DEEP, decompositions=DECOMPOSITIONS
+    "executorch",
+    (Form.POOLED, Form.MEANS),
+    global_pool=GlobalPool.DEEP,
+    decompositions=(*DECOMPOSITIONS, Decomposition.GROUP_NORM),
 )
-INT8: Final = replace(FLOAT, name="executorch-int8", hard_swish=HardSwishForm.SCALED)
+# A variance on integer grids is none: a normalisation stays the runtime's own, in float.
+INT8: Final = replace(FLOAT, name="executorch-int8", hard_swish=HardSwishForm.SCALED, decompositions=DECOMPOSITIONS)
 
 
 def targets() -> tuple[LoweringTarget, ...]:

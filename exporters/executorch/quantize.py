@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from coordatt_deploy.errors import BundleError, ConversionError
 from coordatt_deploy.exporters import EIGHT_BITS, Exported, ExportRequest
 from coordatt_deploy.formats import Format, TargetCpu
-from coordatt_deploy.quantization.delicate_sums import leads_to
+from coordatt_deploy.quantization.delicate_sums import leads_to, too_wide, touching
 from coordatt_deploy.quantization.ranges import Range, needed
 from coordatt_deploy.quantization.recipes import Recipe, checked, kept_in_float
 from coordatt_deploy.runtimes.executorch.flatbuffer_schema import Record
@@ -42,6 +42,7 @@ from coordatt_deploy.runtimes.executorch.program_file import (
 )
 from coordatt_deploy.runtimes.executorch.runner import start
 from coordatt_deploy.runtimes.executorch.tensors import Grid, names_inside, operators, sources, value_name
+from coordatt_deploy.runtimes.executorch.vocabulary import VOCABULARY
 
 WEIGHTED: Final[Mapping[str, int]] = {"XNNConv2d": 0, "XNNDepthwiseConv2d": 3, "XNNFullyConnected": 0}  # channel axis
 MOVING: Final = frozenset({
@@ -62,7 +63,10 @@ FIXED: Final = {"XNNSigmoid": Grid(1 / 256, -128), "XNNTanh": Grid(1 / 128, 0)}
 # What leads from a sum to a divisor or a logarithm, element by element.
 STEPS: Final = frozenset({"XNNAdd", "XNNSubtract", "XNNMultiply", "XNNSquareRoot", "XNNSquare", "XNNAbs", "XNNMaximum",
                           "XNNDiv", "XNNStaticReshape"})  # fmt: skip
+STARTS: Final = frozenset({"XNNGlobalAvgPooling2d", "XNNAvgPooling2d"})  # where such steps begin
 FP32, QINT8, QCINT8, QCINT32 = 1, 3, 6, 7
+# What leads from a mask to the softmax behind it.
+MASKING: Final = STEPS | {"XNNStaticTranspose", "XNNCopy", "aten::where.self_out", "aten::masked_fill.Scalar_out"}
 NO_HANDLE: Final = 65535
 KEEP_DIMS: Final = 0x00000040
 LEAST_STEP: Final = 2.0**-40
@@ -101,7 +105,7 @@ def quantize(
     for spec, index in zip(exported.inputs, file.method.inputs, strict=True):
         bounds[value_name(index)] = bounds[spec.name]
     edges = [(item.inputs, item.outputs) for item in operators(file)]
-    kept = kept_in_float(recipe.float_layers, exported.layers, edges) | _delicate(file)
+    kept = kept_in_float(recipe.float_layers, exported.layers, edges) | _delicate(file) | _too_wide(file, bounds)
     for call, kind in calls(file.method):
         graph = file.graphs.get(call.delegate_index) if kind == "DelegateCall" else None
         if graph is not None:
@@ -119,8 +123,20 @@ def _delicate(file: ProgramFile) -> set[str]:
     """Names of what leads to divisors that the network computes, and to logarithms."""
     found = list(operators(file))
     made_of = {name: list(item.inputs) for item in found if item.name in STEPS for name in item.outputs}
+    made_of |= {name: [] for item in found if item.name in STARTS for name in item.outputs}
     divisors = [item.inputs[1] for item in found if item.name == "XNNDiv" and len(item.inputs) > 1]
     return leads_to([*divisors, *(item.inputs[0] for item in found if item.name == "XNNLog")], made_of)
+
+
+def _too_wide(file: ProgramFile, ranges: Mapping[str, Range]) -> set[str]:
+    """Names of what no grid can hold, as a mask of minus infinity makes it, and of what is made of it."""
+    found = list(operators(file))
+    wide = too_wide(
+        {name: (bounds.low, bounds.high) for name, bounds in ranges.items()},
+        [item.inputs[0] for item in found if item.name in VOCABULARY.softmaxes],
+        {name: list(item.inputs) for item in found if item.name in MASKING for name in item.outputs},
+    )
+    return touching(wide, ((item.inputs, item.outputs) for item in found))
 
 
 def grid_of(bounds: Range) -> Grid:

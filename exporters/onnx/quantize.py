@@ -54,6 +54,7 @@ INTEGER: Final[Mapping[str, tuple[str, ...]]] = {
 }
 # What leads from a sum to a divisor or a logarithm, element by element, of those with an integer kernel.
 STEPS: Final = frozenset({"Add", "Mul", "Reshape"})
+STARTS: Final = frozenset({"ReduceMean", "ReduceSum", "GlobalAveragePool", "AveragePool"})  # where such steps begin
 # What leads from a mask to the softmax behind it.
 MASKING: Final = STEPS | {"Sub", "Div", "Where", "Transpose", "Unsqueeze", "Squeeze", "Flatten"}
 FEW_WEIGHTS: Final = 1024  # as in TFLite: such weights stay in float where activations do
@@ -170,6 +171,7 @@ def _static(
 def _delicate(model: onnx.ModelProto) -> set[str]:
     """Names of what leads to divisors that the network computes, and to logarithms."""
     made_of = {name: list(node.input) for node in model.graph.node if node.op_type in STEPS for name in node.output}
+    made_of |= {name: [] for node in model.graph.node if node.op_type in STARTS for name in node.output}
     divisors = [node.input[1] for node in model.graph.node if node.op_type == "Div"]
     return leads_to([*divisors, *(node.input[0] for node in model.graph.node if node.op_type == "Log")], made_of)
 

@@ -25,6 +25,7 @@ _CODES: Final = schema.BuiltinOperator
 FEW: Final = 4096  # values: 16 kB in float
 # What leads from a sum to a divisor or a logarithm, element by element.
 STEPS: Final = frozenset({"ADD", "SUB", "MUL", "SQRT", "SQUARE", "ABS", "MAXIMUM", "POW", "DIV", "RESHAPE"})
+STARTS: Final = frozenset({"MEAN", "SUM", "AVERAGE_POOL_2D"})  # where such steps begin
 # What leads from a mask to the softmax behind it.
 MASKING: Final = STEPS | {"SELECT_V2", "SELECT", "TRANSPOSE", "EXPAND_DIMS", "SQUEEZE"}
 BEFORE: Final = frozenset({"ADD", "SUB", "MUL", "SQUARED_DIFFERENCE", "MEAN", "RESHAPE"})  # of a variance
@@ -95,7 +96,8 @@ def _delicate(operators: Iterable[_Operator]) -> set[str]:
             starts.append(item.inputs[1])
         elif item.name == "LOG":
             starts.append(item.inputs[0])
-    return quotients | leads_to(starts, _made_of(operators, STEPS))
+    begun = {output: [] for item in operators if item.name in STARTS for output in item.outputs}
+    return quotients | leads_to(starts, {**_made_of(operators, STEPS), **begun})
 
 
 def _made_of(operators: Iterable[_Operator], names: frozenset[str], most: int | None = None) -> Mapping[str, list[str]]:

@@ -99,6 +99,17 @@ def test_impossible_counts_are_refused(counts):
         PairedDifference(*counts)
 
 
+def test_a_masked_class_is_never_named():
+    """
+    Minus infinity is less than every score; where all are, there is no class.
+    """
+    logits = np.array([[-np.inf, 1.0, 0.0], [-np.inf, 1.0, 0.0], [-np.inf, -np.inf, -np.inf]])
+    classes, places = classes_and_places(logits, np.array([1, 0, 1]))
+
+    assert [1, 1, NOT_FINITE] == classes.tolist()
+    assert [0, 2, 3] == places.tolist()
+
+
 def test_equal_logits_are_taken_in_order_and_nan_names_nothing():
     """
     As argmax does in an app; NaN and infinity are never right.

@@ -108,6 +108,35 @@ def test_nan_and_infinity_never_pass(tolerance, value):
     assert '"sqnr_db": null' in json.dumps(to_json(verdict), allow_nan=False)
 
 
+@EVERY
+def test_minus_infinity_of_a_masked_class_is_right_where_it_is_the_references(tolerance):
+    """
+    Wherever else it stands, or where a number stands in its place, even 0, the file is wrong, not unproven.
+    """
+
+    def masked(values, columns=(1, 3), by=-np.inf):
+        found = [item.astype(np.float64) for item in values]
+        for item in found:
+            item[:, list(columns)] = by
+        return found
+
+    reference, rounding = masked(REFERENCE), masked(ROUNDING)
+    right = judge("logits", rounding, reference, rounding, tolerance)
+    assert right.passed
+    assert right.nonfinite == 0
+    for wrong in (
+        masked(ROUNDING, (1, 2)),
+        masked(ROUNDING, (1,)),
+        masked(ROUNDING, by=0.0),
+        masked(ROUNDING, by=np.inf),
+    ):
+        verdict = judge("logits", wrong, reference, rounding, tolerance)
+
+        assert not verdict.passed
+        assert verdict.unproven is None
+        assert "infinite" in verdict.sentence()
+
+
 def test_a_reference_that_overflows_in_the_artifacts_precision_allows_nothing():
     """
     Where torch itself overflows float16, no tolerance can be derived, so only equality passes.

@@ -103,7 +103,7 @@ class Normalised(nn.Module):
         return value / (value.mean((2, 3), keepdim=True) + self.epsilon)
 
 
-@pytest.mark.parametrize(("epsilon", "spared"), [(1e-12, {"add"}), (0.3, set())])
+@pytest.mark.parametrize(("epsilon", "spared"), [(1e-12, {"mean", "add"}), (0.3, set())])
 def test_a_divisor_that_integers_round_to_zero_stays_in_float(epsilon, spared):
     """
     As quantizers leave it; nothing is spared where the grid's own divisor divides, which is the stricter measure.
@@ -117,6 +117,35 @@ def test_a_divisor_that_integers_round_to_zero_stays_in_float(epsilon, spared):
     for case in cases:
         errors = reference.accumulated(case, rounding, reference.reference(case))
         assert all(np.isfinite(error.greatest) for error in errors.values())
+
+
+def test_the_least_number_of_a_mask_stays_finite_in_eleven_bits():
+    """
+    What is on no grid is rounded as float16 rounds; the least float32 rounded so would be minus infinity, and a softmax
+    over a row of nothing else NaN.
+    """
+
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv = nn.Conv2d(3, 4, 3)
+            mask = torch.zeros(4, 4)
+            mask[3], mask[:, 2] = torch.finfo(torch.float32).min, torch.finfo(torch.float32).min
+            self.register_buffer("mask", mask)
+
+        def forward(self, image):
+            value = self.conv(image).flatten(2)
+            return ((value @ value.transpose(1, 2)) / 100 + self.mask).softmax(-1) @ value
+
+    reference = ReferenceLayers(captured(Masked().eval(), (1, 3, 32, 48)))
+    cases = _cases(1)
+    rounding = reference.rounding(INT8, cases, frozenset(reference.nodes))
+
+    errors = reference.accumulated(cases[0], rounding, reference.reference(cases[0]))
+
+    assert "add" in rounding.spared
+    assert all(np.isfinite(error.noise).all() for error in errors.values())
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -11,6 +11,7 @@ from coordatt_deploy.artifact_specs import About, AppInterface, TensorSpec
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.formats import Format
 from coordatt_deploy.host import Host
+from coordatt_deploy.plurals import counted
 from coordatt_deploy.runtime_versions import RuntimeNeeds
 from coordatt_deploy.runtimes.delegate import Delegate
 from coordatt_deploy.runtimes.executorch.flatbuffer_schema import Record
@@ -81,7 +82,7 @@ def operators(path: Path) -> OperatorCount:
     file = _file(path)
     found = list(operators_of(file))
     inside = sum(item.delegate is not None for item in found)
-    remark = f"XNNPACK runs {inside} of {len(found)}, in {len(file.graphs)} partitions"
+    remark = f"XNNPACK runs {inside} of {len(found)}, in {counted(len(file.graphs), 'partition')}"
     return OperatorCount(most_frequent_first(item.name for item in found), remark)
 
 

@@ -19,6 +19,7 @@ from coordatt_deploy.graph.lowering.decompositions import (
     convolutions,
     copies,
     layout,
+    normalisations,
     pools,
 )
 from coordatt_deploy.graph.rewriter import Rewriter
@@ -57,6 +58,7 @@ class Decomposition(enum.StrEnum):
     POWER = "power"
     QUOTIENT_OF_SUM = "quotient_of_sum"
     RMS_NORM = "rms_norm"
+    GROUP_NORM = "group_norm"
     PRODUCT = "product"
     CHANNEL_SHUFFLE = "channel_shuffle"
     CIRCULAR_PAD = "circular_pad"
@@ -122,6 +124,7 @@ DECOMPOSITIONS: Final[Mapping[Decomposition, Rule]] = {
     Decomposition.POWER: _rule("pow", arithmetic.power_of_many_axes),
     Decomposition.QUOTIENT_OF_SUM: _rule("div", arithmetic.quotient_of_sum),
     Decomposition.RMS_NORM: _rule("rms_norm", arithmetic.rms_norm),
+    Decomposition.GROUP_NORM: _rule("group_norm", normalisations.group_norm),
     Decomposition.PRODUCT: _rule("prod", arithmetic.product_of_slices),
     Decomposition.CHANNEL_SHUFFLE: _rule("channel_shuffle", layout.channel_shuffle),
     Decomposition.CIRCULAR_PAD: _rule("pad", layout.circular),
