@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import click
 
 from coordatt_deploy.commands.options import (
     bundle_argument,
+    duration,
     format_option,
     gathered,
     json_option,
@@ -40,6 +42,8 @@ class ProfileOptions:
         latency: How.
         formats: Empty for all.
         operators: Whether to find out where the time of each file goes as well.
+        sustained: For how many seconds each file runs without a pause instead; None for latency in turns.
+        cool_down: The longest pause before each of them, in seconds.
         target: Whose instructions are counted instead; None for latency here.
         junit: A further file for the figures; not of instructions, like the next one.
         markdown: A file for a summary.
@@ -49,6 +53,8 @@ class ProfileOptions:
     latency: LatencyOptions = field(default_factory=LatencyOptions)
     formats: tuple[Format, ...] = ()
     operators: bool = False
+    sustained: float | None = None
+    cool_down: float | None = None
     target: str | None = None
     junit: Path | None = None
     markdown: Path | None = None
@@ -68,6 +74,18 @@ class ProfileOptions:
     click.option(
         "--ops", "operators", is_flag=True, help="Tell where the time goes: layer by layer, beside each layer's error."
     ),
+    click.option(
+        "--sustained",
+        type=duration,
+        metavar="TIME",
+        help="Run each artifact without a pause instead, such as for 10m, and tell whether its latency holds.",
+    ),
+    click.option(
+        "--cool-down",
+        type=duration,
+        metavar="TIME",
+        help="With --sustained: wait before each artifact, such as 2m, or until it is as cool as at first.",
+    ),
     click.option("--target", help="Count another machine's instructions instead: qemu-arm64, or qemu-arm64:CPU."),
     *summary_options("figures"),
     output_option("profile.json"),
@@ -84,10 +102,14 @@ def profile(options: ProfileOptions, bundle: Path, as_json: bool) -> None:
     ExecuTorch, which tell none, as pieces of the file. One table has what each layer takes and how wrong it is, for
     files that parity --layers judged.
 
+    With --sustained, artifacts run one after the other, and latency, frequency and temperature are kept over time. A
+    test for change points says whether each is steady, slows down, or was not measured long enough to tell.
+
     \b
     Example:
         coordatt-deploy profile mobilenetv2_ca_035.digits --threads 1,2
         coordatt-deploy profile mobilenetv2_ca_035.digits --ops --format onnx
+        coordatt-deploy profile mobilenetv2_ca_035.digits --sustained 10m --cool-down 2m
         coordatt-deploy profile mobilenetv2_ca_035.digits --target qemu-arm64
     """
     # When the options are right, what does the work: see coordatt_deploy.cli.
@@ -97,10 +119,13 @@ def profile(options: ProfileOptions, bundle: Path, as_json: bool) -> None:
     from coordatt_deploy.profile import run as profile_run
     from coordatt_deploy.profile.instructions import count_on
     from coordatt_deploy.profile.latency import ProfileSettings
+    from coordatt_deploy.profile.sustained import SustainedSettings
+    from coordatt_deploy.profile.sustained_run import measure_sustained
     from coordatt_deploy.report.profile_summary import profile_junit, profile_markdown
     from coordatt_deploy.report.terminal import console
     from coordatt_deploy.report.terminal import profile as terminal_profile
     from coordatt_deploy.report.terminal.operators import show_operators
+    from coordatt_deploy.report.terminal.sustained import show_sustained
     from coordatt_deploy.report_file import check_folder, write_text
 
     command = command_line(sys.argv[1:])
@@ -110,6 +135,7 @@ def profile(options: ProfileOptions, bundle: Path, as_json: bool) -> None:
         for item in dataclasses.fields(options.latency)
         if (value := getattr(options.latency, item.name)) is not None
     }
+    _check_sustained(options, given)
     if options.target is not None:
         if options.junit is not None or options.markdown is not None:
             raise UsageError("--junit and --markdown are for latencies; --target counts instructions: --json has them")
@@ -128,12 +154,18 @@ def profile(options: ProfileOptions, bundle: Path, as_json: bool) -> None:
     settings = ProfileSettings(**given)
     for file in filter(None, (options.junit, options.markdown)):
         check_folder(file)
+    lasting = None if options.sustained is None else SustainedSettings(options.sustained, options.cool_down or 0.0)
     with console.bars() as stages:
         opened = open_bundle(bundle)
-        measured = profile_run.measure_latency(
-            opened, stages, settings, formats=formats, output=options.output, command=command,
-            errors=layer_errors(opened) if options.operators else None,
-        )  # fmt: skip
+        if lasting is not None:
+            measured = measure_sustained(
+                opened, stages, lasting, settings, formats=formats, output=options.output, command=command
+            )
+        else:
+            measured = profile_run.measure_latency(
+                opened, stages, settings, formats=formats, output=options.output, command=command,
+                errors=layer_errors(opened) if options.operators else None,
+            )  # fmt: skip
     if options.junit is not None:
         write_text(options.junit, profile_junit(measured))
     if options.markdown is not None:
@@ -141,7 +173,26 @@ def profile(options: ProfileOptions, bundle: Path, as_json: bool) -> None:
     if as_json:
         print_result(measured)
     else:
-        terminal_profile.show_profile(opened, measured)
-        show_operators(opened, measured)
+        if lasting is not None:
+            show_sustained(opened, measured)
+        else:
+            terminal_profile.show_profile(opened, measured)
+            show_operators(opened, measured)
         if options.output is None:
             console.show_next((console.bundle_command("report", opened.root), "one page of all results"))
+
+
+def _check_sustained(options: ProfileOptions, given: Mapping[str, object]) -> None:
+    """Refuse what contradicts ``--sustained``, and ``--cool-down`` without it."""
+    if options.sustained is None:
+        if options.cool_down is not None:
+            raise UsageError("--cool-down is for --sustained; without it artifacts take turns, and cool down alike")
+        return
+    if options.target is not None:
+        raise UsageError("--sustained runs files on this machine; --target counts instructions, which get no slower")
+    if options.operators:
+        raise UsageError("--sustained times whole files over time; --ops times their layers: make two calls of it")
+    for name in ("samples", "min_seconds"):
+        if name in given:
+            option = name.replace("_", "-")
+            raise UsageError(f"--sustained says for how long to measure; --{option} is for latency in turns")

@@ -61,10 +61,12 @@ def judge(windows: Sequence[Window], *, idle_cores: int = 0, heat_events: int | 
     since = _slower_since(series, points)
     last = _steady_state(points, since, count)
     found = change(series[first], series[last])
-    if since is not None and found.low > 1:
+    if since is not None and found.low > 1 and found.ratio >= 1 + SMALLEST:
         cause, words = _cause(windows, slice(0, since), last, found.ratio, idle_cores, heat_events)
         begun = windows[since].start_s
-        text = f"{found.ratio - 1:.1%} slower ({found.low - 1:.1%} … {found.high - 1:.1%}) from {clock(begun)} on; {words}"
+        text = (
+            f"{found.ratio - 1:.1%} slower ({found.low - 1:.1%} … {found.high - 1:.1%}) from {clock(begun)} on; {words}"
+        )
         course, reason = Course.SLOWS_DOWN, text
     else:
         cause, begun = None, None
@@ -99,12 +101,10 @@ def _steady_state(points: Sequence[int], since: int | None, count: int) -> slice
     return slice(lasting[-1] if lasting else points[-1], count)
 
 
-def _not_slower(
-    series: Series, points: Sequence[int], found: Change, windows: Sequence[Window]
-) -> tuple[Course, str]:
+def _not_slower(series: Series, points: Sequence[int], found: Change, windows: Sequence[Window]) -> tuple[Course, str]:
     ends = f"{found.low - 1:+.1%} … {found.high - 1:+.1%}"
     longer = f"run for {clock(_lasted(windows) * LONGER)}"
-    known = 1 - WITHIN <= found.low and found.high <= 1 + WITHIN
+    known = found.low >= 1 - WITHIN and found.high <= 1 + WITHIN
     if not points:
         if known:
             return Course.STEADY, f"no change of level; the last third against the first: {ends}"
@@ -114,7 +114,10 @@ def _not_slower(
     level = float(np.median(series[points[-1] :]) / np.median(series[: points[0]]))
     begun = clock(windows[points[-1]].start_s)
     if level >= 1 + SMALLEST:
-        return Course.UNDECIDED, f"{level - 1:.1%} slower from {begun} on, which is too late to say that it stays; {longer}"
+        return (
+            Course.UNDECIDED,
+            f"{level - 1:.1%} slower from {begun} on, which is too late to say that it stays; {longer}",
+        )
     if level <= 1 / (1 + SMALLEST):
         text = f"{1 / level - 1:.1%} slower at the beginning than from {begun} on: other load, or no cool beginning"
         return Course.UNDECIDED, f"{text}; wait with --cool-down, and {longer}"
@@ -127,11 +130,12 @@ def _cause(
     windows: Sequence[Window], before: slice, after: slice, ratio: float, idle_cores: int, heat_events: int | None
 ) -> tuple[Cause, str]:
     """What the machine told of a slowdown by *ratio*."""
-    load = "; ".join(_more_load(windows[before], windows[after], idle_cores))
-    told = "; ".join(filter(None, (_frequency(windows[before], windows[after]), _temperature(windows[before], windows[after]))))
+    cool, hot = windows[before], windows[after]
+    load = "; ".join(_more_load(cool, hot, idle_cores))
+    told = "; ".join(filter(None, (_frequency(cool, hot), _temperature(cool, hot))))
     heat = _is_heat(windows, before, after, ratio, heat_events)
     events = f"the CPU reported to have slowed down because of heat {heat_events} times" if heat_events else ""
-    facts = "; ".join(filter(None, (events, told, load, _moved(windows[before], windows[after]))))
+    facts = "; ".join(filter(None, (events, told, load, _moved(cool, hot))))
     if heat and load:
         return Cause.UNCLEAR, f"throttling or other load: {facts}"
     if heat:
@@ -143,9 +147,7 @@ def _cause(
     return Cause.UNCLEAR, f"cause unclear: {facts}"
 
 
-def _is_heat(
-    windows: Sequence[Window], before: slice, after: slice, ratio: float, heat_events: int | None
-) -> bool:
+def _is_heat(windows: Sequence[Window], before: slice, after: slice, ratio: float, heat_events: int | None) -> bool:
     """Whether frequency or temperature accounts for a slowdown by *ratio*."""
     if heat_events:
         return True
