@@ -1,4 +1,4 @@
-"""Sizes and times as users write them: ``2 MB``, ``12 ms``, ``10m``, ``0.9 x`` of something. Imports nothing of ours."""
+"""Sizes and times as users write them: ``2 MB``, ``12 ms``, ``10m``, ``0.9 x`` of something. Imports none of ours."""
 
 import re
 from typing import Final

@@ -107,7 +107,7 @@ def _not_slower(series: Series, points: Sequence[int], found: Change, windows: S
     known = found.low >= 1 - WITHIN and found.high <= 1 + WITHIN
     if not points:
         if known:
-            return Course.STEADY, f"no change of level; the last third against the first: {ends}"
+            return Course.STEADY, f"no change of level that lasts; the last third against the first: {ends}"
         wide = max(found.high - 1, 1 - found.low) / WITHIN
         longer = f"run for {clock(_lasted(windows) * max(LONGER, wide**2))}"
         return Course.UNDECIDED, f"noisy: the last third against the first is known only as {ends}; {longer}"
@@ -183,12 +183,12 @@ def _frequency(before: Sequence[Window], after: Sequence[Window]) -> str:
     first, last = _mean(before, "frequency_mhz"), _mean(after, "frequency_mhz")
     if not first or not last:
         return ""
-    return f"{first:.0f} → {last:.0f} MHz ({last / first - 1:+.0%})"
+    return f"frequency {first:.0f} → {last:.0f} MHz ({last / first - 1:+.0%})"
 
 
 def _temperature(before: Sequence[Window], after: Sequence[Window]) -> str:
     first, last = _mean(before, "temperature_c"), _mean(after, "temperature_c")
-    return "" if first is None or last is None else f"{first:.0f} → {last:.0f} °C"
+    return "" if first is None or last is None else f"temperature {first:.0f} → {last:.0f} °C"
 
 
 def _moved(before: Sequence[Window], after: Sequence[Window]) -> str:
