@@ -142,7 +142,7 @@ def _cause(
         return Cause.THROTTLING, f"throttling: {facts}"
     if load:
         return Cause.OTHER_LOAD, f"other load: {facts}"
-    if not told:
+    if not facts:
         return Cause.UNCLEAR, "cause not readable: this machine tells neither frequency nor temperature"
     return Cause.UNCLEAR, f"cause unclear: {facts}"
 

@@ -31,7 +31,7 @@ def profile_junit(profile: ProfileResult) -> str:
         case = Case(f"threads {item.threads}", told, skipped=skipped, seconds=item.median_ms / 1e3)
         suites.setdefault(item.path, []).append(case)
     for lasting in profile.sustained:
-        seconds = None if lasting.steady_ms is None else lasting.steady_ms / 1e3
+        seconds = (lasting.steady_ms or 0.0) / 1e3
         case = Case(
             f"sustained, threads {lasting.threads}", sustained_texts.verdict(lasting),
             skipped=lasting.verdict.course is Course.UNDECIDED, seconds=seconds,
