@@ -66,11 +66,20 @@ def read_addition(bundle: Bundle, path: Path, place: str | None = None) -> Addit
         raise UsageError(f"{path} holds no run; write it again on that machine: coordatt-deploy {command} BUNDLE")
     _check(bundle, path, command, _every(reports))
     name = _place_of(_every(reports)) if place is None else place
+    check_place(name)
+    return Addition(path, command, name, report_name(_STEMS[command], name), _moved(reports, name))
+
+
+def check_place(name: str) -> None:
+    """Refuse what cannot be the name of a machine.
+
+    Raises:
+        UsageError: It would be no name of a file, or is that of this machine.
+    """
     if PLACE.fullmatch(name) is None or len(name) > LONGEST_PLACE or name == HERE:
         raise UsageError(
             f"{name!r} is no name for a machine; give small letters, digits, dots and dashes, as in --as macmini-m2"
         )
-    return Addition(path, command, name, report_name(_STEMS[command], name), _moved(reports, name))
 
 
 def add(bundle: Bundle, additions: Sequence[Addition]) -> None:
@@ -143,6 +152,10 @@ def _every(reports: Reports) -> tuple[RunRecord, ...]:
     """
     if not isinstance(reports, ProfileReports):
         return reports.runs
+    if reports.imported:
+        raise UsageError(
+            "the document holds figures that were imported; import what the tool printed: profile --import FILE"
+        )
     runs = reports.every
     if {run.time for run in runs} - {session.time for session in reports.sessions}:
         raise UsageError(

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from coordatt_deploy.commands.options import (
+    PATH,
     bundle_argument,
     duration,
     format_option,
@@ -45,6 +46,9 @@ class ProfileOptions:
         sustained: For how many seconds each file runs without a pause instead; None for latency in turns.
         cool_down: The longest pause before each of them, in seconds.
         target: Whose instructions are counted instead; None for latency here.
+        imports: What other tools printed, to be taken over instead.
+        artifact: Which file they timed; None where they say so.
+        place: What to call the machine that they ran on.
         junit: A further file for the figures; not of instructions, like the next one.
         markdown: A file for a summary.
         output: A file for the figures in place of the bundle's.
@@ -56,6 +60,9 @@ class ProfileOptions:
     sustained: float | None = None
     cool_down: float | None = None
     target: str | None = None
+    imports: tuple[Path, ...] = ()
+    artifact: str | None = None
+    place: str | None = None
     junit: Path | None = None
     markdown: Path | None = None
     output: Path | None = None
@@ -87,6 +94,16 @@ class ProfileOptions:
         help="With --sustained: wait before each artifact, such as 2m, or until it is as cool as at first.",
     ),
     click.option("--target", help="Count another machine's instructions instead: qemu-arm64, or qemu-arm64:CPU."),
+    click.option(
+        "--import",
+        "imports",
+        type=PATH,
+        multiple=True,
+        metavar="FILE",
+        help="Take over what benchmark_model, onnxruntime_perf_test or executor_runner printed on a phone instead.",
+    ),
+    click.option("--artifact", metavar="PATH", help="With --import: the file that was timed.  [default: as FILE says]"),
+    click.option("--as", "place", metavar="NAME", help="With --import: what to call that phone, such as pixel7."),
     *summary_options("figures"),
     output_option("profile.json"),
 )
@@ -105,12 +122,16 @@ def profile(options: ProfileOptions, bundle: Path, as_json: bool) -> None:
     With --sustained, artifacts run one after the other, and latency, frequency and temperature are kept over time. A
     test for change points says whether each is steady, slows down, or was not measured long enough to tell.
 
+    With --import, nothing is measured: what the runtimes' own benchmark programs printed on another machine is held to
+    the artifact, as far as they tell, and kept under that machine's name, marked as imported.
+
     \b
     Example:
         coordatt-deploy profile mobilenetv2_ca_035.digits --threads 1,2
         coordatt-deploy profile mobilenetv2_ca_035.digits --ops --format onnx
         coordatt-deploy profile mobilenetv2_ca_035.digits --sustained 10m --cool-down 2m
         coordatt-deploy profile mobilenetv2_ca_035.digits --target qemu-arm64
+        coordatt-deploy profile mobilenetv2_ca_035.digits --import pixel7.txt --as pixel7
     """
     # When the options are right, what does the work: see coordatt_deploy.cli.
     from coordatt_deploy.bundle import open_bundle
@@ -136,6 +157,9 @@ def profile(options: ProfileOptions, bundle: Path, as_json: bool) -> None:
         if (value := getattr(options.latency, item.name)) is not None
     }
     _check_sustained(options, given)
+    if _imports(options, given):
+        _take_over(options, bundle, command, as_json=as_json)
+        return
     if options.target is not None:
         if options.junit is not None or options.markdown is not None:
             raise UsageError("--junit and --markdown are for latencies; --target counts instructions: --json has them")
@@ -196,3 +220,53 @@ def _check_sustained(options: ProfileOptions, given: Mapping[str, object]) -> No
         if name in given:
             option = name.replace("_", "-")
             raise UsageError(f"--sustained says for how long to measure; --{option} is for latency in turns")
+
+
+def _imports(options: ProfileOptions, given: Mapping[str, object]) -> bool:
+    """Whether something is to be taken over; refuses what contradicts that."""
+    if not options.imports:
+        for name, value in (("artifact", options.artifact), ("as", options.place)):
+            if value is not None:
+                raise UsageError(f"--{name} is for what --import takes over; give --import FILE too")
+        return False
+    if options.place is None:
+        raise UsageError("--import takes over what another machine measured; name that with --as, as in --as pixel7")
+    measuring = {
+        "sustained": options.sustained, "cool-down": options.cool_down, "target": options.target,
+        "ops": options.operators or None, "format": options.formats or None, "junit": options.junit,
+        **{name.replace("_", "-"): value for name, value in given.items()},
+    }  # fmt: skip
+    for name, value in measuring.items():
+        if value is not None:
+            raise UsageError(f"--import takes over what was measured elsewhere; --{name} is for measuring here")
+    if options.artifact is not None and len(options.imports) > 1:
+        raise UsageError("--artifact says which file one FILE is of; import several one after the other")
+    return True
+
+
+def _take_over(options: ProfileOptions, bundle: Path, command: str, *, as_json: bool) -> None:
+    """Import what other tools printed, and show it."""
+    from coordatt_deploy.bundle import open_bundle
+    from coordatt_deploy.imported_results import import_outputs
+    from coordatt_deploy.logs import logged
+    from coordatt_deploy.report.profile_summary import imported_markdown
+    from coordatt_deploy.report.terminal import console
+    from coordatt_deploy.report.terminal.imported import show_imported
+    from coordatt_deploy.report_file import check_folder, write_text
+
+    if options.markdown is not None:
+        check_folder(options.markdown)
+    opened = open_bundle(bundle)
+    with logged("profile"):
+        taken = import_outputs(
+            opened, options.imports, options.place or "", artifact=options.artifact, output=options.output,
+            command=command,
+        )  # fmt: skip
+    if options.markdown is not None:
+        write_text(options.markdown, imported_markdown(taken, opened.manifest.model.name))
+    if as_json:
+        print_result(taken)
+        return
+    show_imported(opened, taken)
+    if options.output is None:
+        console.show_next((console.bundle_command("report", opened.root), "one page of all results"))

@@ -9,6 +9,7 @@ from coordatt_deploy.bundle import REPORTS
 from coordatt_deploy.documents import check_version, from_json, parse_object
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.host import Host
+from coordatt_deploy.profile.imported_result import ImportedLatency
 from coordatt_deploy.profile.operator_result import OperatorProfile
 from coordatt_deploy.profile.result import (
     LatencyRecord,
@@ -44,6 +45,13 @@ class SustainedRun(RunRecord):
 
     settings: SettingsRecord
     result: SustainedLatency
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportedRun(RunRecord):
+    """One artifact that somebody timed elsewhere with the runtime's own benchmark program."""
+
+    result: ImportedLatency
 
 
 T = TypeVar("T", OperatorRun, SustainedRun)
@@ -82,6 +90,8 @@ class ProfileReports:
         operators: Where the time of files goes (``profile --ops``); a later one takes the place of an earlier one
             likewise.
         sustained: Latency over time (``profile --sustained``), likewise.
+        imported: What other tools measured (``profile --import``); belongs to no session of ours. A later one of the
+            same file, tool and number of threads takes the place of an earlier one.
     """
 
     VERSION: ClassVar[int] = 2
@@ -90,11 +100,18 @@ class ProfileReports:
     sessions: tuple[ProfileSession, ...] = ()
     operators: tuple[OperatorRun, ...] = ()
     sustained: tuple[SustainedRun, ...] = ()
+    imported: tuple[ImportedRun, ...] = ()
 
     @property
     def every(self) -> tuple[RunRecord, ...]:
         """All runs, whatever was measured."""
-        return (*self.runs, *self.operators, *self.sustained)
+        return (*self.runs, *self.operators, *self.sustained, *self.imported)
+
+    def with_imported(self, runs: tuple[ImportedRun, ...]) -> "ProfileReports":
+        """Return the reports with what other tools measured; each takes the place of what answered the same."""
+        asked = {(run.artifact, run.result.tool, run.result.threads) for run in runs}
+        kept = (run for run in self.imported if (run.artifact, run.result.tool, run.result.threads) not in asked)
+        return replace(self, imported=(*kept, *runs))
 
     def with_session(
         self,
@@ -136,7 +153,7 @@ class ProfileReports:
         times = {run.time for run in (*everything, *tables, *lasting)}
         earlier = tuple(item for item in self.sessions if item.time in times)
         sessions = (*earlier, session) if session.time in times else earlier
-        return ProfileReports(everything, sessions, tables, lasting)
+        return ProfileReports(everything, sessions, tables, lasting, self.imported)
 
     def joined(self, later: "ProfileReports") -> "ProfileReports":
         """Return these reports with later ones."""

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from coordatt_deploy.host import Host
 from coordatt_deploy.plurals import counted
+from coordatt_deploy.profile.imported_result import ImportResult
 from coordatt_deploy.profile.operator_result import OperatorProfile
 from coordatt_deploy.profile.result import LatencyRecord, ProfileResult
 from coordatt_deploy.profile.sustained_result import Course, SustainedLatency
-from coordatt_deploy.report import operator_texts, sustained_texts
+from coordatt_deploy.report import imported_texts, operator_texts, sustained_texts
 from coordatt_deploy.report.junit_cases import Case, suites_xml
 from coordatt_deploy.report.markdown import cell
 
@@ -71,6 +72,19 @@ def profile_markdown(profile: ProfileResult, model: str) -> str:
         lines += ["", f"- {cell(left_out.path)}: not measured: {cell(left_out.reason)}"]
     if profile.interrupted:
         lines += ["", "- interrupted: these are the samples taken until then"]
+    return "\n".join(lines) + "\n"
+
+
+def imported_markdown(taken: ImportResult, model: str) -> str:
+    """Return what was imported of *model* as Markdown."""
+    heads = [*imported_texts.NAMES, *imported_texts.FIGURES]
+    lines = [
+        f"### Imported latency of {cell(model)} on {cell(taken.place)}", "", f"{imported_texts.CAUTION}.", "",
+        f"| {' | '.join(heads)} |", f"|{'---|' * len(imported_texts.NAMES)}{'--:|' * len(imported_texts.FIGURES)}",
+    ]  # fmt: skip
+    for item in taken.imported:
+        cells = (item.path, *imported_texts.names(item), *imported_texts.figures(item))
+        lines.append(f"| {' | '.join(map(cell, cells))} |")
     return "\n".join(lines) + "\n"
 
 

@@ -21,9 +21,11 @@ from coordatt_deploy.parity.result import ParityResult
 from coordatt_deploy.profile.instructions import InstructionReports
 from coordatt_deploy.profile.reports import ProfileReports, SustainedRun
 from coordatt_deploy.profile.result import ProfileResult
+from coordatt_deploy.report import imported_texts
 from coordatt_deploy.report.page import elsewhere, measurements, verdicts
 from coordatt_deploy.report.page.figures import Table, artifact_label
 from coordatt_deploy.report.page.headline import Headline, headline
+from coordatt_deploy.report.page.imported import imported_table
 from coordatt_deploy.report.page.measurements import AccuracyView, LatencyView, Sizes
 from coordatt_deploy.report.page.search_tradeoff import TradeoffView, tradeoffs
 from coordatt_deploy.report.page.summary import Summary, summary
@@ -100,6 +102,8 @@ class PageView:
         latency: On this machine.
         sustained: Over time, under load.
         latency_elsewhere: On other machines.
+        imported: On other machines, by other tools.
+        imported_caution: What these are worth.
         instructions: On other CPUs, target by target.
         sizes: Sizes and operators.
         layers: A table of every layer for each file; empty where layers were not judged.
@@ -122,6 +126,8 @@ class PageView:
     latency: LatencyView | None
     sustained: SustainedView | None
     latency_elsewhere: Table | None
+    imported: Table | None
+    imported_caution: str
     instructions: tuple[Table, ...]
     sizes: Sizes
     layers: tuple[Table, ...]
@@ -166,6 +172,10 @@ def _view(contents: Contents) -> PageView:
         latency=measurements.latency_view(profile, FIRST_LATENCY_PLOT, labels) if profile else None,
         sustained=sustained_view(contents.sustained, FIRST_SUSTAINED_PLOT, labels),
         latency_elsewhere=elsewhere.latencies(timed, labels),
+        imported=imported_table(
+            contents.latency_elsewhere, {item.path: item.sha256 for item in manifest.artifacts}, labels
+        ),
+        imported_caution=imported_texts.CAUTION,
         instructions=elsewhere.instructions(contents.instructions),
         sizes=measurements.sizes(manifest, contents.operators),
         layers=verdicts.layer_tables(parity) if parity else (),
@@ -185,6 +195,7 @@ def _sections(view: PageView) -> Iterator[tuple[str, str]]:
         ("int8", "Int8 by layer", view.sensitivities or view.search or view.tradeoffs),
         ("latency", "Latency", view.latency), ("sustained", "Sustained", view.sustained),
         ("latency-elsewhere", "Latency elsewhere", view.latency_elsewhere),
+        ("imported", "Imported", view.imported),
         ("instructions", "Instructions", view.instructions),
     )  # fmt: skip
     yield from ((key, title) for key, title, found in told if found)
