@@ -137,10 +137,7 @@ def _artifact(bundle: Bundle, path: Path, told: ToolOutput, name: str | None) ->
         raise UsageError(f"{path}: {told.tool} does not say which file it timed; {give}")
     found = [item for item in artifacts if wanted in (item.path, PurePosixPath(item.path).name)]
     if not found:
-        text = (
-            f"{bundle.root} has no file {wanted!r}" if name else f"{path} is of {wanted!r}, which {bundle.root} has not"
-        )
-        raise UsageError(f"{text}; {give}")
+        raise UsageError(f"{path} is of {wanted!r}, and {bundle.root} has no such file; {give}")
     if len(found) > 1:
         raise UsageError(f"{path} is of {wanted!r}, and {bundle.root} has {len(found)} files of that name; {give}")
     (artifact,) = found
