@@ -231,13 +231,13 @@ def _imports(options: ProfileOptions, given: Mapping[str, object]) -> bool:
         return False
     if options.place is None:
         raise UsageError("--import takes over what another machine measured; name that with --as, as in --as pixel7")
-    measuring = {
+    measuring: dict[str, object] = {
         "sustained": options.sustained, "cool-down": options.cool_down, "target": options.target,
         "ops": options.operators or None, "format": options.formats or None, "junit": options.junit,
         **{name.replace("_", "-"): value for name, value in given.items()},
     }  # fmt: skip
-    for name, value in measuring.items():
-        if value is not None:
+    for name, asked in measuring.items():
+        if asked is not None:
             raise UsageError(f"--import takes over what was measured elsewhere; --{name} is for measuring here")
     if options.artifact is not None and len(options.imports) > 1:
         raise UsageError("--artifact says which file one FILE is of; import several one after the other")

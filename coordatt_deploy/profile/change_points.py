@@ -75,7 +75,8 @@ def _ranks(series: Series) -> Series:
     """The mid-ranks of the values, less their mean."""
     _, place, count = np.unique(series, return_inverse=True, return_counts=True)
     ranks: Series = (np.cumsum(count) - (count - 1) / 2)[place]
-    return ranks - ranks.mean()
+    ranks -= ranks.mean()
+    return ranks
 
 
 def _scores(series: Series) -> Series:

@@ -21,7 +21,7 @@ from coordatt_deploy.profile.rounds import pinned
 from coordatt_deploy.profile.run import keep, kind_of, open_file, openable_files, settings_record
 from coordatt_deploy.profile.sustained import Seen, SustainedSettings, cool_down, heat_events, run_for
 from coordatt_deploy.profile.sustained_result import SustainedLatency
-from coordatt_deploy.profile.sustained_verdict import clock, judge
+from coordatt_deploy.profile.sustained_verdict import Part, clock, judge
 from coordatt_deploy.profile.turns import Feeds, feeds_of, percents
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.report_file import ReportFile
@@ -189,8 +189,8 @@ def latency_of(
     events = heat_events(*states)
     judged = judge(windows, idle_cores=int(evidence_between(*states, threads).idle_cores or 0), heat_events=events)
 
-    def level(part: slice | None) -> float | None:
-        return None if part is None else median(item.median_ms for item in windows[part])
+    def level(part: Part | None) -> float | None:
+        return None if part is None else median(item.median_ms for item in part.of(windows))
 
     return SustainedLatency(
         path=artifact.path,

@@ -36,12 +36,24 @@ IN_STEP: Final = 0.5  # rank correlation of temperature and latency
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Some windows in a row: from the one at *start* to the last one before *end*."""
+
+    start: int
+    end: int
+
+    def of(self, windows: Sequence[Window]) -> Sequence[Window]:
+        """Return the windows."""
+        return windows[self.start : self.end]
+
+
+@dataclass(frozen=True, slots=True)
 class Judged:
     """A verdict, and which windows are the beginning and the steady state; None of too few windows."""
 
     verdict: SustainedVerdict
-    first: slice | None = None
-    last: slice | None = None
+    first: Part | None = None
+    last: Part | None = None
 
 
 def judge(windows: Sequence[Window], *, idle_cores: int = 0, heat_events: int | None = None) -> Judged:
@@ -57,12 +69,12 @@ def judge(windows: Sequence[Window], *, idle_cores: int = 0, heat_events: int | 
         return Judged(SustainedVerdict(Course.UNDECIDED, _too_short(windows)))
     series = np.array([item.median_ms for item in windows])
     points = change_points(series)
-    first = slice(0, points[0] if points else count // 3)
+    first = Part(0, points[0] if points else count // 3)
     since = _slower_since(series, points)
     last = _steady_state(points, since, count)
-    found = change(series[first], series[last])
+    found = change(series[first.start : first.end], series[last.start : last.end])
     if since is not None and found.low > 1 and found.ratio >= 1 + SMALLEST:
-        cause, words = _cause(windows, slice(0, since), last, found.ratio, idle_cores, heat_events)
+        cause, words = _cause(windows, Part(0, since), last, found.ratio, idle_cores, heat_events)
         begun = windows[since].start_s
         text = (
             f"{found.ratio - 1:.1%} slower ({found.low - 1:.1%} … {found.high - 1:.1%}) from {clock(begun)} on; {words}"
@@ -93,12 +105,12 @@ def _slower_since(series: Series, points: Sequence[int]) -> int | None:
     return None if since is None or len(series) - since < LASTING * len(series) else since
 
 
-def _steady_state(points: Sequence[int], since: int | None, count: int) -> slice:
+def _steady_state(points: Sequence[int], since: int | None, count: int) -> Part:
     """The last level that lasts; without any change the last third."""
     if not points:
-        return slice(count - count // 3, count)
+        return Part(count - count // 3, count)
     lasting = [at for at in points if count - at >= LASTING * count and (since is None or at >= since)]
-    return slice(lasting[-1] if lasting else points[-1], count)
+    return Part(lasting[-1] if lasting else points[-1], count)
 
 
 def _not_slower(series: Series, points: Sequence[int], found: Change, windows: Sequence[Window]) -> tuple[Course, str]:
@@ -127,10 +139,10 @@ def _not_slower(series: Series, points: Sequence[int], found: Change, windows: S
 
 
 def _cause(
-    windows: Sequence[Window], before: slice, after: slice, ratio: float, idle_cores: int, heat_events: int | None
+    windows: Sequence[Window], before: Part, after: Part, ratio: float, idle_cores: int, heat_events: int | None
 ) -> tuple[Cause, str]:
     """What the machine told of a slowdown by *ratio*."""
-    cool, hot = windows[before], windows[after]
+    cool, hot = before.of(windows), after.of(windows)
     load = "; ".join(_more_load(cool, hot, idle_cores))
     told = "; ".join(filter(None, (_frequency(cool, hot), _temperature(cool, hot))))
     heat = _is_heat(windows, before, after, ratio, heat_events)
@@ -147,15 +159,15 @@ def _cause(
     return Cause.UNCLEAR, f"cause unclear: {facts}"
 
 
-def _is_heat(windows: Sequence[Window], before: slice, after: slice, ratio: float, heat_events: int | None) -> bool:
+def _is_heat(windows: Sequence[Window], before: Part, after: Part, ratio: float, heat_events: int | None) -> bool:
     """Whether frequency or temperature accounts for a slowdown by *ratio*."""
     if heat_events:
         return True
-    first, last = _mean(windows[before], "frequency_mhz"), _mean(windows[after], "frequency_mhz")
+    first, last = _mean(before.of(windows), "frequency_mhz"), _mean(after.of(windows), "frequency_mhz")
     if first and last:
         # half of the slowdown: latency does not follow the core's frequency where it waits for memory
         return first / last - 1 >= (ratio - 1) / 2
-    cool, hot = _mean(windows[before], "temperature_c"), _mean(windows[after], "temperature_c")
+    cool, hot = _mean(before.of(windows), "temperature_c"), _mean(after.of(windows), "temperature_c")
     if cool is None or hot is None or hot - cool < WARMER_C:
         return False
     known = [(item.median_ms, item.temperature_c) for item in windows if item.temperature_c is not None]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from coordatt_deploy.profile.sustained_result import Cause, Course, Window
-from coordatt_deploy.profile.sustained_verdict import FEWEST_WINDOWS, clock, judge
+from coordatt_deploy.profile.sustained_verdict import FEWEST_WINDOWS, Part, clock, judge
 
 COUNT, AT = 120, 50
 
@@ -74,7 +74,7 @@ def test_a_slowdown_has_its_size_its_interval_and_its_beginning():
     assert judged.verdict.ratio == pytest.approx(1.12, abs=0.01)
     low, high = judged.verdict.ci95
     assert 1.1 < low < judged.verdict.ratio < high < 1.14
-    assert (slice(0, 50), slice(50, 120)) == (judged.first, judged.last)
+    assert (Part(0, 50), Part(50, 120)) == (judged.first, judged.last)
 
 
 @pytest.mark.parametrize(("start", "end"), [(10, 25), (50, 65), (60, 100), (20, 110)])

@@ -2,6 +2,8 @@
 
 from typing import Final
 
+from rich.text import Text
+
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.plurals import counted
 from coordatt_deploy.profile.imported_result import HeldBy, ImportResult
@@ -25,7 +27,9 @@ def show_imported(bundle: Bundle, taken: ImportResult) -> None:
     runs = counted(len(taken.imported), "latency", "latencies")
     say(console, f"imported {runs} of {taken.place}, not measured by this tool: {taken.document}", style="bold")
     console.print()
-    rows = [(labels[item.path], *imported_texts.names(item), *imported_texts.figures(item)) for item in taken.imported]
+    rows: list[tuple[str | Text, ...]] = [
+        (labels[item.path], *imported_texts.names(item), *imported_texts.figures(item)) for item in taken.imported
+    ]
     show_table(console, f"Imported latency of {bundle.manifest.model.name} on {taken.place}", COLUMNS, rows)
     say(console, imported_texts.CAUTION, style="dim")
     for item in taken.imported:
