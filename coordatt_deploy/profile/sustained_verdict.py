@@ -26,6 +26,7 @@ LASTING: Final = 0.1
 WITHIN: Final = 0.05
 
 LONGER: Final = 2  # times as long a run as this one is the least that is advised
+MUCH_LONGER: Final = 20  # times is what nobody waits for
 
 # From where on other load is more than before: shares of the time or of the calls, and cores.
 MORE: Final = {"stolen": 0.01, "held_back": 0.01, "preempted": 0.05}
@@ -122,6 +123,8 @@ def _not_slower(series: Series, points: Sequence[int], found: Change, windows: S
             return Course.STEADY, f"no change of level that lasts; the last third against the first: {ends}"
         wide = max(found.high - 1, 1 - found.low) / WITHIN
         longer = f"run for {clock(_lasted(windows) * max(LONGER, wide**2))}"
+        if wide**2 > MUCH_LONGER:
+            longer = "time alone decides nothing here: take other load off the machine"
         return Course.UNDECIDED, f"noisy: the last third against the first is known only as {ends}; {longer}"
     level = float(np.median(series[points[-1] :]) / np.median(series[: points[0]]))
     begun = clock(windows[points[-1]].start_s)
