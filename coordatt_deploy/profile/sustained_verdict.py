@@ -26,11 +26,14 @@ LASTING: Final = 0.1
 WITHIN: Final = 0.05
 
 LONGER: Final = 2  # times as long a run as this one is the least that is advised
+SHORTER: Final = 4  # times, where the beginning is what is known too little
 MUCH_LONGER: Final = 20  # times is what nobody waits for
 
 # From where on other load is more than before: shares of the time or of the calls, and cores.
 MORE: Final = {"stolen": 0.01, "held_back": 0.01, "preempted": 0.05}
 MORE_CORES: Final = 0.1
+
+HEAD: Final = 5  # windows: a device that throttles after seconds does so in them
 
 WARMER_C: Final = 5.0  # sensors have steps of one to three degrees
 IN_STEP: Final = 0.5  # rank correlation of temperature and latency
@@ -83,7 +86,9 @@ def judge(windows: Sequence[Window], *, idle_cores: int = 0, heat_events: int | 
         course, reason = Course.SLOWS_DOWN, text
     else:
         cause, begun = None, None
-        course, reason = _not_slower(series, points, found, windows)
+        course, reason = _not_slower(series, points, found, windows, lasts=since is not None)
+        if course is Course.STEADY and (text := _faster_at_first(series, windows)):
+            course, reason = Course.UNDECIDED, text
     changes = tuple(windows[at].start_s for at in points)
     verdict = SustainedVerdict(course, reason, found.ratio, (found.low, found.high), begun, changes, cause)
     return Judged(verdict, first, last)
@@ -114,7 +119,10 @@ def _steady_state(points: Sequence[int], since: int | None, count: int) -> Part:
     return Part(lasting[-1] if lasting else points[-1], count)
 
 
-def _not_slower(series: Series, points: Sequence[int], found: Change, windows: Sequence[Window]) -> tuple[Course, str]:
+def _not_slower(
+    series: Series, points: Sequence[int], found: Change, windows: Sequence[Window], *, lasts: bool
+) -> tuple[Course, str]:
+    """What there is to say where a slowdown is not certain; *lasts* where there seems to be one."""
     ends = f"{found.low - 1:+.1%} … {found.high - 1:+.1%}"
     longer = f"run for {clock(_lasted(windows) * LONGER)}"
     known = found.low >= 1 - WITHIN and found.high <= 1 + WITHIN
@@ -128,6 +136,10 @@ def _not_slower(series: Series, points: Sequence[int], found: Change, windows: S
         return Course.UNDECIDED, f"noisy: the last third against the first is known only as {ends}; {longer}"
     level = float(np.median(series[points[-1] :]) / np.median(series[: points[0]]))
     begun = clock(windows[points[-1]].start_s)
+    if lasts:
+        text = f"slower from {clock(windows[points[0]].start_s)} on, but the beginning is known too little: {ends}"
+        early = points[0] < LASTING * len(series)
+        return Course.UNDECIDED, f"{text}; {_shorter(windows) if early else longer}"
     if level >= 1 + SMALLEST:
         return (
             Course.UNDECIDED,
@@ -139,6 +151,20 @@ def _not_slower(series: Series, points: Sequence[int], found: Change, windows: S
     if known:
         return Course.STEADY, f"another level for a while, and in the end what it was at the beginning: {ends}"
     return Course.UNDECIDED, f"noisy: its level changes to and fro, the end against the beginning is {ends}; {longer}"
+
+
+def _faster_at_first(series: Series, windows: Sequence[Window]) -> str:
+    """What to say where the first few windows, too few for a level, were faster than all that came after."""
+    ratio = float(np.median(series[HEAD:]) / np.median(series[:HEAD]))
+    if ratio <= 1 + WITHIN:
+        return ""
+    text = f"steady but for its first {clock(windows[HEAD].start_s)}, which were {1 - 1 / ratio:.1%} faster"
+    return f"{text}: too few windows to tell; {_shorter(windows)}"
+
+
+def _shorter(windows: Sequence[Window]) -> str:
+    """The advice to look at the beginning more closely: windows are as many in a shorter run."""
+    return f"run for {clock(_lasted(windows) / SHORTER)} to see more of the beginning"
 
 
 def _cause(

@@ -112,6 +112,22 @@ def test_a_slow_beginning_is_undecided():
     assert "slower at the beginning" in found.reason
 
 
+@pytest.mark.parametrize(
+    ("fast", "said"), [(3, "steady but for its first 25 s, which were 1"), (5, "the beginning is known too little")]
+)
+def test_what_throttles_after_seconds_is_not_called_steady(fast, said):
+    """
+    A few windows are too few for a level; a shorter run would have more of them.
+    """
+    level = np.ones(COUNT)
+    level[:fast] = 1 / 1.15
+    found = judge(windows(level)).verdict
+
+    assert Course.UNDECIDED is found.course
+    assert said in found.reason
+    assert "run for 2:30 min to see more of the beginning" in found.reason
+
+
 def test_steps_of_a_slope_are_compared_from_end_to_end():
     """
     An approach to 20 %: the verdict's figure is nearer to that than to any single step.
