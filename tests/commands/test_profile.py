@@ -99,3 +99,20 @@ def test_a_later_latency_leaves_sustained_runs_where_they_are(run, tmp_path):
 
     assert (1, 1, 2) == (len(kept["runs"]), len(kept["sustained"]), len(kept["sessions"]))
     assert 0 == run("report", "net").exit_code
+
+
+def test_a_sustained_run_of_another_machine_is_added_under_its_name(run, tmp_path):
+    """
+    Held to the bytes as latencies are, and shown with its place.
+    """
+    float_bundle(tmp_path / "net")
+    assert 0 == run("profile", "net", "--sustained", "1s", "--output", "there.json").exit_code
+    assert 0 == run("report", "net", "--add", "there.json", "--as", "pixel7").exit_code
+    kept = json.loads((tmp_path / "net/reports/latency-pixel7.json").read_text())
+    page = (tmp_path / "net/reports/report.html").read_text()
+
+    assert ["pixel7"] == [item["place"] for item in kept["sustained"]]
+    assert "onnx fp32, 1 thread, on pixel7" in page
+    other = (tmp_path / "there.json").read_text().replace(kept["sustained"][0]["sha256"], "0" * 64)
+    (tmp_path / "there.json").write_text(other)
+    assert 2 == run("report", "net", "--add", "there.json", "--as", "other").exit_code
