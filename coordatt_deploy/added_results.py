@@ -62,15 +62,24 @@ def read_addition(bundle: Bundle, path: Path, place: str | None = None) -> Addit
         UsageError: It is none of these, holds nothing, is of other bytes than the bundle has, or *place* is no name.
     """
     command, reports = _read(path)
-    if not reports.runs:
+    if not (reports.every if isinstance(reports, ProfileReports) else reports.runs):
         raise UsageError(f"{path} holds no run; write it again on that machine: coordatt-deploy {command} BUNDLE")
     _check(bundle, path, command, _every(reports))
-    name = _place_of(reports.runs) if place is None else place
+    name = _place_of(_every(reports)) if place is None else place
+    check_place(name)
+    return Addition(path, command, name, report_name(_STEMS[command], name), _moved(reports, name))
+
+
+def check_place(name: str) -> None:
+    """Refuse what cannot be the name of a machine.
+
+    Raises:
+        UsageError: It would be no name of a file, or is that of this machine.
+    """
     if PLACE.fullmatch(name) is None or len(name) > LONGEST_PLACE or name == HERE:
         raise UsageError(
             f"{name!r} is no name for a machine; give small letters, digits, dots and dashes, as in --as macmini-m2"
         )
-    return Addition(path, command, name, report_name(_STEMS[command], name), _moved(reports, name))
 
 
 def add(bundle: Bundle, additions: Sequence[Addition]) -> None:
@@ -136,14 +145,18 @@ def _written_by(document: JsonObject) -> str | None:
 
 
 def _every(reports: Reports) -> tuple[RunRecord, ...]:
-    """All runs of a document, those that tell where the time of a file goes among them.
+    """All runs of a document, those of a profile that are no latencies among them.
 
     Raises:
         UsageError: One belongs to no call that the document tells of.
     """
     if not isinstance(reports, ProfileReports):
         return reports.runs
-    runs = (*reports.runs, *reports.operators)
+    if reports.imported:
+        raise UsageError(
+            "the document holds figures that were imported; import what the tool printed: profile --import FILE"
+        )
+    runs = reports.every
     if {run.time for run in runs} - {session.time for session in reports.sessions}:
         raise UsageError(
             "the document holds runs of a call that it does not tell of; write it again with profile --output"
@@ -192,9 +205,5 @@ def _moved(reports: Reports, place: str) -> Reports:
     if isinstance(reports, ParityReports):
         return replace(reports, runs=tuple(replace(run, place=place, command="") for run in reports.runs))
     if isinstance(reports, ProfileReports):
-        return replace(
-            reports,
-            runs=tuple(replace(run, place=place, command="") for run in reports.runs),
-            operators=tuple(replace(run, place=place, command="") for run in reports.operators),
-        )
+        return reports.moved(place)
     return replace(reports, runs=tuple(replace(run, place=place, command="") for run in reports.runs))

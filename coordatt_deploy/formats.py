@@ -116,6 +116,7 @@ class FormatFacts:
         has_opset: Whether files are of an opset that can be chosen.
         input_layouts: In which images can be taken; the first is the usual one.
         one_layout_because: Why there is no other; None where there is.
+        benchmark_tool: Its makers' program that times its files, whose output is read; None where none is.
     """
 
     title: str
@@ -141,6 +142,7 @@ class FormatFacts:
     input_layouts: tuple[str, ...] = ("NCHW",)
     one_layout_because: str | None = None
     precisions_if_asked: tuple[Precision, ...] = ()
+    benchmark_tool: str | None = None
 
     @property
     def exported(self) -> tuple[Precision, ...]:
@@ -177,6 +179,7 @@ FORMATS: Final[Mapping[Format, FormatFacts]] = {
         min_runtimes=("tflite",),
         input_layouts=("NHWC",),
         one_layout_because="its convolutions read the channels last, and the other order costs a copy of each image",
+        benchmark_tool="benchmark_model",
     ),
     Format.ONNX: FormatFacts(
         title="ONNX",
@@ -201,6 +204,7 @@ FORMATS: Final[Mapping[Format, FormatFacts]] = {
         has_opset=True,
         input_layouts=("NCHW", "NHWC"),
         precisions_if_asked=(Precision.FP16,),
+        benchmark_tool="onnxruntime_perf_test",
     ),
     Format.COREML: FormatFacts(
         title="Core ML",
@@ -238,6 +242,7 @@ FORMATS: Final[Mapping[Format, FormatFacts]] = {
         conversion_seconds=25,
         fixed_size_because="the memory of every tensor is planned when the file is written",
         runs_only_on="machines with torch",
+        benchmark_tool="executor_runner",
     ),
 }  # fmt: skip
 

@@ -130,8 +130,9 @@ def _by_place(bundle: Bundle, stem: str, read: Callable[[str], R]) -> dict[str, 
     found = {}
     for path in _of_targets(bundle, stem):
         reports = read_kept(bundle, path.name, read)
-        if reports is not None and reports.runs:
-            found[reports.runs[0].place] = reports
+        runs = () if reports is None else reports.every if isinstance(reports, ProfileReports) else reports.runs
+        if reports is not None and runs:
+            found[runs[0].place] = reports
     return found
 
 

@@ -81,8 +81,8 @@ class RunRecord:
     """One artifact in one call of a command.
 
     Attributes:
-        kind: ``parity``, ``latency``, ``operators``, ``accuracy`` or ``instructions``; of another metric than top-1,
-            what names it.
+        kind: ``parity``, ``latency``, ``operators``, ``sustained``, ``imported``, ``accuracy`` or ``instructions``; of
+            another metric than top-1, what names it.
         artifact: Its path in the bundle; ``reference`` for the float64 network itself.
         sha256: Of the artifact when it was looked at; None for the reference.
         place: ``here``, or the target that it was run on.

@@ -20,6 +20,7 @@ from coordatt_deploy.errors import UsageError
 from coordatt_deploy.formats import Format, TargetCpu
 from coordatt_deploy.loading.sizes import BatchBounds, Bounds, parse_dynamic_batch, parse_dynamic_size
 from coordatt_deploy.runtime_versions import RuntimeLimits, parse_min_runtime
+from coordatt_deploy.units import ABSOLUTE, DURATIONS
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -142,6 +143,14 @@ def share(text: str) -> float:
         return float(number) / 100
     except ValueError:
         raise click.BadParameter(f"{text!r} is no percentage; give a number such as 3%") from None
+
+
+def duration(text: str) -> float:
+    """Read ``90s``, ``10m`` or ``1h`` as seconds."""
+    found = ABSOLUTE.fullmatch(text.strip())
+    if found and (factor := DURATIONS.get(found[2])):
+        return float(found[1]) * factor
+    raise click.BadParameter(f"{text!r} is no length of time; give it with its unit: 90s, 10m or 1h")
 
 
 def member_of(kind: type[E], what: str) -> Callable[[str], E]:

@@ -19,6 +19,7 @@ DOCUMENTS: Final = {
     "failing": "coordatt_deploy.parity.failing_layer:FailingLayer",
     "profile": "coordatt_deploy.profile.reports:ProfileReports",
     "profile-result": "coordatt_deploy.profile.result:ProfileResult",
+    "import-result": "coordatt_deploy.profile.imported_result:ImportResult",
     "instructions": "coordatt_deploy.profile.instructions:InstructionReports",
     "instructions-result": "coordatt_deploy.profile.instructions:InstructionProfile",
     "evaluate": "coordatt_deploy.evaluation.reports:EvaluationReports",

@@ -1,14 +1,15 @@
 """``reports/profile.json``: latencies of many calls, as runs that accumulate."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from coordatt_deploy.bundle import REPORTS
 from coordatt_deploy.documents import check_version, from_json, parse_object
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.host import Host
+from coordatt_deploy.profile.imported_result import ImportedLatency
 from coordatt_deploy.profile.operator_result import OperatorProfile
 from coordatt_deploy.profile.result import (
     LatencyRecord,
@@ -19,6 +20,7 @@ from coordatt_deploy.profile.result import (
     YardstickRecord,
 )
 from coordatt_deploy.profile.statistics import FEWEST_SAMPLES
+from coordatt_deploy.profile.sustained_result import SustainedLatency
 from coordatt_deploy.run_records import GOLDEN, HERE, Covered, NotRun, RunInputs, RunRecord
 
 
@@ -35,6 +37,24 @@ class OperatorRun(RunRecord):
     """Where the time of one artifact goes, with one number of threads."""
 
     result: OperatorProfile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SustainedRun(RunRecord):
+    """One artifact that ran without a pause, with one number of threads."""
+
+    settings: SettingsRecord
+    result: SustainedLatency
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportedRun(RunRecord):
+    """One artifact that somebody timed elsewhere with the runtime's own benchmark program."""
+
+    result: ImportedLatency
+
+
+T = TypeVar("T", OperatorRun, SustainedRun)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +89,9 @@ class ProfileReports:
         sessions: Of the runs that are kept.
         operators: Where the time of files goes (``profile --ops``); a later one takes the place of an earlier one
             likewise.
+        sustained: Latency over time (``profile --sustained``), likewise.
+        imported: What other tools measured (``profile --import``); belongs to no session of ours. A later one of the
+            same file, tool and number of threads takes the place of an earlier one.
     """
 
     VERSION: ClassVar[int] = 2
@@ -76,9 +99,26 @@ class ProfileReports:
     runs: tuple[LatencyRun, ...] = ()
     sessions: tuple[ProfileSession, ...] = ()
     operators: tuple[OperatorRun, ...] = ()
+    sustained: tuple[SustainedRun, ...] = ()
+    imported: tuple[ImportedRun, ...] = ()
+
+    @property
+    def every(self) -> tuple[RunRecord, ...]:
+        """All runs, whatever was measured."""
+        return (*self.runs, *self.operators, *self.sustained, *self.imported)
+
+    def with_imported(self, runs: tuple[ImportedRun, ...]) -> "ProfileReports":
+        """Return the reports with what other tools measured; each takes the place of what answered the same."""
+        asked = {(run.artifact, run.result.tool, run.result.threads) for run in runs}
+        kept = (run for run in self.imported if (run.artifact, run.result.tool, run.result.threads) not in asked)
+        return replace(self, imported=(*kept, *runs))
 
     def with_session(
-        self, runs: tuple[LatencyRun, ...], session: ProfileSession, operators: tuple[OperatorRun, ...] = ()
+        self,
+        runs: tuple[LatencyRun, ...],
+        session: ProfileSession,
+        operators: tuple[OperatorRun, ...] = (),
+        sustained: tuple[SustainedRun, ...] = (),
     ) -> "ProfileReports":
         """Return the reports with the runs of one more call.
 
@@ -96,18 +136,24 @@ class ProfileReports:
         kept = [run for run in self.runs if not replaced(run)]
         poorer = {_asked(run) for run in kept if _on(session, hosts.get(run.time))}
         everything = (*kept, *(run for run in runs if _asked(run) not in poorer))
-        now = {run.artifact: run.sha256 for run in runs}
-        again = {(run.artifact, run.result.threads) for run in operators}
-        standing = (
-            run
-            for run in self.operators
-            if now.get(run.artifact, run.sha256) == run.sha256
-            and not ((run.artifact, run.result.threads) in again and _on(session, hosts.get(run.time)))
-        )
-        tables = (*standing, *operators)
-        times = {run.time for run in (*everything, *tables)}
+        now: dict[str, str | None] = {run.artifact: run.sha256 for run in (*runs, *sustained)}
+
+        def standing(old: Iterable[T], again: Iterable[T]) -> tuple[T, ...]:
+            """Those that are of the bytes of today, and are not made again on the same machine."""
+            made = {(run.artifact, run.result.threads) for run in again}
+            return tuple(
+                run
+                for run in old
+                if now.get(run.artifact, run.sha256) == run.sha256
+                and not ((run.artifact, run.result.threads) in made and _on(session, hosts.get(run.time)))
+            )
+
+        tables = (*standing(self.operators, operators), *operators)
+        lasting = (*standing(self.sustained, sustained), *sustained)
+        times = {run.time for run in (*everything, *tables, *lasting)}
         earlier = tuple(item for item in self.sessions if item.time in times)
-        return ProfileReports(everything, (*earlier, session) if session.time in times else earlier, tables)
+        sessions = (*earlier, session) if session.time in times else earlier
+        return ProfileReports(everything, sessions, tables, lasting, self.imported)
 
     def joined(self, later: "ProfileReports") -> "ProfileReports":
         """Return these reports with later ones."""
@@ -115,14 +161,34 @@ class ProfileReports:
         for session in later.sessions:
             runs = tuple(run for run in later.runs if run.time == session.time)
             operators = tuple(run for run in later.operators if run.time == session.time)
-            reports = reports.with_session(runs, session, operators)
+            sustained = tuple(run for run in later.sustained if run.time == session.time)
+            reports = reports.with_session(runs, session, operators, sustained)
         return reports
 
+    def told_by(self, machine: str | None, command: str) -> "ProfileReports":
+        """Return the same runs with the machine and the command line that they are of."""
+        return replace(
+            self,
+            runs=tuple(replace(run, machine=machine, command=command) for run in self.runs),
+            operators=tuple(replace(run, machine=machine, command=command) for run in self.operators),
+            sustained=tuple(replace(run, machine=machine, command=command) for run in self.sustained),
+        )
+
+    def moved(self, place: str) -> "ProfileReports":
+        """Return the same runs as those of *place*, without their commands."""
+        return replace(
+            self,
+            runs=tuple(replace(run, place=place, command="") for run in self.runs),
+            operators=tuple(replace(run, place=place, command="") for run in self.operators),
+            sustained=tuple(replace(run, place=place, command="") for run in self.sustained),
+        )
+
     def result(self) -> ProfileResult | None:
-        """Return the last measurement of each artifact on the machine of the last call; None without any."""
+        """Return the last latency of each artifact on the machine of the last call that took any; None without any."""
         if not self.runs:
             return None
-        last = self.sessions[-1]
+        timed = {run.time for run in self.runs}
+        last = next(session for session in reversed(self.sessions) if session.time in timed)
         shared = [session for session in self.sessions if session.host.same_machine(last.host)]
         times = {session.time for session in shared}
         runs = [run for run in self.runs if run.time in times]
@@ -205,6 +271,27 @@ def operator_runs_of(
             result=item,
         )
         for item in result.operators
+    )
+
+
+def sustained_runs_of(
+    result: ProfileResult, hashes: Mapping[str, str], tool_versions: dict[str, str], time: str | None
+) -> tuple[SustainedRun, ...]:
+    """Return the runs of ``--sustained``; see ``runs_of``."""
+    return tuple(
+        SustainedRun(
+            kind="sustained",
+            artifact=item.path,
+            sha256=hashes.get(item.path),
+            place=HERE,
+            inputs=RunInputs(GOLDEN, 1),
+            covered=Covered(),
+            tool_versions=tool_versions,
+            time=time,
+            settings=result.settings,
+            result=item,
+        )
+        for item in result.sustained
     )
 
 

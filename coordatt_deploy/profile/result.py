@@ -15,6 +15,7 @@ from coordatt_deploy.profile.latency import ColdStart, Latency
 from coordatt_deploy.profile.noise import Evidence
 from coordatt_deploy.profile.operator_result import OperatorProfile
 from coordatt_deploy.profile.statistics import FEWEST_SAMPLES, median_ratio
+from coordatt_deploy.profile.sustained_result import SustainedLatency
 from coordatt_deploy.run_records import NotRun
 
 
@@ -50,7 +51,7 @@ class ArtifactLatency:
 
 @dataclass(frozen=True, slots=True)
 class SettingsRecord:
-    """What was asked for; see ``ProfileSettings``, which also holds it to the machine."""
+    """What was asked for; see ``ProfileSettings``, which also holds it to the machine, and ``SustainedSettings``."""
 
     threads: tuple[int, ...] = (1,)
     warmups: int = 5
@@ -59,6 +60,8 @@ class SettingsRecord:
     min_seconds: float = 1.0
     cpu_affinity: tuple[int, ...] = ()
     seed: int = 0
+    sustained_s: float | None = None
+    cool_down_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +199,7 @@ class ProfileResult:
         inputs: Shape of each input that was fed, in the model's layout; empty in reports of older versions.
         operators: Where the time of each file goes; empty where that was not asked for (``--ops``).
         operators_skipped: Files of which that could not be told, and why.
+        sustained: Latency over time (``--sustained``), which is asked for instead of the results.
     """
 
     VERSION: ClassVar[int] = 1
@@ -210,6 +214,7 @@ class ProfileResult:
     inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     operators: tuple[OperatorProfile, ...] = ()
     operators_skipped: tuple[NotRun, ...] = ()
+    sustained: tuple[SustainedLatency, ...] = ()
 
     def profile(self) -> Profile:
         """Return what was measured; every figure is derived anew."""

@@ -116,7 +116,7 @@ def measure_openings(
     total = min(settings.openings, settings.rounds)
     before, interrupted = host.state(), False
     try:
-        with pinned(settings.cpu_affinity), _no_garbage_collection():
+        with pinned(settings.cpu_affinity), no_garbage_collection():
             for done in range(total):
                 rounds = len(range(done, settings.rounds, total))
                 with open_calls() as calls:
@@ -296,7 +296,8 @@ def pinned(cpus: tuple[int, ...]) -> Iterator[None]:
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
+    """Collect now, and not in the block, where it would be in a sample."""
     was_on = gc.isenabled()
     gc.collect()
     gc.disable()

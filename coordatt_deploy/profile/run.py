@@ -18,7 +18,14 @@ from coordatt_deploy.profile.cold_start import cold_start
 from coordatt_deploy.profile.latency import ColdStart, Latency, ProfileSettings
 from coordatt_deploy.profile.operator_result import LayerError, OperatorProfile
 from coordatt_deploy.profile.operators import TURNS, Attention, LayerFacts, time_operators
-from coordatt_deploy.profile.reports import ProfileReports, operator_runs_of, read_reports, runs_of, session_of
+from coordatt_deploy.profile.reports import (
+    ProfileReports,
+    operator_runs_of,
+    read_reports,
+    runs_of,
+    session_of,
+    sustained_runs_of,
+)
 from coordatt_deploy.profile.result import ArtifactLatency, Profile, ProfileResult, SettingsRecord, profile_result
 from coordatt_deploy.profile.rounds import pinned
 from coordatt_deploy.profile.turns import Feeds, OpenFile, feeds_of, take_turns
@@ -61,8 +68,8 @@ def profile_bundle(
     stages = stages or Stages()
     here, before = machine or host.describe(), host.state()
     inputs = {name: values[0] for name, values in bundle.golden("inputs").items()}
-    openable, skipped = _openable(bundle, formats)
-    kinds = {artifact.path: _kind(bundle, artifact) for artifact in openable}
+    openable, skipped = openable_files(bundle, formats)
+    kinds = {artifact.path: kind_of(bundle, artifact) for artifact in openable}
     effects = {item.path: host_effect(bundle.path(item.path), item, here) for item in openable}
     warnings = {path: None if found is None else found.warning(str(bundle.root)) for path, found in effects.items()}
     measured = [artifact for artifact in openable if kinds[artifact.path][1] is not Origin.EVALUATED]
@@ -91,10 +98,16 @@ def profile_bundle(
         interrupted = True
     here = dataclasses.replace(here, before=before, after=host.state())
     shapes = {name: tuple(value.shape) for name, value in inputs.items()}
-    return Profile(here, tuple(results), yardsticks, _settings(settings), tuple(skipped), interrupted, shapes)
+    return Profile(here, tuple(results), yardsticks, settings_record(settings), tuple(skipped), interrupted, shapes)
 
 
-def _openable(bundle: Bundle, formats: Sequence[Format]) -> tuple[list[Artifact], list[NotRun]]:
+def openable_files(bundle: Bundle, formats: Sequence[Format]) -> tuple[list[Artifact], list[NotRun]]:
+    """Return the artifacts of *formats* that a runtime opens here, and why the others are left out.
+
+    Raises:
+        UsageError: The bundle has no such artifact.
+        MissingDependencyError: No runtime for any of them is installed.
+    """
     chosen = [artifact for artifact in bundle.manifest.artifacts if artifact.format in formats]
     if not chosen:
         raise UsageError(f"{bundle.root} has no artifact in {', '.join(formats)}; export some first")
@@ -112,12 +125,14 @@ def _openable(bundle: Bundle, formats: Sequence[Format]) -> tuple[list[Artifact]
     return openable, skipped
 
 
-def _open(bundle: Bundle, artifact: Artifact, threads: int) -> Runner:
+def open_file(bundle: Bundle, artifact: Artifact, threads: int) -> Runner:
+    """Open an artifact with a number of worker threads."""
     return runtime(artifact.format).open_artifact(bundle.path(artifact.path), artifact, threads=threads)
 
 
-def _kind(bundle: Bundle, artifact: Artifact) -> tuple[str, Origin]:
-    with _open(bundle, artifact, 1) as runner:
+def kind_of(bundle: Bundle, artifact: Artifact) -> tuple[str, Origin]:
+    """Return name and version of what runs an artifact here, and whether that is its real runtime."""
+    with open_file(bundle, artifact, 1) as runner:
         return runner.runtime, runner.origin
 
 
@@ -145,7 +160,7 @@ def _evaluated(
     times = []
     with (
         stages.stage(f"evaluator's time, {artifact.path}", EVALUATOR_SAMPLES + 1) as step,
-        _open(bundle, artifact, 1) as runner,
+        open_file(bundle, artifact, 1) as runner,
     ):
         feeds = feeds_of(runner, inputs)
         for _ in range(EVALUATOR_SAMPLES + 1):
@@ -193,7 +208,7 @@ def measure_latency(
         if errors is not None and not result.interrupted:
             result = _with_operators(result, bundle, settings, stages, errors)
     with kept.replacing():
-        _keep(kept, bundle, result, command)
+        keep(kept, bundle, result, command)
     return result
 
 
@@ -237,30 +252,29 @@ def _operators(
     with (
         pinned(settings.cpu_affinity),
         stages.stage(f"operators of {artifact.path}, {counted(threads, 'thread')}", TURNS) as step,
-        _open(bundle, artifact, threads) as runner,
+        open_file(bundle, artifact, threads) as runner,
     ):
         feeds = feeds_of(runner, inputs)
         return time_operators(bundle.path(artifact.path), artifact, runner, feeds, facts, threads, step=step)
 
 
-def _keep(file: ReportFile, bundle: Bundle, result: ProfileResult, command: str) -> None:
+def keep(file: ReportFile, bundle: Bundle, result: ProfileResult, command: str) -> None:
     """Add the runs of this call to the report."""
     earlier = file.earlier(read_reports, ProfileReports())
     session = begin_session(None, command)
     hashes = {artifact.path: artifact.sha256 for artifact in bundle.manifest.artifacts}
-    runs = tuple(
-        dataclasses.replace(run, machine=session.machine, command=session.command)
-        for run in runs_of(result, hashes, session.tool_versions, session.time)
+    made = ProfileReports(
+        runs_of(result, hashes, session.tool_versions, session.time),
+        (session_of(result, session.time),),
+        operator_runs_of(result, hashes, session.tool_versions, session.time),
+        sustained_runs_of(result, hashes, session.tool_versions, session.time),
     )
-    operators = tuple(
-        dataclasses.replace(run, machine=session.machine, command=session.command)
-        for run in operator_runs_of(result, hashes, session.tool_versions, session.time)
-    )
-    kept = earlier.with_session(runs, session_of(result, session.time), operators)
+    kept = earlier.joined(made.told_by(session.machine, session.command))
     file.write(dump(kept, indent=None))
 
 
-def _settings(settings: ProfileSettings) -> SettingsRecord:
+def settings_record(settings: ProfileSettings) -> SettingsRecord:
+    """Return *settings* as documents hold them."""
     return SettingsRecord(
         settings.threads,
         settings.warmups,

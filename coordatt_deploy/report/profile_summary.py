@@ -3,16 +3,21 @@
 Nothing of a latency passes or fails: machines differ, and so do moments.
 """
 
+from collections.abc import Sequence
+
 from coordatt_deploy.host import Host
 from coordatt_deploy.plurals import counted
+from coordatt_deploy.profile.imported_result import ImportResult
 from coordatt_deploy.profile.operator_result import OperatorProfile
 from coordatt_deploy.profile.result import LatencyRecord, ProfileResult
-from coordatt_deploy.report import operator_texts
+from coordatt_deploy.profile.sustained_result import Course, SustainedLatency
+from coordatt_deploy.report import imported_texts, operator_texts, sustained_texts
 from coordatt_deploy.report.junit_cases import Case, suites_xml
 from coordatt_deploy.report.markdown import cell
 
 STABLE = "stable"
 DEAREST = 15  # layers in a table
+CURVE = 30  # bars of a latency over time
 
 
 def profile_junit(profile: ProfileResult) -> str:
@@ -26,6 +31,13 @@ def profile_junit(profile: ProfileResult) -> str:
         skipped = item.verdict == "unusable"
         case = Case(f"threads {item.threads}", told, skipped=skipped, seconds=item.median_ms / 1e3)
         suites.setdefault(item.path, []).append(case)
+    for lasting in profile.sustained:
+        seconds = (lasting.steady_ms or 0.0) / 1e3
+        case = Case(
+            f"sustained, threads {lasting.threads}", sustained_texts.verdict(lasting),
+            skipped=lasting.verdict.course is Course.UNDECIDED, seconds=seconds,
+        )  # fmt: skip
+        suites.setdefault(lasting.path, []).append(case)
     for left_out in profile.skipped:
         suites.setdefault(left_out.path, []).append(Case("latency", f"not measured: {left_out.reason}", skipped=True))
     return suites_xml("coordatt-deploy profile", suites)
@@ -38,15 +50,20 @@ def profile_markdown(profile: ProfileResult, model: str) -> str:
         f"### Latency of {cell(model)}",
         "",
         f"{cell(_machine(profile.host))}" + (f"; a call takes {cell(fed)}" if fed else ""),
-        "",
-        "| file | runtime | threads | median ms | 95 % interval | p99 ms | verdict |",
-        "|---|---|--:|--:|--:|--:|---|",
     ]
+    if profile.results or not profile.sustained:
+        lines += [
+            "",
+            "| file | runtime | threads | median ms | 95 % interval | p99 ms | verdict |",
+            "|---|---|--:|--:|--:|--:|---|",
+        ]
     lines += [
         f"| {cell(item.path)} | {cell(item.runtime)} ({item.origin}) | {item.threads} | {item.median_ms:.3f} |"
         f" {_interval(item)} | {item.p99_ms:.3f} | {cell(_verdict(item))} |"
         for item in profile.results
     ]
+    if profile.sustained:
+        lines += _sustained(profile.sustained)
     for table in profile.operators:
         lines += _operators(table)
     for left_out in profile.operators_skipped:
@@ -56,6 +73,35 @@ def profile_markdown(profile: ProfileResult, model: str) -> str:
     if profile.interrupted:
         lines += ["", "- interrupted: these are the samples taken until then"]
     return "\n".join(lines) + "\n"
+
+
+def imported_markdown(taken: ImportResult, model: str) -> str:
+    """Return what was imported of *model* as Markdown."""
+    heads = [*imported_texts.NAMES, *imported_texts.FIGURES]
+    lines = [
+        f"### Imported latency of {cell(model)} on {cell(taken.place)}", "", f"{imported_texts.CAUTION}.", "",
+        f"| {' | '.join(heads)} |", f"|{'---|' * len(imported_texts.NAMES)}{'--:|' * len(imported_texts.FIGURES)}",
+    ]  # fmt: skip
+    for item in taken.imported:
+        cells = (item.path, *imported_texts.names(item), *imported_texts.figures(item))
+        lines.append(f"| {' | '.join(map(cell, cells))} |")
+    return "\n".join(lines) + "\n"
+
+
+def _sustained(items: Sequence[SustainedLatency]) -> list[str]:
+    lines = [
+        "", "#### Under sustained load", "",
+        "| file | threads | first ms | steady ms | change | 95 % interval | over time | verdict |",
+        "|---|--:|--:|--:|--:|--:|---|---|",
+    ]  # fmt: skip
+    lines += [
+        f"| {cell(item.path)} | {item.threads} | {sustained_texts.milliseconds(item.first_ms)} |"
+        f" {sustained_texts.milliseconds(item.steady_ms)} | {sustained_texts.change(item)} |"
+        f" {sustained_texts.interval(item)} | {sustained_texts.curve(item, CURVE)} |"
+        f" {cell(sustained_texts.verdict(item))} |"
+        for item in items
+    ]
+    return [*lines, *(text for remark in sustained_texts.remarks(items) for text in ("", f"- {cell(remark)}"))]
 
 
 def _operators(item: OperatorProfile) -> list[str]:

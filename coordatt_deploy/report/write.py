@@ -16,6 +16,7 @@ from coordatt_deploy.parity.result import ParityResult
 from coordatt_deploy.report.junit import junit
 from coordatt_deploy.report.markdown import markdown
 from coordatt_deploy.report.page.render import Contents, page
+from coordatt_deploy.report.page.sustained import sustained_runs
 from coordatt_deploy.report_file import ReportFile, report_name, write_text
 from coordatt_deploy.run_records import HERE, RunRecord
 from coordatt_deploy.runtimes.file_graph import OperatorCount
@@ -47,11 +48,11 @@ def _contents(bundle: Bundle, moment: datetime) -> Contents:
     parity, profile, accuracy, counted = kept.parity, kept.profile, kept.accuracy, kept.instructions
     elsewhere: list[RunRecord] = [run for item in counted.values() for run in item.runs]
     elsewhere += [run for item in kept.accuracy_elsewhere.values() for run in item.runs]
-    elsewhere += [run for item in kept.latency_elsewhere.values() for run in item.runs]
+    elsewhere += [run for item in kept.latency_elsewhere.values() for run in item.every]
     sensitivity = read_kept(bundle, "sensitivity.json", partial(document, Sensitivity))
     searched = read_kept(bundle, "search.json", partial(document, SearchResult))
     runs = sorted(
-        (*parity.runs, *profile.runs, *accuracy.runs, *elsewhere),
+        (*parity.runs, *profile.every, *accuracy.runs, *elsewhere),
         key=lambda run: run.time or "",
     )
     if not runs and sensitivity is None and searched is None:
@@ -74,6 +75,7 @@ def _contents(bundle: Bundle, moment: datetime) -> Contents:
         standings=parity.standings(hashes),
         instructions=counted,
         latency_elsewhere=kept.latency_elsewhere,
+        sustained=sustained_runs(profile, kept.latency_elsewhere, hashes),
         sensitivity=sensitivity,
         search=searched,
         commands=tuple(dict.fromkeys([*other, *(run.command for run in runs)])),

@@ -19,14 +19,17 @@ from coordatt_deploy.mixed_precision.result import SearchResult, Sensitivity
 from coordatt_deploy.parity.reports import Standing
 from coordatt_deploy.parity.result import ParityResult
 from coordatt_deploy.profile.instructions import InstructionReports
-from coordatt_deploy.profile.reports import ProfileReports
+from coordatt_deploy.profile.reports import ProfileReports, SustainedRun
 from coordatt_deploy.profile.result import ProfileResult
+from coordatt_deploy.report import imported_texts
 from coordatt_deploy.report.page import elsewhere, measurements, verdicts
 from coordatt_deploy.report.page.figures import Table, artifact_label
 from coordatt_deploy.report.page.headline import Headline, headline
+from coordatt_deploy.report.page.imported import imported_table
 from coordatt_deploy.report.page.measurements import AccuracyView, LatencyView, Sizes
 from coordatt_deploy.report.page.search_tradeoff import TradeoffView, tradeoffs
 from coordatt_deploy.report.page.summary import Summary, summary
+from coordatt_deploy.report.page.sustained import SustainedView, sustained_view
 from coordatt_deploy.report.page.verdicts import Depth, Outputs
 from coordatt_deploy.runtimes.file_graph import OperatorCount
 
@@ -39,6 +42,7 @@ TEMPLATES: Final = Environment(
     keep_trailing_newline=True,
 )
 FIRST_SEARCH_PLOT: Final = 200
+FIRST_SUSTAINED_PLOT: Final = 300
 FIRST_LATENCY_PLOT: Final = 100  # plots of a page have numbers of their own; those of parity begin at 1
 
 
@@ -60,6 +64,7 @@ class Contents:
         search: How the search for the fewest layers in float ended; None without one.
         commands: That made the results, in the order in which they ended.
         latency_elsewhere: What other machines measured, by machine.
+        sustained: Latencies over time, of the bytes that the files have now.
     """
 
     manifest: Manifest
@@ -75,6 +80,7 @@ class Contents:
     search: SearchResult | None = None
     commands: tuple[str, ...] = ()
     latency_elsewhere: Mapping[str, ProfileReports] = field(default_factory=dict)
+    sustained: tuple[SustainedRun, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +100,10 @@ class PageView:
         search: How the search for the fewest layers in float ended.
         tradeoffs: How the search for a file that keeps limits of size or latency ended, format by format.
         latency: On this machine.
+        sustained: Over time, under load.
         latency_elsewhere: On other machines.
+        imported: On other machines, by other tools.
+        imported_caution: What these are worth.
         instructions: On other CPUs, target by target.
         sizes: Sizes and operators.
         layers: A table of every layer for each file; empty where layers were not judged.
@@ -115,7 +124,10 @@ class PageView:
     search: Table | None
     tradeoffs: tuple[TradeoffView, ...]
     latency: LatencyView | None
+    sustained: SustainedView | None
     latency_elsewhere: Table | None
+    imported: Table | None
+    imported_caution: str
     instructions: tuple[Table, ...]
     sizes: Sizes
     layers: tuple[Table, ...]
@@ -158,7 +170,12 @@ def _view(contents: Contents) -> PageView:
         search=elsewhere.search(contents.search),
         tradeoffs=tradeoffs(contents.search, FIRST_SEARCH_PLOT),
         latency=measurements.latency_view(profile, FIRST_LATENCY_PLOT, labels) if profile else None,
+        sustained=sustained_view(contents.sustained, FIRST_SUSTAINED_PLOT, labels),
         latency_elsewhere=elsewhere.latencies(timed, labels),
+        imported=imported_table(
+            contents.latency_elsewhere, {item.path: item.sha256 for item in manifest.artifacts}, labels
+        ),
+        imported_caution=imported_texts.CAUTION,
         instructions=elsewhere.instructions(contents.instructions),
         sizes=measurements.sizes(manifest, contents.operators),
         layers=verdicts.layer_tables(parity) if parity else (),
@@ -176,8 +193,9 @@ def _sections(view: PageView) -> Iterator[tuple[str, str]]:
         ("depth", "Layer by layer", view.depth), ("outputs", "Outputs", view.outputs),
         ("further", "Further runs", view.further), ("accuracy", "Accuracy", view.accuracy),
         ("int8", "Int8 by layer", view.sensitivities or view.search or view.tradeoffs),
-        ("latency", "Latency", view.latency),
+        ("latency", "Latency", view.latency), ("sustained", "Sustained", view.sustained),
         ("latency-elsewhere", "Latency elsewhere", view.latency_elsewhere),
+        ("imported", "Imported", view.imported),
         ("instructions", "Instructions", view.instructions),
     )  # fmt: skip
     yield from ((key, title) for key, title, found in told if found)
