@@ -18,7 +18,7 @@ from coordatt_deploy.artifact_specs import Artifact, ModelSpec
 from coordatt_deploy.data.calibration import CalibrationSet
 from coordatt_deploy.errors import ConversionError, UsageError
 from coordatt_deploy.exporters import Exported, ExportRequest, exporter, quantizer
-from coordatt_deploy.formats import FORMATS, Format, TargetCpu
+from coordatt_deploy.formats import FORMATS, Format, Precision, TargetCpu
 from coordatt_deploy.graph.graph import Graph
 from coordatt_deploy.graph.lowering.lower import lower
 from coordatt_deploy.graph.lowering.target import target_of
@@ -154,7 +154,12 @@ def measure_ranges(prepared: Prepared, recipe: Recipe, data: CalibrationSet | No
         ranges = measure(passes, recipe.ranges)
     for name, found in ranges.items():
         if not np.isfinite([found.low, found.high]).all():
-            raise ConversionError(f"the float {kind} artifact gives NaN or infinity at {name} on the calibration data")
+            remedy = "are the calibration data what the network was made for?"
+            if FORMATS[kind].quantized_from is Precision.FP16:
+                remedy = "float16, which its integers stand in, ends at 65504: use its float32 file, or another format"
+            raise ConversionError(
+                f"the float {kind} artifact gives NaN or infinity at {name} on the calibration data; {remedy}"
+            )
     return ranges | {spec.name: input_range(data.arrays[spec.name]) for spec in inputs}
 
 
