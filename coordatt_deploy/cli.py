@@ -42,6 +42,7 @@ COMMANDS: Final = {
         "Measure what each attention block costs on a backbone.",
     ),
     "build": ("coordatt_deploy.commands.build:build", "Go the whole way: export, prove, measure."),
+    "bundle": ("coordatt_deploy.commands.bundle:bundle", "Pack a bundle into one file, and unpack it."),
     "check": ("coordatt_deploy.commands.check:check", "Hold a bundle's files to budgets."),
     "diff": (
         "coordatt_deploy.commands.diff:diff",
@@ -91,8 +92,9 @@ class CommandLine(click.Group):
             return None
         module, _, function = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(import_module(module), function)
-        if not any(parameter.name == "verbose" for parameter in command.params):
-            command.params += verbosity_options()
+        for each in command.commands.values() if isinstance(command, click.Group) else (command,):
+            if not any(parameter.name == "verbose" for parameter in each.params):
+                each.params += verbosity_options()
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
