@@ -22,11 +22,9 @@ from coordatt_deploy.parity.reports import ParityReports
 from coordatt_deploy.profile import reports as profile_reports
 from coordatt_deploy.profile.reports import ProfileReports
 from coordatt_deploy.report_file import ReportFile, report_name
-from coordatt_deploy.run_records import HERE, RunRecord
+from coordatt_deploy.run_records import HERE, LONGEST_PLACE, PLACE, RunRecord
 
 MOST_BYTES: Final = 64 << 20  # a profile holds every sample; what is greater was not written by us
-LONGEST_PLACE: Final = 60
-PLACE: Final = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 Reports = ParityReports | ProfileReports | EvaluationReports
 
