@@ -44,6 +44,10 @@ COMMANDS: Final = {
     "build": ("coordatt_deploy.commands.build:build", "Go the whole way: export, prove, measure."),
     "bundle": ("coordatt_deploy.commands.bundle:bundle", "Pack a bundle into one file, and unpack it."),
     "check": ("coordatt_deploy.commands.check:check", "Hold a bundle's files to budgets."),
+    "deploy": (
+        "coordatt_deploy.commands.deploy:deploy",
+        "Bring a bundle to boards: copy, prove it there, switch; or roll back.",
+    ),
     "diff": (
         "coordatt_deploy.commands.diff:diff",
         "Say what became of one bundle in another, and fail on a regression.",

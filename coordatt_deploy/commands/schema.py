@@ -27,6 +27,7 @@ DOCUMENTS: Final = {
     "inspection": "coordatt_deploy.inspection.result:InspectionResult",
     "bundle-inspection": "coordatt_deploy.inspection.result:BundleInspectionResult",
     "verification": "coordatt_deploy.bundle:Verification",
+    "deploy": "coordatt_deploy.fleet.deploy_result:DeployResult",
     "checksums": "coordatt_deploy.packing.result:Checksums",
     "pack": "coordatt_deploy.packing.result:Packing",
     "unpack": "coordatt_deploy.packing.result:Unpacking",

@@ -6,6 +6,7 @@ at_once = 8                        # places that work at the same time
 address = "ssh://ann@pi4.local"    # or a target of this machine: "here", "qemu-arm64:cortex-a53"
 cpu = "cortex-a72"                 # what reports say beside it
 tool = "~/venv/bin/coordatt-deploy"   # where it is there, if neither on PATH nor put there by doctor --setup
+folder = "/srv/nets"               # where deploy puts bundles there, if not into coordatt-deploy in the home folder
 groups = ["pilot"]
 
 [groups]                           # the same, the other way round
@@ -26,7 +27,7 @@ from coordatt_deploy.toml_files import TomlFile, read_toml
 AT_ONCE: Final = 8
 MOST_AT_ONCE: Final = 64
 KEYS: Final = ("at_once", "hosts", "groups")
-HOST_KEYS: Final = ("address", "cpu", "tool", "groups")
+HOST_KEYS: Final = ("address", "cpu", "tool", "folder", "groups")
 
 _CPU: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,59}")
 
@@ -41,6 +42,7 @@ class FleetHost:
         cpu: What it has, in the user's words; None where nobody said it.
         tool: Path of ``coordatt-deploy`` there; None for where it is found by itself.
         groups: That it is in.
+        folder: Where bundles are deployed to there; None for the usual place.
     """
 
     name: str
@@ -48,6 +50,7 @@ class FleetHost:
     cpu: str | None = None
     tool: str | None = None
     groups: tuple[str, ...] = ()
+    folder: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,7 @@ def _host(file: TomlFile, name: str, values: object) -> FleetHost:
         if key not in HOST_KEYS:
             raise UsageError(f"{where}: unknown key {key!r}; {nearest(key, HOST_KEYS)}")
     texts: dict[str, str | None] = {}
-    for key in ("address", "cpu", "tool"):
+    for key in ("address", "cpu", "tool", "folder"):
         value = values.get(key)
         if value is not None and (not isinstance(value, str) or not value.isprintable() or not value):
             raise UsageError(f"{where}: {key} is {value!r}; write a text in quotes")
@@ -143,7 +146,8 @@ def _host(file: TomlFile, name: str, values: object) -> FleetHost:
         target = places.name_of(texts["address"]).text
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from None
-    return FleetHost(name, target, texts["cpu"], texts["tool"], _names(values.get("groups", []), f"{where}: groups"))
+    groups = _names(values.get("groups", []), f"{where}: groups")
+    return FleetHost(name, target, texts["cpu"], texts["tool"], groups, texts["folder"])
 
 
 def _groups(file: TomlFile, hosts: Mapping[str, FleetHost]) -> dict[str, tuple[str, ...]]:

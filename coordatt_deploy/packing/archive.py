@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from coordatt_deploy.bundle import Bundle, FileState, Verification, VerifiedFile, open_bundle
-from coordatt_deploy.documents import DocumentError, dump, load
+from coordatt_deploy.documents import DocumentError, load
 from coordatt_deploy.errors import BundleError, UsageError
 from coordatt_deploy.files import open_regular, sha256, whole_file
 from coordatt_deploy.interruption import undisturbed
@@ -95,14 +95,13 @@ def pack(bundle: Bundle, output: Path, choice: Choice | None = None) -> Packing:
                     f"{bundle.root.name} is damaged: {changed[0]} was changed after the bundle was written; build it"
                     " again"
                 )
-            checksums = dump(Checksums(hashes)).encode()
-            archive.writestr(_info(CHECKSUMS), checksums)
+            checksums = Checksums(hashes)
+            archive.writestr(_info(CHECKSUMS), checksums.text())
         bundle.check_unchanged()
     artifacts = tuple(item.path for item in packed.manifest.artifacts)
-    content = hashlib.sha256(checksums).hexdigest()
     return Packing(
-        str(bundle.root), str(output), sha256(output), output.stat().st_size, size + len(text), content, len(hashes),
-        artifacts,
+        str(bundle.root), str(output), sha256(output), output.stat().st_size, size + len(text), checksums.content,
+        len(hashes), artifacts,
     )  # fmt: skip
 
 
@@ -214,7 +213,7 @@ def _packed(path: Path, archive: zipfile.ZipFile, entries: Mapping[str, Entry]) 
         hashes = dict(load(Checksums, text).files)
     except DocumentError as error:
         raise BundleError(f"{CHECKSUMS} is damaged: {error}") from None
-    content = hashlib.sha256(text.encode()).hexdigest()
+    content = Checksums(hashes).content
     there = entries.keys() - {CHECKSUMS}
     unlisted, missing = sorted(there - hashes.keys()), sorted(hashes.keys() - there)
     if unlisted or missing:

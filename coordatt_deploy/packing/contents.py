@@ -25,12 +25,14 @@ class Choice:
         artifacts: These, by path or file name; empty for all. With *formats*, what either names.
         reference: Whether the captured graph and its weights go with them; only machines with torch can use them.
         reports: Whether results do.
+        unnamed: Whether files that the manifest does not name do, reports aside.
     """
 
     formats: tuple[Format, ...] = ()
     artifacts: tuple[str, ...] = ()
     reference: bool = True
     reports: bool = True
+    unnamed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,8 @@ def contents(bundle: Bundle, choice: Choice) -> Contents:
         manifest, text, kept = bundle.manifest, read_text(bundle.root / MANIFEST), there
     else:
         manifest = _cut(bundle.manifest, chosen, reference=choice.reference)
-        text = manifest.dump()
+        text, kept = manifest.dump(), there
+    if manifest is not bundle.manifest or not choice.unnamed:
         kept = {path: file for path, file in there.items() if _is_in(path, REPORTS) or _is_named(path, manifest)}
     missing = [path for path in manifest.files if path not in kept]
     missing += [item.path for item in manifest.artifacts if not any(_is_in(path, item.path) for path in kept)]

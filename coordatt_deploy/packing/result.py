@@ -1,8 +1,11 @@
 """What packing and unpacking did, and the document that stands in an archive."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
+
+from coordatt_deploy.documents import dump
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +19,15 @@ class Checksums:
     VERSION: ClassVar[int] = 1
 
     files: Mapping[str, str]
+
+    def text(self) -> str:
+        """The document, by path: the same for the same files, in whatever order they were hashed."""
+        return dump(Checksums(dict(sorted(self.files.items()))))
+
+    @property
+    def content(self) -> str:
+        """sha256 of the document: what stands for all of the files."""
+        return hashlib.sha256(self.text().encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

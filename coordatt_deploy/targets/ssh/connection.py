@@ -12,8 +12,8 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -204,6 +204,49 @@ class Connection:
         if answer.status:
             raise TargetError(f"{self.address} cannot {what}: {answer.reason}")
         return answer.stdout
+
+    @contextmanager
+    def held(self, argv: Sequence[str], *, timeout_s: float = USUAL_S) -> Iterator[str]:
+        """Keep a command running there for as long as the block, and give the first line that it says.
+
+        It is to end when what it reads does, which is when the block ends, or the connection.
+
+        Args:
+            argv: The command and its arguments.
+            timeout_s: Seconds that it may take for its first line.
+
+        Raises:
+            TargetError: The machine cannot be reached, or the command says nothing in time.
+            LostConnectionError: The connection was cut before the first line.
+        """
+        self.connect()
+        process = self._start(("-o", "ControlMaster=no"), argv, subprocess.PIPE, subprocess.STDOUT)
+        try:
+            yield self._first_line(process, timeout_s)
+        finally:
+            if process.stdin is not None:
+                with suppress(OSError):
+                    process.stdin.close()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(ALIVE_S)
+            _end(process)
+
+    def _first_line(self, process: "subprocess.Popen[bytes]", timeout_s: float) -> str:
+        said = b""
+        deadline = time.monotonic() + timeout_s
+        with selectors.DefaultSelector() as selector:
+            stdout = _pipe(process.stdout)
+            selector.register(stdout, selectors.EVENT_READ)
+            while b"\n" not in said and len(said) < BLOCK:
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    raise TargetError(f"{self.address} said nothing in {timeout_s:g} s; is it busy? Try again")
+                block = os.read(stdout.fileno(), BLOCK)
+                if not block:
+                    if process.wait(ALIVE_S) == SSH_FAILED:
+                        raise self._lost(said.decode("utf-8", "replace"))
+                    break
+                said += block
+        return said.partition(b"\n")[0].decode("utf-8", "replace")
 
     def disconnect(self) -> None:
         """Let the connection go; the next command makes a new one."""
