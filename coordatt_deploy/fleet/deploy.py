@@ -252,7 +252,8 @@ class _Board:
         return replace(found, now=None, known=False)
 
     def _releases(self, connection: Connection, files: RemoteFiles) -> Releases:
-        return Releases(connection, files.folders.home / PurePosixPath(self.host.folder or self.plan.folder))
+        folder = (self.host.folder or self.plan.folder).removeprefix("~/")
+        return Releases(connection, files.folders.home / PurePosixPath(folder))
 
     def _deploy(self, connection: Connection, release: Release) -> BoardDeployment:
         files = RemoteFiles(connection)
@@ -318,7 +319,7 @@ class _Board:
         tool = found.decode("utf-8", "surrogateescape").partition("\n")[0]
         if not tool.startswith("/"):
             raise TargetError(
-                f"has no coordatt-deploy {f'at {candidates[0]}' if self.host.tool else ''}to prove parity with; install"
+                f"has no coordatt-deploy{f' at {candidates[0]}' if self.host.tool else ''} to prove parity with; install"
                 f" it there: coordatt-deploy doctor --setup {self.found.address}; or compare hashes only: --no-parity"
             )
         return tool
