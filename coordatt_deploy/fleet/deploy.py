@@ -264,14 +264,14 @@ class _Board:
             return self._planned(there, status, release)
         with there.locked(_who()) as token:
             status = self._status(there)
-            version = self._version(there, status, release, token)
+            version, is_there = self._version(there, status, release, token)
             folder = there.folder(version)
-            if version not in status.whole:
+            if not is_there:
                 folder = there.incoming(token)
                 self._bring(files, there, folder, release)
             if tool is not None:
                 self._prove(connection, tool, folder, there.root / "releases" / f".proof-{token}.json", release)
-            if version not in status.whole:
+            if not is_there:
                 there.admit(token, version, release.hashes)
             if status.current != version:
                 there.switch(token, version, status.with_current(version))
@@ -279,7 +279,7 @@ class _Board:
             state = DeployState.ALREADY if self.found.before == version else DeployState.SWITCHED
             done = replace(self.found, state=state, now=version)
             with suppress(DeployError):  # it is done; what could not be removed now is removed the next time
-                there.prune(token, files, self._status(there).kept(self.plan.keep))
+                there.prune(token, files, status.kept(version, self.plan.keep))
         return done
 
     def _status(self, there: Releases) -> ReleasesThere:
@@ -290,18 +290,22 @@ class _Board:
             raise TargetError(status.blocked)
         return status
 
-    def _version(self, there: Releases, status: ReleasesThere, release: Release, token: str) -> str:
-        """The name that the release has there: with a number where a damaged one has its own, and is current."""
+    def _version(self, there: Releases, status: ReleasesThere, release: Release, token: str) -> tuple[str, bool]:
+        """The name that the release has there, with a number where a damaged one has its own and is current.
+
+        Returns:
+            The name, and whether all of it is there already.
+        """
         number, version = 1, release.version
         while version in status.taken:
             if version in status.whole and there.why_not_whole(there.folder(version), release.hashes) is None:
-                return version
+                return version, True
             if version != status.current:
                 there.set_aside(token, version)
                 break
             number += 1
             version = f"{release.version}.{number}"
-        return version
+        return version, False
 
     def _bring(self, files: RemoteFiles, there: Releases, folder: PurePosixPath, release: Release) -> None:
         sent = files.send({release.hashes[path]: file for path, file in release.files.items()})
@@ -310,7 +314,6 @@ class _Board:
         wrong = there.why_not_whole(folder, release.hashes)
         if wrong is not None:
             raise TargetError(f"what arrived is damaged: {wrong}; look at its disk, and deploy again")
-        there.readable(folder)
 
     def _tool(self, connection: Connection, files: RemoteFiles) -> str:
         own = str(files.folders.data / "venv" / "bin" / "coordatt-deploy")

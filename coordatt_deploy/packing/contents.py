@@ -64,7 +64,8 @@ def contents(bundle: Bundle, choice: Choice) -> Contents:
     there.pop(MANIFEST, None)
     if not choice.reports:
         there = {path: file for path, file in there.items() if not _is_in(path, REPORTS)}
-    if chosen == bundle.manifest.artifacts and (choice.reference or not (bundle.root / REFERENCE).exists()):
+    has_reference = any(_is_in(path, REFERENCE) for path in bundle.manifest.files)
+    if chosen == bundle.manifest.artifacts and (choice.reference or not has_reference):
         manifest, text, kept = bundle.manifest, read_text(bundle.root / MANIFEST), there
     else:
         manifest = _cut(bundle.manifest, chosen, reference=choice.reference)

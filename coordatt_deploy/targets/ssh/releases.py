@@ -77,19 +77,15 @@ trap '[ "$(sed -n 4p "$lock/holder" 2>/dev/null)" = "$3" ] && rm -rf "$lock"' EX
 trap 'exit 1' HUP INT TERM
 printf '%s\n' "$$" "$(begun $$)" "$2" "$3" >"$lock/holder.$3" && mv -f "$lock/holder.$3" "$lock/holder" || exit 1
 rmdir "$lock/taken" 2>/dev/null
+# What commands that were killed left: nobody is at work on it now.
+rm -f "$1"/.current.* "$1"/.history.*
+for path in "$1"/releases/.incoming-* "$1"/releases/.removed-* "$1"/releases/.list-* "$1"/releases/.proof-*; do
+  [ -e "$path" ] && { chmod -R u+w "$path"; rm -rf "$path"; }
+done
 echo ready
 cat >/dev/null
 """
 )
-# What commands that were killed left; the lock is held, so that nobody is at work on it.
-_CLEAN: Final = r"""
-cd "$1/releases" || exit 1
-rm -f ../.current.* ../.history.*
-for path in .incoming-* .removed-* .list-* .proof-*; do
-  [ -e "$path" ] && { chmod -R u+w "$path"; rm -rf "$path"; }
-done
-exit 0
-"""
 _VERIFY: Final = r"""
 LC_ALL=C; export LC_ALL
 cd "$1" || exit 1
@@ -98,12 +94,11 @@ sha256sum -c - 2>/dev/null
 exit 0
 """
 _LIST: Final = 'cat "$1/releases/$2.sha256"'
-_READABLE: Final = 'chmod -R a+rX -- "$1"'
 _OURS: Final = r"""
 cd "$1" || exit 1
 [ "$(sed -n 4p .lock/holder 2>/dev/null)" = "$2" ] || { echo "the lock there was lost" >&2; exit 1; }
 """
-# ROOT TOKEN VERSION FOLDER, and the list on stdin, whose last line says that it is whole.
+# ROOT TOKEN VERSION FOLDER, and the list on stdin, whose last line says that it is whole. Apps may run as other users.
 _ADMIT: Final = (
     _OURS
     + r"""
@@ -112,6 +107,7 @@ cat >"$list" || exit 1
 [ "$(tail -n 1 "$list")" = end ] || { echo "the list was cut off" >&2; exit 1; }
 sed '$d' "$list" >"$list.sha256" && rm -f "$list" || exit 1
 [ ! -e "releases/$3" ] || { echo "releases/$3 is there already" >&2; exit 1; }
+chmod -R a+rX "releases/$4" || exit 1
 mv "releases/$4" "releases/$3" && mv -f "$list.sha256" "releases/$3.sha256"
 """
 )
@@ -206,9 +202,9 @@ class ReleasesThere:
         last = max(at for at, name in enumerate(self.history) if name == version)
         return self.history[: last + 1]
 
-    def kept(self, count: int) -> tuple[str, ...]:
-        """The current version and the last ones before it, *count* together."""
-        return tuple(dict.fromkeys(reversed(self.history)))[:count]
+    def kept(self, version: str, count: int) -> tuple[str, ...]:
+        """*version*, when it is current, and the last ones before it, *count* together."""
+        return tuple(dict.fromkeys((version, *reversed(self.history))))[:count]
 
 
 class Releases:
@@ -274,7 +270,6 @@ class Releases:
                 )
             if said != READY:
                 raise TargetError(f"{self.root} cannot be locked: {shortened(said) or 'the shell there said nothing'}")
-            self._script(_CLEAN, "remove what an earlier command left")
             yield token
 
     def incoming(self, token: str) -> PurePosixPath:
@@ -315,10 +310,6 @@ class Releases:
         if not found:
             raise TargetError(f"{self.root}/releases/{version}.sha256 is damaged; deploy that version again")
         return found
-
-    def readable(self, folder: PurePosixPath) -> None:
-        """Let every user there read a folder: apps may run as others."""
-        self._script(_READABLE, "let others read it", root=folder)
 
     def admit(self, token: str, version: str, hashes: Mapping[str, str]) -> None:
         """Give what was brought into ``incoming`` its name, now that it is proven."""

@@ -107,15 +107,14 @@ def put(there, version, keep=3):
                 there.set_aside(token, version)
             hashes = bring(there, token, version)
             assert there.why_not_whole(there.incoming(token), hashes) is None
-            there.readable(there.incoming(token))
             there.admit(token, version, hashes)
-        there.switch(token, version, there.status().with_current(version))
-        prune(there, token, keep)
+        there.switch(token, version, status.with_current(version))
+        prune(there, token, status, version, keep)
 
 
-def prune(there, token, keep):
+def prune(there, token, status, version, keep):
     store = SimpleNamespace(folders=SimpleNamespace(store=there.root / "store"))
-    there.prune(token, store, there.status().kept(keep))
+    there.prune(token, store, status.kept(version, keep))
 
 
 def back(there):
@@ -212,7 +211,7 @@ def test_a_kill_at_any_moment_leaves_current_on_a_whole_version(shell, there):
                         there.set_aside(token, goal)
                     there.admit(token, goal, hashes)
                 there.switch(token, goal, status.with_current(goal))
-                prune(there, token, 1)
+                prune(there, token, status, goal, 1)
             except TargetError:
                 died = True
             shell.die_at = None
