@@ -7,6 +7,7 @@ lies there is checked before it is used.
 
 import contextlib
 import io
+import os
 import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -137,19 +138,25 @@ def folders_there(connection: Connection) -> FoldersThere:
     return FoldersThere(PurePosixPath(home), PurePosixPath(cache) / ours, PurePosixPath(data) / ours, system, missing)
 
 
-def listed(root: Path, leave_out: Sequence[str] = ()) -> dict[str, Path]:
+def listed(root: Path, leave_out: Sequence[str] = (), *, follow_links: bool = False) -> dict[str, Path]:
     """Return the files of a folder by their path in it, or a single file by its name.
 
     Args:
         root: The folder or file.
         leave_out: Names at its top that stay here.
+        follow_links: Whether links in it are followed; else they are refused.
 
     Raises:
         BundleError: Something in it is neither a regular file nor a folder.
-        UsageError: A name in it cannot travel.
+        UsageError: It is not there, or a name in it cannot travel.
     """
+    if not root.exists():
+        raise UsageError(f"{root} is not there; name a file or folder")
     if root.is_file():
         found = {root.name: root}
+    elif follow_links:
+        inside = (Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names)
+        found = {path.relative_to(root).as_posix(): path for path in inside if path.is_file()}
     else:
         found = {path.relative_to(root).as_posix(): path for path in files_below(root, lambda name: name in leave_out)}
     for name in found:
@@ -160,7 +167,7 @@ def listed(root: Path, leave_out: Sequence[str] = ()) -> dict[str, Path]:
 
 def hashes_of(files: Mapping[str, Path]) -> dict[str, str]:
     """Return the sha256 of each file, by its path."""
-    return {name: sha256(path) for name, path in files.items()}
+    return {name: sha256(path.resolve()) for name, path in files.items()}
 
 
 class RemoteFiles:
@@ -230,8 +237,12 @@ class RemoteFiles:
             raise TargetError(f"{self.connection.address} cannot put {plain(str(folder))} together: {answer.reason}")
 
     def remove(self, folder: PurePosixPath) -> None:
-        """Remove a folder of ours there with all that is in it."""
-        self.connection.check(["sh", "-c", _REMOVE, "sh", str(folder)], f"remove {folder}", timeout_s=STEP_S)
+        """Remove a folder of ours there with all that is in it.
+
+        Raises:
+            TargetError: The machine is gone.
+        """
+        self.connection.run(["sh", "-c", _REMOVE, "sh", str(folder)], timeout_s=STEP_S, last=True)
 
     def read(self, path: PurePosixPath, most_bytes: int) -> bytes:
         """Return what a file there holds.
