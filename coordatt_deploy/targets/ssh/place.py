@@ -32,7 +32,7 @@ mkdir -p "$1" && cd "$1" || exit 1
 for old in $(find . -maxdepth 1 -name 'job-*' -mtime +1 2>/dev/null); do
   kill -0 "$(cat "$old/pid" 2>/dev/null)" 2>/dev/null || { chmod -R u+w "$old"; rm -rf "$old"; }
 done
-mkdir "$2"
+mkdir -p "$2"
 """
 
 
@@ -64,12 +64,12 @@ class SshPlace:
     def run(self, order: Order, stages: Stages) -> Delivery:
         """See ``Place``."""
         with Connection(self.address, stopped=self.stopped) as connection:
-            folders = folders_there(connection)
-            tool = find_tool(connection, folders, self.tool)
+            folders = persistently(connection, lambda: folders_there(connection), self.stopped)
+            tool = persistently(connection, lambda: find_tool(connection, folders, self.tool), self.stopped)
             files = RemoteFiles(connection, folders)
             job = folders.cache / "jobs" / f"job-{uuid.uuid4().hex}"
             made = ["sh", "-c", _OLD, "sh", str(job.parent), job.name]
-            connection.check(made, "make a folder for the command")
+            persistently(connection, lambda: connection.check(made, "make a folder for the command"), self.stopped)
             try:
                 words, sent = self._delivered(order, job, files, stages)
                 words += ["--json"]

@@ -6,24 +6,15 @@ import subprocess
 from pathlib import Path, PurePosixPath
 
 import pytest
-from ssh_server import SshServer, needs_sshd
+from ssh_server import needs_sshd
 
 from coordatt_deploy.errors import LostConnectionError, TargetError, UsageError
 from coordatt_deploy.targets.ssh import files as ssh_files
 from coordatt_deploy.targets.ssh.address import parse_address
-from coordatt_deploy.targets.ssh.connection import CONFIG, Connection
+from coordatt_deploy.targets.ssh.connection import Connection
 from coordatt_deploy.targets.ssh.files import RemoteFiles, hashes_of, listed
 
 pytestmark = needs_sshd
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    """A machine whose home folder has blanks and quotes in its path."""
-    found = SshServer(tmp_path / "board", home='Ann\'s "home" $(x)')
-    monkeypatch.setenv(CONFIG, str(found.config))
-    yield found
-    found.stop()
 
 
 @pytest.fixture
