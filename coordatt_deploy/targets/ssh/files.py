@@ -5,7 +5,6 @@ after their sha256; folders are put together from it. What arrives is checked th
 lies there is checked before it is used.
 """
 
-import contextlib
 import io
 import os
 import re
@@ -43,10 +42,8 @@ _KNOWN: Final = r"""
 umask 077
 mkdir -p "$1" && cd "$1" || exit 1
 find . -name '.incoming-*' -mtime +0 -exec rm -rf {} + 2>/dev/null
+df -Pk . | tail -n 1
 while IFS= read -r name; do [ -f "$name" ] && printf '%s\n' "$name"; done | xargs sha256sum -- /dev/null
-"""
-_FREE: Final = r"""
-mkdir -p "$1" && df -Pk "$1" | tail -n 1
 """
 # Unpack beside the store, check, rename; a file that is not what its name says is the end of it.
 _RECEIVE: Final = r"""
@@ -200,13 +197,14 @@ class RemoteFiles:
             TargetError: The machine cannot be reached, or has no room; how much is needed, and what is free.
             LostConnectionError: The connection was cut.
         """
-        waiting = sorted(set(files) - self._known(files))
+        known, free = self._look(files)
+        waiting = sorted(set(files) - known)
         sizes = {name: files[name].stat().st_size for name in waiting}
         total = sum(sizes.values())
         sent = Sent(len(waiting), total, len(files) - len(waiting))
         if not waiting:
             return sent
-        self._check_room(total)
+        self._check_room(total, free)
         where = f"{counted(len(waiting), 'file')} ({total:,} bytes) to {self.connection.address}"
         with (stages or Stages()).stage(f"send {where}", len(waiting)) as step:
             for batch in _batches(sizes):
@@ -254,26 +252,25 @@ class RemoteFiles:
             ["cat", "--", str(path)], f"read {path.name}", timeout_s=STEP_S, most_bytes=most_bytes
         )
 
-    def _known(self, files: Mapping[str, Path]) -> set[str]:
-        """Those that the store has, whole."""
+    def _look(self, files: Mapping[str, Path]) -> tuple[set[str], int | None]:
+        """Those that the store has, whole; and the bytes that are free there, None where it does not say."""
         lines = "".join(f"{name}\n" for name in files)
         answer = self.connection.check(
             ["sh", "-c", _KNOWN, "sh", str(self.folders.store)],
             "look into its store",
             stdin=lines.encode(),
             timeout_s=STEP_S,
-            most_bytes=1000 + 200 * len(files),
+            most_bytes=10_000 + 200 * len(files),
         )
         found = re.findall(rb"^([0-9a-f]{64})  ([0-9a-f]{64})$", answer, re.MULTILINE)
-        return {name.decode() for value, name in found if value == name} & set(files)
+        # Device, and then in KiB: all, used, free.
+        disk = re.match(rb".*?\s\d+\s+\d+\s+(\d{1,18})\s", answer)
+        free = None if disk is None else int(disk[1]) * 1024
+        return {name.decode() for value, name in found if value == name} & set(files), free
 
-    def _check_room(self, total: int) -> None:
-        store = str(self.folders.store)
-        words = self.connection.check(["sh", "-c", _FREE, "sh", store], "say how much room it has").split()
-        with contextlib.suppress(ValueError, IndexError):
-            free = int(words[3]) * 1024
-            if free < total + SPARE_BYTES:
-                raise self._full(total, free)
+    def _check_room(self, total: int, free: int | None) -> None:
+        if free is not None and free < total + SPARE_BYTES:
+            raise self._full(total, free)
 
     def _full(self, total: int, free: int | None) -> TargetError:
         has = "" if free is None else f", and {free:,} are free"

@@ -17,6 +17,7 @@ from coordatt_deploy.targets.ssh.connection import Connection, shortened
 WAITS_S: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)  # before each further try to connect
 POLLS: Final = 25  # of a fifth of a second or, where sleep knows whole ones only, of a second
 POLL_S: Final = 120.0
+FETCH_S: Final = 1800.0  # for a document on a slow line
 MOST_SAID: Final = 1 << 16
 
 T = TypeVar("T")
@@ -50,6 +51,12 @@ while [ "$polls" -lt "$2" ]; do
   sleep 0.2 2>/dev/null || sleep 1
 done
 echo runs
+"""
+# The length of what it said, what it said, and the document.
+_RESULT: Final = r"""
+cd "$1" || exit 1
+tail -c "$3" stderr >said && wc -c <said && cat said || exit 1
+if [ -f "$2" ]; then cat "$2"; fi
 """
 _END: Final = r"""
 cd "$1" || exit 0
@@ -123,15 +130,27 @@ class Job:
         except TargetError:
             return
 
-    def said(self) -> str:
-        """Return the end of what the command said on stderr."""
-        command = ["sh", "-c", 'tail -c "$2" "$1/stderr"', "sh", str(self.folder), str(MOST_SAID)]
+    def result(self, document: str, most_bytes: int) -> tuple[str, bytes | None]:
+        """Return the end of what the command said on stderr, and a file of its folder; None where it wrote none.
+
+        Args:
+            document: Name of the file.
+            most_bytes: That it may have.
+
+        Raises:
+            TargetError: The machine is gone for good, or the file is greater.
+        """
+        command = ["sh", "-c", _RESULT, "sh", str(self.folder), document, str(MOST_SAID)]
         answer = persistently(
             self._connection,
-            lambda: self._connection.check(command, "give back what a command said", most_bytes=2 * MOST_SAID),
+            lambda: self._connection.check(
+                command, "give back what a command wrote", timeout_s=FETCH_S, most_bytes=most_bytes + MOST_SAID
+            ),
             self._stopped,
         )
-        return answer.decode("utf-8", "replace")
+        length, _, rest = answer.partition(b"\n")
+        end = int(length) if length.strip().isdigit() and len(length) < 8 else 0
+        return rest[:end].decode("utf-8", "replace"), rest[end:] or None
 
 
 def persistently(connection: Connection, work: Callable[[], T], stopped: threading.Event | None = None) -> T:

@@ -82,8 +82,7 @@ class SshPlace:
                     except BaseException:
                         run.end()
                         raise
-                    said = run.said()
-                    document = self._document(files, job / (OUTPUT if order.writes else "stdout"))
+                    said, document = run.result(OUTPUT if order.writes else "stdout", MOST_BYTES)
                 return Delivery(status, document, reason_in(said), sent)
             finally:
                 self._remove(files, job)
@@ -118,14 +117,6 @@ class SshPlace:
         )
         persistently(files.connection, lambda: files.place(content, folder, linked=True), self.stopped)
         return sent.bytes
-
-    def _document(self, files: RemoteFiles, path: PurePosixPath) -> bytes | None:
-        there = persistently(
-            files.connection, lambda: files.connection.run(["test", "-s", str(path)]).status == 0, self.stopped
-        )
-        if not there:
-            return None
-        return persistently(files.connection, lambda: files.read(path, MOST_BYTES), self.stopped)
 
     def _remove(self, files: RemoteFiles, job: PurePosixPath) -> None:
         """Remove the job's folder; the next command does so where the machine is gone."""

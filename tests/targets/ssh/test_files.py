@@ -145,7 +145,7 @@ def test_full_disk_says_what_is_needed(there, server, folder, tmp_path):
         files = by_hash(folder)[1]
         with pytest.raises(TargetError, match=r"has no room at .*: 3,145,733 bytes are to be sent, and 2,0.* are free"):
             full.send(files)
-        full._check_room = lambda _: None  # the disk fills up after it was looked at
+        full._check_room = lambda *_: None  # the disk fills up after it was looked at
         with pytest.raises(TargetError, match="3,145,733 bytes are to be sent; free some there"):
             full.send(files)
         kept = [path for path in small.rglob("*") if path.is_file()]

@@ -171,6 +171,6 @@ def test_answer_without_end_is_refused(server, monkeypatch):
     A document that is greater than any of ours is not taken.
     """
     monkeypatch.setattr("coordatt_deploy.targets.ssh.place.MOST_BYTES", 1000)
-    server.install(script="yes | head -c 5000\n")
-    with pytest.raises(TargetError, match="more than 1,000 bytes"):
+    server.install(script="yes | head -c 200000\n")
+    with pytest.raises(TargetError, match="more than 66,536 bytes"):
         run(server)
