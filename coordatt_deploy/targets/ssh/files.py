@@ -173,6 +173,7 @@ class RemoteFiles:
     Attributes:
         connection: To the machine.
         folders: Where things belong there.
+        sent_bytes: That arrived there so far, over all connections.
     """
 
     def __init__(self, connection: Connection, folders: FoldersThere | None = None) -> None:
@@ -183,6 +184,7 @@ class RemoteFiles:
         """
         self.connection = connection
         self.folders = folders or folders_there(connection)
+        self.sent_bytes = 0
 
     def send(self, files: Mapping[str, Path], stages: Stages | None = None) -> Sent:
         """Bring files into the store there, those that it lacks.
@@ -208,7 +210,9 @@ class RemoteFiles:
         where = f"{counted(len(waiting), 'file')} ({total:,} bytes) to {self.connection.address}"
         with (stages or Stages()).stage(f"send {where}", len(waiting)) as step:
             for batch in _batches(sizes):
-                self._receive(batch, files, sum(sizes[name] for name in batch), total)
+                size = sum(sizes[name] for name in batch)
+                self._receive(batch, files, size, total)
+                self.sent_bytes += size
                 for _ in batch:
                     step()
         return sent

@@ -71,7 +71,7 @@ class SshPlace:
             made = ["sh", "-c", _OLD, "sh", str(job.parent), job.name]
             persistently(connection, lambda: connection.check(made, "make a folder for the command"), self.stopped)
             try:
-                words, sent = self._delivered(order, job, files, stages)
+                words = self._delivered(order, job, files, stages)
                 words += ["--json"]
                 words += ["--output", OUTPUT] if order.writes else []
                 with stages.stage(f"{order.command} on {self.address}"):
@@ -83,7 +83,7 @@ class SshPlace:
                         run.end()
                         raise
                     said, document = run.result(OUTPUT if order.writes else "stdout", MOST_BYTES)
-                return Delivery(status, document, reason_in(said), sent)
+                return Delivery(status, document, reason_in(said), files.sent_bytes)
             finally:
                 self._remove(files, job)
 
@@ -102,21 +102,20 @@ class SshPlace:
                 continue
             # Relative, so that what is told of it is the same the next time.
             path = PurePosixPath(str(number)) / word.path.resolve().name
-            sent += self._deliver(word, job / path, files, stages)
+            self._deliver(word, job / path, files, stages)
             words.append(str(path))
-        return words, sent
+        return words
 
-    def _deliver(self, item: Travelling, end: PurePosixPath, files: RemoteFiles, stages: Stages) -> int:
+    def _deliver(self, item: Travelling, end: PurePosixPath, files: RemoteFiles, stages: Stages) -> None:
         with stages.stage(f"hash {item.path.name}"):
             local = listed(item.path, item.leave_out, follow_links=item.follow_links)
             hashes = hashes_of(local)
         by_hash = {hashes[name]: path for name, path in local.items()}
-        sent = persistently(files.connection, lambda: files.send(by_hash, stages), self.stopped)
+        persistently(files.connection, lambda: files.send(by_hash, stages), self.stopped)
         folder, content = (
             (end.parent, {end.name: next(iter(hashes.values()))}) if item.path.is_file() else (end, hashes)
         )
         persistently(files.connection, lambda: files.place(content, folder, linked=True), self.stopped)
-        return sent.bytes
 
     def _remove(self, files: RemoteFiles, job: PurePosixPath) -> None:
         """Remove the job's folder; the next command does so where the machine is gone."""
