@@ -4,6 +4,7 @@ import dataclasses
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -17,8 +18,12 @@ from coordatt_deploy.commands.options import (
     summary_options,
 )
 from coordatt_deploy.commands.output import print_result
+from coordatt_deploy.commands.places import PlaceOptions, place_options
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.formats import Format
+
+if TYPE_CHECKING:
+    from coordatt_deploy.fleet.plan import Fleet
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,7 @@ class ProfileOptions:
         latency: How.
         formats: Empty for all.
         operators: Whether to find out where the time of each file goes as well.
-        target: Whose instructions are counted instead; None for latency here.
+        places: Which machines are measured; of an emulated one instructions are counted.
         junit: A further file for the figures; not of instructions, like the next one.
         markdown: A file for a summary.
         output: A file for the figures in place of the bundle's.
@@ -49,7 +54,7 @@ class ProfileOptions:
     latency: LatencyOptions = field(default_factory=LatencyOptions)
     formats: tuple[Format, ...] = ()
     operators: bool = False
-    target: str | None = None
+    places: PlaceOptions = field(default_factory=PlaceOptions)
     junit: Path | None = None
     markdown: Path | None = None
     output: Path | None = None
@@ -68,7 +73,7 @@ class ProfileOptions:
     click.option(
         "--ops", "operators", is_flag=True, help="Tell where the time goes: layer by layer, beside each layer's error."
     ),
-    click.option("--target", help="Count another machine's instructions instead: qemu-arm64, or qemu-arm64:CPU."),
+    *place_options("Measure another machine, or count an emulated one's instructions:"),
     *summary_options("figures"),
     output_option("profile.json"),
 )
@@ -84,12 +89,20 @@ def profile(options: ProfileOptions, bundle: Path, as_json: bool) -> None:
     ExecuTorch, which tell none, as pieces of the file. One table has what each layer takes and how wrong it is, for
     files that parity --layers judged.
 
+    With several targets, or those of --targets, each measures itself and gets a column; one that fails is listed, the
+    others' results are kept, and the exit code is 3.
+
     \b
     Example:
         coordatt-deploy profile mobilenetv2_ca_035.digits --threads 1,2
         coordatt-deploy profile mobilenetv2_ca_035.digits --ops --format onnx
         coordatt-deploy profile mobilenetv2_ca_035.digits --target qemu-arm64
+        coordatt-deploy profile mobilenetv2_ca_035.digits --target here --target ssh://pi@pi4.local
     """
+    fleet = options.places.places()
+    if fleet is not None:
+        _at_places(options, bundle, fleet, as_json=as_json)
+    target = options.places.one
     # When the options are right, what does the work: see coordatt_deploy.cli.
     from coordatt_deploy.bundle import open_bundle
     from coordatt_deploy.host import command_line
@@ -110,7 +123,7 @@ def profile(options: ProfileOptions, bundle: Path, as_json: bool) -> None:
         for item in dataclasses.fields(options.latency)
         if (value := getattr(options.latency, item.name)) is not None
     }
-    if options.target is not None:
+    if target is not None:
         if options.junit is not None or options.markdown is not None:
             raise UsageError("--junit and --markdown are for latencies; --target counts instructions: --json has them")
         if given:
@@ -119,7 +132,7 @@ def profile(options: ProfileOptions, bundle: Path, as_json: bool) -> None:
             raise UsageError("--target counts instructions of a whole file; --ops is for latency on this machine")
         with console.bars() as stages:
             opened = open_bundle(bundle)
-            counted = count_on(opened, options.target, stages, formats=formats, output=options.output, command=command)
+            counted = count_on(opened, target, stages, formats=formats, output=options.output, command=command)
         if as_json:
             print_result(counted)
         else:
@@ -145,3 +158,28 @@ def profile(options: ProfileOptions, bundle: Path, as_json: bool) -> None:
         show_operators(opened, measured)
         if options.output is None:
             console.show_next((console.bundle_command("report", opened.root), "one page of all results"))
+
+
+def _at_places(options: ProfileOptions, bundle: Path, fleet: "Fleet", *, as_json: bool) -> NoReturn:
+    """Run profile at every place, and end."""
+    # When the options are right, what does the work: see coordatt_deploy.cli.
+    from coordatt_deploy.commands.orders import judged_at_places, word
+
+    options.places.refuse({"--junit": options.junit, "--markdown": options.markdown})
+    latency = options.latency
+    words = [
+        *word("--format", *options.formats),
+        *word("--threads", _listed(latency.threads)),
+        *word("--warmups", latency.warmups),
+        *word("--samples", latency.samples),
+        *word("--min-seconds", latency.min_seconds),
+        *word("--cpu-affinity", _listed(latency.cpu_affinity)),
+        *word("--ops", options.operators),
+    ]
+    # Where the time goes is told beside each layer's error, which parity left in reports/.
+    left = () if options.operators else ("reports",)
+    judged_at_places("profile", bundle, fleet, words, options.formats, options.output, as_json=as_json, leave_out=left)
+
+
+def _listed(numbers: tuple[int, ...] | None) -> str | None:
+    return None if numbers is None else ",".join(map(str, numbers))

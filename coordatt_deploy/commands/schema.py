@@ -34,6 +34,8 @@ DOCUMENTS: Final = {
     "check": "coordatt_deploy.release.result:CheckResult",
     "diff": "coordatt_deploy.release.diff_result:DiffResult",
     "attention-cost": "coordatt_deploy.attention_cost.result:AttentionCost",
+    "fleet-result": "coordatt_deploy.fleet.result:FleetResult",
+    "installation": "coordatt_deploy.inspection.installation:Installation",
     "search": "coordatt_deploy.mixed_precision.result:SearchResult",
 }
 """Where the type of each document is, as "module:class"; ``-result`` is what the command prints with ``--json``."""

@@ -84,7 +84,20 @@ def fleet_of(texts: Sequence[str]) -> Fleet:
         UsageError: One is no target, or two have one name.
     """
     found = [places.name_of(text) for text in texts]
-    hosts = tuple(FleetHost(place.name, place.text) for place in found)
+    return _with_names(Fleet(tuple(FleetHost(place.name, place.text) for place in found)))
+
+
+def joined(first: Fleet, second: Fleet) -> Fleet:
+    """Return the places of both; as many of them work at once as the second says.
+
+    Raises:
+        UsageError: Two have one name.
+    """
+    return _with_names(Fleet((*first.hosts, *second.hosts), second.at_once))
+
+
+def _with_names(fleet: Fleet) -> Fleet:
+    hosts = fleet.hosts
     for host in hosts:
         same = [other.target for other in hosts if other.name == host.name]
         if len(same) > 1:
@@ -92,7 +105,7 @@ def fleet_of(texts: Sequence[str]) -> Fleet:
                 f"{' and '.join(dict.fromkeys(same))} would both be called {host.name} in reports; name each place"
                 " once, or give them names in a file: --targets fleet.toml"
             )
-    return Fleet(hosts)
+    return fleet
 
 
 def read_fleet(path: Path) -> Fleet:

@@ -5,14 +5,12 @@ back. A place is written like a target, ``here``, ``qemu-arm64:cortex-a53``, or 
 is a row of SCHEMES and a folder with a ``place`` module.
 """
 
-import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Final, Protocol, cast
@@ -34,22 +32,33 @@ PREFIX: Final = "Error: "  # of the line in which a command says why it failed
 
 
 @dataclass(frozen=True, slots=True)
+class Travelling:
+    """A file or folder of this machine that a command reads; it travels to where the command runs.
+
+    Attributes:
+        path: Of it.
+        follow_links: Whether links in it are followed; those of a user's own images are, those of a bundle never.
+        leave_out: Names at its top that need not travel.
+    """
+
+    path: Path
+    follow_links: bool = False
+    leave_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Order:
     """A command to run at a place.
 
     Attributes:
         command: Its name.
-        words: Its arguments; a path is a file or folder of this machine, which travels where the place is another one.
-        target: Option for the emulated machine that it is to run on; see ``targets.parse``.
+        words: Its arguments, and what it reads.
         writes: Whether it writes its document with ``--output``; else that is what it prints.
-        leave_out: Names at the top of folders that need not travel.
     """
 
     command: str
-    words: tuple[str | Path, ...] = ()
-    target: str | None = None
+    words: tuple[str | Travelling, ...] = ()
     writes: bool = True
-    leave_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +177,10 @@ def _module(text: str) -> PlaceModule:
     return cast("PlaceModule", import_module(SCHEMES[scheme]))
 
 
+def _here(word: str | Travelling) -> str:
+    return word if isinstance(word, str) else str(word.path)
+
+
 def reason_in(said: str) -> str:
     """Return why a command failed, out of what it said on stderr; empty where it did not say."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
@@ -186,13 +199,12 @@ class LocalPlace:
 
     target: str | None
     stopped: threading.Event
-    environment: Mapping[str, str] = field(default_factory=dict)
 
     def run(self, order: Order, stages: Stages) -> Delivery:
         """See ``Place``."""
         with Scratch() as folder:
-            words = [sys.executable, "-Pm", "coordatt_deploy", order.command, *map(str, order.words), "--json"]
-            words += [] if self.target is None or order.target is None else [order.target, self.target]
+            words = [sys.executable, "-Pm", "coordatt_deploy", order.command, *map(_here, order.words), "--json"]
+            words += [] if self.target is None else ["--target", self.target]
             written = folder / ("output.json" if order.writes else "stdout")
             words += ["--output", str(written)] if order.writes else []
             with (
@@ -214,8 +226,7 @@ class LocalPlace:
 
     def _run(self, words: list[str], out: IO[bytes], said: IO[bytes]) -> int:
         process = subprocess.Popen(  # noqa: S603 - this program itself
-            words, stdin=subprocess.DEVNULL, stdout=out, stderr=said, start_new_session=True,
-            env=os.environ | dict(self.environment),
+            words, stdin=subprocess.DEVNULL, stdout=out, stderr=said, start_new_session=True
         )  # fmt: skip
         try:
             while True:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -88,6 +89,27 @@ class SshServer:
         """Let the user know this host key, ``host`` for the right one; None for no key at all."""
         known = "" if key is None else f"[127.0.0.1]:{self.port} {(self.folder / f'{key}.pub').read_text()}"
         (self.folder / "known_hosts").write_text(known)
+
+    def install(self, *, without: tuple[str, ...] = (), script: str | None = None) -> Path:
+        """Put this program on the PATH of the machine.
+
+        Args:
+            without: Packages that are not there, whatever this Python has.
+            script: What ``coordatt-deploy`` is instead.
+
+        Returns:
+            Where it is.
+        """
+        tools, hidden = self.folder / "bin", self.folder / "hidden"
+        tools.mkdir(exist_ok=True)
+        hidden.mkdir(exist_ok=True)
+        (hidden / "sitecustomize.py").write_text(f"import sys\nsys.modules.update(dict.fromkeys({without!r}))\n")
+        tool = tools / "coordatt-deploy"
+        own = f'PYTHONPATH={shlex.quote(str(hidden))} exec {shlex.quote(sys.executable)} -m coordatt_deploy "$@"\n'
+        tool.write_text(f"#!/bin/sh\n{own if script is None else script}")
+        tool.chmod(0o755)
+        self.write_login(PATH=f"{tools}:{os.environ['PATH']}")
+        return tool
 
     def start(self) -> None:
         """Let it answer."""

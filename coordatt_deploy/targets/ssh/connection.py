@@ -11,6 +11,7 @@ import selectors
 import shlex
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -36,6 +37,7 @@ LONGEST_REASON: Final = 300  # characters of what the other side said
 READY: Final = "coordatt-deploy-ready"
 SSH_FAILED: Final = 255
 BLOCK: Final = 1 << 16
+POLL_S: Final = 0.3  # how often a command looks whether it is to end
 
 # What ssh says, what it means, and what to do. The first that is found counts.
 _CAUSES: Final = (
@@ -103,13 +105,17 @@ class Connection:
         address: Of the machine.
     """
 
-    def __init__(self, address: SshAddress, *, connect_s: int = CONNECT_S) -> None:
+    def __init__(
+        self, address: SshAddress, *, connect_s: int = CONNECT_S, stopped: threading.Event | None = None
+    ) -> None:
         """Keep the address; the first command connects.
 
         Args:
             address: Of the machine.
             connect_s: Seconds after which it counts as unreachable.
+            stopped: Set, from any thread, when what runs is to be given up.
         """
+        self._stopped = stopped or threading.Event()
         self.address = address
         self._connect_s = connect_s
         self._scratch = Scratch()
@@ -151,6 +157,7 @@ class Connection:
         stdin: bytes | Path | None = None,
         timeout_s: float = USUAL_S,
         most_bytes: int = USUAL_BYTES,
+        last: bool = False,
     ) -> Answer:
         """Run a command there, each word as it stands here: nothing in it is read by a shell.
 
@@ -159,6 +166,7 @@ class Connection:
             stdin: What it reads, or a file of it; nothing by default.
             timeout_s: Seconds after which it is given up.
             most_bytes: Of its stdout.
+            last: Whether it is to be run even when the rest was given up.
 
         Raises:
             TargetError: The machine cannot be reached, the command takes too long, or says too much.
@@ -171,7 +179,7 @@ class Connection:
         with self._input(stdin) as source:
             process = self._start(("-o", "ControlMaster=no"), ("sh", "-c", script), source, subprocess.PIPE)
         try:
-            stdout, stderr = self._drained(process, timeout_s, most_bytes, argv[0])
+            stdout, stderr = self._drained(process, timeout_s, most_bytes, argv[0], last=last)
         finally:
             _end(process)
         text = stderr.decode("utf-8", "replace")
@@ -339,7 +347,7 @@ class Connection:
         return None
 
     def _drained(
-        self, process: "subprocess.Popen[bytes]", timeout_s: float, most_bytes: int, name: str
+        self, process: "subprocess.Popen[bytes]", timeout_s: float, most_bytes: int, name: str, *, last: bool
     ) -> tuple[bytes, bytes]:
         """Read both pipes up to their end, and wait for the process."""
         stdout, stderr = bytearray(), bytearray()
@@ -351,8 +359,11 @@ class Connection:
             selector.register(_pipe(process.stdout), selectors.EVENT_READ, stdout)
             selector.register(_pipe(process.stderr), selectors.EVENT_READ, stderr)
             while selector.get_map():
-                ready = selector.select(max(0.0, deadline - time.monotonic()))
-                if not ready:
+                left = deadline - time.monotonic()
+                ready = selector.select(max(0.0, min(left, POLL_S)))
+                if self._stopped.is_set() and not last:
+                    raise TargetError(f"{self.address}: {plain(name)} was ended with the rest")
+                if not ready and left <= 0:
                     raise late
                 for key, _ in ready:
                     block = os.read(key.fd, BLOCK)

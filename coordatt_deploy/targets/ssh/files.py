@@ -5,8 +5,8 @@ after their sha256; folders are put together from it. What arrives is checked th
 lies there is checked before it is used.
 """
 
-import contextlib
 import io
+import os
 import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,10 +42,8 @@ _KNOWN: Final = r"""
 umask 077
 mkdir -p "$1" && cd "$1" || exit 1
 find . -name '.incoming-*' -mtime +0 -exec rm -rf {} + 2>/dev/null
+df -Pk . | tail -n 1
 while IFS= read -r name; do [ -f "$name" ] && printf '%s\n' "$name"; done | xargs sha256sum -- /dev/null
-"""
-_FREE: Final = r"""
-mkdir -p "$1" && df -Pk "$1" | tail -n 1
 """
 # Unpack beside the store, check, rename; a file that is not what its name says is the end of it.
 _RECEIVE: Final = r"""
@@ -137,19 +135,25 @@ def folders_there(connection: Connection) -> FoldersThere:
     return FoldersThere(PurePosixPath(home), PurePosixPath(cache) / ours, PurePosixPath(data) / ours, system, missing)
 
 
-def listed(root: Path, leave_out: Sequence[str] = ()) -> dict[str, Path]:
+def listed(root: Path, leave_out: Sequence[str] = (), *, follow_links: bool = False) -> dict[str, Path]:
     """Return the files of a folder by their path in it, or a single file by its name.
 
     Args:
         root: The folder or file.
         leave_out: Names at its top that stay here.
+        follow_links: Whether links in it are followed; else they are refused.
 
     Raises:
         BundleError: Something in it is neither a regular file nor a folder.
-        UsageError: A name in it cannot travel.
+        UsageError: It is not there, or a name in it cannot travel.
     """
+    if not root.exists():
+        raise UsageError(f"{root} is not there; name a file or folder")
     if root.is_file():
         found = {root.name: root}
+    elif follow_links:
+        inside = (Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names)
+        found = {path.relative_to(root).as_posix(): path for path in inside if path.is_file()}
     else:
         found = {path.relative_to(root).as_posix(): path for path in files_below(root, lambda name: name in leave_out)}
     for name in found:
@@ -160,7 +164,7 @@ def listed(root: Path, leave_out: Sequence[str] = ()) -> dict[str, Path]:
 
 def hashes_of(files: Mapping[str, Path]) -> dict[str, str]:
     """Return the sha256 of each file, by its path."""
-    return {name: sha256(path) for name, path in files.items()}
+    return {name: sha256(path.resolve()) for name, path in files.items()}
 
 
 class RemoteFiles:
@@ -169,6 +173,7 @@ class RemoteFiles:
     Attributes:
         connection: To the machine.
         folders: Where things belong there.
+        sent_bytes: That arrived there so far, over all connections.
     """
 
     def __init__(self, connection: Connection, folders: FoldersThere | None = None) -> None:
@@ -179,6 +184,7 @@ class RemoteFiles:
         """
         self.connection = connection
         self.folders = folders or folders_there(connection)
+        self.sent_bytes = 0
 
     def send(self, files: Mapping[str, Path], stages: Stages | None = None) -> Sent:
         """Bring files into the store there, those that it lacks.
@@ -193,17 +199,20 @@ class RemoteFiles:
             TargetError: The machine cannot be reached, or has no room; how much is needed, and what is free.
             LostConnectionError: The connection was cut.
         """
-        waiting = sorted(set(files) - self._known(files))
+        known, free = self._look(files)
+        waiting = sorted(set(files) - known)
         sizes = {name: files[name].stat().st_size for name in waiting}
         total = sum(sizes.values())
         sent = Sent(len(waiting), total, len(files) - len(waiting))
         if not waiting:
             return sent
-        self._check_room(total)
+        self._check_room(total, free)
         where = f"{counted(len(waiting), 'file')} ({total:,} bytes) to {self.connection.address}"
         with (stages or Stages()).stage(f"send {where}", len(waiting)) as step:
             for batch in _batches(sizes):
-                self._receive(batch, files, sum(sizes[name] for name in batch), total)
+                size = sum(sizes[name] for name in batch)
+                self._receive(batch, files, size, total)
+                self.sent_bytes += size
                 for _ in batch:
                     step()
         return sent
@@ -230,8 +239,12 @@ class RemoteFiles:
             raise TargetError(f"{self.connection.address} cannot put {plain(str(folder))} together: {answer.reason}")
 
     def remove(self, folder: PurePosixPath) -> None:
-        """Remove a folder of ours there with all that is in it."""
-        self.connection.check(["sh", "-c", _REMOVE, "sh", str(folder)], f"remove {folder}", timeout_s=STEP_S)
+        """Remove a folder of ours there with all that is in it.
+
+        Raises:
+            TargetError: The machine is gone.
+        """
+        self.connection.run(["sh", "-c", _REMOVE, "sh", str(folder)], timeout_s=STEP_S, last=True)
 
     def read(self, path: PurePosixPath, most_bytes: int) -> bytes:
         """Return what a file there holds.
@@ -243,26 +256,25 @@ class RemoteFiles:
             ["cat", "--", str(path)], f"read {path.name}", timeout_s=STEP_S, most_bytes=most_bytes
         )
 
-    def _known(self, files: Mapping[str, Path]) -> set[str]:
-        """Those that the store has, whole."""
+    def _look(self, files: Mapping[str, Path]) -> tuple[set[str], int | None]:
+        """Those that the store has, whole; and the bytes that are free there, None where it does not say."""
         lines = "".join(f"{name}\n" for name in files)
         answer = self.connection.check(
             ["sh", "-c", _KNOWN, "sh", str(self.folders.store)],
             "look into its store",
             stdin=lines.encode(),
             timeout_s=STEP_S,
-            most_bytes=1000 + 200 * len(files),
+            most_bytes=10_000 + 200 * len(files),
         )
         found = re.findall(rb"^([0-9a-f]{64})  ([0-9a-f]{64})$", answer, re.MULTILINE)
-        return {name.decode() for value, name in found if value == name} & set(files)
+        # Device, and then in KiB: all, used, free.
+        disk = re.match(rb".*?\s\d+\s+\d+\s+(\d{1,18})\s", answer)
+        free = None if disk is None else int(disk[1]) * 1024
+        return {name.decode() for value, name in found if value == name} & set(files), free
 
-    def _check_room(self, total: int) -> None:
-        store = str(self.folders.store)
-        words = self.connection.check(["sh", "-c", _FREE, "sh", store], "say how much room it has").split()
-        with contextlib.suppress(ValueError, IndexError):
-            free = int(words[3]) * 1024
-            if free < total + SPARE_BYTES:
-                raise self._full(total, free)
+    def _check_room(self, total: int, free: int | None) -> None:
+        if free is not None and free < total + SPARE_BYTES:
+            raise self._full(total, free)
 
     def _full(self, total: int, free: int | None) -> TargetError:
         has = "" if free is None else f", and {free:,} are free"

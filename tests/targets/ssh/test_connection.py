@@ -3,22 +3,13 @@
 import threading
 
 import pytest
-from ssh_server import SshServer, needs_sshd
+from ssh_server import needs_sshd
 
 from coordatt_deploy.errors import LostConnectionError, MissingDependencyError, TargetError, UsageError
 from coordatt_deploy.targets.ssh.address import SshAddress, parse_address
-from coordatt_deploy.targets.ssh.connection import CONFIG, Connection
+from coordatt_deploy.targets.ssh.connection import Connection
 
 pytestmark = needs_sshd
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    """A machine whose home folder has blanks and quotes in its path."""
-    found = SshServer(tmp_path / "board", home='Ann\'s "home" $(x) é')
-    monkeypatch.setenv(CONFIG, str(found.config))
-    yield found
-    found.stop()
 
 
 @pytest.fixture

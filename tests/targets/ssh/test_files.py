@@ -6,24 +6,15 @@ import subprocess
 from pathlib import Path, PurePosixPath
 
 import pytest
-from ssh_server import SshServer, needs_sshd
+from ssh_server import needs_sshd
 
 from coordatt_deploy.errors import LostConnectionError, TargetError, UsageError
 from coordatt_deploy.targets.ssh import files as ssh_files
 from coordatt_deploy.targets.ssh.address import parse_address
-from coordatt_deploy.targets.ssh.connection import CONFIG, Connection
+from coordatt_deploy.targets.ssh.connection import Connection
 from coordatt_deploy.targets.ssh.files import RemoteFiles, hashes_of, listed
 
 pytestmark = needs_sshd
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    """A machine whose home folder has blanks and quotes in its path."""
-    found = SshServer(tmp_path / "board", home='Ann\'s "home" $(x)')
-    monkeypatch.setenv(CONFIG, str(found.config))
-    yield found
-    found.stop()
 
 
 @pytest.fixture
@@ -154,7 +145,7 @@ def test_full_disk_says_what_is_needed(there, server, folder, tmp_path):
         files = by_hash(folder)[1]
         with pytest.raises(TargetError, match=r"has no room at .*: 3,145,733 bytes are to be sent, and 2,0.* are free"):
             full.send(files)
-        full._check_room = lambda _: None  # the disk fills up after it was looked at
+        full._check_room = lambda *_: None  # the disk fills up after it was looked at
         with pytest.raises(TargetError, match="3,145,733 bytes are to be sent; free some there"):
             full.send(files)
         kept = [path for path in small.rglob("*") if path.is_file()]
