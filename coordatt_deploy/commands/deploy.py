@@ -3,13 +3,17 @@
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import click
 
 from coordatt_deploy.commands.options import PATH, format_option, gathered, json_option
 from coordatt_deploy.commands.output import print_result
+from coordatt_deploy.commands.places import PlaceOptions
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.formats import Format
+
+PLACES: Final = PlaceOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +21,7 @@ class DeployOptions:
     """What goes where, and what becomes of it there.
 
     Attributes:
-        places: Addresses of boards.
-        targets: A file of them.
-        group: Of that file; None for all in it.
+        places: The boards.
         formats: Empty for all.
         artifacts: Empty for all.
         folder: On the boards; None for the usual one.
@@ -29,9 +31,7 @@ class DeployOptions:
         dry_run: Whether boards are only asked what would be done.
     """
 
-    places: tuple[str, ...] = ()
-    targets: Path | None = None
-    group: str | None = None
+    places: PlaceOptions = PLACES
     formats: tuple[Format, ...] = ()
     artifacts: tuple[str, ...] = ()
     folder: str | None = None
@@ -45,11 +45,9 @@ class DeployOptions:
 @click.argument("bundle", type=PATH, required=False)
 @gathered(
     DeployOptions(),
-    click.option(
-        "--target", "places", multiple=True, metavar="ssh://…", help="A board, as ssh://[USER@]HOST[:PORT]. Repeatable."
-    ),
-    click.option("--targets", type=PATH, metavar="FLEET.toml", help="A file of boards, with groups of them."),
-    click.option("--group", metavar="NAME", help="Only the boards of this group in the file."),
+    click.option("--target", "targets", multiple=True, help="A board: ssh://[USER@]HOST[:PORT]. Repeatable."),
+    click.option("--targets", "fleet", type=PATH, help="A TOML file of boards: fleet.toml."),
+    click.option("--group", help="Only the boards of that file that are in this group."),
     format_option("Only these."),
     click.option(
         "--artifact",
@@ -92,25 +90,21 @@ def deploy(options: DeployOptions, bundle: Path | None, as_json: bool) -> None:
         coordatt-deploy deploy mobilenetv2_ca_035.digits --targets fleet.toml --group pilot --format tflite
         coordatt-deploy deploy --rollback --targets fleet.toml --group pilot
     """
-    if not options.places and options.targets is None:
-        raise UsageError("deploy needs boards; name one with --target ssh://HOST, or a file of them with --targets")
-    if options.places and options.targets is not None:
-        raise UsageError("--target and --targets name the boards twice; give one of them")
-    if options.group is not None and options.targets is None:
-        raise UsageError("--group names boards of a file; give it with --targets")
     if bundle is None and not options.rollback:
         raise UsageError("deploy needs a BUNDLE; only --rollback does without")
     if options.rollback and (not options.parity or options.keep != DeployOptions().keep):
         raise UsageError("--rollback neither proves nor removes a version; leave out --no-parity and --keep")
+    fleet = options.places.places()
+    if fleet is None:
+        raise UsageError(
+            "deploy needs boards that ssh reaches: --target ssh://HOST, or a file of them: --targets fleet.toml"
+        )
     # When the options are right, what does the work: see coordatt_deploy.cli.
     from coordatt_deploy.bundle import open_bundle
     from coordatt_deploy.fleet import deploy as run
-    from coordatt_deploy.fleet.plan import fleet_of, read_fleet
     from coordatt_deploy.report.terminal import console
     from coordatt_deploy.report.terminal.deploy import show_deployment
 
-    fleet = fleet_of(options.places) if options.targets is None else read_fleet(options.targets)
-    hosts = fleet.group(options.group)
     plan = run.DeployPlan(
         choice=replace(run.TRAVELS, formats=options.formats, artifacts=options.artifacts),
         folder=options.folder or run.FOLDER,
@@ -122,9 +116,9 @@ def deploy(options: DeployOptions, bundle: Path | None, as_json: bool) -> None:
     opened = None if bundle is None else open_bundle(bundle, verify=False)  # what travels is hashed
     with console.bars() as stages:
         if options.rollback or opened is None:
-            result = run.roll_back(hosts, plan, stages, opened)
+            result = run.roll_back(fleet.hosts, plan, stages, opened)
         else:
-            result = run.deploy(opened, hosts, plan, stages)
+            result = run.deploy(opened, fleet.hosts, plan, stages)
     if as_json:
         print_result(result)
     else:

@@ -43,6 +43,7 @@ from coordatt_deploy.scratch import Scratch
 from coordatt_deploy.targets.ssh.address import FORM, SCHEME, SshAddress, parse_address
 from coordatt_deploy.targets.ssh.connection import Answer, Connection, shortened
 from coordatt_deploy.targets.ssh.files import RemoteFiles
+from coordatt_deploy.targets.ssh.place import find_tool
 from coordatt_deploy.targets.ssh.releases import Releases, ReleasesThere
 
 FOLDER: Final = "coordatt-deploy"  # in the home folder there
@@ -55,13 +56,6 @@ HASH_DIGITS: Final = 12
 LONGEST_NAME: Final = 60
 TRAVELS: Final = Choice(reference=False, reports=False, unnamed=False)  # boards have no torch to use the reference
 
-_FIND_TOOL: Final = r"""
-for tool in "$@"; do
-  case $tool in "~/"*) tool=$HOME/${tool#"~/"} ;; esac
-  found=$(command -v "$tool" 2>/dev/null) && { printf '%s\n' "$found"; exit 0; }
-done
-exit 0
-"""
 _PROVE: Final = r"""
 "$1" parity "$2" --outputs-only --json --output "$3"
 status=$?
@@ -316,16 +310,12 @@ class _Board:
             raise TargetError(f"what arrived is damaged: {wrong}; look at its disk, and deploy again")
 
     def _tool(self, connection: Connection, files: RemoteFiles) -> str:
-        own = str(files.folders.data / "venv" / "bin" / "coordatt-deploy")
-        candidates = [self.host.tool] if self.host.tool else ["coordatt-deploy", own]
-        found = connection.check(["sh", "-c", _FIND_TOOL, "sh", *candidates], "look for coordatt-deploy")
-        tool = found.decode("utf-8", "surrogateescape").partition("\n")[0]
-        if not tool.startswith("/"):
-            raise TargetError(
-                f"has no coordatt-deploy{f' at {candidates[0]}' if self.host.tool else ''} to prove parity with; install"
-                f" it there: coordatt-deploy doctor --setup {self.found.address}; or compare hashes only: --no-parity"
-            )
-        return tool
+        try:
+            return find_tool(connection, files.folders, self.host.tool)
+        except LostConnectionError:
+            raise
+        except TargetError as error:
+            raise TargetError(f"{error}; or compare hashes alone: --no-parity") from None
 
     def _prove(
         self, connection: Connection, tool: str, folder: PurePosixPath, output: PurePosixPath, release: Release
