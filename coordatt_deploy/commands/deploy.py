@@ -1,9 +1,8 @@
 """``coordatt-deploy deploy``."""
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
 
 import click
 
@@ -12,8 +11,6 @@ from coordatt_deploy.commands.output import print_result
 from coordatt_deploy.commands.places import PlaceOptions
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.formats import Format
-
-PLACES: Final = PlaceOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +28,7 @@ class DeployOptions:
         dry_run: Whether boards are only asked what would be done.
     """
 
-    places: PlaceOptions = PLACES
+    places: PlaceOptions = field(default_factory=PlaceOptions)
     formats: tuple[Format, ...] = ()
     artifacts: tuple[str, ...] = ()
     folder: str | None = None

@@ -115,6 +115,7 @@ def test_a_bundle_is_proven_there_and_becomes_current(board, bundles):
     assert (0, "already current", 0) == (code, document["boards"][0]["state"], document["boards"][0]["sent_bytes"])
 
 
+@pytest.mark.slow
 def test_only_what_is_missing_travels_and_the_last_versions_stay(board, bundles):
     """
     Of another version of the same files its manifest; --rollback goes back and says to what.
@@ -266,6 +267,7 @@ def in_thread(bundle, host):
     return thread, found
 
 
+@pytest.mark.slow
 def test_of_two_at_once_the_second_is_told_who_is_first(board, bundles):
     """
     And the first one is not disturbed.
@@ -306,12 +308,13 @@ def test_a_connection_that_is_cut_in_the_midst_is_made_again(board, bundles):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "deploy needs boards"),
+        (("net",), "deploy needs boards"),
         (("net", "--target", "ssh://-oProxyCommand=touch x"), "is no name of a machine"),
         (("net", "--target", "ssh://a", "--group", "pilot"), "give it too: --targets"),
         (("--target", "ssh://a"), "deploy needs a BUNDLE"),
         (("--rollback", "--keep", "2", "--target", "ssh://a"), "leave out --no-parity and --keep"),
-        (("--rollback", "--target", "here"), "is not reached over SSH"),
+        (("--rollback", "--target", "here"), "deploy needs boards that ssh reaches"),
+        (("--rollback", "--target", "here", "--target", "ssh://a"), "is not reached over SSH"),
         (("net", "--target", "ssh://a"), "is no bundle"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
