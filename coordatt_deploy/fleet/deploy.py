@@ -14,13 +14,11 @@ their form, documents to their type and size.
 
 import getpass
 import platform
-import queue
 import re
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from contextvars import copy_context
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -149,7 +147,9 @@ def deploy(bundle: Bundle, hosts: Sequence[FleetHost], plan: DeployPlan, stages:
     with Scratch() as scratch:
         with stages.stage("hash what is deployed"):
             release = release_of(bundle, plan.choice, scratch)
-        boards = _at_all(hosts, plan.at_once, lambda host: _Board(host, plan, release).deploy(), stages)
+        boards = _at_all(
+            hosts, plan.at_once, lambda host, stopped: _Board(host, plan, release, stopped).deploy(), stages
+        )
     return DeployResult(str(bundle.root), release.version, tuple(release.artifacts), False, plan.dry_run, boards)
 
 
@@ -171,7 +171,9 @@ def roll_back(
     _check(hosts)
     with Scratch() as scratch:
         release = None if bundle is None else release_of(bundle, plan.choice, scratch)
-    boards = _at_all(hosts, plan.at_once, lambda host: _Board(host, plan, release).roll_back(), stages)
+    boards = _at_all(
+        hosts, plan.at_once, lambda host, stopped: _Board(host, plan, release, stopped).roll_back(), stages
+    )
     version, artifacts = (None, ()) if release is None else (release.version, tuple(release.artifacts))
     return DeployResult(None if bundle is None else str(bundle.root), version, artifacts, True, plan.dry_run, boards)
 
@@ -199,8 +201,8 @@ class _DifferentError(DeployError):
 class _Board:
     """The work on one board; what is known of it meanwhile is kept for the case that it breaks off."""
 
-    def __init__(self, host: FleetHost, plan: DeployPlan, release: Release | None) -> None:
-        self.host, self.plan, self.release = host, plan, release
+    def __init__(self, host: FleetHost, plan: DeployPlan, release: Release | None, stopped: threading.Event) -> None:
+        self.host, self.plan, self.release, self.stopped = host, plan, release, stopped
         self.address = address_of(host)
         self.found = BoardDeployment(host.name, str(self.address), DeployState.LEFT, known=False)
 
@@ -219,11 +221,10 @@ class _Board:
         """Do the work, again where the connection is lost; say what is current where it fails."""
         for left in reversed(range(TRIES)):
             try:
-                with Connection(self.address) as connection:
+                with Connection(self.address, stopped=self.stopped) as connection:
                     return work(connection)
             except LostConnectionError as error:
-                if left:
-                    time.sleep(AGAIN_S)
+                if left and not self.stopped.wait(AGAIN_S):
                     continue
                 return self._left(error, DeployState.LEFT, version)
             except _DifferentError as error:
@@ -236,7 +237,7 @@ class _Board:
         """Say why a board was left, and which version is current there: it may have switched before it was lost."""
         reason = str(error).removeprefix(f"{self.found.address} ").removeprefix(f"{self.found.address}: ")
         found = replace(self.found, state=state, reason=reason, now=self.found.before)
-        if not self.found.known:
+        if not self.found.known or self.stopped.is_set():
             return found
         with suppress(DeployError), Connection(self.address) as connection:
             now = self._releases(connection, RemoteFiles(connection)).status().current
@@ -417,33 +418,23 @@ def _who() -> str:
 
 
 def _at_all(
-    hosts: Sequence[FleetHost], at_once: int, work: Callable[[FleetHost], BoardDeployment], stages: Stages
+    hosts: Sequence[FleetHost],
+    at_once: int,
+    work: Callable[[FleetHost, threading.Event], BoardDeployment],
+    stages: Stages,
 ) -> tuple[BoardDeployment, ...]:
-    """Do the work on all boards, some at a time, in threads that end with the process."""
-    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-    done: queue.SimpleQueue[tuple[int, BoardDeployment | BaseException]] = queue.SimpleQueue()
-    for at in range(len(hosts)):
-        waiting.put(at)
-
-    def worker() -> None:
-        while True:
-            try:
-                at = waiting.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                done.put((at, work(hosts[at])))
-            except BaseException as error:  # noqa: BLE001 - raised where the others are waited for
-                done.put((at, error))
-
-    for _ in range(min(at_once, len(hosts))):
-        threading.Thread(target=copy_context().run, args=(worker,), daemon=True, name="board").start()
-    found: dict[int, BoardDeployment] = {}
-    with stages.stage("boards", len(hosts)) as step:
-        while len(found) < len(hosts):
-            at, result = done.get()
-            if isinstance(result, BaseException):
-                raise result
-            found[at] = result
-            step()
-    return tuple(found[at] for at in range(len(hosts)))
+    """Do the work on all boards, some at a time; an interruption ends what runs for them, and lets their locks go."""
+    stopped = threading.Event()
+    with (
+        stages.stage("boards", len(hosts)) as step,
+        ThreadPoolExecutor(max_workers=at_once, thread_name_prefix="board") as threads,
+    ):
+        try:
+            boards = [threads.submit(work, host, stopped) for host in hosts]
+            for _ in as_completed(boards):
+                step()
+        except BaseException:
+            stopped.set()
+            threads.shutdown(cancel_futures=True)
+            raise
+        return tuple(board.result() for board in boards)

@@ -232,7 +232,8 @@ def test_a_version_that_was_damaged_there_is_brought_again(board, bundles):
     code, document = run(bundles[0], *arguments)
     assert 0 == code, document
     assert "one" == current(board.home)
-    damage(next(name for name in names(releases) if name.startswith(run(bundles[1], *arguments)[1]["version"])))
+    second = run(bundles[1], *arguments)[1]["boards"][0]["now"]
+    damage(second)
     run(bundles[2], *arguments)
     code, document = run("--rollback", *arguments[:2])
     assert (3, "left as it was") == (code, document["boards"][0]["state"])
@@ -459,10 +460,9 @@ def test_of_twenty_boards_three_fail_and_keep_their_version(board, bundles, tmp_
     (board.folder / "tool").symlink_to(TOOL)
     code, first = run(bundles[0], "--targets", fleet, "--group", "pilot", "--no-parity")
     assert (3, 19) == (code, sum(item["state"] == "switched" for item in first["boards"])), first
-    with (small_disk / "full").open("wb") as stream, suppress(OSError):
+    with (small_disk / "full").open("wb", buffering=0) as stream, suppress(OSError):
         while True:
             stream.write(bytes(512))
-            stream.flush()
     (board.folder / "tool").unlink()
     (board.folder / "tool").symlink_to(other_sums(board))
 
