@@ -2,9 +2,9 @@
 
     python -m benchmarks.board_install BUNDLE [--runtime tflite-runtime==2.14.0]
 
-Wheels for ARM64 are fetched here; the emulated machine's own Python runs pip, which installs ours with ``[runtime]`` from
-them, without a network. Then parity and profile are run there on BUNDLE, as a board would. With --runtime, that takes the
-place of the runtimes of the extra. The box is that of ``coordatt-deploy doctor --setup qemu-arm64``.
+Wheels for ARM64 are fetched here; the emulated machine's own Python runs pip, which installs ours with ``[runtime]``
+from them, without a network. Then parity and profile are run there on BUNDLE, as a board would. With --runtime, that
+takes the place of the runtimes of the extra. The box is that of ``coordatt-deploy doctor --setup qemu-arm64``.
 """
 
 import argparse

@@ -75,7 +75,9 @@ if ! mkdir "$lock" 2>/dev/null; then
 fi
 trap '[ "$(sed -n 4p "$lock/holder" 2>/dev/null)" = "$3" ] && rm -rf "$lock"' EXIT
 trap 'exit 1' HUP INT TERM
-printf '%s\n' "$$" "$(begun $$)" "$2" "$3" >"$lock/holder.$3" && mv -f "$lock/holder.$3" "$lock/holder" || exit 1
+# Through cat, as everywhere: it says why it cannot write, where printf of some shells calls it an I/O error.
+printf '%s\n' "$$" "$(begun $$)" "$2" "$3" | cat >"$lock/holder.$3" && mv -f "$lock/holder.$3" "$lock/holder" ||
+  { rm -rf "$lock"; exit 1; }
 rmdir "$lock/taken" 2>/dev/null
 # What commands that were killed left: nobody is at work on it now.
 rm -f "$1"/.current.* "$1"/.history.*
@@ -118,7 +120,7 @@ _SWITCH: Final = (
 token=$2 version=$3
 shift 3
 [ -d "releases/$version" ] && [ -f "releases/$version.sha256" ] || { echo "releases/$version is gone" >&2; exit 1; }
-printf '%s\n' "$@" >".history.$token" && mv -f ".history.$token" history || exit 1
+printf '%s\n' "$@" | cat >".history.$token" && mv -f ".history.$token" history || exit 1
 ln -s "releases/$version" ".current.$token" || exit 1
 sync
 mv -fT ".current.$token" current 2>/dev/null ||
