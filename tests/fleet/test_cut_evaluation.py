@@ -79,4 +79,5 @@ def test_evaluation_over_two_cuts(tmp_path, monkeypatch, count):
     here = read_reports((bundle / "reports/evaluate.json").read_text())
     assert [run.result for run in here.runs] == [run.result for run in place.found.evaluation.runs]
     assert all(0 < run.result.correct < count for run in here.runs)
+    assert [run.dataset for run in here.runs] == [run.dataset for run in place.found.evaluation.runs]
     assert {count} == {run.dataset.images for run in place.found.evaluation.runs}
