@@ -64,8 +64,10 @@ def test_two_places_give_one_report(server, bundle):
     kept = read_results(open_bundle(bundle))
     assert {"here", name} == {run.place for run in kept.parity.runs}
     assert (bundle / f"reports/junit-{name}.xml").is_file()
-    shown = called("report", bundle)
-    assert name in Path(shown.stdout.strip()).read_text()
+    shown = called("report", bundle, "--csv", bundle.parent / "places.csv")
+    assert '<section id="places">' in Path(shown.stdout.strip()).read_text()
+    lines = (bundle.parent / "places.csv").read_text().splitlines()
+    assert [["here", "onnx/net.onnx"], [name, "onnx/net.onnx"]] == [line.split(",")[:2] for line in lines[1:]]
 
 
 @pytest.mark.slow
@@ -231,6 +233,14 @@ def test_bad_usage(bundle, words, told):
     What cannot be meant is refused before anything is connected.
     """
     assert told in called("parity", bundle, *words, code=2).output
+
+
+def test_table_of_places_needs_another_place(bundle):
+    """
+    Without another place there is nothing to compare, which is said.
+    """
+    called("parity", bundle, "--outputs-only")
+    assert "holds results of no other place" in called("report", bundle, "--csv", bundle / "x.csv", code=2).output
 
 
 def test_here_is_what_no_target_is(bundle):
