@@ -27,7 +27,7 @@ def test_slow_board_is_named():
     """
     Of boards of one kind the one that is throttled is named, with how much slower it is; so is one that is too fast.
     """
-    assert {"board0": "1.50 times slower than the median place (10 ms)"} == outliers(
+    assert {"board0": "1.49 times slower than the median place (10 ms)"} == outliers(
         [15.0, 10.0, 10.1, 9.9, 10.0, 10.2]
     )
     assert ["board0"] == [*outliers([5.0, 10.0, 10.1, 9.9, 10.0, 10.2])]
