@@ -212,11 +212,6 @@ def _check(bundle: Bundle, path: Path | str, command: str, runs: Iterable[RunRec
                 f"{path} tells of runs on {run.place}, not of the machine that wrote it; make them here:"
                 f" coordatt-deploy {command} {bundle.root} --target {run.place}"
             )
-        told = getattr(getattr(run, "result", None), "path", None)
-        if told is not None and told != run.artifact:
-            raise UsageError(
-                f"{path} calls one file {run.artifact!r} and {told!r}; it is damaged, or was changed by hand"
-            )
         if run.artifact not in hashes:
             if run.sha256 is None and command == "evaluate":
                 continue  # the float64 network itself
@@ -230,6 +225,11 @@ def _check(bundle: Bundle, path: Path | str, command: str, runs: Iterable[RunRec
             raise UsageError(
                 f"{path} is of other bytes of {run.artifact}: {run.sha256[:12]}, here {hashes[run.artifact][:12]};"
                 f" run coordatt-deploy {command} there again, on a copy of {bundle.root}"
+            )
+        told = getattr(getattr(run, "result", None), "path", None)
+        if told is not None and told != run.artifact:
+            raise UsageError(
+                f"{path} calls one file {run.artifact!r} and {told!r}; it is damaged, or was changed by hand"
             )
 
 
