@@ -235,6 +235,25 @@ def test_bad_usage(bundle, words, told):
     assert told in called("parity", bundle, *words, code=2).output
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["profile", "--threads", "2"], "--threads is for latency, and of qemu-arm64:neoverse-n1 instructions"),
+        (["profile", "--ops"], "--ops is for latency"),
+        (["inspect"], "runs files, and inspect reads them"),
+        (["doctor"], "doctor tells of qemu-arm64:neoverse-n1 without --target"),
+    ],
+)
+def test_what_emulated_machines_do_not_do(bundle, words, told):
+    """
+    What an emulated machine among the places cannot do is refused before the others begin.
+    """
+    command, *options = words
+    subject = [] if command == "doctor" else [bundle]
+    places = ["--target", "here", "--target", "qemu-arm64"]
+    assert told in called(command, *subject, *options, *places, code=2).output
+
+
 def test_table_of_places_needs_another_place(bundle):
     """
     Without another place there is nothing to compare, which is said.
