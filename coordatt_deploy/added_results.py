@@ -6,7 +6,7 @@ document says of the bytes that the bundle has is believed, as nobody can check 
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -24,7 +24,7 @@ from coordatt_deploy.profile import reports as profile_reports
 from coordatt_deploy.profile.instructions import InstructionReports
 from coordatt_deploy.profile.reports import ProfileReports
 from coordatt_deploy.report_file import ReportFile, report_name
-from coordatt_deploy.run_records import HERE, LONGEST_PLACE, PLACE, RunRecord, accumulated
+from coordatt_deploy.run_records import HERE, LONGEST_PLACE, PLACE, RunInputs, RunRecord, accumulated
 
 MOST_BYTES: Final = 64 << 20  # a profile holds every sample; what is greater was not written by us
 
@@ -73,7 +73,9 @@ def read_addition(bundle: Bundle, path: Path, place: str | None = None) -> Addit
     return Addition(path, command, name, _file_name(reports, name), _moved(reports, name))
 
 
-def answer_of(bundle: Bundle, text: str, command: str, place: str, origin: str = HERE) -> Addition:
+def answer_of(
+    bundle: Bundle, text: str, command: str, place: str, origin: str = HERE, names: Mapping[str, str] | None = None
+) -> Addition:
     """Read what *command* wrote at a place that this program ran it at, and hold it to the bundle.
 
     Args:
@@ -82,6 +84,7 @@ def answer_of(bundle: Bundle, text: str, command: str, place: str, origin: str =
         command: ``parity``, ``profile`` or ``evaluate``.
         place: The name that its runs get; ``here`` for this machine.
         origin: What its runs name as their place: ``here`` where a machine speaks of itself, or an emulated machine.
+        names: What inputs are called here, by what they are called there.
 
     Raises:
         UsageError: It is no document of *command*, or tells of other bytes than the bundle has, or of another place.
@@ -94,7 +97,7 @@ def answer_of(bundle: Bundle, text: str, command: str, place: str, origin: str =
         raise UsageError(f"{place} did not answer with a document of {command}")
     reports = found[1]
     _check(bundle, place, command, _every(reports), origin)
-    return Addition(place, command, place, _file_name(reports, place), _moved(reports, place))
+    return Addition(place, command, place, _file_name(reports, place), _renamed(_moved(reports, place), names or {}))
 
 
 def add(bundle: Bundle, additions: Sequence[Addition]) -> None:
@@ -209,11 +212,6 @@ def _check(bundle: Bundle, path: Path | str, command: str, runs: Iterable[RunRec
                 f"{path} tells of runs on {run.place}, not of the machine that wrote it; make them here:"
                 f" coordatt-deploy {command} {bundle.root} --target {run.place}"
             )
-        told = getattr(getattr(run, "result", None), "path", None)
-        if told is not None and told != run.artifact:
-            raise UsageError(
-                f"{path} calls one file {run.artifact!r} and {told!r}; it is damaged, or was changed by hand"
-            )
         if run.artifact not in hashes:
             if run.sha256 is None and command == "evaluate":
                 continue  # the float64 network itself
@@ -227,6 +225,11 @@ def _check(bundle: Bundle, path: Path | str, command: str, runs: Iterable[RunRec
             raise UsageError(
                 f"{path} is of other bytes of {run.artifact}: {run.sha256[:12]}, here {hashes[run.artifact][:12]};"
                 f" run coordatt-deploy {command} there again, on a copy of {bundle.root}"
+            )
+        told = getattr(getattr(run, "result", None), "path", None)
+        if told is not None and told != run.artifact:
+            raise UsageError(
+                f"{path} calls one file {run.artifact!r} and {told!r}; it is damaged, or was changed by hand"
             )
 
 
@@ -254,3 +257,22 @@ def _moved(reports: Reports, place: str) -> Reports:
     if isinstance(reports, InstructionReports):
         return replace(reports, runs=tuple(replace(run, place=place, command="") for run in reports.runs))
     return replace(reports, runs=tuple(replace(run, place=place, command="") for run in reports.runs))
+
+
+def _renamed(reports: Reports, names: Mapping[str, str]) -> Reports:
+    """The same runs, with their inputs called as they are called here."""
+
+    def inputs(run: RunRecord) -> RunInputs:
+        return replace(run.inputs, source=names.get(run.inputs.source, run.inputs.source))
+
+    if isinstance(reports, ParityReports):
+        return replace(reports, runs=tuple(replace(run, inputs=inputs(run)) for run in reports.runs))
+    if isinstance(reports, EvaluationReports):
+        return replace(
+            reports,
+            runs=tuple(
+                replace(run, inputs=inputs(run), dataset=replace(run.dataset, source=inputs(run).source))
+                for run in reports.runs
+            ),
+        )
+    return reports

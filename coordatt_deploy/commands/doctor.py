@@ -35,6 +35,8 @@ def doctor(places: PlaceOptions, to_set_up: str | None, empty_cache: bool, as_js
     fleet = places.places()
     if places.one is not None and fleet is None:
         raise UsageError(f"doctor tells of {places.one} without --target; leave it out")
+    if fleet is not None and fleet.emulated:
+        raise UsageError(f"doctor tells of {fleet.emulated[0]} without --target; leave it out")
     # When the options are right, what does the work: see coordatt_deploy.cli.
     from coordatt_deploy.inspection.installation import installation
     from coordatt_deploy.report.terminal import console

@@ -110,9 +110,8 @@ def _at_places(subject: str, options: InspectOptions, fleet: "Fleet", *, as_json
         raise UsageError(
             f"other machines look at bundles and files; {subject} is taken for a model: leave --target out"
         )
-    emulated = next((host.target for host in fleet.hosts if host.target != "here" and "://" not in host.target), None)
-    if emulated is not None:
-        raise UsageError(f"{emulated} runs files, and inspect reads them; leave it out")
+    if fleet.emulated:
+        raise UsageError(f"{fleet.emulated[0]} runs files, and inspect reads them; leave it out")
     order = Order("inspect", (Travelling(path, leave_out=(REPORTS,)),), writes=False)
     with console.bars() as stages:
         result = inspect_at_places(fleet, order, stages, whole=is_bundle(path))

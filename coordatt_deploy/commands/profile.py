@@ -167,6 +167,10 @@ def _at_places(options: ProfileOptions, bundle: Path, fleet: "Fleet", *, as_json
 
     options.places.refuse({"--junit": options.junit, "--markdown": options.markdown})
     latency = options.latency
+    given = [item.name for item in dataclasses.fields(latency) if getattr(latency, item.name) is not None]
+    if fleet.emulated and (given or options.operators):
+        name = given[0].replace("_", "-") if given else "ops"
+        raise UsageError(f"--{name} is for latency, and of {fleet.emulated[0]} instructions are counted; leave one out")
     words = [
         *word("--format", *options.formats),
         *word("--threads", _listed(latency.threads)),

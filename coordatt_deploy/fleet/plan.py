@@ -60,6 +60,11 @@ class Fleet:
     hosts: tuple[FleetHost, ...]
     at_once: int = AT_ONCE
 
+    @property
+    def emulated(self) -> tuple[str, ...]:
+        """The machines among them that are emulated here."""
+        return tuple(host.target for host in self.hosts if host.target != HERE and not places.is_elsewhere(host.target))
+
     def group(self, name: str | None) -> tuple[FleetHost, ...]:
         """Return the places of a group; all for None.
 

@@ -5,7 +5,7 @@ another: they would take each other's time. A place that fails is told with its 
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
@@ -27,8 +27,8 @@ from coordatt_deploy.report_file import ReportFile, check_folder, write_text
 from coordatt_deploy.targets import places
 from coordatt_deploy.targets.places import Delivery, Order
 
-Read: TypeAlias = Callable[[FleetHost, str], tuple[Found, bool]]
-"""Reads the document of a place; with it, whether it tells of a check that failed."""
+Read: TypeAlias = Callable[[FleetHost, str, Mapping[str, str]], tuple[Found, bool]]
+"""Reads the document of a place, given what paths that it names are called here; says also whether a check failed."""
 
 D = TypeVar("D", bound=Document)
 
@@ -56,9 +56,9 @@ def judge_at_places(
     asked = [artifact.path for artifact in bundle.manifest.artifacts if artifact.format in formats]
     additions: list[Addition] = []
 
-    def read(host: FleetHost, text: str) -> tuple[Found, bool]:
+    def read(host: FleetHost, text: str, names: Mapping[str, str]) -> tuple[Found, bool]:
         origin = places.name_of(host.target).origin
-        addition = answer_of(bundle, text, order.command, host.name, origin)
+        addition = answer_of(bundle, text, order.command, host.name, origin, names)
         _check_complete(addition, asked)
         additions.append(addition)
         return _found(addition), _has_failed(addition)
@@ -81,7 +81,7 @@ def inspect_at_places(fleet: Fleet, order: Order, stages: Stages, *, whole: bool
         whole: Whether a bundle is inspected, and not one file or model.
     """
 
-    def read(host: FleetHost, text: str) -> tuple[Found, bool]:
+    def read(host: FleetHost, text: str, _: Mapping[str, str]) -> tuple[Found, bool]:
         if whole:
             return Found(bundle_inspection=_loaded(BundleInspectionResult, host, text)), False
         return Found(inspection=_loaded(InspectionResult, host, text)), False
@@ -92,7 +92,7 @@ def inspect_at_places(fleet: Fleet, order: Order, stages: Stages, *, whole: bool
 def examine_places(fleet: Fleet, stages: Stages) -> FleetResult:
     """Run ``doctor`` at every place."""
 
-    def read(host: FleetHost, text: str) -> tuple[Found, bool]:
+    def read(host: FleetHost, text: str, _: Mapping[str, str]) -> tuple[Found, bool]:
         return Found(installation=_loaded(Installation, host, text)), False
 
     return at_places(fleet, Order("doctor", writes=False), read, stages)
@@ -131,7 +131,7 @@ def _at(host: FleetHost, order: Order, read: Read, stages: Stages, stopped: thre
     if delivery.document is None:
         return replace(result, problem=_why(order, delivery))
     try:
-        found, failed = read(host, delivery.document.decode("utf-8"))
+        found, failed = read(host, delivery.document.decode("utf-8"), delivery.names)
     except UnicodeDecodeError as error:
         return replace(result, problem=f"{host.name} did not answer with a document of {order.command}: {error}")
     except DeployError as error:

@@ -9,8 +9,9 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Final, Protocol, cast
@@ -69,12 +70,14 @@ class Delivery:
         status: Its exit code.
         document: What it wrote, as it came; None where it wrote nothing. Words of another machine.
         reason: Why it failed, in its own words; empty where it said nothing.
+        names: What each path of what travelled is called here, by what it is called there.
         sent_bytes: That travelled there.
     """
 
     status: int
     document: bytes | None
     reason: str = ""
+    names: Mapping[str, str] = field(default_factory=dict)
     sent_bytes: int = 0
 
 

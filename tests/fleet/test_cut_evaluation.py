@@ -1,5 +1,6 @@
 """An evaluation on another machine whose connection is cut: the counts are those of this machine, to the last one."""
 
+import hashlib
 import os
 import threading
 import time
@@ -73,10 +74,11 @@ def test_evaluation_over_two_cuts(tmp_path, monkeypatch, count):
     assert 2 == len([found for found in cuts if found])
     assert "x\n" == (server.folder / "began").read_text()
     (place,) = load(FleetResult, there.stdout).places
-    assert place.sent_bytes >= sum(path.stat().st_size for path in photos.rglob("*.png"))
+    assert {hashlib.sha256(path.read_bytes()).hexdigest() for path in photos.rglob("*.png")} <= {*os.listdir(store)}  # noqa: PTH208
 
     assert 0 == CliRunner().invoke(main, words).exit_code
     here = read_reports((bundle / "reports/evaluate.json").read_text())
     assert [run.result for run in here.runs] == [run.result for run in place.found.evaluation.runs]
     assert all(0 < run.result.correct < count for run in here.runs)
+    assert [run.dataset for run in here.runs] == [run.dataset for run in place.found.evaluation.runs]
     assert {count} == {run.dataset.images for run in place.found.evaluation.runs}

@@ -64,8 +64,10 @@ def test_two_places_give_one_report(server, bundle):
     kept = read_results(open_bundle(bundle))
     assert {"here", name} == {run.place for run in kept.parity.runs}
     assert (bundle / f"reports/junit-{name}.xml").is_file()
-    shown = called("report", bundle)
-    assert name in Path(shown.stdout.strip()).read_text()
+    shown = called("report", bundle, "--csv", bundle.parent / "places.csv")
+    assert '<section id="places">' in Path(shown.stdout.strip()).read_text()
+    lines = (bundle.parent / "places.csv").read_text().splitlines()
+    assert [["here", "onnx/net.onnx"], [name, "onnx/net.onnx"]] == [line.split(",")[:2] for line in lines[1:]]
 
 
 @pytest.mark.slow
@@ -231,6 +233,33 @@ def test_bad_usage(bundle, words, told):
     What cannot be meant is refused before anything is connected.
     """
     assert told in called("parity", bundle, *words, code=2).output
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["profile", "--threads", "2"], "--threads is for latency, and of qemu-arm64:neoverse-n1 instructions"),
+        (["profile", "--ops"], "--ops is for latency"),
+        (["inspect"], "runs files, and inspect reads them"),
+        (["doctor"], "doctor tells of qemu-arm64:neoverse-n1 without --target"),
+    ],
+)
+def test_what_emulated_machines_do_not_do(bundle, words, told):
+    """
+    What an emulated machine among the places cannot do is refused before the others begin.
+    """
+    command, *options = words
+    subject = [] if command == "doctor" else [bundle]
+    places = ["--target", "here", "--target", "qemu-arm64"]
+    assert told in called(command, *subject, *options, *places, code=2).output
+
+
+def test_table_of_places_needs_another_place(bundle):
+    """
+    Without another place there is nothing to compare, which is said.
+    """
+    called("parity", bundle, "--outputs-only")
+    assert "holds results of no other place" in called("report", bundle, "--csv", bundle / "x.csv", code=2).output
 
 
 def test_here_is_what_no_target_is(bundle):

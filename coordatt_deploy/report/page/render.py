@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.evaluation.result import EvaluationResult
+from coordatt_deploy.fleet.comparison import PlaceFigures
 from coordatt_deploy.manifest import Manifest
 from coordatt_deploy.mixed_precision.result import SearchResult, Sensitivity
 from coordatt_deploy.parity.reports import Standing
@@ -25,6 +26,7 @@ from coordatt_deploy.report.page import elsewhere, measurements, verdicts
 from coordatt_deploy.report.page.figures import Table, artifact_label
 from coordatt_deploy.report.page.headline import Headline, headline
 from coordatt_deploy.report.page.measurements import AccuracyView, LatencyView, Sizes
+from coordatt_deploy.report.page.places import PlacesView, places_view
 from coordatt_deploy.report.page.search_tradeoff import TradeoffView, tradeoffs
 from coordatt_deploy.report.page.summary import Summary, summary
 from coordatt_deploy.report.page.verdicts import Depth, Outputs
@@ -39,6 +41,7 @@ TEMPLATES: Final = Environment(
     keep_trailing_newline=True,
 )
 FIRST_SEARCH_PLOT: Final = 200
+FIRST_PLACES_PLOT: Final = 300
 FIRST_LATENCY_PLOT: Final = 100  # plots of a page have numbers of their own; those of parity begin at 1
 
 
@@ -60,6 +63,7 @@ class Contents:
         search: How the search for the fewest layers in float ended; None without one.
         commands: That made the results, in the order in which they ended.
         latency_elsewhere: What other machines measured, by machine.
+        places: What every place says of every file; empty where only this machine was asked.
     """
 
     manifest: Manifest
@@ -75,6 +79,7 @@ class Contents:
     search: SearchResult | None = None
     commands: tuple[str, ...] = ()
     latency_elsewhere: Mapping[str, ProfileReports] = field(default_factory=dict)
+    places: tuple[PlaceFigures, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +100,7 @@ class PageView:
         tradeoffs: How the search for a file that keeps limits of size or latency ended, format by format.
         latency: On this machine.
         latency_elsewhere: On other machines.
+        places: All places side by side.
         instructions: On other CPUs, target by target.
         sizes: Sizes and operators.
         layers: A table of every layer for each file; empty where layers were not judged.
@@ -116,6 +122,7 @@ class PageView:
     tradeoffs: tuple[TradeoffView, ...]
     latency: LatencyView | None
     latency_elsewhere: Table | None
+    places: PlacesView | None
     instructions: tuple[Table, ...]
     sizes: Sizes
     layers: tuple[Table, ...]
@@ -159,6 +166,7 @@ def _view(contents: Contents) -> PageView:
         tradeoffs=tradeoffs(contents.search, FIRST_SEARCH_PLOT),
         latency=measurements.latency_view(profile, FIRST_LATENCY_PLOT, labels) if profile else None,
         latency_elsewhere=elsewhere.latencies(timed, labels),
+        places=places_view(contents.places, labels, FIRST_PLACES_PLOT),
         instructions=elsewhere.instructions(contents.instructions),
         sizes=measurements.sizes(manifest, contents.operators),
         layers=verdicts.layer_tables(parity) if parity else (),
@@ -178,6 +186,7 @@ def _sections(view: PageView) -> Iterator[tuple[str, str]]:
         ("int8", "Int8 by layer", view.sensitivities or view.search or view.tradeoffs),
         ("latency", "Latency", view.latency),
         ("latency-elsewhere", "Latency elsewhere", view.latency_elsewhere),
+        ("places", "Places", view.places),
         ("instructions", "Instructions", view.instructions),
     )  # fmt: skip
     yield from ((key, title) for key, title, found in told if found)

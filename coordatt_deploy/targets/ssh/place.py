@@ -71,7 +71,7 @@ class SshPlace:
             made = ["sh", "-c", _OLD, "sh", str(job.parent), job.name]
             persistently(connection, lambda: connection.check(made, "make a folder for the command"), self.stopped)
             try:
-                words = self._delivered(order, job, files, stages)
+                words, names = self._delivered(order, job, files, stages)
                 words += ["--json"]
                 words += ["--output", OUTPUT] if order.writes else []
                 with stages.stage(f"{order.command} on {self.address}"):
@@ -83,7 +83,7 @@ class SshPlace:
                         run.end()
                         raise
                     said, document = run.result(OUTPUT if order.writes else "stdout", MOST_BYTES)
-                return Delivery(status, document, reason_in(said), files.sent_bytes)
+                return Delivery(status, document, reason_in(said), names, files.sent_bytes)
             finally:
                 self._remove(files, job)
 
@@ -92,10 +92,12 @@ class SshPlace:
         with Connection(self.address, stopped=self.stopped) as connection:
             return set_up(connection, stages)
 
-    def _delivered(self, order: Order, job: PurePosixPath, files: RemoteFiles, stages: Stages) -> tuple[list[str], int]:
-        """Bring what the command reads there; return its words as they are there, and the bytes that travelled."""
+    def _delivered(
+        self, order: Order, job: PurePosixPath, files: RemoteFiles, stages: Stages
+    ) -> tuple[list[str], dict[str, str]]:
+        """Bring what the command reads there; return its words as they are there, and what each path is called here."""
         words: list[str] = []
-        sent = 0
+        names: dict[str, str] = {}
         for number, word in enumerate(order.words):
             if isinstance(word, str):
                 words.append(word)
@@ -104,7 +106,8 @@ class SshPlace:
             path = PurePosixPath(str(number)) / word.path.resolve().name
             self._deliver(word, job / path, files, stages)
             words.append(str(path))
-        return words
+            names[str(path)] = str(word.path)
+        return words, names
 
     def _deliver(self, item: Travelling, end: PurePosixPath, files: RemoteFiles, stages: Stages) -> None:
         with stages.stage(f"hash {item.path.name}"):
