@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from colours import BLIND_TO_BLUE, RIGHT, photo_writer, write_colours
 from small_bundle import float_bundle
 from ssh_server import SshServer, needs_sshd
 
@@ -87,6 +88,27 @@ def test_profile_at_two_places(server, bundle, tmp_path):
     result = load(FleetResult, out.read_text())
     assert ["desk", "pi4"] == [place.found.profile.runs[0].place for place in result.places]
     assert not (bundle / "reports").exists()
+
+
+@pytest.mark.slow
+def test_accuracy_at_two_places(server, tmp_path):
+    """
+    Accuracy here and on a machine without torch, on images of the user's that travel: the same counts of every file,
+    and there the float file stands for the reference, which is said.
+    """
+    server.install(without=("torch",))
+    root = write_colours(tmp_path / "net", right=RIGHT, blind=BLIND_TO_BLUE).root
+    photos = photo_writer(tmp_path)(4)
+    words = ["evaluate", root, "--dataset", photos, "--max-drop", 1, "--target", "here", "--target", server.address]
+    result = load(FleetResult, called(*words, "--json", code=1).stdout)
+    here, there = [{run.artifact: run.result for run in place.found.evaluation.runs} for place in result.places]
+    assert ("reference" in here, "reference" in there) == (True, False)
+    assert {"onnx/right.onnx": 12, "onnx/blind.onnx": 8} == {path: item.correct for path, item in there.items()}
+    assert {path: here[path].correct for path in there} == {path: item.correct for path, item in there.items()}
+    assert [str(photos)] * 2 == [place.found.evaluation.runs[0].dataset.source for place in result.places]
+    assert ["torch is not installed" in place.found.evaluation.runs[0].notes[-1] for place in result.places[1:]] == [
+        True
+    ]
 
 
 def test_place_that_fails_costs_the_others_nothing(server, bundle, tmp_path):
