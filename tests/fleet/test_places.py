@@ -143,6 +143,19 @@ def of_run(**values):
     return change
 
 
+def test_what_a_machine_cannot_run_is_said(server, bundle, tmp_path):
+    """
+    A file that a place has no runtime for is not passed over: the table says so, with the reason.
+    """
+
+    def skipped(document):
+        document.update(runs=[], skipped=[{"path": "onnx/net.onnx", "reason": "onnxruntime is not installed"}])
+
+    answers(server, changed(parity_of(bundle, tmp_path), skipped), code=3)
+    shown = " ".join(called("parity", bundle, "--target", server.address, code=3).stdout.split())
+    assert "not run: onnxruntime is not installed" in shown
+
+
 def failed(document):
     document["runs"][0]["result"] |= {"passed": False}
 
