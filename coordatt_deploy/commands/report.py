@@ -58,7 +58,10 @@ def report(
         kept: list[JsonValue] = [
             {"file": f"reports/{item.name}", "place": item.place, "command": item.command} for item in additions
         ]
-        print_document({"report": str(path), "added": kept} | ({} if written is None else {"csv": str(written)}))
+        document: dict[str, JsonValue] = {"report": str(path), "added": kept}
+        if written is not None:
+            document["csv"] = str(written)
+        print_document(document)
         return
     for item in additions:
         runs = counted(len(item.reports.runs), "run")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from colours import BLIND_TO_BLUE, RIGHT, photo_writer, write_colours
 from small_bundle import float_bundle
 from ssh_server import SshServer, needs_sshd
 
@@ -89,6 +90,27 @@ def test_profile_at_two_places(server, bundle, tmp_path):
     assert not (bundle / "reports").exists()
 
 
+@pytest.mark.slow
+def test_accuracy_at_two_places(server, tmp_path):
+    """
+    Accuracy here and on a machine without torch, on images of the user's that travel: the same counts of every file,
+    and there the float file stands for the reference, which is said.
+    """
+    server.install(without=("torch",))
+    root = write_colours(tmp_path / "net", right=RIGHT, blind=BLIND_TO_BLUE).root
+    photos = photo_writer(tmp_path)(4)
+    words = ["evaluate", root, "--dataset", photos, "--max-drop", 1, "--target", "here", "--target", server.address]
+    result = load(FleetResult, called(*words, "--json", code=1).stdout)
+    here, there = [{run.artifact: run.result for run in place.found.evaluation.runs} for place in result.places]
+    assert ("reference" in here, "reference" in there) == (True, False)
+    assert {"onnx/right.onnx": 12, "onnx/blind.onnx": 8} == {path: item.correct for path, item in there.items()}
+    assert {path: here[path].correct for path in there} == {path: item.correct for path, item in there.items()}
+    assert [str(photos)] * 2 == [place.found.evaluation.runs[0].dataset.source for place in result.places]
+    assert ["torch is not installed" in place.found.evaluation.runs[0].notes[-1] for place in result.places[1:]] == [
+        True
+    ]
+
+
 def test_place_that_fails_costs_the_others_nothing(server, bundle, tmp_path):
     """
     An unreachable place is listed with its reason, the other's verdict is kept, exit code 3.
@@ -119,6 +141,19 @@ def of_run(**values):
         document["runs"][0] |= values
 
     return change
+
+
+def test_what_a_machine_cannot_run_is_said(server, bundle, tmp_path):
+    """
+    A file that a place has no runtime for is not passed over: the table says so, with the reason.
+    """
+
+    def skipped(document):
+        document.update(runs=[], skipped=[{"path": "onnx/net.onnx", "reason": "onnxruntime is not installed"}])
+
+    answers(server, changed(parity_of(bundle, tmp_path), skipped), code=3)
+    shown = " ".join(called("parity", bundle, "--target", server.address, code=3).stdout.split())
+    assert "not run: onnxruntime is not installed" in shown
 
 
 def failed(document):

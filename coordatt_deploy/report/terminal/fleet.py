@@ -10,10 +10,12 @@ from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.evaluation.result import SubjectAccuracy
 from coordatt_deploy.fleet.result import FleetResult, Found, PlaceResult
 from coordatt_deploy.inspection.result import InspectionResult
+from coordatt_deploy.parity.result import ArtifactVerdict
 from coordatt_deploy.plurals import counted
 from coordatt_deploy.profile.result import LatencyRecord
 from coordatt_deploy.report.terminal.console import label, line, new_console, say
 from coordatt_deploy.report.terminal.tables import Column, show_table
+from coordatt_deploy.run_records import NotRun
 
 HEADS = {
     "parity": "Parity of {}",
@@ -34,7 +36,10 @@ def show_fleet(result: FleetResult, bundle: Bundle | None = None) -> None:
     rows = list(dict.fromkeys(name for found in cells.values() for name in found))
     ordered = [name for name in labels if name in rows] + [name for name in rows if name not in labels]
     if ordered:
-        columns = (Column("package" if result.command == "doctor" else "file"), *(Column(item.place) for item in told))
+        columns = (
+            Column("package" if result.command == "doctor" else "file"),
+            *(Column(item.place, prose=True) for item in told),
+        )
         table = [
             (labels.get(name, line(name)), *(cells[place.place].get(name, line(NOTHING)) for place in told))
             for name in ordered
@@ -55,25 +60,25 @@ def show_fleet(result: FleetResult, bundle: Bundle | None = None) -> None:
 def _cells(found: Found) -> dict[str, Text]:
     """What a place says of each file."""
     if found.parity is not None:
-        cells = {
-            run.artifact: _verdict(run.result.passed, run.result.sqnr_db, run.result.exact) for run in found.parity.runs
-        }
-        return cells | {item.path: line(f"not run: {item.reason}", style="dim") for item in found.parity.skipped}
+        return _not_run(found.parity.skipped) | {run.artifact: _verdict(run.result) for run in found.parity.runs}
     if found.profile is not None:
-        return _latencies([run.result for run in found.profile.runs]) | {
-            item.path: line(f"not run: {item.reason}", style="dim")
-            for session in found.profile.sessions
-            for item in session.skipped
-        }
+        skipped = [item for session in found.profile.sessions for item in session.skipped]
+        return _not_run(skipped) | _latencies([run.result for run in found.profile.runs])
     if found.instructions is not None:
-        return {
-            run.artifact: line(f"{run.result.instructions / 1e6:.1f} M instructions") for run in found.instructions.runs
-        }
+        counts = {run.artifact: run.result.instructions for run in found.instructions.runs}
+        told = {path: line(f"{count / 1e6:.1f} M instructions") for path, count in counts.items()}
+        return _not_run(found.instructions.skipped) | told
     if found.evaluation is not None:
-        return {run.artifact: _accuracy(run.result) for run in found.evaluation.runs}
+        return _not_run(found.evaluation.skipped) | {
+            run.artifact: _accuracy(run.result) for run in found.evaluation.runs
+        }
     if found.installation is not None:
         return {part.name: line(part.version or "missing") for part in found.installation.parts}
     return _inspected(found)
+
+
+def _not_run(skipped: Sequence[NotRun]) -> dict[str, Text]:
+    return {item.path: line(f"not run: {item.reason}", style="dim") for item in skipped}
 
 
 def _notes(found: Found | None) -> tuple[str, ...]:
@@ -98,11 +103,11 @@ def _size(item: InspectionResult) -> Text:
     return line(f"{parameters}, {macs}")
 
 
-def _verdict(passed: bool | None, sqnr_db: float | None, exact: bool) -> Text:
-    if passed is None:
-        return line("not run", style="dim")
-    how = "exact" if exact else "" if sqnr_db is None else f"{sqnr_db:.1f} dB"
-    return line(f"{'passed' if passed else 'FAILED'} {how}".strip(), style="green" if passed else "red")
+def _verdict(found: ArtifactVerdict) -> Text:
+    if found.passed is None:
+        return line("not run" if found.problem is None else f"not run: {found.problem}", style="dim")
+    how = "exact" if found.exact else "" if found.sqnr_db is None else f"{found.sqnr_db:.1f} dB"
+    return line(f"{'passed' if found.passed else 'FAILED'} {how}".strip(), style="green" if found.passed else "red")
 
 
 def _latencies(records: Sequence[LatencyRecord]) -> dict[str, Text]:

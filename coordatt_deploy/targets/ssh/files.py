@@ -72,7 +72,7 @@ while IFS= read -r line; do
 done
 rm -rf "$end" && mv "$new" "$end"
 """
-_REMOVE: Final = 'chmod -R u+w -- "$1" 2>/dev/null; rm -rf -- "$1"'
+_REMOVE: Final = 'rm -rf -- "$1"'
 
 
 @dataclass(frozen=True, slots=True)

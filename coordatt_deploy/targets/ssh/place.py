@@ -30,7 +30,7 @@ _OLD: Final = r"""
 umask 077
 mkdir -p "$1" && cd "$1" || exit 1
 for old in $(find . -maxdepth 1 -name 'job-*' -mtime +1 2>/dev/null); do
-  kill -0 "$(cat "$old/pid" 2>/dev/null)" 2>/dev/null || { chmod -R u+w "$old"; rm -rf "$old"; }
+  kill -0 "$(cat "$old/pid" 2>/dev/null)" 2>/dev/null || rm -rf "$old"
 done
 mkdir -p "$2"
 """

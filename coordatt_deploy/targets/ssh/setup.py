@@ -7,6 +7,7 @@ environment is made beside the old one, and takes its place when it is whole.
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ OLDEST: Final = (3, 11)
 INSTALL_S: Final = 1800.0  # for pip on a slow card
 OLDEST_GLIBC: Final = 17  # of manylinux: 2.17
 PACKAGE: Final = "coordatt-deploy"
+SOURCES: Final = ("pyproject.toml", "LICENSE", "coordatt_deploy", "exporters", "models")  # what a wheel is made of
 
 _ASK: Final = (
     "import json, platform, sys; print(json.dumps({'version': list(sys.version_info[:2]), 'machine':"
@@ -129,7 +131,15 @@ def own_wheel(folder: Path) -> Path:
     """
     root = Path(__file__).parents[3]
     if (root / "pyproject.toml").is_file():
-        words = ["wheel", "--no-deps", "--wheel-dir", str(folder / "own"), str(root)]
+        # From a copy: a build leaves files beside its sources, and takes up those of the one before.
+        copy = folder / "sources"
+        for name in SOURCES:
+            if (root / name).is_dir():
+                shutil.copytree(root / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                copy.mkdir(exist_ok=True)
+                shutil.copy(root / name, copy / name)
+        words = ["wheel", "--no-deps", "--wheel-dir", str(folder / "own"), str(copy)]
     else:
         words = ["download", "--no-deps", "--dest", str(folder / "own"), f"{PACKAGE}=={__version__}"]
     _pip(words, "make a wheel of this package")
