@@ -12,6 +12,7 @@ at_once = 2
 address = "ssh://ann@pi4.local:2222"
 cpu = "cortex-a72"
 tool = "~/venv/bin/coordatt-deploy"
+folder = "/srv/nets"
 groups = ["pilot"]
 
 [hosts.workstation]
@@ -40,7 +41,12 @@ def test_file_of_places_is_read(tmp_path):
     assert fleet == Fleet(
         (
             FleetHost(
-                "pi4", "ssh://ann@pi4.local:2222", "cortex-a72", "~/venv/bin/coordatt-deploy", ("pilot", "all-arm")
+                "pi4",
+                "ssh://ann@pi4.local:2222",
+                "cortex-a72",
+                "~/venv/bin/coordatt-deploy",
+                ("pilot", "all-arm"),
+                "/srv/nets",
             ),
             FleetHost("workstation", "here", groups=("pilot",)),
             FleetHost("emulated", "qemu-arm64:neoverse-n1", groups=("all-arm",)),

@@ -82,7 +82,7 @@ rmdir "$lock/taken" 2>/dev/null
 # What commands that were killed left: nobody is at work on it now.
 rm -f "$1"/.current.* "$1"/.history.*
 for path in "$1"/releases/.incoming-* "$1"/releases/.removed-* "$1"/releases/.list-* "$1"/releases/.proof-*; do
-  [ -e "$path" ] && { chmod -R u+w "$path"; rm -rf "$path"; }
+  [ -e "$path" ] && rm -rf "$path"
 done
 echo ready
 cat >/dev/null
@@ -148,7 +148,7 @@ for path in *; do
   [ -d "$name" ] && mv "$name" ".removed-$token-$name"
 done
 for path in ".removed-$token-"*; do
-  [ -d "$path" ] && { chmod -R u+w "$path"; rm -rf "$path"; }
+  [ -d "$path" ] && rm -rf "$path"
 done
 for list in ".removed-$token-"*.sha256; do
   [ -f "$list" ] || continue
@@ -166,7 +166,7 @@ _SET_ASIDE: Final = (
 cd releases || exit 1
 rm -f "$3.sha256"
 mv "$3" ".removed-$2-$3"
-chmod -R u+w ".removed-$2-$3"; rm -rf ".removed-$2-$3"
+rm -rf ".removed-$2-$3"
 """
 )
 
