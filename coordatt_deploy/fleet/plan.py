@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from coordatt_deploy.errors import UsageError, nearest
-from coordatt_deploy.run_records import HERE, LONGEST_PLACE, PLACE
+from coordatt_deploy.run_records import HERE
 from coordatt_deploy.targets import places
 from coordatt_deploy.toml_files import TomlFile, read_toml
 
@@ -143,8 +143,11 @@ def _grouped(host: FleetHost, groups: Mapping[str, Sequence[str]]) -> FleetHost:
 
 def _host(file: TomlFile, name: str, values: object) -> FleetHost:
     where = f"{file.path}, [hosts.{name}]"
-    if PLACE.fullmatch(name) is None or len(name) > LONGEST_PLACE or name == HERE:
-        raise UsageError(f"{where}: {name!r} is no name for a place; use small letters, digits, dots and dashes")
+    if not places.is_name(name):
+        raise UsageError(
+            f"{where}: {name!r} is no name for a place; use small letters, digits, dots and dashes,"
+            " and neither here nor the name of an emulated machine"
+        )
     if not isinstance(values, dict):
         raise UsageError(f'{where}: {values!r} is no place; write address = "ssh://pi4.local" below [hosts.{name}]')
     for key in values:

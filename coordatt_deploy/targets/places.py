@@ -20,7 +20,7 @@ from coordatt_deploy import targets
 from coordatt_deploy.errors import TargetError, UsageError, nearest
 from coordatt_deploy.plain_text import plain
 from coordatt_deploy.progress import Stages
-from coordatt_deploy.run_records import HERE, LONGEST_PLACE
+from coordatt_deploy.run_records import HERE, LONGEST_PLACE, PLACE
 from coordatt_deploy.scratch import Scratch
 
 SCHEMES: Final = {"ssh": "coordatt_deploy.targets.ssh.place"}
@@ -141,6 +141,12 @@ def is_elsewhere(text: str) -> bool:
     return "://" in text
 
 
+def is_name(text: str) -> bool:
+    """Whether another machine may be called *text* in reports, where it is not taken for one that is here."""
+    known = text == HERE or text.startswith(tuple(targets.TARGETS))
+    return PLACE.fullmatch(text) is not None and len(text) <= LONGEST_PLACE and not known
+
+
 def name_of(text: str) -> PlaceName:
     """Read ``here``, ``qemu-arm64[:cpu]`` or an address.
 
@@ -151,7 +157,13 @@ def name_of(text: str) -> PlaceName:
         return PlaceName(HERE, HERE)
     if is_elsewhere(text):
         found = _module(text).name_of(text)
-        return PlaceName(found.text, found.name[:LONGEST_PLACE], found.origin)
+        name = found.name[:LONGEST_PLACE]
+        if not is_name(name):
+            raise UsageError(
+                f"{text} would be called {name!r} in reports, which is no name for another machine; give it one in a"
+                f' file: [hosts.board] address = "{text}", and --targets FILE'
+            )
+        return PlaceName(found.text, name, found.origin)
     target = str(targets.parse(text))
     return PlaceName(target, target, target)
 

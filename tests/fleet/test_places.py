@@ -99,7 +99,20 @@ def test_accuracy_at_two_places(server, tmp_path):
     server.install(without=("torch",))
     root = write_colours(tmp_path / "net", right=RIGHT, blind=BLIND_TO_BLUE).root
     photos = photo_writer(tmp_path)(4)
-    words = ["evaluate", root, "--dataset", photos, "--max-drop", 1, "--target", "here", "--target", server.address]
+    words = [
+        "evaluate",
+        root,
+        "--dataset",
+        photos,
+        "--max-drop",
+        1,
+        "--workers",
+        1,
+        "--target",
+        "here",
+        "--target",
+        server.address,
+    ]
     result = load(FleetResult, called(*words, "--json", code=1).stdout)
     here, there = [{run.artifact: run.result for run in place.found.evaluation.runs} for place in result.places]
     assert ("reference" in here, "reference" in there) == (True, False)

@@ -74,6 +74,7 @@ def test_file_of_places_is_read(tmp_path):
         ('address = "here"', "", r"\[hosts.workstation\] has no address"),
         ("hosts.workstation", "hosts.here", "is no name for a place"),
         ("hosts.workstation", 'hosts."../x"', "is no name for a place"),
+        ("hosts.workstation", "hosts.qemu-arm64-neoverse-n1", "is no name for a place"),
         ('pilot = ["workstation"]', 'pilot = ["workstatio"]', "which is no host; did you mean workstation"),
         ('["pilot"]', '"pilot"', "write a list of names"),
         ("[groups]", "[group]", "unknown key 'group'; did you mean groups"),
@@ -104,5 +105,8 @@ def test_targets_of_the_command_line():
     assert ["here", "pi4.local-22", "qemu-arm64:neoverse-n1"] == [host.name for host in fleet.hosts]
     with pytest.raises(UsageError, match="would both be called pi"):
         fleet_of(["ssh://ann@pi", "ssh://bob@pi"])
+    for address in ("ssh://here", "ssh://_", "ssh://qemu-arm64"):
+        with pytest.raises(UsageError, match="is no name for another machine; give it one in a file"):
+            fleet_of([address])
     with pytest.raises(UsageError, match="would both be called here"):
         fleet_of(["here", "here"])

@@ -77,6 +77,9 @@ def test_folder_is_put_together(there, server, folder, linked):
     }  # fmt: skip
     there.place({"only": hashes["-n"]}, end, linked=linked)
     assert ["only"] == names(end)
+    assert b"odd" == there.read(end / "only", most_bytes=3)
+    with pytest.raises(TargetError, match="more than 2 bytes"):
+        there.read(end / "only", most_bytes=2)
     there.remove(end)
     assert [] == names(end.parent)
 
