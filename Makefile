@@ -7,8 +7,8 @@ TESTS := -n 2 --dist worksteal
 # What a file of slow tests builds is built once.
 SLOW_TESTS := -n 2 --dist loadfile --durations=20
 # What pip cannot give: gcc compiles the instruction counter of the qemu-arm64 target, g++ the C++ snippet of
-# docs/on-device.md, chromium and its driver show the HTML report to the tests.
-SYSTEM_PACKAGES := gcc g++ libc6-dev chromium chromium-driver
+# docs/on-device.md, chromium and its driver show the HTML report to the tests, sshd is the other machine of theirs.
+SYSTEM_PACKAGES := gcc g++ libc6-dev chromium chromium-driver openssh-client openssh-server busybox
 
 .PHONY: help demo docs test test-slow test-long fuzz lint bench zoo kills operators survey schemas lock system-packages clean
 

@@ -6,7 +6,7 @@ document says of the bytes that the bundle has is believed, as nobody can check 
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -19,16 +19,16 @@ from coordatt_deploy.evaluation.reports import EvaluationReports
 from coordatt_deploy.kept_results import EVALUATED, JUDGED, TIMED
 from coordatt_deploy.parity import reports as parity_reports
 from coordatt_deploy.parity.reports import ParityReports
+from coordatt_deploy.profile import instructions
 from coordatt_deploy.profile import reports as profile_reports
+from coordatt_deploy.profile.instructions import InstructionReports
 from coordatt_deploy.profile.reports import ProfileReports
 from coordatt_deploy.report_file import ReportFile, report_name
-from coordatt_deploy.run_records import HERE, RunRecord
+from coordatt_deploy.run_records import HERE, LONGEST_PLACE, PLACE, RunInputs, RunRecord, accumulated
 
 MOST_BYTES: Final = 64 << 20  # a profile holds every sample; what is greater was not written by us
-LONGEST_PLACE: Final = 60
-PLACE: Final = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
-Reports = ParityReports | ProfileReports | EvaluationReports
+Reports = ParityReports | ProfileReports | EvaluationReports | InstructionReports
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +36,14 @@ class Addition:
     """A document that fits a bundle.
 
     Attributes:
-        source: The file that it came in.
+        source: The file that it came in, or the place.
         command: That writes such documents: ``parity``, ``profile`` or ``evaluate``.
         place: The name that its runs get.
         name: Of the file in ``reports/``.
         reports: Its runs, of that place.
     """
 
-    source: Path
+    source: Path | str
     command: str
     place: str
     name: str
@@ -67,7 +67,7 @@ def read_addition(bundle: Bundle, path: Path, place: str | None = None) -> Addit
     _check(bundle, path, command, _every(reports))
     name = _place_of(_every(reports)) if place is None else place
     check_place(name)
-    return Addition(path, command, name, report_name(_STEMS[command], name), _moved(reports, name))
+    return Addition(path, command, name, _file_name(reports, name), _moved(reports, name))
 
 
 def check_place(name: str) -> None:
@@ -80,6 +80,33 @@ def check_place(name: str) -> None:
         raise UsageError(
             f"{name!r} is no name for a machine; give small letters, digits, dots and dashes, as in --as macmini-m2"
         )
+
+
+def answer_of(
+    bundle: Bundle, text: str, command: str, place: str, origin: str = HERE, names: Mapping[str, str] | None = None
+) -> Addition:
+    """Read what *command* wrote at a place that this program ran it at, and hold it to the bundle.
+
+    Args:
+        bundle: That it is to tell of.
+        text: The document.
+        command: ``parity``, ``profile`` or ``evaluate``.
+        place: The name that its runs get; ``here`` for this machine.
+        origin: What its runs name as their place: ``here`` where a machine speaks of itself, or an emulated machine.
+        names: What inputs are called here, by what they are called there.
+
+    Raises:
+        UsageError: It is no document of *command*, or tells of other bytes than the bundle has, or of another place.
+    """
+    try:
+        found = _parsed(text)
+    except ValueError as error:
+        raise UsageError(f"{place} did not answer with a document of {command}: {error}") from None
+    if found is None or found[0] != command:
+        raise UsageError(f"{place} did not answer with a document of {command}")
+    reports = found[1]
+    _check(bundle, place, command, _every(reports), origin)
+    return Addition(place, command, place, _file_name(reports, place), _renamed(_moved(reports, place), names or {}))
 
 
 def add(bundle: Bundle, additions: Sequence[Addition]) -> None:
@@ -101,10 +128,21 @@ def _merged(file: ReportFile, item: Addition) -> Reports:
         return file.earlier(parity_reports.read_reports, ParityReports()).joined(item.reports)
     if isinstance(item.reports, ProfileReports):
         return file.earlier(profile_reports.read_reports, ProfileReports()).joined(item.reports)
+    if isinstance(item.reports, InstructionReports):
+        earlier = file.earlier(instructions.read_reports, InstructionReports())
+        return InstructionReports(accumulated(earlier.runs, item.reports.runs), item.reports.skipped)
     return file.earlier(evaluation_reports.read_reports, EvaluationReports()).joined(item.reports)
 
 
-_STEMS: Final = {"parity": JUDGED, "profile": TIMED, "evaluate": EVALUATED}
+def _file_name(reports: Reports, place: str) -> str:
+    """Of the file in ``reports/`` that keeps the runs of a place."""
+    if isinstance(reports, ParityReports):
+        stem = JUDGED
+    elif isinstance(reports, EvaluationReports):
+        stem = EVALUATED
+    else:
+        stem = TIMED if isinstance(reports, ProfileReports) and place != HERE else "profile"
+    return report_name(stem, None if place == HERE else place)
 
 
 def _read(path: Path) -> tuple[str, Reports]:
@@ -114,15 +152,9 @@ def _read(path: Path) -> tuple[str, Reports]:
             raise UsageError(f"{path} is no file; name a document of parity, profile or evaluate")
         if path.stat().st_size > MOST_BYTES:
             raise UsageError(f"{path} has {path.stat().st_size >> 20} MiB; no document of runs is that large")
-        text = path.read_text(encoding="utf-8")
-        document = parse_object(text)
-        command = _written_by(document)
-        if command == "parity":
-            return command, parity_reports.read_reports(text)
-        if command == "profile":
-            return command, profile_reports.read_reports(text)
-        if command == "evaluate":
-            return command, evaluation_reports.read_reports(text)
+        found = _parsed(path.read_text(encoding="utf-8"))
+        if found is not None and not isinstance(found[1], InstructionReports):
+            return found
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:
@@ -133,6 +165,23 @@ def _read(path: Path) -> tuple[str, Reports]:
     )
 
 
+def _parsed(text: str) -> tuple[str, Reports] | None:
+    """The command that wrote a document, and the document; None for one that tells of no runs.
+
+    Raises:
+        DocumentError: It is damaged, or of another schema.
+    """
+    document = parse_object(text)
+    command = _written_by(document)
+    if command == "parity":
+        return command, parity_reports.read_reports(text)
+    if command == "profile":
+        return command, profile_reports.read_reports(text)
+    if command == "evaluate":
+        return command, evaluation_reports.read_reports(text)
+    return ("profile", instructions.read_reports(text)) if command == "instructions" else None
+
+
 def _written_by(document: JsonObject) -> str | None:
     """Which command writes documents of these keys; None for none that tells of a machine's runs."""
     if "graphs" in document:
@@ -141,6 +190,8 @@ def _written_by(document: JsonObject) -> str | None:
         return "profile"
     runs = document.get("runs")
     first = runs[0] if isinstance(runs, list) and runs else None
+    if isinstance(first, dict) and first.get("kind") == "instructions":
+        return "instructions"
     return "evaluate" if "subjects" in document or (isinstance(first, dict) and "dataset" in first) else None
 
 
@@ -164,11 +215,12 @@ def _every(reports: Reports) -> tuple[RunRecord, ...]:
     return runs
 
 
-def _check(bundle: Bundle, path: Path, command: str, runs: Iterable[RunRecord]) -> None:
-    """Refuse runs of other bytes than the bundle's files have, and those of an emulated machine."""
+def _check(bundle: Bundle, path: Path | str, command: str, runs: Iterable[RunRecord], origin: str = HERE) -> None:
+    """Refuse runs of other bytes than the bundle's files have, and those of another place than *origin*."""
+    name = path.name if isinstance(path, Path) else "FILE"
     hashes = {artifact.path: artifact.sha256 for artifact in bundle.manifest.artifacts}
     for run in runs:
-        if run.place != HERE:
+        if run.place != origin:
             raise UsageError(
                 f"{path} tells of runs on {run.place}, not of the machine that wrote it; make them here:"
                 f" coordatt-deploy {command} {bundle.root} --target {run.place}"
@@ -180,12 +232,17 @@ def _check(bundle: Bundle, path: Path, command: str, runs: Iterable[RunRecord]) 
         if run.sha256 is None:
             raise UsageError(
                 f"{path} does not say which bytes of {run.artifact} it looked at; write it again with:"
-                f" coordatt-deploy {command} BUNDLE --output {path.name}"
+                f" coordatt-deploy {command} BUNDLE --output {name}"
             )
         if run.sha256 != hashes[run.artifact]:
             raise UsageError(
                 f"{path} is of other bytes of {run.artifact}: {run.sha256[:12]}, here {hashes[run.artifact][:12]};"
                 f" run coordatt-deploy {command} there again, on a copy of {bundle.root}"
+            )
+        told = getattr(getattr(run, "result", None), "path", None)
+        if told is not None and told != run.artifact:
+            raise UsageError(
+                f"{path} calls one file {run.artifact!r} and {told!r}; it is damaged, or was changed by hand"
             )
 
 
@@ -206,4 +263,25 @@ def _moved(reports: Reports, place: str) -> Reports:
         return replace(reports, runs=tuple(replace(run, place=place, command="") for run in reports.runs))
     if isinstance(reports, ProfileReports):
         return reports.moved(place)
+    if isinstance(reports, InstructionReports):
+        return replace(reports, runs=tuple(replace(run, place=place, command="") for run in reports.runs))
     return replace(reports, runs=tuple(replace(run, place=place, command="") for run in reports.runs))
+
+
+def _renamed(reports: Reports, names: Mapping[str, str]) -> Reports:
+    """The same runs, with their inputs called as they are called here."""
+
+    def inputs(run: RunRecord) -> RunInputs:
+        return replace(run.inputs, source=names.get(run.inputs.source, run.inputs.source))
+
+    if isinstance(reports, ParityReports):
+        return replace(reports, runs=tuple(replace(run, inputs=inputs(run)) for run in reports.runs))
+    if isinstance(reports, EvaluationReports):
+        return replace(
+            reports,
+            runs=tuple(
+                replace(run, inputs=inputs(run), dataset=replace(run.dataset, source=inputs(run).source))
+                for run in reports.runs
+            ),
+        )
+    return reports

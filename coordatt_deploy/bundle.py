@@ -224,9 +224,9 @@ class Verification:
     """Whether a bundle is as it was written.
 
     Attributes:
-        bundle: Its folder.
+        bundle: Its folder, or the archive that it is packed in.
         intact: Whether every file is.
-        files: All that the manifest has a hash of. Reports are not among them.
+        files: All that the manifest has a hash of; reports are not among them. In an archive all files.
     """
 
     VERSION: ClassVar[int] = 1

@@ -42,7 +42,12 @@ COMMANDS: Final = {
         "Measure what each attention block costs on a backbone.",
     ),
     "build": ("coordatt_deploy.commands.build:build", "Go the whole way: export, prove, measure."),
+    "bundle": ("coordatt_deploy.commands.bundle:bundle", "Pack a bundle into one file, and unpack it."),
     "check": ("coordatt_deploy.commands.check:check", "Hold a bundle's files to budgets."),
+    "deploy": (
+        "coordatt_deploy.commands.deploy:deploy",
+        "Bring a bundle to boards: copy, prove it there, switch; or roll back.",
+    ),
     "diff": (
         "coordatt_deploy.commands.diff:diff",
         "Say what became of one bundle in another, and fail on a regression.",
@@ -91,8 +96,9 @@ class CommandLine(click.Group):
             return None
         module, _, function = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(import_module(module), function)
-        if not any(parameter.name == "verbose" for parameter in command.params):
-            command.params += verbosity_options()
+        for each in command.commands.values() if isinstance(command, click.Group) else (command,):
+            if not any(parameter.name == "verbose" for parameter in each.params):
+                each.params += verbosity_options()
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002

@@ -11,8 +11,8 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Final
 
@@ -152,14 +152,20 @@ def sha256(path: Path) -> str:
     Raises:
         BundleError: It, or something in the package, is neither a regular file nor a folder.
     """
-    digest = hashlib.sha256()
     if stat.S_ISDIR(path.lstat().st_mode):
-        for file in files_below(path):
-            digest.update(os.fsencode(f"{file.relative_to(path).as_posix()}\n{sha256(file)}\n"))
-        return digest.hexdigest()
+        return package_sha256({PurePosixPath(file.relative_to(path)): sha256(file) for file in files_below(path)})
+    digest = hashlib.sha256()
     with open_regular(path) as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
+    return digest.hexdigest()
+
+
+def package_sha256(hashes: Mapping[PurePosixPath, str]) -> str:
+    """Hash a package by the hashes of its files."""
+    digest = hashlib.sha256()
+    for path in sorted(hashes):
+        digest.update(os.fsencode(f"{path}\n{hashes[path]}\n"))
     return digest.hexdigest()
 
 
@@ -187,13 +193,26 @@ def write_whole(path: Path, text: str, *, synced: bool = False) -> Path:
         synced: Whether it is on the disk itself before it takes its place.
     """
     data = text.encode("utf-8", errors="backslashreplace")
+    with whole_file(path, synced=synced) as stream:
+        stream.write(data)
+    return path
+
+
+@contextmanager
+def whole_file(path: Path, *, synced: bool = False) -> Iterator[BinaryIO]:
+    """Give a stream to write; what it holds becomes the file at *path* when the block ends well, else it vanishes.
+
+    Args:
+        path: Of the file; one that is there is replaced.
+        synced: Whether it is on the disk itself before it takes its place.
+    """
     remove_stale_parts(path.parent, path.name)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}{_PART}")
     part = Path(name)
     try:
         with take_lock(part) or nullcontext():
             with os.fdopen(descriptor, "wb") as stream:
-                stream.write(data)
+                yield stream
                 stream.flush()
                 if synced:
                     os.fsync(descriptor)
@@ -202,7 +221,6 @@ def write_whole(path: Path, text: str, *, synced: bool = False) -> Path:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    return path
 
 
 def remove_stale_parts(folder: Path, name: str = "*") -> None:

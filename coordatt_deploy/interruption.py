@@ -87,6 +87,9 @@ def received() -> int | None:
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """Hold signals back until the block has ended: for what takes a moment and must be done as a whole."""
+    if threading.current_thread() is not threading.main_thread():  # signals are raised in the main one alone
+        yield
+        return
     _State.held += 1
     try:
         yield

@@ -7,6 +7,7 @@ own, or on a machine that cannot run the file, it stands beside it. Runs of othe
 there is one of those that it has now.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,6 +16,8 @@ from typing import Final, TypeVar
 from coordatt_deploy.host import describe, tool_versions
 
 HERE: Final = "here"
+PLACE: Final = re.compile(r"[a-z0-9][a-z0-9._-]*")  # how another machine is called
+LONGEST_PLACE: Final = 60
 GOLDEN: Final = "golden"
 HELD_OUT: Final = "calibration data set aside"
 

@@ -1,8 +1,9 @@
 """``coordatt-deploy evaluate``."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -15,8 +16,12 @@ from coordatt_deploy.commands.options import (
     summary_options,
 )
 from coordatt_deploy.commands.output import print_result
+from coordatt_deploy.commands.places import PlaceOptions, place_options
 from coordatt_deploy.documents import member
 from coordatt_deploy.formats import Format
+
+if TYPE_CHECKING:
+    from coordatt_deploy.fleet.plan import Fleet
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +37,7 @@ class EvaluateOptions:
         workers: Processes; None for one per core.
         metric: What is scored; None for what the labels are made for.
         max_drop: By how much an artifact may be worse, in the metric's unit.
-        target: Where the artifacts run; None for here.
+        places: Where the artifacts run.
         junit: A further file for the figures.
         markdown: A file for a summary.
         output: A file for the figures in place of the bundle's.
@@ -46,7 +51,7 @@ class EvaluateOptions:
     workers: int | None = None
     metric: str | None = None
     max_drop: float | None = None
-    target: str | None = None
+    places: PlaceOptions = field(default_factory=PlaceOptions)
     junit: Path | None = None
     markdown: Path | None = None
     output: Path | None = None
@@ -82,7 +87,7 @@ class EvaluateOptions:
         help="By how much an artifact may be worse: percentage points, or in the unit of your own metric; else exit"
         " code 1.",
     ),
-    click.option("--target", help="Run on another machine's kernels: qemu-arm64, or qemu-arm64:CPU."),
+    *place_options("Run on another machine's kernels:"),
     *summary_options("figures"),
     output_option("evaluate.json"),
 )
@@ -94,6 +99,9 @@ def evaluate(options: EvaluateOptions, bundle: Path, as_json: bool) -> None:
     of the difference between the two. Without torch, the bundle's float32 artifact takes the reference's place. Images
     that cannot be read are named and counted. Writes reports/evaluate.json, or the file of --output.
 
+    With several targets, or those of --targets, the images travel to each, which gets a column; one that fails is
+    listed, the others' results are kept, and the exit code is 3.
+
     \b
     Example:
         coordatt-deploy evaluate mobilenetv2_ca_035.digits --dataset digits
@@ -101,6 +109,9 @@ def evaluate(options: EvaluateOptions, bundle: Path, as_json: bool) -> None:
         coordatt-deploy evaluate my_net --dataset photos/validation --max-drop 0.5 --markdown summary.md
         coordatt-deploy evaluate my_detector --dataset street --metric map.py:mean_average_precision --max-drop 0.01
     """
+    fleet = options.places.places()
+    if fleet is not None:
+        _at_places(options, bundle, fleet, as_json=as_json)
     # When the options are right, what does the work: see coordatt_deploy.cli.
     from coordatt_deploy.bundle import open_bundle
     from coordatt_deploy.data.dataset import LabelsBy
@@ -120,7 +131,7 @@ def evaluate(options: EvaluateOptions, bundle: Path, as_json: bool) -> None:
         metric=options.metric,
         max_drop=options.max_drop,
         labels_by=None if options.labels_by is None else member(LabelsBy, options.labels_by, "--labels-by"),
-        target=options.target,
+        target=options.places.one,
         output=options.output,
         command=command_line(sys.argv[1:]),
     )
@@ -139,3 +150,24 @@ def evaluate(options: EvaluateOptions, bundle: Path, as_json: bool) -> None:
         terminal_evaluation.show(evaluation)
         console.show_next(*terminal_evaluation.after_evaluate(opened, evaluation, options.dataset))
     sys.exit(evaluation.exit_code)
+
+
+def _at_places(options: EvaluateOptions, bundle: Path, fleet: "Fleet", *, as_json: bool) -> NoReturn:
+    """Run evaluate at every place, and end."""
+    # When the options are right, what does the work: see coordatt_deploy.cli.
+    from coordatt_deploy.commands.orders import judged_at_places, word
+
+    own = options.metric if options.metric is not None and ":" in options.metric else None
+    options.places.refuse({"--junit": options.junit, "--markdown": options.markdown, "--metric of your own": own})
+    images = Path(options.dataset)
+    words = [
+        *word("--dataset", images if images.exists() else options.dataset),
+        *word("--format", *options.formats),
+        *word("--labels-by", options.labels_by),
+        *word("--limit", options.limit),
+        *word("--seed", options.seed),
+        *word("--workers", options.workers),
+        *word("--metric", options.metric),
+        *word("--max-drop", options.max_drop),
+    ]
+    judged_at_places("evaluate", bundle, fleet, words, options.formats, options.output, as_json=as_json)

@@ -1,9 +1,9 @@
 """``coordatt-deploy inspect``."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -17,9 +17,12 @@ from coordatt_deploy.commands.options import (
     model_args_option,
 )
 from coordatt_deploy.commands.output import print_result
+from coordatt_deploy.commands.places import PlaceOptions, place_options
+from coordatt_deploy.errors import UsageError
 from coordatt_deploy.loading.sizes import BatchBounds, Bounds, check_size
 
 if TYPE_CHECKING:
+    from coordatt_deploy.fleet.plan import Fleet
     from coordatt_deploy.inspection.result import BundleInspection, Inspection
 
 
@@ -33,6 +36,7 @@ class InspectOptions:
         dynamic: Bounds of a dynamic size.
         batch: Bounds of a dynamic batch.
         inputs: Name and shape of inputs that are not images.
+        places: Where a bundle or file is looked at.
     """
 
     model_args: Mapping[str, object] | None = None
@@ -40,6 +44,7 @@ class InspectOptions:
     dynamic: Bounds | None = None
     batch: BatchBounds | None = None
     inputs: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    places: PlaceOptions = field(default_factory=PlaceOptions)
 
 
 @click.command()
@@ -51,6 +56,7 @@ class InspectOptions:
     dynamic_size_option("Look at it as with this option of export."),
     dynamic_batch_option("Likewise."),
     input_shape_option("As for export: prior=1x8x20x20."),
+    *place_options("Look at a bundle or file on another machine:"),
 )
 @json_option
 def inspect(options: InspectOptions, subject: str, as_json: bool) -> None:
@@ -64,7 +70,13 @@ def inspect(options: InspectOptions, subject: str, as_json: bool) -> None:
         coordatt-deploy inspect mobilenetv2_ca_100
         coordatt-deploy inspect path/to/net.py:make_backbone --input-size 320x192
         coordatt-deploy inspect mobilenetv2_ca_035.digits
+        coordatt-deploy inspect mobilenetv2_ca_035.digits --target ssh://pi@pi4.local
     """
+    fleet = options.places.places()
+    if fleet is not None:
+        _at_places(subject, options, fleet, as_json=as_json)
+    if options.places.one is not None:
+        raise UsageError(f"{options.places.one} runs files, and inspect reads them; leave --target out")
     # When the options are right, what does the work: see coordatt_deploy.cli.
     from coordatt_deploy.logs import logged, set_environment
     from coordatt_deploy.report.terminal import console
@@ -77,6 +89,33 @@ def inspect(options: InspectOptions, subject: str, as_json: bool) -> None:
         print_result(found.record())
     else:
         show_inspection(found)
+
+
+def _at_places(subject: str, options: InspectOptions, fleet: "Fleet", *, as_json: bool) -> NoReturn:
+    """Inspect at every place, and end."""
+    # When the options are right, what does the work: see coordatt_deploy.cli.
+    from coordatt_deploy.bundle import REPORTS
+    from coordatt_deploy.commands.orders import show
+    from coordatt_deploy.fleet.run import inspect_at_places
+    from coordatt_deploy.inspection.run import is_artifact, is_bundle
+    from coordatt_deploy.report.terminal import console
+    from coordatt_deploy.targets.places import Order, Travelling
+
+    given = options.model_args, options.input_size, options.dynamic, options.batch
+    if (
+        any(item is not None for item in given)
+        or options.inputs
+        or not (is_bundle(path := Path(subject)) or is_artifact(path))
+    ):
+        raise UsageError(
+            f"other machines look at bundles and files; {subject} is taken for a model: leave --target out"
+        )
+    if fleet.emulated:
+        raise UsageError(f"{fleet.emulated[0]} runs files, and inspect reads them; leave it out")
+    order = Order("inspect", (Travelling(path, leave_out=(REPORTS,)),), writes=False)
+    with console.bars() as stages:
+        result = inspect_at_places(fleet, order, stages, whole=is_bundle(path))
+    show(result, as_json=as_json)
 
 
 def _inspected(subject: str, options: InspectOptions) -> "Inspection | BundleInspection":

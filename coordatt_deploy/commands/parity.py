@@ -1,8 +1,10 @@
 """``coordatt-deploy parity``."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -18,8 +20,12 @@ from coordatt_deploy.commands.options import (
     summary_options,
 )
 from coordatt_deploy.commands.output import print_result
+from coordatt_deploy.commands.places import PlaceOptions, place_options
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.formats import Format
+
+if TYPE_CHECKING:
+    from coordatt_deploy.fleet.plan import Fleet
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +39,7 @@ class ParityOptions:
         tolerance: A file of other tolerances.
         inputs: A file or folder of other inputs.
         save_failing: A folder for the first failing layer.
-        target: Where the artifacts run; None for here.
+        places: Where the artifacts run.
         junit: A further file for the verdicts.
         markdown: A file for a summary.
         output: A file for the verdicts in place of the bundle's.
@@ -46,7 +52,7 @@ class ParityOptions:
     tolerance: Path | None = None
     inputs: Path | None = None
     save_failing: Path | None = None
-    target: str | None = None
+    places: PlaceOptions = field(default_factory=PlaceOptions)
     junit: Path | None = None
     markdown: Path | None = None
     output: Path | None = None
@@ -82,7 +88,7 @@ class ParityOptions:
         type=click.Path(path_type=Path, file_okay=False),
         help="Write inputs and tensors of the first failing layer there, to attach to a bug report.",
     ),
-    click.option("--target", help="Run on another machine's kernels: qemu-arm64, or qemu-arm64:CPU."),
+    *place_options("Run on another machine's kernels:"),
     *summary_options("verdicts"),
     output_option("parity.json"),
 )
@@ -93,7 +99,8 @@ def parity(options: ParityOptions, bundle: Path, as_json: bool) -> None:
     Runs each on the golden inputs and compares outputs and layers with the float64 reference; the first layer that
     differs is named. What cannot be run here is skipped, and said. Exit code 1 if any artifact fails, 3 if none could
     be run, or one of a format that --require names. Writes reports/parity.json and reports/junit.xml, or the file of
-    --output alone; with --target, both names end in the target's.
+    --output alone; with --target, both names end in the target's. With several targets, or those of --targets, each
+    runs parity itself and gets a column; one that cannot is listed, the others' results are kept: exit code 3.
 
     \b
     Example:
@@ -102,10 +109,15 @@ def parity(options: ParityOptions, bundle: Path, as_json: bool) -> None:
         coordatt-deploy parity mobilenetv2_ca_035.digits --inputs photos --save-failing failing
         coordatt-deploy parity mobilenetv2_ca_035.digits --require onnx --require tflite
         coordatt-deploy parity mobilenetv2_ca_035.digits --target qemu-arm64
+        coordatt-deploy parity mobilenetv2_ca_035.digits --target here --target ssh://pi@pi4.local
     """
     by_layer = options.show_layers or options.save_failing is not None
     if options.outputs_only and by_layer:
         raise UsageError("--outputs-only judges no layer; leave it out, or --layers and --save-failing")
+    fleet = options.places.places()
+    if fleet is not None:
+        _at_places(options, bundle, fleet, as_json=as_json)
+    target = options.places.one
     # When the options are right, what does the work: see coordatt_deploy.cli.
     from coordatt_deploy.bundle import open_bundle
     from coordatt_deploy.host import command_line
@@ -120,7 +132,7 @@ def parity(options: ParityOptions, bundle: Path, as_json: bool) -> None:
     plan = ParityPlan(
         formats=options.formats or tuple(Format),
         # a target is slow: layers only where they are asked for
-        layers=not options.outputs_only if options.target is None else by_layer,
+        layers=not options.outputs_only if target is None else by_layer,
         need_layers=options.show_layers,
         tolerances=BUILT_IN if options.tolerance is None else read_tolerances(options.tolerance),
         inputs=options.inputs,
@@ -133,10 +145,8 @@ def parity(options: ParityOptions, bundle: Path, as_json: bool) -> None:
         check_folder(file)
     with console.bars() as stages:
         opened = open_bundle(bundle)
-        if options.target is None:
-            report = check_parity(opened, plan, stages)
-        else:
-            report = check_parity_on(opened, plan, options.target, stages)
+        judge = check_parity if target is None else partial(check_parity_on, target=target)
+        report = judge(opened, plan, stages=stages)
     result = report.record()
     write_summaries(opened, result, options.junit, options.markdown, inside=options.output is None)
     if as_json:
@@ -146,3 +156,22 @@ def parity(options: ParityOptions, bundle: Path, as_json: bool) -> None:
         if options.output is None:
             console.show_next(*terminal_parity.after_parity(opened, report))
     sys.exit(report.exit_code)
+
+
+def _at_places(options: ParityOptions, bundle: Path, fleet: "Fleet", *, as_json: bool) -> NoReturn:
+    """Run parity at every place, and end."""
+    # When the options are right, what does the work: see coordatt_deploy.cli.
+    from coordatt_deploy.commands.orders import judged_at_places, word
+
+    options.places.refuse(
+        {"--junit": options.junit, "--markdown": options.markdown, "--save-failing": options.save_failing}
+    )
+    words = [
+        *word("--format", *options.formats),
+        *word("--require", *options.require),
+        *word("--layers", options.show_layers),
+        *word("--outputs-only", options.outputs_only),
+        *word("--tolerance", options.tolerance),
+        *word("--inputs", options.inputs),
+    ]
+    judged_at_places("parity", bundle, fleet, words, options.formats, options.output, as_json=as_json)

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -20,8 +21,12 @@ from coordatt_deploy.commands.options import (
     summary_options,
 )
 from coordatt_deploy.commands.output import print_result
+from coordatt_deploy.commands.places import PlaceOptions, place_options
 from coordatt_deploy.errors import UsageError
 from coordatt_deploy.formats import Format
+
+if TYPE_CHECKING:
+    from coordatt_deploy.fleet.plan import Fleet
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +50,10 @@ class ProfileOptions:
         operators: Whether to find out where the time of each file goes as well.
         sustained: For how many seconds each file runs without a pause instead; None for latency in turns.
         cool_down: The longest pause before each of them, in seconds.
-        target: Whose instructions are counted instead; None for latency here.
         imports: What other tools printed, to be taken over instead.
         artifact: Which file they timed; None where they say so.
         place: What to call the machine that they ran on.
+        places: Which machines are measured; of an emulated one instructions are counted.
         junit: A further file for the figures; not of instructions, like the next one.
         markdown: A file for a summary.
         output: A file for the figures in place of the bundle's.
@@ -59,10 +64,10 @@ class ProfileOptions:
     operators: bool = False
     sustained: float | None = None
     cool_down: float | None = None
-    target: str | None = None
     imports: tuple[Path, ...] = ()
     artifact: str | None = None
     place: str | None = None
+    places: PlaceOptions = field(default_factory=PlaceOptions)
     junit: Path | None = None
     markdown: Path | None = None
     output: Path | None = None
@@ -93,7 +98,6 @@ class ProfileOptions:
         metavar="TIME",
         help="With --sustained: wait before each artifact, such as 2m, or until it is as cool as at first.",
     ),
-    click.option("--target", help="Count another machine's instructions instead: qemu-arm64, or qemu-arm64:CPU."),
     click.option(
         "--import",
         "imports",
@@ -104,6 +108,7 @@ class ProfileOptions:
     ),
     click.option("--artifact", metavar="PATH", help="With --import: the file that was timed.  [default: as FILE says]"),
     click.option("--as", "place", metavar="NAME", help="With --import: what to call that phone, such as pixel7."),
+    *place_options("Measure another machine, or count an emulated one's instructions:"),
     *summary_options("figures"),
     output_option("profile.json"),
 )
@@ -125,6 +130,9 @@ def profile(options: ProfileOptions, bundle: Path, as_json: bool) -> None:
     With --import, nothing is measured: what the runtimes' own benchmark programs printed on another machine is held to
     the artifact, as far as they tell, and kept under that machine's name, marked as imported.
 
+    With several targets, or those of --targets, each measures itself and gets a column; one that fails is listed, the
+    others' results are kept, and the exit code is 3.
+
     \b
     Example:
         coordatt-deploy profile mobilenetv2_ca_035.digits --threads 1,2
@@ -132,7 +140,13 @@ def profile(options: ProfileOptions, bundle: Path, as_json: bool) -> None:
         coordatt-deploy profile mobilenetv2_ca_035.digits --sustained 10m --cool-down 2m
         coordatt-deploy profile mobilenetv2_ca_035.digits --target qemu-arm64
         coordatt-deploy profile mobilenetv2_ca_035.digits --import pixel7.txt --as pixel7
+        coordatt-deploy profile mobilenetv2_ca_035.digits --target here --target ssh://pi@pi4.local
     """
+    fleet = options.places.places()
+    if fleet is not None:
+        _check_places(options)
+        _at_places(options, bundle, fleet, as_json=as_json)
+    target = options.places.one
     # When the options are right, what does the work: see coordatt_deploy.cli.
     from coordatt_deploy.bundle import open_bundle
     from coordatt_deploy.host import command_line
@@ -160,7 +174,7 @@ def profile(options: ProfileOptions, bundle: Path, as_json: bool) -> None:
     if _imports(options, given):
         _take_over(options, bundle, command, as_json=as_json)
         return
-    if options.target is not None:
+    if target is not None:
         if options.junit is not None or options.markdown is not None:
             raise UsageError("--junit and --markdown are for latencies; --target counts instructions: --json has them")
         if given:
@@ -169,7 +183,7 @@ def profile(options: ProfileOptions, bundle: Path, as_json: bool) -> None:
             raise UsageError("--target counts instructions of a whole file; --ops is for latency on this machine")
         with console.bars() as stages:
             opened = open_bundle(bundle)
-            counted = count_on(opened, options.target, stages, formats=formats, output=options.output, command=command)
+            counted = count_on(opened, target, stages, formats=formats, output=options.output, command=command)
         if as_json:
             print_result(counted)
         else:
@@ -212,7 +226,7 @@ def _check_sustained(options: ProfileOptions, given: Mapping[str, object]) -> No
         if options.cool_down is not None:
             raise UsageError("--cool-down is for --sustained; without it artifacts take turns, and cool down alike")
         return
-    if options.target is not None:
+    if options.places.one is not None:
         raise UsageError("--sustained runs files on this machine; --target counts instructions, which get no slower")
     if options.operators:
         raise UsageError("--sustained times whole files over time; --ops times their layers: make two calls of it")
@@ -220,6 +234,14 @@ def _check_sustained(options: ProfileOptions, given: Mapping[str, object]) -> No
         if name in given:
             option = name.replace("_", "-")
             raise UsageError(f"--sustained says for how long to measure; --{option} is for latency in turns")
+
+
+def _check_places(options: ProfileOptions) -> None:
+    """Refuse what is about this machine alone where places are asked for."""
+    if options.sustained is not None or options.cool_down is not None:
+        raise UsageError("--sustained runs files on this machine; give it in a call of its own on each place")
+    if options.imports or options.artifact is not None or options.place is not None:
+        raise UsageError("--import takes over what was measured elsewhere; leave out --target and --targets")
 
 
 def _imports(options: ProfileOptions, given: Mapping[str, object]) -> bool:
@@ -232,7 +254,7 @@ def _imports(options: ProfileOptions, given: Mapping[str, object]) -> bool:
     if options.place is None:
         raise UsageError("--import takes over what another machine measured; name that with --as, as in --as pixel7")
     measuring: dict[str, object] = {
-        "sustained": options.sustained, "cool-down": options.cool_down, "target": options.target,
+        "sustained": options.sustained, "cool-down": options.cool_down, "target": options.places.one,
         "ops": options.operators or None, "format": options.formats or None, "junit": options.junit,
         **{name.replace("_", "-"): value for name, value in given.items()},
     }  # fmt: skip
@@ -270,3 +292,32 @@ def _take_over(options: ProfileOptions, bundle: Path, command: str, *, as_json: 
     show_imported(opened, taken)
     if options.output is None:
         console.show_next((console.bundle_command("report", opened.root), "one page of all results"))
+
+
+def _at_places(options: ProfileOptions, bundle: Path, fleet: "Fleet", *, as_json: bool) -> NoReturn:
+    """Run profile at every place, and end."""
+    # When the options are right, what does the work: see coordatt_deploy.cli.
+    from coordatt_deploy.commands.orders import judged_at_places, word
+
+    options.places.refuse({"--junit": options.junit, "--markdown": options.markdown})
+    latency = options.latency
+    given = [item.name for item in dataclasses.fields(latency) if getattr(latency, item.name) is not None]
+    if fleet.emulated and (given or options.operators):
+        name = given[0].replace("_", "-") if given else "ops"
+        raise UsageError(f"--{name} is for latency, and of {fleet.emulated[0]} instructions are counted; leave one out")
+    words = [
+        *word("--format", *options.formats),
+        *word("--threads", _listed(latency.threads)),
+        *word("--warmups", latency.warmups),
+        *word("--samples", latency.samples),
+        *word("--min-seconds", latency.min_seconds),
+        *word("--cpu-affinity", _listed(latency.cpu_affinity)),
+        *word("--ops", options.operators),
+    ]
+    # Where the time goes is told beside each layer's error, which parity left in reports/.
+    left = () if options.operators else ("reports",)
+    judged_at_places("profile", bundle, fleet, words, options.formats, options.output, as_json=as_json, leave_out=left)
+
+
+def _listed(numbers: tuple[int, ...] | None) -> str | None:
+    return None if numbers is None else ",".join(map(str, numbers))

@@ -28,9 +28,15 @@ DOCUMENTS: Final = {
     "inspection": "coordatt_deploy.inspection.result:InspectionResult",
     "bundle-inspection": "coordatt_deploy.inspection.result:BundleInspectionResult",
     "verification": "coordatt_deploy.bundle:Verification",
+    "deploy": "coordatt_deploy.fleet.deploy_result:DeployResult",
+    "checksums": "coordatt_deploy.packing.result:Checksums",
+    "pack": "coordatt_deploy.packing.result:Packing",
+    "unpack": "coordatt_deploy.packing.result:Unpacking",
     "check": "coordatt_deploy.release.result:CheckResult",
     "diff": "coordatt_deploy.release.diff_result:DiffResult",
     "attention-cost": "coordatt_deploy.attention_cost.result:AttentionCost",
+    "fleet-result": "coordatt_deploy.fleet.result:FleetResult",
+    "installation": "coordatt_deploy.inspection.installation:Installation",
     "search": "coordatt_deploy.mixed_precision.result:SearchResult",
 }
 """Where the type of each document is, as "module:class"; ``-result`` is what the command prints with ``--json``."""

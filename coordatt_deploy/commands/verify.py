@@ -15,19 +15,22 @@ from coordatt_deploy.commands.output import print_result
 def verify(bundle: Path, as_json: bool) -> None:
     """Say whether a bundle's files are as they were written, by their hashes alone.
 
-    Nothing is run and nothing is written. Exit code 1 where a file is missing or was changed; each is named.
+    BUNDLE is a folder, or the .zip file of "bundle pack"; in that reports are compared as well. Nothing is run and
+    nothing is written. Exit code 1 where a file is missing or was changed; each is named.
 
     \b
     Example:
         coordatt-deploy verify mobilenetv2_ca_035.digits
+        coordatt-deploy verify mobilenetv2_ca_035.digits.zip
     """
     # When the options are right, what does the work: see coordatt_deploy.cli.
     from coordatt_deploy.bundle import FileState, open_bundle, verified
+    from coordatt_deploy.packing.archive import verified_archive
     from coordatt_deploy.plurals import counted, of_total, verb
     from coordatt_deploy.report.terminal.console import new_console, say
     from coordatt_deploy.report.terminal.tables import show_below
 
-    found = verified(open_bundle(bundle, verify=False))
+    found = verified_archive(bundle) if bundle.is_file() else verified(open_bundle(bundle, verify=False))
     if as_json:
         print_result(found)
     else:

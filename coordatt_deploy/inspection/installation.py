@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import Final
+from typing import ClassVar, Final
 
+from coordatt_deploy import targets
 from coordatt_deploy.formats import FORMATS, TORCH_EXTRA, Format, FormatFacts, Package
 from coordatt_deploy.host import Host, describe
+from coordatt_deploy.stage_cache.store import CacheStatus
+from coordatt_deploy.targets import TargetStatus
 
 # What serves every format stands first and last; between them each format's converters, then its runtime.
 REFERENCE: Final = Package("torch", "torch", "capture, fold, reference", TORCH_EXTRA)
@@ -48,6 +51,21 @@ class Findings:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Installation(Findings):
+    """All that ``doctor`` tells.
+
+    Attributes:
+        targets: Emulated machines.
+        cache: Of builds.
+    """
+
+    VERSION: ClassVar[int] = 1
+
+    targets: tuple[TargetStatus, ...]
+    cache: CacheStatus
+
+
 def _version(module: str, distribution: str) -> str | None:
     """The version of a package; None where it is not installed."""
     try:
@@ -70,3 +88,13 @@ def examine() -> Findings:
     rows = (FORMATS[file_format] for file_format in Format)
     foreign = (row for row in rows if row.native_systems and not host.os.lower().startswith(row.native_systems))
     return Findings(host, tuple(parts), tuple(f"{row.title} artifacts {row.elsewhere}" for row in foreign))
+
+
+def installation(cache: CacheStatus) -> Installation:
+    """Look at everything that ``doctor`` tells of.
+
+    Args:
+        cache: What is known of the cache of builds.
+    """
+    found = examine()
+    return Installation(found.host, found.parts, found.notes, targets.statuses(), cache)

@@ -8,6 +8,7 @@ from typing import Final
 from coordatt_deploy import __version__
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.errors import DeployError, UsageError
+from coordatt_deploy.fleet.comparison import compared
 from coordatt_deploy.kept_results import document, read_kept, read_results
 from coordatt_deploy.mixed_precision.result import SearchResult, Sensitivity
 from coordatt_deploy.parity import reports as parity_reports
@@ -17,7 +18,8 @@ from coordatt_deploy.report.junit import junit
 from coordatt_deploy.report.markdown import markdown
 from coordatt_deploy.report.page.render import Contents, page
 from coordatt_deploy.report.page.sustained import sustained_runs
-from coordatt_deploy.report_file import ReportFile, report_name, write_text
+from coordatt_deploy.report.places_csv import places_csv
+from coordatt_deploy.report_file import ReportFile, check_folder, report_name, write_text
 from coordatt_deploy.run_records import HERE, RunRecord
 from coordatt_deploy.runtimes.file_graph import OperatorCount
 from coordatt_deploy.runtimes.reader import count_operators
@@ -40,6 +42,23 @@ def write_page(bundle: Bundle, target: Path | None = None, *, now: datetime | No
     ReportFile(bundle, PAGE, target).check()
     text = page(_contents(bundle, now or datetime.now(UTC)))
     return bundle.write_report(PAGE, text) if target is None else write_text(target, text)
+
+
+def write_csv(bundle: Bundle, path: Path) -> Path:
+    """Write what every place says of every file as a CSV file.
+
+    Raises:
+        UsageError: No other place was asked, or the file cannot be written.
+        BundleError: A document is damaged.
+    """
+    check_folder(path)
+    rows = compared(bundle.manifest, read_results(bundle))
+    if not rows:
+        raise UsageError(
+            f"{bundle.root} holds results of no other place; make some, such as with: coordatt-deploy profile"
+            f" {bundle.root} --target ssh://HOST"
+        )
+    return write_text(path, places_csv(bundle.manifest, rows))
 
 
 def _contents(bundle: Bundle, moment: datetime) -> Contents:
@@ -76,6 +95,7 @@ def _contents(bundle: Bundle, moment: datetime) -> Contents:
         instructions=counted,
         latency_elsewhere=kept.latency_elsewhere,
         sustained=sustained_runs(profile, kept.latency_elsewhere, hashes),
+        places=compared(bundle.manifest, kept),
         sensitivity=sensitivity,
         search=searched,
         commands=tuple(dict.fromkeys([*other, *(run.command for run in runs)])),

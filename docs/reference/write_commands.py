@@ -30,9 +30,19 @@ def on_page_markdown(markdown: str, *, page: Page, **_: object) -> str:
             command, info_name=name, parent=context, terminal_width=WIDTH, max_content_width=WIDTH
         ) as inner:
             sections.append(f"## {name}\n\n```text\n{command.get_help(inner)}\n```\n")
+            if isinstance(command, click.Group):
+                sections += [_subcommand(inner, command.commands[each]) for each in command.list_commands(inner)]
         if name == "build":
             sections.append(_keys(command))
     return "\n".join(sections)
+
+
+def _subcommand(group: click.Context, command: click.Command) -> str:
+    """The help of a command of a group, without a line of its own in the page's contents."""
+    with click.Context(
+        command, info_name=command.name, parent=group, terminal_width=WIDTH, max_content_width=WIDTH
+    ) as inner:
+        return f"```text\n{command.get_help(inner)}\n```\n"
 
 
 def _keys(command: click.Command) -> str:

@@ -25,16 +25,26 @@ def _imported(*arguments):
     return int(code), set(modules)
 
 
-@pytest.mark.parametrize("command", sorted(COMMANDS))
+def _with_subcommands():
+    """The words of every command: ``parity``, ``bundle pack``."""
+    for name in sorted(COMMANDS):
+        command = main.get_command(click.Context(main), name)
+        if isinstance(command, click.Group):
+            yield from (f"{name} {inner}" for inner in sorted(command.commands))
+        else:
+            yield name
+
+
+@pytest.mark.parametrize("command", list(_with_subcommands()))
 def test_every_help_has_an_example_and_a_json_option(command):
     """
-    Help shows how to call the command, and every command has --json.
+    Help shows how to call the command, and every command has --json and --quiet.
     """
-    result = CliRunner().invoke(main, [command, "--help"])
+    result = CliRunner().invoke(main, [*command.split(), "--help"])
 
     assert 0 == result.exit_code
     assert "Example:" in result.output
-    assert "--json" in result.output
+    assert {"--json", "--quiet"} <= set(result.output.replace(",", " ").split())
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))

@@ -28,8 +28,11 @@ def test_every_command_line_of_a_page_is_understood(page):
         if name.startswith("-"):
             continue
         assert name in COMMANDS, f"{page.name}: {name}"
-        parameters = main.get_command(click.Context(main), name).params
-        known = {option for parameter in parameters for option in parameter.opts} | {"--help"}
+        command = main.get_command(click.Context(main), name)
+        if isinstance(command, click.Group) and words:
+            assert words[0] in command.commands, f"{page.name}: {name} {words[0]}"
+            command = command.commands[words[0]]
+        known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
         unknown = {word.partition("=")[0] for word in words if word.startswith("--")} - known
         assert set() == unknown, f"{page.name}: coordatt-deploy {name} {' '.join(words)}"
 

@@ -35,7 +35,7 @@ class Timed:
 
 def reach(items: Sequence[Timed]) -> float:
     """Return the right end of the overview: the medians are what is compared, so a p90 far off is cut there."""
-    most: float = max(max(item.median_ms, *(item.ci95_ms or ())) for item in items)
+    most: float = max(max((item.median_ms, *(item.ci95_ms or ()))) for item in items)
     return min(max(most, *(item.spread_ms for item in items)), most * 1.3)
 
 

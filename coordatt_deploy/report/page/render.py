@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from coordatt_deploy.errors import BundleError
 from coordatt_deploy.evaluation.result import EvaluationResult
+from coordatt_deploy.fleet.comparison import PlaceFigures
 from coordatt_deploy.manifest import Manifest
 from coordatt_deploy.mixed_precision.result import SearchResult, Sensitivity
 from coordatt_deploy.parity.reports import Standing
@@ -27,6 +28,7 @@ from coordatt_deploy.report.page.figures import Table, artifact_label
 from coordatt_deploy.report.page.headline import Headline, headline
 from coordatt_deploy.report.page.imported import imported_table
 from coordatt_deploy.report.page.measurements import AccuracyView, LatencyView, Sizes
+from coordatt_deploy.report.page.places import PlacesView, places_view
 from coordatt_deploy.report.page.search_tradeoff import TradeoffView, tradeoffs
 from coordatt_deploy.report.page.summary import Summary, summary
 from coordatt_deploy.report.page.sustained import SustainedView, sustained_view
@@ -43,6 +45,7 @@ TEMPLATES: Final = Environment(
 )
 FIRST_SEARCH_PLOT: Final = 200
 FIRST_SUSTAINED_PLOT: Final = 300
+FIRST_PLACES_PLOT: Final = 400
 FIRST_LATENCY_PLOT: Final = 100  # plots of a page have numbers of their own; those of parity begin at 1
 
 
@@ -65,6 +68,7 @@ class Contents:
         commands: That made the results, in the order in which they ended.
         latency_elsewhere: What other machines measured, by machine.
         sustained: Latencies over time, of the bytes that the files have now.
+        places: What every place says of every file; empty where only this machine was asked.
     """
 
     manifest: Manifest
@@ -81,6 +85,7 @@ class Contents:
     commands: tuple[str, ...] = ()
     latency_elsewhere: Mapping[str, ProfileReports] = field(default_factory=dict)
     sustained: tuple[SustainedRun, ...] = ()
+    places: tuple[PlaceFigures, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +109,7 @@ class PageView:
         latency_elsewhere: On other machines.
         imported: On other machines, by other tools.
         imported_caution: What these are worth.
+        places: All places side by side.
         instructions: On other CPUs, target by target.
         sizes: Sizes and operators.
         layers: A table of every layer for each file; empty where layers were not judged.
@@ -128,6 +134,7 @@ class PageView:
     latency_elsewhere: Table | None
     imported: Table | None
     imported_caution: str
+    places: PlacesView | None
     instructions: tuple[Table, ...]
     sizes: Sizes
     layers: tuple[Table, ...]
@@ -176,6 +183,7 @@ def _view(contents: Contents) -> PageView:
             contents.latency_elsewhere, {item.path: item.sha256 for item in manifest.artifacts}, labels
         ),
         imported_caution=imported_texts.CAUTION,
+        places=places_view(contents.places, labels, FIRST_PLACES_PLOT),
         instructions=elsewhere.instructions(contents.instructions),
         sizes=measurements.sizes(manifest, contents.operators),
         layers=verdicts.layer_tables(parity) if parity else (),
@@ -196,6 +204,7 @@ def _sections(view: PageView) -> Iterator[tuple[str, str]]:
         ("latency", "Latency", view.latency), ("sustained", "Sustained", view.sustained),
         ("latency-elsewhere", "Latency elsewhere", view.latency_elsewhere),
         ("imported", "Imported", view.imported),
+        ("places", "Places", view.places),
         ("instructions", "Instructions", view.instructions),
     )  # fmt: skip
     yield from ((key, title) for key, title, found in told if found)

@@ -1,0 +1,1 @@
+"""Many places at once: which there are, one command at all of them, and what came back, as one result."""
