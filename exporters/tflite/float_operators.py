@@ -96,7 +96,7 @@ def _delicate(operators: Iterable[_Operator]) -> set[str]:
             starts.append(item.inputs[1])
         elif item.name == "LOG":
             starts.append(item.inputs[0])
-    begun = {output: [] for item in operators if item.name in STARTS for output in item.outputs}
+    begun: dict[str, list[str]] = {output: [] for item in operators if item.name in STARTS for output in item.outputs}
     return quotients | leads_to(starts, {**_made_of(operators, STEPS), **begun})
 
 
