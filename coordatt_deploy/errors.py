@@ -37,6 +37,12 @@ class MissingDependencyError(DeployError):
     exit_code = 3
 
 
+class TargetError(DeployError):
+    """Another machine cannot be used now: it cannot be reached, lets nobody in, lacks something, or is full."""
+
+    exit_code = 3
+
+
 class ConversionError(DeployError):
     """A converter or runtime refused the model; the text names the log file with everything it said."""
 

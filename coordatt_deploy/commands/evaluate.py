@@ -8,6 +8,7 @@ import click
 
 from coordatt_deploy.commands.options import (
     bundle_argument,
+    cluster_option,
     format_option,
     gathered,
     json_option,
@@ -33,6 +34,7 @@ class EvaluateOptions:
         metric: What is scored; None for what the labels are made for.
         max_drop: By how much an artifact may be worse, in the metric's unit.
         target: Where the artifacts run; None for here.
+        cluster: Address of a Dask scheduler whose workers run everything; None for here.
         junit: A further file for the figures.
         markdown: A file for a summary.
         output: A file for the figures in place of the bundle's.
@@ -47,6 +49,7 @@ class EvaluateOptions:
     metric: str | None = None
     max_drop: float | None = None
     target: str | None = None
+    cluster: str | None = None
     junit: Path | None = None
     markdown: Path | None = None
     output: Path | None = None
@@ -83,6 +86,7 @@ class EvaluateOptions:
         " code 1.",
     ),
     click.option("--target", help="Run on another machine's kernels: qemu-arm64, or qemu-arm64:CPU."),
+    cluster_option("Share the images out to the workers of a Dask scheduler."),
     *summary_options("figures"),
     output_option("evaluate.json"),
 )
@@ -99,6 +103,7 @@ def evaluate(options: EvaluateOptions, bundle: Path, as_json: bool) -> None:
         coordatt-deploy evaluate mobilenetv2_ca_035.digits --dataset digits
         coordatt-deploy evaluate my_net --dataset photos/validation --limit 2000 --max-drop 0.5
         coordatt-deploy evaluate my_net --dataset photos/validation --max-drop 0.5 --markdown summary.md
+        coordatt-deploy evaluate my_net --dataset photos/validation --cluster tcp://scheduler:8786
         coordatt-deploy evaluate my_detector --dataset street --metric map.py:mean_average_precision --max-drop 0.01
     """
     # When the options are right, what does the work: see coordatt_deploy.cli.
@@ -121,6 +126,7 @@ def evaluate(options: EvaluateOptions, bundle: Path, as_json: bool) -> None:
         max_drop=options.max_drop,
         labels_by=None if options.labels_by is None else member(LabelsBy, options.labels_by, "--labels-by"),
         target=options.target,
+        cluster=options.cluster,
         output=options.output,
         command=command_line(sys.argv[1:]),
     )

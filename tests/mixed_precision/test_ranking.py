@@ -446,7 +446,7 @@ def test_layers_stay_in_float_in_every_format(tmp_path, kind_):
     [
         (("--max-drop", 0.5, "--recipe", "weight_only_wi8_afp32"), "one static recipe"),
         (("--max-drop", 0.5, "--dataset", "digits"), "the digits have the labels"),
-        (("--sensitivity", "--dataset", "digits"), "--dataset, --metric and --limit are for --max-drop"),
+        (("--sensitivity", "--dataset", "digits"), "--dataset, --metric, --limit and --cluster are for --max-drop"),
         (("--dataset", "digits"), "coordatt-deploy evaluate"),
         (("--sensitivity", "--format", "tflite", "--recipe", "palettized_w6"), "one static recipe"),
     ],
