@@ -388,7 +388,7 @@ class Cluster:
         if not overdue or free <= 0 or len(self._threads) < 2:
             return
         try:
-            busy = self._begun(_awaited(self._client.processing())).result(QUIET_S)
+            busy = self._begun(_awaited(self._client.processing)).result(QUIET_S)
         except (TimeoutError, OSError):
             return
         for sent in sorted(overdue, key=lambda item: item.begun)[:free]:
@@ -421,7 +421,7 @@ class Cluster:
             TargetError: It does not answer.
         """
         try:
-            found = self._begun(_awaited(self._client.scheduler.identity(n_workers=-1))).result(QUIET_S)
+            found = self._begun(_awaited(lambda: self._client.scheduler.identity(n_workers=-1))).result(QUIET_S)
         except (OSError, TimeoutError, concurrent.futures.CancelledError) as error:
             raise TargetError(f"the scheduler {self.address} is gone: {_first_line(error)}") from None
         self._threads = {worker: int(str(item["nthreads"])) for worker, item in found["workers"].items()}
@@ -430,10 +430,7 @@ class Cluster:
 
     def _introduce(self, workers: Sequence[str]) -> None:
         """Ask workers what they are; one that takes much longer than another one is not waited for."""
-        asked = {
-            self._begun(_awaited(self._client.run(cluster_worker.introduce, workers=[worker]))): worker
-            for worker in workers
-        }
+        asked = {self._begun(self._called(cluster_worker.introduce, (), worker)): worker for worker in workers}
         _first_and_soon([*asked], INTRODUCE_S)
         for future, worker in asked.items():
             if not future.done():
@@ -446,8 +443,8 @@ class Cluster:
                 continue
             except Exception:  # noqa: BLE001, S112 - it died meanwhile: Dask raises many kinds
                 continue
-            if worker in found:
-                self._known[worker] = read_introduction(found[worker], worker)
+            if found is not None:
+                self._known[worker] = read_introduction(found, worker)
 
     def _check(self, job: Job) -> None:
         """Refuse workers that would not answer as this machine does.
@@ -472,11 +469,15 @@ class Cluster:
         while sending and not _first_and_soon(sending, POLL_S):
             self._look()
 
+    async def _called(self, function: object, arguments: Sequence[object], worker: str) -> object:
+        """Call a function on a worker beside what else it does; what it returns, None where it is gone."""
+        found = await self._client.run(function, *arguments, workers=[worker])
+        return found.get(worker)
+
     async def _send(self, order: _Order, worker: str) -> None:
         """Send the files that a worker lacks."""
         async with self._locks.setdefault(worker, asyncio.Lock()):
-            found = await self._client.run(cluster_worker.lacking, [*order.files], workers=[worker])
-            lacked = found.get(worker)
+            lacked = await self._called(cluster_worker.lacking, ([*order.files],), worker)
             for hashed in lacked if isinstance(lacked, list) else ():
                 if hashed in order.files:
                     await self._send_file(hashed, order.files[hashed], worker)
@@ -490,7 +491,7 @@ class Cluster:
                 with source.open("rb") as stream:
                     stream.seek(start)
                     piece = stream.read(PIECE_BYTES)
-            await self._client.run(cluster_worker.store_piece, hashed, start, total, piece, workers=[worker])
+            await self._called(cluster_worker.store_piece, (hashed, start, total, piece), worker)
             self.sent_bytes[worker] += len(piece)
 
     def _order(self, trial: Trial) -> _Order:
@@ -596,8 +597,9 @@ def _first_and_soon(begun: "Sequence[concurrent.futures.Future[T]]", timeout_s: 
     return bool(done)
 
 
-async def _awaited(work: Awaitable[T]) -> T:
-    return await work
+async def _awaited(work: Callable[[], Awaitable[T]]) -> T:
+    """Ask Dask's client on its own thread, where it gives what can be awaited."""
+    return await work()
 
 
 async def _cancelled(futures: Sequence[_Future]) -> None:
