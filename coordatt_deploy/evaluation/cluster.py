@@ -224,7 +224,7 @@ class Cluster:
         self._strangers: dict[str, str] = {}
         self._threads: dict[str, int] = {}
         self._locks: dict[str, asyncio.Lock] = {}
-        self._seen = time.monotonic()
+        self._seen, self._asked_again = time.monotonic(), 0.0
         self._look()
         while not self._threads and time.monotonic() < self._seen + JOIN_S:
             time.sleep(POLL_S)
@@ -319,8 +319,7 @@ class Cluster:
                         waiting = {key: item for key, item in waiting.items() if item is not sent}
                     yield part
                     _stepped(step, sent.packed)
-                if not more:
-                    self._ask_again(order, waiting, took)
+                self._ask_again(order, waiting, took)
         finally:
             self._finish(order, waiting)
 
@@ -380,22 +379,23 @@ class Cluster:
         return returned.part if maker is None else _scored_here(returned, packed, trial, maker)
 
     def _ask_again(self, order: _Order, waiting: Waiting, took: Sequence[float]) -> None:
-        """Give what takes long to another worker as well, where one has nothing to do: all is under way."""
-        late = max(LATE_LEAST_S, LATE_TIMES * median(took)) if took else None
+        """Give what takes long to another worker as well, where one has nothing to do."""
         now = time.monotonic()
-        overdue = [item for item in waiting.values() if late is not None and not item.twice and now > item.begun + late]
-        free = self.processes - len(waiting)
-        if not overdue or free <= 0 or len(self._threads) < 2:
+        late = max(LATE_LEAST_S, LATE_TIMES * median(took)) if took else INTRODUCE_S
+        overdue = [item for item in waiting.values() if not item.twice and now > item.begun + late]
+        if not overdue or now < self._asked_again + POLL_S:
             return
+        self._asked_again = now
         try:
             busy = self._begun(_awaited(self._client.processing)).result(QUIET_S)
-        except (TimeoutError, OSError):
+        except (OSError, TimeoutError):
             return
-        for sent in sorted(overdue, key=lambda item: item.begun)[:free]:
+        free = sum(threads for worker, threads in self._threads.items() if not busy.get(worker))
+        for sent in sorted(overdue, key=lambda item: item.begun):
             keys = {item.key for item in sent.futures}
             at = [worker for worker, held in busy.items() if keys & set(held)]
-            if at:
-                sent.twice = True
+            if at and free > 0:
+                sent.twice, free = True, free - 1
                 waiting[self._begun(self._asked(order, sent, at))] = sent
 
     def _finish(self, order: _Order, waiting: Waiting) -> None:
@@ -404,7 +404,7 @@ class Cluster:
             future.cancel()
         left = [item for sent in waiting.values() for item in sent.futures]
         known = [worker for worker in self._threads if worker in self.answered]
-        forgotten = [self._begun(_awaited(self._client.run(cluster_worker.forget, order.hashed, workers=[worker])))
+        forgotten = [self._begun(self._called(cluster_worker.forget, (order.hashed,), worker))
                      for worker in known]  # fmt: skip
         concurrent.futures.wait([self._begun(_cancelled(left))], FORGET_S)
         concurrent.futures.wait(forgotten, FORGET_S)

@@ -38,6 +38,7 @@ class LoopbackCluster:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.processes: list[subprocess.Popen[bytes]] = []
+        self._logs: dict[int, Path] = {}
         self.scheduler, log = self._start("scheduler", "--port", "0", "--no-dashboard", "--no-show")
         self.address = self._found(log, r"Scheduler at:\s+(tcp://\S+)")
 
@@ -62,7 +63,12 @@ class LoopbackCluster:
                 stdout=stream, stderr=stream, env=os.environ | {"DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "false"},
             )  # fmt: skip
         self.processes.append(process)
+        self._logs[process.pid] = log
         return process, log
+
+    def log(self, process: "subprocess.Popen[bytes]") -> str:
+        """What a process has said so far."""
+        return self._logs[process.pid].read_text(errors="replace")
 
     def _found(self, log: Path, pattern: str) -> str:
         deadline = time.monotonic() + WAIT_S
