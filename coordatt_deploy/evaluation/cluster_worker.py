@@ -63,7 +63,7 @@ def introduce() -> str:
 
 def lacking(hashes: Sequence[str], dask_worker: Worker | None = None) -> list[str]:
     """Return those of *hashes* that this worker has no file of."""
-    store = _Store.of(dask_worker)
+    store = FileStore.of(dask_worker)
     return [item for item in hashes if not store.file(item).exists()]
 
 
@@ -80,12 +80,12 @@ def store_piece(hashed: str, start: int, total: int, piece: bytes, dask_worker: 
     Raises:
         TargetError: The file did not arrive as it was sent.
     """
-    _Store.of(dask_worker).add(hashed, start, total, piece)
+    FileStore.of(dask_worker).add(hashed, start, total, piece)
 
 
 def forget(hashed: str, dask_worker: Worker | None = None) -> None:
     """Close what is open for a job."""
-    _Store.of(dask_worker).close(hashed)
+    FileStore.of(dask_worker).close(hashed)
 
 
 def answer(hashed: str, document: str, blobs: Mapping[str, bytes]) -> tuple[str, bytes]:
@@ -113,7 +113,7 @@ def answer(hashed: str, document: str, blobs: Mapping[str, bytes]) -> tuple[str,
 
 
 def _answered(worker: Worker, hashed: str, document: str, blobs: Mapping[str, bytes]) -> tuple[str, bytes]:
-    store = _Store.of(worker)
+    store = FileStore.of(worker)
     job = store.job(hashed)
     if job is None:
         return dumped(AnswerRecord(worker.address, lacks=True)), b""
@@ -170,14 +170,14 @@ def refusal(found: Introduction, job: Job) -> str | None:
     return "; ".join(wrong) or None
 
 
-class _Store:
+class FileStore:
     """The files that a worker was sent, and what is open of them."""
 
-    _stores: Final[dict[str, "_Store"]] = {}
+    _stores: Final[dict[str, "FileStore"]] = {}
     _guard: Final = threading.Lock()
 
     @classmethod
-    def of(cls, worker: Worker | None) -> "_Store":
+    def of(cls, worker: Worker | None) -> "FileStore":
         """Return the store of a worker of this process."""
         assert worker is not None  # noqa: S101 - Dask gives it to whoever has such a parameter
         with cls._guard:

@@ -54,7 +54,7 @@ class AfterImages(Silent):
     def __init__(self, count, action):
         self.left, self.action = count, action
 
-    def advance(self, handle):
+    def advance(self, handle):  # noqa: ARG002 - the protocol's
         self.left -= 1
         if self.left == 0:
             self.action()
@@ -86,7 +86,8 @@ def test_two_workers_give_the_counts_of_one_process(bundle, photos, cluster):
     assert {"distributed", "onnxruntime", "torch"} <= kept.tool_versions.keys()
 
 
-def test_a_killed_workers_shards_are_done_again(bundle, photos, cluster, without_torch):
+@pytest.mark.usefixtures("without_torch")
+def test_a_killed_workers_shards_are_done_again(bundle, photos, cluster):
     """
     One of two workers is killed halfway: the same counts, and every image once.
     """
@@ -102,7 +103,8 @@ def test_a_killed_workers_shards_are_done_again(bundle, photos, cluster, without
     assert -3 * EACH // 2 == halfway.left
 
 
-def test_a_stopped_worker_holds_nothing_back(bundle, photos, cluster, without_torch):
+@pytest.mark.usefixtures("without_torch")
+def test_a_stopped_worker_holds_nothing_back(bundle, photos, cluster):
     """
     What it was at is given to another one as well, when nothing else is left to do.
     """
@@ -119,7 +121,8 @@ def test_a_stopped_worker_holds_nothing_back(bundle, photos, cluster, without_to
     assert figures(here) == figures(there)
 
 
-def test_a_shard_that_ends_every_worker_is_told(bundle, photos, cluster, without_torch):
+@pytest.mark.usefixtures("without_torch")
+def test_a_shard_that_ends_every_worker_is_told(bundle, photos, cluster):
     """
     In one line, with an image of it, when four workers died of it one after the other; not for ever.
     """
@@ -143,6 +146,7 @@ Image.open = fatal
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("without_torch")
 @pytest.mark.parametrize(
     ("before", "said"),
     [
@@ -152,7 +156,7 @@ Image.open = fatal
     ],
     ids=["another version", "not installed", "another CPU"],
 )
-def test_a_worker_that_would_answer_otherwise_is_refused(bundle, photos, cluster, without_torch, before, said):
+def test_a_worker_that_would_answer_otherwise_is_refused(bundle, photos, cluster, before, said):
     """
     Before any image is sent, with its address and what is different; nothing is reported.
     """
@@ -238,7 +242,8 @@ spread.per_image = False
 """
 
 
-def test_metrics_of_the_users_own_are_computed_here(bundle, photos, cluster, without_torch, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("without_torch")
+def test_metrics_of_the_users_own_are_computed_here(bundle, photos, cluster, tmp_path):
     """
     Outputs come back and the function is called on this machine, for each image and for all at once: no file of the
     user's goes to a worker, and the scores are the same.
@@ -257,7 +262,8 @@ def test_metrics_of_the_users_own_are_computed_here(bundle, photos, cluster, wit
         assert figures(here) == figures(there)
 
 
-def test_masks_go_with_their_images(tmp_path, cluster, without_torch):
+@pytest.mark.usefixtures("without_torch")
+def test_masks_go_with_their_images(tmp_path, cluster):
     """
     mIoU of files in folders, and of an archive: counts of pixels are the same.
     """
