@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -58,7 +59,12 @@ class Worker(Protocol):
 def introduce() -> str:
     """Say what this worker is."""
     set_environment()
-    return dumped(Introduction(tool_versions(), sources(), describe()))
+    return dumped(_introduction())
+
+
+@cache  # a process does not change its versions, nor its machine
+def _introduction() -> Introduction:
+    return Introduction(tool_versions(), sources(), describe())
 
 
 def lacking(hashes: Sequence[str], dask_worker: Worker | None = None) -> list[str]:
@@ -151,7 +157,7 @@ def _together(parts: Sequence[Predictions], trial: Trial) -> Predictions:
 
 def why_not(job: Job) -> str | None:
     """Return why this machine does not work for a job; None where it does."""
-    return refusal(Introduction(tool_versions(), sources(), describe()), job)
+    return refusal(_introduction(), job)
 
 
 def refusal(found: Introduction, job: Job) -> str | None:
