@@ -441,7 +441,10 @@ class Cluster:
             except ImportError as error:
                 self._strangers[worker] = f"it has no coordatt-deploy that knows --cluster ({_first_line(error)})"
                 continue
-            except Exception:  # noqa: BLE001, S112 - it died meanwhile: Dask raises many kinds
+            except OSError:  # it died meanwhile
+                continue
+            except Exception as error:  # noqa: BLE001 - whatever its Python makes of being asked
+                self._strangers[worker] = f"it cannot say what it is ({_first_line(error)})"
                 continue
             if found is not None:
                 self._known[worker] = read_introduction(found, worker)

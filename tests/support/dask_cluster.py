@@ -1,5 +1,6 @@
 """A Dask scheduler and its workers as processes of this machine, on ports that the system chooses."""
 
+import ctypes
 import os
 import re
 import signal
@@ -8,13 +9,17 @@ import sys
 import time
 from pathlib import Path
 
+from coordatt_deploy.interruption import PR_SET_PDEATHSIG
+
 WAIT_S = 60
 
-# What a worker does before it starts; for workers that are not as they should be.
+# What a worker does before it starts, twice at that; for workers that are not as they should be.
 OTHER_VERSION = """
 import coordatt_deploy.host as host
-told = host.package_versions
-host.package_versions = lambda *names: told(*names) | ({"onnxruntime": "0.1"} if "onnxruntime" in told(*names) else {})
+def other(*names, told=host.package_versions):
+    found = told(*names)
+    return found | {"onnxruntime": "0.1"} if "onnxruntime" in found else found
+host.package_versions = other
 """
 NOT_INSTALLED = """
 import sys
@@ -27,8 +32,9 @@ sys.meta_path.insert(0, Absent())
 OTHER_CPU = """
 from dataclasses import replace
 import coordatt_deploy.host as host
-described = host.describe
-host.describe = lambda *root: replace(described(*root), cpu="Abacus", architecture="riscv64")
+def other(*root, described=host.describe):
+    return replace(described(*root), cpu="Abacus", architecture="riscv64")
+host.describe = other
 """
 
 
@@ -60,7 +66,8 @@ class LoopbackCluster:
         with log.open("wb") as stream:
             process = subprocess.Popen(
                 [sys.executable, "-m", "distributed.cli.dask_" + what, *host, *options],
-                stdout=stream, stderr=stream, env=os.environ | {"DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "false"},
+                stdout=stream, stderr=stream, preexec_fn=_end_with_us,
+                env=os.environ | {"DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "false"},
             )  # fmt: skip
         self.processes.append(process)
         self._logs[process.pid] = log
@@ -93,3 +100,9 @@ class LoopbackCluster:
 
     def __exit__(self, *_: object) -> None:
         self.end()
+
+
+def _end_with_us() -> None:
+    """A test that is killed leaves no process, not even a stopped one; other systems than Linux do without."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
