@@ -23,7 +23,9 @@ from typing import Final, Protocol, TypeVar, cast
 
 import distributed
 import numpy as np
+from distributed.comm.core import connect
 from distributed.scheduler import KilledWorker
+from distributed.security import Security
 
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.errors import (
@@ -169,10 +171,12 @@ def connected(address: str) -> Iterator["Cluster"]:
     """
     with _silent():
         try:
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:  # the caller's thread may have a loop, in a notebook
+                pool.submit(asyncio.run, _greeted(address)).result()
             client = distributed.Client(  # type: ignore[no-untyped-call]
                 address, timeout=CONNECT_S, name="coordatt-deploy", set_as_default=False
             )
-        except (OSError, ValueError, TypeError, RuntimeError) as error:  # TLS alone raises three of these
+        except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:  # TLS alone raises three of these
             raise TargetError(
                 f"the scheduler {address} does not answer: {_first_line(error)}; is it running, and can it be reached"
                 " from here?"
@@ -182,6 +186,14 @@ def connected(address: str) -> Iterator["Cluster"]:
         finally:
             with suppress(Exception):
                 client.close(timeout=2)  # type: ignore[no-untyped-call]
+
+
+async def _greeted(address: str) -> None:
+    """Connect and hang up: Dask's client waits for minutes where something listens and says nothing."""
+    options = Security().get_connection_args("client")  # type: ignore[no-untyped-call]
+    greeting = connect(address, timeout=CONNECT_S, **options)  # type: ignore[no-untyped-call]
+    comm = await asyncio.wait_for(greeting, CONNECT_S)
+    await comm.close()
 
 
 @contextmanager
@@ -438,13 +450,10 @@ class Cluster:
                 continue
             try:
                 found = future.result()
-            except ImportError as error:
-                self._strangers[worker] = f"it has no coordatt-deploy that knows --cluster ({_first_line(error)})"
-                continue
             except OSError:  # it died meanwhile
                 continue
             except Exception as error:  # noqa: BLE001 - whatever its Python makes of being asked
-                self._strangers[worker] = f"it cannot say what it is ({_first_line(error)})"
+                self._strangers[worker] = f"it has no coordatt-deploy that knows --cluster: {_first_line(error)}"
                 continue
             if found is not None:
                 self._known[worker] = read_introduction(found, worker)
