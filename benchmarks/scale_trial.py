@@ -6,8 +6,8 @@ that other work on the machine changes little. At the end the answers are compar
 
     python benchmarks/scale_trial.py --shards 100000
 
-With ``--pieces BUNDLE --dataset NAME`` it measures what an estimate for other sizes is made of instead: milliseconds
-and bytes per image, bytes and seconds of what a worker gets once, seconds to connect.
+With ``--pieces BUNDLE --dataset NAME`` it measures what an estimate for other sizes is made of instead: processor time
+and bytes per image, bytes of what a worker gets once, seconds to connect.
 
     python benchmarks/scale_trial.py --pieces mobilenetv2_ca_035.digits --dataset digits --limit 400
 """
@@ -32,12 +32,12 @@ from coordatt_deploy.bundle import Bundle, open_bundle
 from coordatt_deploy.bundle_writing import finish, writing
 from coordatt_deploy.data.dataset import Dataset, LabelledImage, Pixels
 from coordatt_deploy.data.labelled import open_dataset
-from coordatt_deploy.evaluation.cluster import Cluster, connected
+from coordatt_deploy.evaluation.cluster import connected
 from coordatt_deploy.evaluation.cluster_messages import pack
-from coordatt_deploy.evaluation.executors import Executor, ThisMachine
+from coordatt_deploy.evaluation.executors import ThisMachine
 from coordatt_deploy.evaluation.metric_choice import classes_of, image_input, logits_of
 from coordatt_deploy.evaluation.predict import run
-from coordatt_deploy.evaluation.predictions import Predictions, Trial, assembled, sharded
+from coordatt_deploy.evaluation.predictions import Trial, assembled, sharded
 from coordatt_deploy.evaluation.scoring import Top1
 from coordatt_deploy.files import sha256
 from coordatt_deploy.formats import Format, Precision
@@ -101,35 +101,49 @@ def measure(bundle: Bundle, name: str, limit: int, address: str) -> None:
     """Print the pieces of an estimate."""
     dataset = open_dataset(name, bundle.manifest.model.labels, classes_of(bundle), None, image_input(bundle))
     dataset = dataset.limited(limit, 0)
-    artifacts = bundle.manifest.artifacts
-    trial = Trial(bundle, artifacts, False, image_input(bundle).name, Top1(logits_of(bundle)[0].name))
+    artifacts, tensor = bundle.manifest.artifacts, image_input(bundle).name
+    trial = Trial(bundle, artifacts, False, tensor, Top1(logits_of(bundle)[0].name))
+    reference = Trial(bundle, (), True, tensor, trial.scoring)
     print(f"{len(dataset)} images of {dataset.source}, {len(artifacts)} artifacts")
+    begun, held, text = time.process_time(), 0, 0
     for shard in sharded(dataset.images, 16):
         packed = pack(shard, masks=False)
-        held, text = sum(map(len, packed.blobs.values())), len(packed.document)
-        print(f"image: {held / len(shard.images):,.0f} bytes, and {text / len(shard.images):,.0f} of its record")
-        break
-    for artifact in artifacts:
-        one = Trial(bundle, (artifact,), False, trial.input, trial.scoring)
-        seconds = timed(one, dataset, ThisMachine(1))[1]
-        print(f"{artifact.path}: {1e3 * seconds / len(dataset):.2f} ms an image, reading it included")
-    whole, seconds = timed(trial, dataset, ThisMachine(1))
-    print(f"all artifacts in this process: {1e3 * seconds / len(dataset):.2f} ms an image")
+        held, text = held + sum(map(len, packed.blobs.values())), text + len(packed.document)
+    packing = 1e3 * (time.process_time() - begun)
+    each = len(dataset)
+    print(
+        f"an image: {held / each:,.0f} bytes, its record {text / each:,.0f}, read and hashed in {packing / each:.2f} ms"
+    )
+    begun = time.process_time()
+    for image in dataset.images:
+        image.tensor(bundle.manifest.model.preprocessing)
+    print(f"decoding and preprocessing: {1e3 * (time.process_time() - begun) / each:.2f} ms an image")
+    for one in (reference, *(Trial(bundle, (item,), False, tensor, trial.scoring) for item in artifacts)):
+        print(f"{one.names[0]}: {cpu_ms(one, dataset)} ms an image, decoding included")
     begun = time.monotonic()
     with connected(address) as cluster:
         print(f"connected, and all workers introduced, in {time.monotonic() - begun:.2f} s")
-        there, seconds = timed(trial, dataset, cluster)
-        print(f"cluster, files sent: {1e3 * seconds / len(dataset):.2f} ms an image; sent {dict(cluster.sent_bytes)}")
-        there, seconds = timed(trial, dataset, cluster)
-        print(f"cluster, once more: {1e3 * seconds / len(dataset):.2f} ms an image")
-    if not all(np.array_equal(whole.scored[index], there.scored[index]) for index in whole.scored):
+        here, there = run(trial, dataset.images, ThisMachine(1)), run(trial, dataset.images, cluster)
+        print(f"files that each worker got: {dict(cluster.sent_bytes)} bytes")
+        before = sum(cluster.sent_bytes.values())
+        run(trial, dataset.images, cluster)
+        print(f"and for the same once more: {sum(cluster.sent_bytes.values()) - before}")
+    if not all(np.array_equal(here.scored[index], there.scored[index]) for index in here.scored):
         raise SystemExit("the cluster answers otherwise than this process")
 
 
-def timed(trial: Trial, dataset: Dataset, executor: Executor | Cluster) -> tuple[Predictions, float]:
-    """Return the answers and the seconds that they took."""
-    begun = time.monotonic()
-    return run(trial, dataset.images, executor), time.monotonic() - begun
+def cpu_ms(trial: Trial, dataset: Dataset) -> str:
+    """Return the milliseconds of processor time that an image takes in this process, opening files left out."""
+    with_opening = run_cpu_s(trial, dataset)
+    opening = run_cpu_s(trial, dataset.limited(1, 0))
+    return f"{1e3 * (with_opening - opening) / (len(dataset) - 1):.2f}"
+
+
+def run_cpu_s(trial: Trial, dataset: Dataset) -> float:
+    """Return the processor time of this process for all images."""
+    begun = time.process_time()
+    run(trial, dataset.images, ThisMachine(1))
+    return time.process_time() - begun
 
 
 def cpu_s(group: list[psutil.Process]) -> float:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from colours import BLIND_TO_BLUE, RIGHT, run
-from dask_cluster import NOT_INSTALLED, OTHER_CPU, OTHER_VERSION, LoopbackCluster
+from dask_cluster import DEADLY, NOT_INSTALLED, OTHER_CPU, OTHER_VERSION, LoopbackCluster
 from PIL import Image
 from pixel_colours import mask_bundle, mask_folder, pictures
 
@@ -126,20 +126,10 @@ def test_a_shard_that_ends_every_worker_is_told(bundle, photos, cluster):
     """
     In one line, with an image of it, when four workers died of it one after the other; not for ever.
     """
-    deadly = """
-import os
-from PIL import Image
-from pixel_colours import mask_bundle, mask_folder, pictures
-opened = Image.open
-def fatal(stream):
-    image = opened(stream)
-    return os._exit(1) if image.size == (9, 9) else image
-Image.open = fatal
-"""
     opened, folder = bundle(), photos(4)
     Image.new("RGB", (9, 9)).save(folder / "green" / "2.png")
     for _ in range(4):
-        cluster.worker(before=deadly)
+        cluster.worker(before=DEADLY)
     with pytest.raises(WorkerDiedError, match=r"4 workers died, .* green/2\.png; their logs") as caught:
         evaluated(opened, folder, cluster=cluster.address)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from dask_cluster import LoopbackCluster
 from exact_sums import exact_sums_of
 from PIL import Image
 from pixel_colours import mask_bundle, mask_folder
@@ -277,6 +278,24 @@ def test_search_keeps_the_spoilt_layer_and_the_recipe_replays_it(onnx_bundle):
     assert stages < len(open_bundle(root).manifest.stages)
     assert document == json.loads((root / "reports" / "search.json").read_text())
     assert ["mix.0", "mix.1"] == json.loads((root / result["recipe_file"]).read_text())["float_layers"]
+
+
+@pytest.mark.slow
+def test_a_search_on_a_cluster_finds_what_one_here_finds(onnx_bundle, tmp_path):
+    """
+    The same candidates with the same counts; the document says who ran them.
+    """
+    root, folder = onnx_bundle
+    weights = ("--format", "onnx", "--recipe", "weight_only_wi8_afp32", "--dataset", folder)
+    here = run("quantize", root, *weights, "--max-size", "0.9x", "--json")
+    with LoopbackCluster(tmp_path) as cluster:
+        cluster.worker()
+        there = run("quantize", root, *weights, "--max-size", "0.9x", "--cluster", cluster.address, "--json")
+    found = [json.loads(result.stdout)["search"] for result in (here, there)]
+
+    assert (0, 0) == (here.exit_code, there.exit_code), there.output
+    assert found[0]["results"] == found[1]["results"]
+    assert f"run on 1 worker of {cluster.address}" in found[1]["dataset"]["notes"][-1]
 
 
 @pytest.mark.slow
