@@ -291,9 +291,9 @@ def test_a_search_on_a_cluster_finds_what_one_here_finds(onnx_bundle, tmp_path):
     with LoopbackCluster(tmp_path) as cluster:
         cluster.worker()
         there = run("quantize", root, *weights, "--max-size", "0.9x", "--cluster", cluster.address, "--json")
+    assert here.exit_code == there.exit_code, here.output + there.output
     found = [json.loads(result.stdout)["search"] for result in (here, there)]
 
-    assert (0, 0) == (here.exit_code, there.exit_code), there.output
     assert found[0]["results"] == found[1]["results"]
     assert f"run on 1 worker of {cluster.address}" in found[1]["dataset"]["notes"][-1]
 
