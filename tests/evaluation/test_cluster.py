@@ -86,6 +86,7 @@ def test_two_workers_give_the_counts_of_one_process(bundle, photos, cluster):
     assert {"distributed", "onnxruntime", "torch"} <= kept.tool_versions.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_torch")
 def test_a_killed_workers_shards_are_done_again(bundle, photos, cluster):
     """
@@ -103,6 +104,7 @@ def test_a_killed_workers_shards_are_done_again(bundle, photos, cluster):
     assert -3 * EACH // 2 == halfway.left
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_torch")
 def test_a_stopped_worker_holds_nothing_back(bundle, photos, cluster):
     """
@@ -121,6 +123,7 @@ def test_a_stopped_worker_holds_nothing_back(bundle, photos, cluster):
     assert figures(here) == figures(there)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_torch")
 def test_a_shard_that_ends_every_worker_is_told(bundle, photos, cluster):
     """
@@ -136,6 +139,7 @@ def test_a_shard_that_ends_every_worker_is_told(bundle, photos, cluster):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_torch")
 @pytest.mark.parametrize(
     ("before", "said"),
@@ -232,6 +236,7 @@ spread.per_image = False
 """
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_torch")
 def test_metrics_of_the_users_own_are_computed_here(bundle, photos, cluster, tmp_path):
     """
