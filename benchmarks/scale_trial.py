@@ -184,7 +184,7 @@ def loopback(folder: Path, workers: int) -> Iterator[tuple[str, dict[str, list[p
         yield address, named
     finally:
         for item in started:
-            item.terminate()
+            item.kill()  # a worker whose scheduler ends with it waits for that for minutes
         for item in started:
             item.wait()
 
