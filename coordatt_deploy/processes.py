@@ -5,11 +5,12 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
@@ -194,6 +195,28 @@ class Pool:
             ended = [call for call in waiting if not call.lost]
             waiting = [call for call in waiting if call not in ended]
             yield from ended
+
+    def stream(self, task: Task[A, R], arguments: Iterable[A], most: int) -> Iterator[Call[R]]:
+        """Yield the calls of a task for all *arguments* as they end, well or not; none is kept any longer.
+
+        Args:
+            task: What to do.
+            arguments: Taken when there is room.
+            most: Calls that are on their way at the same time.
+
+        Raises:
+            WorkerDiedError: A process has died, and it cannot be told in which task.
+        """
+        source, waiting = iter(arguments), list[Call[R]]()
+        while True:
+            for argument in islice(source, most - len(waiting)):
+                waiting.append(self.submit(task, argument))
+            if not waiting:
+                return
+            ended = next(self.completed(waiting))
+            waiting.remove(ended)
+            self.calls.remove(ended)
+            yield ended
 
     def _started(self) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(

@@ -9,6 +9,7 @@ import click
 
 from coordatt_deploy.commands.options import (
     bundle_argument,
+    cluster_option,
     format_option,
     gathered,
     json_option,
@@ -38,6 +39,7 @@ class EvaluateOptions:
         metric: What is scored; None for what the labels are made for.
         max_drop: By how much an artifact may be worse, in the metric's unit.
         places: Where the artifacts run.
+        cluster: Address of a Dask scheduler whose workers run everything; None for here.
         junit: A further file for the figures.
         markdown: A file for a summary.
         output: A file for the figures in place of the bundle's.
@@ -52,6 +54,7 @@ class EvaluateOptions:
     metric: str | None = None
     max_drop: float | None = None
     places: PlaceOptions = field(default_factory=PlaceOptions)
+    cluster: str | None = None
     junit: Path | None = None
     markdown: Path | None = None
     output: Path | None = None
@@ -88,6 +91,7 @@ class EvaluateOptions:
         " code 1.",
     ),
     *place_options("Run on another machine's kernels:"),
+    cluster_option("Share the images out to the workers of a Dask scheduler."),
     *summary_options("figures"),
     output_option("evaluate.json"),
 )
@@ -107,6 +111,7 @@ def evaluate(options: EvaluateOptions, bundle: Path, as_json: bool) -> None:
         coordatt-deploy evaluate mobilenetv2_ca_035.digits --dataset digits
         coordatt-deploy evaluate my_net --dataset photos/validation --limit 2000 --max-drop 0.5
         coordatt-deploy evaluate my_net --dataset photos/validation --max-drop 0.5 --markdown summary.md
+        coordatt-deploy evaluate my_net --dataset photos/validation --cluster tcp://scheduler:8786
         coordatt-deploy evaluate my_detector --dataset street --metric map.py:mean_average_precision --max-drop 0.01
     """
     fleet = options.places.places()
@@ -132,6 +137,7 @@ def evaluate(options: EvaluateOptions, bundle: Path, as_json: bool) -> None:
         max_drop=options.max_drop,
         labels_by=None if options.labels_by is None else member(LabelsBy, options.labels_by, "--labels-by"),
         target=options.places.one,
+        cluster=options.cluster,
         output=options.output,
         command=command_line(sys.argv[1:]),
     )
@@ -158,7 +164,10 @@ def _at_places(options: EvaluateOptions, bundle: Path, fleet: "Fleet", *, as_jso
     from coordatt_deploy.commands.orders import judged_at_places, word
 
     own = options.metric if options.metric is not None and ":" in options.metric else None
-    options.places.refuse({"--junit": options.junit, "--markdown": options.markdown, "--metric of your own": own})
+    options.places.refuse({
+            "--junit": options.junit, "--markdown": options.markdown, "--metric of your own": own,
+            "--cluster": options.cluster,
+        })
     images = Path(options.dataset)
     words = [
         *word("--dataset", images if images.exists() else options.dataset),

@@ -32,6 +32,11 @@ PATH = click.Path(path_type=Path)
 OPSETS = (7, 22)  # from the first that ONNX Runtime opens to the last whose first runtime was seen to open it
 
 
+def cluster_option(help: str) -> Callable[[Callable[P, None]], Callable[P, None]]:  # noqa: A002 - Click's name for it
+    """``--cluster``: whose workers run artifacts on images."""
+    return click.option("--cluster", metavar="tcp://HOST:PORT", help=help)
+
+
 def gathered(
     group: Group, *options: Callable[[Callable[P, None]], Callable[P, None]]
 ) -> Callable[[Callable[Concatenate[Group, P], None]], Callable[P, None]]:

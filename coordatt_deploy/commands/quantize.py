@@ -12,6 +12,7 @@ from coordatt_deploy.commands.options import (
     LimitOptions,
     bundle_argument,
     calibration_options,
+    cluster_option,
     format_option,
     gathered,
     json_option,
@@ -46,6 +47,7 @@ class QuantizeOptions:
         metric: What is scored in the search; None for what the labels are made for.
         dataset: Labelled images for the search.
         limit: How many of them at most.
+        cluster: Address of a Dask scheduler whose workers run artifacts on them; None for here.
         strict: Whether all files are to be written, or none.
     """
 
@@ -61,6 +63,7 @@ class QuantizeOptions:
     metric: str | None = None
     dataset: str | None = None
     limit: int | None = None
+    cluster: str | None = None
     strict: bool = False
 
 
@@ -107,6 +110,7 @@ class QuantizeOptions:
         help="Labelled images for a search, as evaluate takes them.  [default: the calibration data's labels]",
     ),
     click.option("--limit", type=int, help="Only so many of these images, drawn at random."),
+    cluster_option("Share these images out to the workers of a Dask scheduler."),
     strict_option,
     limit_options,
 )
@@ -143,8 +147,8 @@ def quantize(options: QuantizeOptions, bundle: Path, as_json: bool) -> None:
     plan = _plan(options)
     if options.max_drop is not None:
         _rank(bundle, plan, _search_plan(plan, options, options.max_drop), options, as_json=as_json)
-    searching = options.dataset is not None or options.limit is not None or options.metric is not None
-    ours = "--dataset, --metric and --limit are for --max-drop, --max-size and --max-latency"
+    searching = any(item is not None for item in (options.dataset, options.limit, options.metric, options.cluster))
+    ours = "--dataset, --metric, --limit and --cluster are for --max-drop, --max-size and --max-latency"
     if options.sensitivity:
         if searching:
             raise UsageError(f"{ours}; the ranking uses the calibration data")
@@ -214,7 +218,12 @@ def _search_images(options: QuantizeOptions, option: str) -> "SearchImages":
     from coordatt_deploy.mixed_precision.search_plan import SearchImages
 
     return SearchImages(
-        option, dataset=options.dataset, limit=options.limit, seed=options.calibration.seed, metric=options.metric
+        option,
+        dataset=options.dataset,
+        limit=options.limit,
+        seed=options.calibration.seed,
+        metric=options.metric,
+        cluster=options.cluster,
     )
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Preprocessing
 from coordatt_deploy.data.digits import render
-from coordatt_deploy.data.images import load_image, preprocess
+from coordatt_deploy.data.images import decode_image, load_image, preprocess
 from coordatt_deploy.plurals import of_total
 
 NO_CLASS: Final = -1
@@ -62,20 +62,33 @@ class InputTensor:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class FileBytes:
+    """What an image file held where it was read, for a machine that does not see the file.
+
+    Attributes:
+        path: Of the file there, for messages.
+        data: All of its bytes.
+    """
+
+    path: Path
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class LabelledImage:
     """One image and what is known of it.
 
     Attributes:
         name: Path relative to the dataset, or ``digit_17``.
         label: Index of its class; ``NO_CLASS`` where *truth* is what is known.
-        source: A file, or what is in memory.
-        truth: The file or the pixels of its mask, or the label of another kind.
+        source: A file, its bytes, or what is in memory.
+        truth: The file, its bytes or the pixels of its mask, or the label of another kind.
     """
 
     name: str
     label: int
-    source: Path | Pixels | InputTensor
-    truth: Path | NumberArray | LabelValue = None
+    source: Path | FileBytes | Pixels | InputTensor
+    truth: Path | FileBytes | NumberArray | LabelValue = None
 
     def load(self) -> Image.Image:
         """Return the image.
@@ -85,6 +98,8 @@ class LabelledImage:
         """
         if isinstance(self.source, Path):
             return load_image(self.source)
+        if isinstance(self.source, FileBytes):
+            return decode_image(self.source.data, self.source.path)
         if isinstance(self.source, InputTensor):
             raise TypeError(f"{self.name} is a tensor, no image")
         return render(self.source.values) if self.source.digit else Image.fromarray(self.source.values)

@@ -10,12 +10,13 @@ Transparency goes over black because that is what a phone's premultiplied bitmap
 colour that a file keeps under a transparent pixel is anybody's guess.
 """
 
+import io
 import math
 import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,11 +97,28 @@ def load_image(path: Path, *, follow_link: bool = True) -> Image.Image:
         UsageError: It is missing, no image, a pipe, damaged or truncated, or claims more pixels than Pillow thinks
             safe.
     """
+    return _decoded(path, lambda: open_regular(path, follow_link=follow_link))
+
+
+def decode_image(data: bytes, path: Path) -> Image.Image:
+    """Read the bytes of an image file as ``load_image`` reads the file.
+
+    Args:
+        data: All of them.
+        path: Of the file that they come from, for messages.
+
+    Raises:
+        UsageError: See ``load_image``.
+    """
+    return _decoded(path, lambda: io.BytesIO(data))
+
+
+def _decoded(path: Path, opened: Callable[[], BinaryIO]) -> Image.Image:
     try:
         with warnings.catch_warnings():
             # Pillow warns at half of the size that it refuses; a phone's 108-megapixel photo lies between the two.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with open_regular(path, follow_link=follow_link) as stream, Image.open(stream) as image:
+            with opened() as stream, Image.open(stream) as image:
                 image.load()
                 return ImageOps.exif_transpose(image)
     except FileNotFoundError:

@@ -14,8 +14,8 @@ from PIL import Image
 
 from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Preprocessing
-from coordatt_deploy.data.dataset import InputTensor, LabelledImage, LabelValue
-from coordatt_deploy.data.images import fit, load_image
+from coordatt_deploy.data.dataset import FileBytes, InputTensor, LabelledImage, LabelValue
+from coordatt_deploy.data.images import decode_image, fit, load_image
 from coordatt_deploy.errors import UsageError
 
 IGNORED: Final = 255
@@ -45,7 +45,7 @@ def fitted_mask(image: LabelledImage, size: tuple[int, int], preprocessing: Prep
     return np.asarray(fit(Image.fromarray(mask.astype(np.int32)), nearest, IGNORED)).astype(np.int64)
 
 
-def read_mask(source: Path | NumberArray | LabelValue) -> NDArray[np.int64]:
+def read_mask(source: Path | FileBytes | NumberArray | LabelValue) -> NDArray[np.int64]:
     """Return a mask, (H, W).
 
     Raises:
@@ -53,12 +53,15 @@ def read_mask(source: Path | NumberArray | LabelValue) -> NDArray[np.int64]:
     """
     if isinstance(source, np.ndarray):
         return source.astype(np.int64)
-    if not isinstance(source, Path):
+    if isinstance(source, FileBytes):
+        path, image = source.path, decode_image(source.data, source.path)
+    elif isinstance(source, Path):
+        path, image = source, load_image(source)
+    else:
         raise TypeError(f"a {type(source).__name__} is no mask")
-    image = load_image(source)
     if image.mode not in INDEXED:
         raise UsageError(
-            f"its mask {source.name} is {image.mode}; expected the index of a class per pixel (a grey or palette PNG)"
+            f"its mask {path.name} is {image.mode}; expected the index of a class per pixel (a grey or palette PNG)"
         )
     return np.asarray(image).astype(np.int64)
 

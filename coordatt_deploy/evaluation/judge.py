@@ -13,7 +13,7 @@ from coordatt_deploy.data.dataset import Dataset
 from coordatt_deploy.errors import MetricError
 from coordatt_deploy.evaluation.jackknife import ScoreDifference, difference, groups_of
 from coordatt_deploy.evaluation.paired import NOT_FINITE, PairedDifference
-from coordatt_deploy.evaluation.predict import Predictions
+from coordatt_deploy.evaluation.predictions import Predictions
 from coordatt_deploy.evaluation.result import Accuracy, Changed
 from coordatt_deploy.evaluation.scoring import MeanIou, Own, Scoring, unpacked
 from coordatt_deploy.evaluation.user_metric import UserMetric

@@ -17,6 +17,8 @@ from coordatt_deploy.data.dataset import Dataset, LabelsBy
 from coordatt_deploy.data.labelled import open_dataset
 from coordatt_deploy.documents import dump
 from coordatt_deploy.errors import UsageError
+from coordatt_deploy.evaluation.cluster_address import check_address
+from coordatt_deploy.evaluation.executors import Executor, opened_executor
 from coordatt_deploy.evaluation.judge import judge
 from coordatt_deploy.evaluation.metric_choice import (
     check_drop,
@@ -26,13 +28,14 @@ from coordatt_deploy.evaluation.metric_choice import (
     own_metric,
     scoring_of,
 )
-from coordatt_deploy.evaluation.predict import Predictions, Trial, run
+from coordatt_deploy.evaluation.predict import run
+from coordatt_deploy.evaluation.predictions import Predictions, Trial
 from coordatt_deploy.evaluation.reports import EvaluationReports, read_reports, runs_of
 from coordatt_deploy.evaluation.result import Accuracy, Evaluation, EvaluationResult
 from coordatt_deploy.evaluation.scoring import MeanIou
 from coordatt_deploy.formats import Format, Precision
 from coordatt_deploy.graph.source_weights import check_source_weights
-from coordatt_deploy.host import available_cores, describe
+from coordatt_deploy.host import Host, available_cores
 from coordatt_deploy.logs import logged
 from coordatt_deploy.plurals import counted
 from coordatt_deploy.progress import Stages
@@ -54,6 +57,7 @@ class EvaluationPlan:
         limit: How many images at most; None for all.
         seed: Of the choice among them.
         workers: Processes; None for one per core.
+        cluster: Address of a Dask scheduler whose workers run it all; None for this machine.
         max_drop: By how much an artifact may be worse, in the metric's unit (percentage points of what is built in);
             None for no verdict.
         labels_by: How folders become classes; None for the first way that fits.
@@ -74,11 +78,17 @@ class EvaluationPlan:
     output: Path | None = None
     metric: str | None = None
     command: str = ""
+    cluster: str | None = None
 
     def __post_init__(self) -> None:
         for option, value in (("limit", self.limit), ("workers", self.workers)):
             if value is not None and value < 1:
                 raise UsageError(f"--{option} is {value}; it must be a whole number of at least 1")
+        if self.cluster is not None:
+            check_address(self.cluster)
+            other = "target" if self.target is not None else "workers" if self.workers is not None else None
+            if other is not None:
+                raise UsageError(f"--cluster runs everything on its workers; leave --{other} out")
         check_metric(self.metric)
         if self.max_drop is not None:
             check_drop(self.max_drop, self.metric)
@@ -91,7 +101,8 @@ def evaluate_bundle(bundle: Bundle, plan: EvaluationPlan, stages: Stages) -> Eva
         UsageError: The bundle has no such artifact or gives nothing that the metric scores, the dataset does not fit,
             or the figures could not be kept.
         MetricError: A metric of the user's own raises, or gives no number.
-        MissingDependencyError: The digits need scikit-learn, which is not installed.
+        MissingDependencyError: The digits need scikit-learn, or a cluster Dask, which is not installed.
+        TargetError: A cluster cannot be reached, or its workers have other versions.
     """
     target = None if plan.target is None else targets.parse(plan.target)
     kept = ReportFile(bundle, report_name("evaluate", None if target is None else str(target)), plan.output)
@@ -112,39 +123,40 @@ def evaluate_bundle(bundle: Bundle, plan: EvaluationPlan, stages: Stages) -> Eva
     else:
         check_source_weights(bundle.path("reference"), bundle.manifest)
     place = None if target is None else str(target)
-    effects = {} if place is not None else _host_effects(bundle, artifacts)
-    exact = frozenset(path for path, effect in effects.items() if effect.foreign)
-    trial = Trial(bundle, tuple(artifacts), missing is None, tensor.name, scoring, place, exact)
-    predictions, unreadable = _predictions(trial, dataset, plan.workers, stages)
     subjects: list[Artifact | None] = [*artifacts] if missing else [None, *artifacts]
-    with stages.stage(scoring.record.name), logged("metric"):
-        judged = judge(subjects, predictions, dataset, scoring, classes, plan.max_drop, _warnings(effects, bundle))
-    images = len(predictions.rows)
-    if exact:
-        foreign = replace(
-            trial, artifacts=tuple(item for item in artifacts if item.path in exact), reference=False,
-            exact_sums=frozenset(),
-        )  # fmt: skip
-        judged = _with_scores_here(judged, foreign, dataset, plan.workers, stages)
+    with opened_executor(plan.workers or available_cores(), plan.cluster) as executor:
+        effects = {} if place is not None else _host_effects(bundle, artifacts, executor.machines)
+        exact = frozenset(path for path, effect in effects.items() if effect.foreign)
+        trial = Trial(bundle, tuple(artifacts), missing is None, tensor.name, scoring, place, exact)
+        predictions, unreadable = _predictions(trial, dataset, executor, stages)
+        with stages.stage(scoring.record.name), logged("metric"):
+            judged = judge(subjects, predictions, dataset, scoring, classes, plan.max_drop, _warnings(effects, bundle))
+        images = len(predictions.rows)
+        if exact and len(executor.machines) == 1:
+            foreign = replace(
+                trial, artifacts=tuple(item for item in artifacts if item.path in exact), reference=False,
+                exact_sums=frozenset(),
+            )  # fmt: skip
+            judged = _with_scores_here(judged, foreign, dataset, executor, stages)
     notes = [*dataset.notes]
     if missing is not None:
         notes.append(f"compared with {judged[0].name} instead of the float64 reference: {missing}")
-    notes += _doubts(judged[0], images, classes)
+    notes += [*_doubts(judged[0], images, classes), *executor.notes]
     evaluation = Evaluation(
         dataset, scoring.record, classes, images, unreadable, judged, skipped, plan.max_drop, place, tuple(notes)
     )
     with kept.replacing():
-        _keep(kept, evaluation.record(), plan.command)
+        _keep(kept, evaluation.record(), executor, plan.command)
     return evaluation
 
 
 def _predictions(
-    trial: Trial, dataset: Dataset, workers: int | None, stages: Stages, how: str = ""
+    trial: Trial, dataset: Dataset, executor: Executor, stages: Stages, how: str = ""
 ) -> tuple[Predictions, tuple[tuple[str, str], ...]]:
     """Return what the subjects of *trial* predict, and each image that cannot be read with the reason."""
     where = f" {how}" * bool(how) + ("" if trial.target is None else f" on {trial.target}")
     with stages.stage(f"{trial.subjects} × {len(dataset):,} images{where}", len(dataset)) as step:
-        predictions = run(trial, dataset.images, workers or available_cores(), step)
+        predictions = run(trial, dataset.images, executor, step)
     unreadable = tuple((dataset.images[row].name, reason) for row, reason in predictions.unreadable)
     if not len(predictions.rows):
         name, reason = unreadable[0]
@@ -155,21 +167,25 @@ def _predictions(
 
 
 def _with_scores_here(
-    judged: tuple[Accuracy, ...], trial: Trial, dataset: Dataset, workers: int | None, stages: Stages
+    judged: tuple[Accuracy, ...], trial: Trial, dataset: Dataset, executor: Executor, stages: Stages
 ) -> tuple[Accuracy, ...]:
     """Add what this CPU makes of the files that are judged by what another one computes."""
-    predictions, _ = _predictions(trial, dataset, workers, stages, "as run here")
+    predictions, _ = _predictions(trial, dataset, executor, stages, "as run here")
     with stages.stage(f"{trial.scoring.record.name} as run here"), logged("metric"):
         here = judge(list(trial.artifacts), predictions, dataset, trial.scoring)
     scores = {item.name: item.share(len(predictions.rows)) for item in here if item.problem is None}
     return tuple(replace(item, score_as_run_here=scores.get(item.name)) for item in judged)
 
 
-def _host_effects(bundle: Bundle, artifacts: Sequence[Artifact]) -> dict[str, HostEffect]:
-    """Return what this machine's CPU makes otherwise of artifacts, by path."""
-    machine = describe()
-    found = {item.path: host_effect(bundle.path(item.path), item, machine) for item in artifacts}
-    return {path: effect for path, effect in found.items() if effect is not None}
+def _host_effects(bundle: Bundle, artifacts: Sequence[Artifact], machines: Sequence[Host]) -> dict[str, HostEffect]:
+    """Return what the CPU of one of *machines* makes otherwise of artifacts, by path."""
+    found = {
+        item.path: effect
+        for machine in machines
+        for item in artifacts
+        if (effect := host_effect(bundle.path(item.path), item, machine)) is not None
+    }
+    return {item.path: found[item.path] for item in artifacts if item.path in found}
 
 
 def _warnings(effects: Mapping[str, HostEffect], bundle: Bundle) -> dict[str, str | None]:
@@ -180,12 +196,13 @@ def _warnings(effects: Mapping[str, HostEffect], bundle: Bundle) -> dict[str, st
     }
 
 
-def _keep(file: ReportFile, result: EvaluationResult, command: str) -> None:
+def _keep(file: ReportFile, result: EvaluationResult, executor: Executor, command: str) -> None:
     """Add the runs of this call to the report."""
     earlier = file.earlier(read_reports, EvaluationReports())
     session = begin_session(result.target, command)
-    runs = runs_of(result, session.tool_versions, session.time)
-    runs = tuple(replace(run, machine=session.machine, command=session.command) for run in runs)
+    runs = runs_of(result, session.tool_versions | dict(executor.tool_versions), session.time)
+    machine = executor.machine or session.machine
+    runs = tuple(replace(run, machine=machine, command=session.command) for run in runs)
     file.write(dump(EvaluationReports(accumulated(earlier.runs, runs), result.skipped)))
 
 

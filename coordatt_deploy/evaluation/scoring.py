@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from coordatt_deploy.array_types import NumberArray
 from coordatt_deploy.artifact_specs import Preprocessing
-from coordatt_deploy.data.dataset import LabelKind, LabelledImage
+from coordatt_deploy.data.dataset import FileBytes, LabelKind, LabelledImage
 from coordatt_deploy.data.masks import IGNORED, check_classes, fitted_mask, sampled
 from coordatt_deploy.evaluation.paired import classes_and_places
 from coordatt_deploy.evaluation.result import MIOU, POINTS, TOP1, MetricRecord
@@ -237,7 +237,7 @@ class Own:
             return image.label
         if self.kind is LabelKind.MASKS:
             return fitted_mask(image, size, preprocessing)
-        if isinstance(image.truth, Path):
+        if isinstance(image.truth, Path | FileBytes):
             raise TypeError(f"{image.name} has a file as its label, which only a mask is in")
         return image.truth
 

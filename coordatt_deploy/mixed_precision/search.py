@@ -127,8 +127,7 @@ def search(
         UsageError: The images have no labels, or not those of the model or of the metric.
         MetricError: A metric of the user's own raises, or gives no number.
     """
-    judge = image_judge(bundle, plan.images, ranked[0][0].data, plan.max_drop)
-    with logged("search"):
+    with image_judge(bundle, plan.images, ranked[0][0].data, plan.max_drop) as judge, logged("search"):
         with stages.stage(f"reference on {len(judge.dataset):,} images", len(judge.dataset)) as step:
             judge.ask_reference(step)
         graph = load_graph(bundle.root / "reference")
@@ -148,7 +147,7 @@ def search(
         reached=all(outcome.reached for outcome in outcomes),
         max_drop_points=plan.max_drop,
         recipe=plan.quantize.recipes[0].name,
-        dataset=SearchDataset(judge.dataset.source, judge.images, tuple(judge.dataset.notes)),
+        dataset=SearchDataset(judge.dataset.source, judge.images, (*judge.dataset.notes, *judge.executor.notes)),
         results=tuple(
             replace(item, warning=judge.judged.get((item.format, item.target_cpu)))
             for item in (outcome.record() for outcome in outcomes)

@@ -6,6 +6,7 @@ from typing import Final
 from coordatt_deploy.conversion.plan import QuantizePlan
 from coordatt_deploy.data.dataset import LabelsBy
 from coordatt_deploy.errors import UsageError
+from coordatt_deploy.evaluation.cluster_address import check_address
 from coordatt_deploy.evaluation.metric_choice import check_drop, check_metric
 from coordatt_deploy.mixed_precision.limits import LATENCY, SIZE, Limit, parse_limit
 
@@ -24,6 +25,7 @@ class SearchImages:
         seed: Of the choice among more.
         workers: Processes for the images; None for what pays.
         metric: ``top-1``, ``miou``, or ``FILE.py:FUNCTION``; None for what the labels are made for.
+        cluster: Address of a Dask scheduler whose workers run artifacts on them; None for this machine.
     """
 
     option: str = MAX_DROP
@@ -33,8 +35,11 @@ class SearchImages:
     seed: int = 0
     workers: int | None = None
     metric: str | None = None
+    cluster: str | None = None
 
     def __post_init__(self) -> None:
+        if self.cluster is not None:
+            check_address(self.cluster)
         check_metric(self.metric)
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"--limit is {self.limit}; it must be a whole number of at least 1")

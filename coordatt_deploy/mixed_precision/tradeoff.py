@@ -143,8 +143,8 @@ def search_tradeoff(bundle: Bundle, plan: TradeoffPlan, stages: Stages) -> tuple
         groups.setdefault((job.kind, job.target_cpu), []).append(job)
     for kind, cpu in groups:
         _check_float(bundle, plan, kind, cpu)
-    judge = image_judge(bundle, plan.images, calibration.data, plan.max_drop)
-    with logged("search"), Scratch() as scratch:
+    images = image_judge(bundle, plan.images, calibration.data, plan.max_drop)
+    with images as judge, logged("search"), Scratch() as scratch:
         with stages.stage(f"reference on {len(judge.dataset):,} images", len(judge.dataset)) as step:
             judge.ask_reference(step)
         trial = _Trial(bundle, plan, judge, load_graph(bundle.root / "reference"), calibration.data, scratch, stages)
@@ -161,7 +161,7 @@ def search_tradeoff(bundle: Bundle, plan: TradeoffPlan, stages: Stages) -> tuple
         reached=all(item.reached for item in records),
         max_drop_points=plan.max_drop,
         recipe="any" if plan.every_recipe else ", ".join(recipe.name for recipe in plan.quantize.recipes),
-        dataset=SearchDataset(judge.dataset.source, judge.images, tuple(judge.dataset.notes)),
+        dataset=SearchDataset(judge.dataset.source, judge.images, (*judge.dataset.notes, *judge.executor.notes)),
         results=tuple(records),
         command=plan.quantize.command,
         metric=judge.scoring.record,

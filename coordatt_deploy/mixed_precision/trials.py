@@ -1,7 +1,8 @@
 """What searches have in common: artifacts made on trial, in a folder of their own, and the judge on labelled images."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -15,13 +16,15 @@ from coordatt_deploy.data.calibration import DIGITS, SCENES, CalibrationSet
 from coordatt_deploy.data.dataset import Dataset
 from coordatt_deploy.data.labelled import CALIBRATION_DIGITS, CALIBRATION_SCENES, open_dataset
 from coordatt_deploy.errors import ConversionError, UsageError
+from coordatt_deploy.evaluation.executors import Executor, opened_executor
 from coordatt_deploy.evaluation.judge import judge as judged_by
 from coordatt_deploy.evaluation.metric_choice import classes_of, image_input, own_metric, scoring_of
-from coordatt_deploy.evaluation.predict import Predictions, Trial, run
+from coordatt_deploy.evaluation.predict import run
+from coordatt_deploy.evaluation.predictions import Predictions, Trial
 from coordatt_deploy.evaluation.result import Accuracy
 from coordatt_deploy.evaluation.scoring import Scoring
 from coordatt_deploy.formats import Format, TargetCpu
-from coordatt_deploy.host import available_cores, describe
+from coordatt_deploy.host import available_cores
 from coordatt_deploy.mixed_precision.search_plan import SearchImages
 from coordatt_deploy.quantization.recipes import Recipe
 from coordatt_deploy.runtimes.host_effects import host_effect
@@ -30,10 +33,11 @@ PACKAGED: Final = {DIGITS: CALIBRATION_DIGITS, SCENES: CALIBRATION_SCENES}  # th
 MANY: Final = 1000  # images from which on several processes pay
 
 
+@contextmanager
 def image_judge(
     bundle: Bundle, wanted: SearchImages, data: CalibrationSet | None, max_drop: float | None
-) -> "ImageJudge":
-    """Open the labelled images of a search.
+) -> Iterator["ImageJudge"]:
+    """Open the labelled images of a search, and what artifacts are run on them by.
 
     Args:
         bundle: Opened.
@@ -44,12 +48,16 @@ def image_judge(
     Raises:
         UsageError: The images have no labels, or not those of the model or of the metric.
         MetricError: A metric of the user's own cannot be loaded.
+        MissingDependencyError: A cluster needs Dask, which is not installed.
+        TargetError: A cluster cannot be reached.
     """
     own = own_metric(wanted.metric)
     classes = classes_of(bundle)
     dataset = _labelled(bundle, wanted, data, classes)
     scoring = scoring_of(bundle, wanted.metric, dataset, own)
-    return ImageJudge(bundle, dataset, scoring, classes, max_drop, wanted.workers)
+    workers = wanted.workers or (available_cores() if len(dataset) >= MANY else 1)
+    with opened_executor(workers, wanted.cluster) as executor:
+        yield ImageJudge(bundle, dataset, scoring, classes, max_drop, executor)
 
 
 def _labelled(bundle: Bundle, wanted: SearchImages, data: CalibrationSet | None, classes: int | None) -> Dataset:
@@ -83,7 +91,7 @@ class ImageJudge:
     scoring: Scoring
     classes: int | None
     max_drop: float | None
-    workers: int | None
+    executor: Executor
     reference: Predictions | None = None
     judged: dict[tuple[Format, TargetCpu | None], str] = field(default_factory=dict)
 
@@ -100,9 +108,10 @@ class ImageJudge:
         """Return what the artifact in *folder* is worth against the reference."""
         assert self.reference is not None  # noqa: S101 - it is asked first
         there = Bundle(folder, self.bundle.manifest)
-        effect = host_effect(there.path(artifact.path), artifact, describe())
+        found = [host_effect(there.path(artifact.path), artifact, machine) for machine in self.executor.machines]
         exact: frozenset[str] = frozenset()
-        if effect is not None and effect.foreign:
+        effect = next((item for item in found if item is not None and item.foreign), None)
+        if effect is not None:
             exact, self.judged[artifact.format, artifact.target_cpu] = frozenset((artifact.path,)), effect.judged()
         input_name = image_input(self.bundle).name
         answers = self._answers(Trial(there, (artifact,), False, input_name, self.scoring, exact_sums=exact))
@@ -110,8 +119,7 @@ class ImageJudge:
         return judged_by([None, artifact], both, self.dataset, self.scoring, self.classes, self.max_drop)[1]
 
     def _answers(self, trial: Trial, step: Callable[[], None] = lambda: None) -> Predictions:
-        workers = self.workers or (available_cores() if len(self.dataset) >= MANY else 1)
-        answers = run(trial, self.dataset.images, workers, step)
+        answers = run(trial, self.dataset.images, self.executor, step)
         for failure in answers.failures.values():
             raise ConversionError(failure.text)
         if not len(answers.rows):

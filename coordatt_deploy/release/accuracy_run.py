@@ -7,9 +7,11 @@ from coordatt_deploy.artifact_specs import Artifact
 from coordatt_deploy.bundle import Bundle
 from coordatt_deploy.data.labelled import open_dataset
 from coordatt_deploy.errors import UsageError
+from coordatt_deploy.evaluation.executors import ThisMachine
 from coordatt_deploy.evaluation.judge import judge
 from coordatt_deploy.evaluation.metric_choice import classes_of, image_input, own_metric, scoring_of
-from coordatt_deploy.evaluation.predict import Predictions, Trial, run
+from coordatt_deploy.evaluation.predict import run
+from coordatt_deploy.evaluation.predictions import Predictions, Trial
 from coordatt_deploy.evaluation.scoring import MeanIou
 from coordatt_deploy.host import available_cores, describe
 from coordatt_deploy.logs import logged
@@ -47,12 +49,13 @@ def evaluated_changes(
     dataset = open_dataset(source, a.manifest.model.labels, classes_of(a), None, image_input(a))
     scoring = scoring_of(a, metric, dataset, own)
     classes = scoring.classes if isinstance(scoring, MeanIou) else classes_of(a)
+    executor = ThisMachine(available_cores() if len(dataset) >= MANY else 1)
     answers: list[Predictions] = []
     for side, bundle in enumerate((a, b)):
         files = tuple(pair[side] for pair in pairs)
         trial = Trial(bundle, files, False, image_input(bundle).name, scoring, exact_sums=_foreign(bundle, files))
         with stages.stage(f"{len(files)} files of {'AB'[side]} × {len(dataset):,} images", len(dataset)) as step:
-            answers.append(run(trial, dataset.images, available_cores() if len(dataset) >= MANY else 1, step))
+            answers.append(run(trial, dataset.images, executor, step))
     if not len(answers[0].rows) or list(answers[0].rows) != list(answers[1].rows):
         raise UsageError(f"the images of {source} that can be read are none, or not the same for both bundles")
     rows = []

@@ -9,7 +9,7 @@ from colours import BLIND_TO_BLUE, RIGHT, evaluated, reported, run
 from exact_sums import exact_sums_of
 
 from coordatt_deploy.errors import DeployError
-from coordatt_deploy.evaluation import run as evaluation_run
+from coordatt_deploy.evaluation import executors
 from coordatt_deploy.evaluation.run import EvaluationPlan, evaluate_bundle
 from coordatt_deploy.formats import TargetCpu
 from coordatt_deploy.host import describe
@@ -114,7 +114,7 @@ def test_files_for_another_cpu_are_evaluated_by_what_that_computes(bundle, photo
     monkeypatch.setattr(onnx_runner, "start_session", watched)
     monkeypatch.setattr(onnx_reader, "saturation_cause", lambda *_: "this CPU saturates")
     laptop = replace(describe(), architecture="x86_64")
-    monkeypatch.setattr(evaluation_run, "describe", lambda: laptop)
+    monkeypatch.setattr(executors, "describe", lambda: laptop)
 
     document = evaluated(found, photos(2)).record()
 

@@ -95,7 +95,7 @@ def test_missing_runtime_is_exit_code_three(bundle, photos, monkeypatch):
     def missing(kind):
         raise MissingDependencyError(f"opening {kind} artifacts needs it; run: pip install 'coordatt-deploy[runtime]'")
 
-    monkeypatch.setattr("coordatt_deploy.evaluation.predict.runtime", missing)
+    monkeypatch.setattr("coordatt_deploy.evaluation.bench.runtime", missing)
     found = evaluated(bundle(), photos(2), max_drop=1.0)
 
     assert (3, None) == (found.exit_code, found.subjects[1].passed)

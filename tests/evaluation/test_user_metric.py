@@ -225,7 +225,7 @@ def test_outputs_that_do_not_fit_into_memory_are_refused(bundle, photos, metric,
     """
     With the two ways out.
     """
-    monkeypatch.setattr("coordatt_deploy.evaluation.predict.KEPT_BYTES", 100)
+    monkeypatch.setattr("coordatt_deploy.evaluation.predictions.KEPT_BYTES", 100)
     with pytest.raises(MetricError, match=r"give --limit, or a metric with per_image = True"):
         evaluated(bundle(), photos(4), metric=metric(AT_ONCE, "spread"))
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from dask_cluster import LoopbackCluster
 from exact_sums import exact_sums_of
 from PIL import Image
 from pixel_colours import mask_bundle, mask_folder
@@ -280,6 +281,24 @@ def test_search_keeps_the_spoilt_layer_and_the_recipe_replays_it(onnx_bundle):
 
 
 @pytest.mark.slow
+def test_a_search_on_a_cluster_finds_what_one_here_finds(onnx_bundle, tmp_path):
+    """
+    The same candidates with the same counts; the document says who ran them.
+    """
+    root, folder = onnx_bundle
+    weights = ("--format", "onnx", "--recipe", "weight_only_wi8_afp32", "--dataset", folder)
+    here = run("quantize", root, *weights, "--max-size", "0.9x", "--json")
+    with LoopbackCluster(tmp_path) as cluster:
+        cluster.worker()
+        there = run("quantize", root, *weights, "--max-size", "0.9x", "--cluster", cluster.address, "--json")
+    assert here.exit_code == there.exit_code, here.output + there.output
+    found = [json.loads(result.stdout)["search"] for result in (here, there)]
+
+    assert found[0]["results"] == found[1]["results"]
+    assert f"run on 1 worker of {cluster.address}" in found[1]["dataset"]["notes"][-1]
+
+
+@pytest.mark.slow
 def test_limits_of_size_and_latency(onnx_bundle):
     """
     Plain int8 loses most, float is too large: what is chosen keeps the spoilt layer in float and the limit to the byte.
@@ -446,7 +465,7 @@ def test_layers_stay_in_float_in_every_format(tmp_path, kind_):
     [
         (("--max-drop", 0.5, "--recipe", "weight_only_wi8_afp32"), "one static recipe"),
         (("--max-drop", 0.5, "--dataset", "digits"), "the digits have the labels"),
-        (("--sensitivity", "--dataset", "digits"), "--dataset, --metric and --limit are for --max-drop"),
+        (("--sensitivity", "--dataset", "digits"), "--dataset, --metric, --limit and --cluster are for --max-drop"),
         (("--dataset", "digits"), "coordatt-deploy evaluate"),
         (("--sensitivity", "--format", "tflite", "--recipe", "palettized_w6"), "one static recipe"),
     ],
