@@ -180,6 +180,13 @@ def _told(error: BaseException) -> tuple[str, int]:
         return _ended(error.number)
     if isinstance(error, DeployError):
         return f"Error: {plain(str(error))}", error.exit_code
+    if isinstance(error, ModuleNotFoundError) and error.name == "torch":
+        # half of the commands do without it, on boards; imported here because the other half needs it
+        from coordatt_deploy.format_modules import not_installed
+        from coordatt_deploy.formats import TORCH_EXTRA
+
+        missing = not_installed("this command", error.name, TORCH_EXTRA)
+        return f"Error: {missing}", missing.exit_code
     if isinstance(error, OSError):
         said = f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else "")
         return f"Error: {plain(said)}; nothing was left half written", 2

@@ -6,6 +6,7 @@ import sys
 import click
 import pytest
 from click.testing import CliRunner
+from small_bundle import float_bundle
 
 from coordatt_deploy.cli import COMMANDS, main
 
@@ -278,3 +279,26 @@ def test_a_board_needs_neither_torch_nor_a_converter(arguments, expected, tmp_pa
     assert expected == result.returncode, result.stderr
     assert "Traceback" not in result.stderr
     assert expected == 0 or result.stderr.startswith("Error: ")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [(), ("--sensitivity",), ("--max-drop", "1"), ("--max-size", "1MB")],
+    ids=lambda options: "".join(options[:1]),
+)
+def test_quantize_on_a_board_says_that_it_needs_torch(options, tmp_path):
+    """
+    A bundle is there, so what is missing is found in the midst of the work: still one line, and no fault of ours.
+    """
+    bundle = float_bundle(tmp_path / "net")
+    script = (
+        "import sys\n"
+        "for name in ('torch', 'onnx', 'safetensors'):\n"
+        "    sys.modules[name] = None\n"
+        "from coordatt_deploy.cli import main\n"
+        f"main(['quantize', {str(bundle)!r}, '--calibration-data', 'digits', *{list(options)!r}])"
+    )
+    result = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+
+    assert 3 == result.returncode, result.stderr
+    assert "needs torch, which is not installed; run: pip install" in result.stderr
