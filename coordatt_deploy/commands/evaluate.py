@@ -164,10 +164,14 @@ def _at_places(options: EvaluateOptions, bundle: Path, fleet: "Fleet", *, as_jso
     from coordatt_deploy.commands.orders import judged_at_places, word
 
     own = options.metric if options.metric is not None and ":" in options.metric else None
-    options.places.refuse({
-            "--junit": options.junit, "--markdown": options.markdown, "--metric of your own": own,
+    options.places.refuse(
+        {
+            "--junit": options.junit,
+            "--markdown": options.markdown,
+            "--metric of your own": own,
             "--cluster": options.cluster,
-        })
+        }
+    )
     images = Path(options.dataset)
     words = [
         *word("--dataset", images if images.exists() else options.dataset),

@@ -162,7 +162,9 @@ class Bench:
         for index, infer in list(self.subjects.items()):
             try:
                 outputs = _of_one(infer(tensor), self.at_once)
-                found.nonfinite[index, column] = any(_is_lost(value, (first or {}).get(key)) for key, value in outputs.items())
+                found.nonfinite[index, column] = any(
+                    _is_lost(value, (first or {}).get(key)) for key, value in outputs.items()
+                )
                 row = self.rows.row(outputs, first, found, index, column)
             except MetricError as error:
                 if not found.nonfinite[index, column]:

@@ -84,6 +84,23 @@ def test_folder_is_put_together(there, server, folder, linked):
     assert [] == names(end.parent)
 
 
+@pytest.mark.parametrize("cut", [0, -1, -70])
+def test_list_that_was_cut_off_makes_no_folder(there, server, folder, monkeypatch, cut):
+    """
+    A list that loses its end, or all of it, on the way is refused; the folder that was there before stays as it was.
+    """
+    hashes, files = by_hash(folder)
+    there.send(files)
+    end = PurePosixPath(server.home) / "bundle"
+    there.place({"only": hashes["-n"]}, end, linked=True)
+    whole = ssh_files._bytes
+    monkeypatch.setattr(ssh_files, "_bytes", lambda text: whole(text)[:cut])
+    with pytest.raises(TargetError, match="cut off"):
+        there.place(hashes, end, linked=True)
+    assert ["only"] == names(end)
+    assert ["bundle"] == [name for name in names(server.home) if not name.startswith(".")]
+
+
 def test_damaged_file_of_the_store_is_sent_again(there, server, folder):
     """
     What lies there under a hash and has other bytes is not taken for it.
