@@ -270,7 +270,7 @@ def test_inspect_and_doctor_of_another_machine(server, bundle):
     ("words", "told"),
     [
         (["--target", "ssh://-oProxyCommand=x"], "is no name of a machine"),
-        (["--target", "here", "--target", "here"], "would both be called here"),
+        (["--target", "here", "--target", "here"], "here is named 2 times"),
         (["--group", "pilot"], "give it too: --targets fleet.toml"),
         (["--target", "ssh://pi", "--junit", "x.xml"], "--junit is for one place"),
         (["--targets", "nowhere.toml"], "cannot be read"),
