@@ -340,6 +340,12 @@ def verdict(**changes):
     return json.dumps(document).encode()
 
 
+def twice(first, second):
+    """What a board says that judged both."""
+    document = json.loads(first)
+    return json.dumps(document | {"artifacts": document["artifacts"] + json.loads(second)["artifacts"]}).encode()
+
+
 ARTIFACTS = {"onnx/net.onnx": "0" * 64}
 
 
@@ -358,6 +364,8 @@ def test_a_board_that_proves_everything_is_believed():
         (0, verdict(passed=None), "not proven"),
         (0, verdict(sha256="1" * 64), "other bytes"),
         (0, verdict(path="onnx/other.onnx"), "was not judged"),
+        (0, verdict().replace(b'"passed": true, "target"', b'"passed": false, "target"'), "calls it failed"),
+        (0, twice(verdict(passed=False), verdict()), "judged one artifact twice"),
         (0, dump(ParityResult(True, None, (), ())).encode(), "was not judged"),
     ],
 )

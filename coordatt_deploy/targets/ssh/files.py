@@ -155,14 +155,36 @@ def listed(root: Path, leave_out: Sequence[str] = (), *, follow_links: bool = Fa
     if root.is_file():
         found = {root.name: root}
     elif follow_links:
-        inside = (Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names)
-        found = {path.relative_to(root).as_posix(): path for path in inside if path.is_file()}
+        found = {path.relative_to(root).as_posix(): path for path in _behind_links(root)}
     else:
         found = {path.relative_to(root).as_posix(): path for path in files_below(root, lambda name: name in leave_out)}
     for name in found:
         if "\n" in name:
             raise UsageError(f"{plain(name)!r} in {root} has a line break in its name; give it another")
     return found
+
+
+def _behind_links(root: Path) -> Iterator[Path]:
+    """The files of a folder of the user's own, as ``data.images.find_images`` meets them: each folder once.
+
+    Raises:
+        UsageError: What is no file, such as a link that leads nowhere, would be missing there and is counted here.
+    """
+    visited = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = Path(folder).resolve()
+        if real in visited:  # a link to another one, or to one above
+            folders.clear()
+            continue
+        visited.add(real)
+        for name in names:
+            path = Path(folder, name)
+            if path.is_file():
+                yield path
+            elif not name.startswith("."):
+                raise UsageError(
+                    f"{plain(str(path))} is no file or a link that leads nowhere, and cannot travel; remove it"
+                )
 
 
 def hashes_of(files: Mapping[str, Path]) -> dict[str, str]:

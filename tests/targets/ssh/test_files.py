@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 from ssh_server import needs_sshd
 
+from coordatt_deploy.data.images import find_images
 from coordatt_deploy.errors import LostConnectionError, TargetError, UsageError
 from coordatt_deploy.targets.ssh import files as ssh_files
 from coordatt_deploy.targets.ssh.address import parse_address
@@ -60,6 +61,24 @@ def test_only_what_is_missing_travels(there, server, folder):
     assert (0, 4) == ((again := there.send(files)).files, again.known)
     (folder / "empty").write_bytes(b"more")
     assert (1, 4, 3) == ((more := there.send(by_hash(folder)[1])).files, more.bytes, more.known)
+
+
+def test_images_behind_links_travel_as_they_are_counted_here(tmp_path):
+    """
+    A folder that a second link leads to is one folder, here and there; what cannot travel is refused, not left out.
+    """
+    images = tmp_path / "images"
+    for name in ("elsewhere/cat/a.png", "images/dog/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    for name, goal in (("cat", tmp_path / "elsewhere/cat"), ("cats", tmp_path / "elsewhere/cat"), ("dog/up", images)):
+        (images / name).symlink_to(goal)
+    (images / ".lock").symlink_to("nobody@1")
+    assert {*find_images(images)} == {*listed(images, follow_links=True).values()}
+    (images / "dog/c.png").symlink_to("nowhere.png")
+    assert images / "dog/c.png" in find_images(images)
+    with pytest.raises(UsageError, match=r"c\.png is no file or a link that leads nowhere, and cannot travel"):
+        listed(images, follow_links=True)
 
 
 @pytest.mark.parametrize("linked", [False, True])
