@@ -156,7 +156,8 @@ def _outliers(timed: Mapping[tuple[str, str], _Timed]) -> dict[tuple[str, str], 
             if len(members) >= FEWEST and abs(distance) > limit:
                 ratio = math.exp(min(abs(distance), MOST_DISTANCE))
                 word = "slower" if distance > 0 else "faster"
-                found[place, path] = f"{ratio:.{'2f' if ratio < 1e4 else '1e'}} times {word} than the median place ({usual:.3g} ms)"
+                times = f"{ratio:.2f}" if ratio < 1e4 else f"{ratio:.1e}"
+                found[place, path] = f"{times} times {word} than the median place ({usual:.3g} ms)"
     return found
 
 
