@@ -23,6 +23,7 @@ from coordatt_deploy.profile import instructions
 from coordatt_deploy.profile import reports as profile_reports
 from coordatt_deploy.profile.instructions import InstructionReports
 from coordatt_deploy.profile.reports import ProfileReports
+from coordatt_deploy.profile.tool_outputs import LONGEST_MS
 from coordatt_deploy.report_file import ReportFile, report_name
 from coordatt_deploy.run_records import HERE, LONGEST_PLACE, PLACE, RunInputs, RunRecord, accumulated
 
@@ -65,6 +66,7 @@ def read_addition(bundle: Bundle, path: Path, place: str | None = None) -> Addit
     if not (reports.every if isinstance(reports, ProfileReports) else reports.runs):
         raise UsageError(f"{path} holds no run; write it again on that machine: coordatt-deploy {command} BUNDLE")
     _check(bundle, path, command, _every(reports))
+    _check_figures(path, reports)
     name = _place_of(_every(reports)) if place is None else place
     check_place(name)
     return Addition(path, command, name, _file_name(reports, name), _moved(reports, name))
@@ -106,6 +108,7 @@ def answer_of(
         raise UsageError(f"{place} did not answer with a document of {command}")
     reports = found[1]
     _check(bundle, place, command, _every(reports), origin)
+    _check_figures(place, reports)
     return Addition(place, command, place, _file_name(reports, place), _renamed(_moved(reports, place), names or {}))
 
 
@@ -243,6 +246,23 @@ def _check(bundle: Bundle, path: Path | str, command: str, runs: Iterable[RunRec
         if told is not None and told != run.artifact:
             raise UsageError(
                 f"{path} calls one file {run.artifact!r} and {told!r}; it is damaged, or was changed by hand"
+            )
+
+
+def _check_figures(path: Path | str, reports: Reports) -> None:
+    """Refuse latencies that no clock gives: whatever is kept is drawn and compared with those of other places."""
+    if not isinstance(reports, ProfileReports):
+        return
+    timed = [(run.artifact, [run.result.median_ms, *(run.result.ci95_ms or ())]) for run in reports.runs]
+    for lasting in reports.sustained:
+        windows = [value for item in lasting.result.windows for value in (item.median_ms, item.p10_ms, item.p90_ms)]
+        timed.append((lasting.artifact, windows or [0.0]))
+    for artifact, values in timed:
+        wrong = [value for value in values if not 0 < value <= LONGEST_MS]
+        if wrong:
+            raise UsageError(
+                f"{path} tells that a call of {artifact} takes {wrong[0]:g} ms, which no clock gives; measure there"
+                " again: coordatt-deploy profile"
             )
 
 

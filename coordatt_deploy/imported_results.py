@@ -172,4 +172,7 @@ def _held(path: Path, artifact: Artifact, told: ToolOutput) -> HeldBy:
     size = float(f"{artifact.bytes / 1e6:.6g}")  # as the tool prints it
     if told.size_mb is not None and abs(told.size_mb - size) > 1e-6 * max(size, 1e-3):
         raise UsageError(f"{path} is of a file of {told.size_mb:g} MB, {artifact.path} has {size:g} MB; {again}")
+    # A hash of a file that the tool says it did not time tells nothing of the one that it did.
+    if told.file is not None and PurePosixPath(told.file).suffix:
+        hashes = {sha256 for name, sha256 in told.sha256 if name == told.file}
     return HeldBy.HASH if hashes else HeldBy.NAME if told.size_mb is None else HeldBy.SIZE

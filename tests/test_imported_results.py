@@ -113,6 +113,18 @@ def test_a_hash_in_the_text_is_checked(folder):
     assert not (folder / "net/reports/latency-other.json").exists()
 
 
+def test_a_hash_of_a_file_that_was_not_timed_holds_nothing(folder):
+    """
+    The tool timed a file of another name, and the hash is not of that one: the size alone is left.
+    """
+    path = "tflite/net.tflite"
+    timed = BENCHMARK_MODEL.replace("net.tflite", "copy.tflite")
+    for name, expected in (("net.tflite", "size"), ("copy.tflite", "hash")):
+        told = f"{sha256(folder, path)}  /data/local/tmp/{name}\n{timed}"
+        assert 0 == imported(folder, told, "--artifact", path).exit_code
+        assert expected == kept(folder)["imported"][0]["result"]["held_by"]
+
+
 def test_the_file_and_its_size_are_those_of_the_text(folder):
     """
     A name finds the artifact; a size of other bytes is refused.

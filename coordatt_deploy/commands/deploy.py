@@ -91,10 +91,17 @@ def deploy(options: DeployOptions, bundle: Path | None, as_json: bool) -> None:
         raise UsageError("deploy needs a BUNDLE; only --rollback does without")
     if options.rollback and (not options.parity or options.keep != DeployOptions().keep):
         raise UsageError("--rollback neither proves nor removes a version; leave out --no-parity and --keep")
+    if bundle is None and (options.formats or options.artifacts):
+        raise UsageError(
+            "--format and --artifact say which version of a bundle is meant; give the BUNDLE too, or leave them out to"
+            " go back to whatever was there before"
+        )
     fleet = options.places.places()
     if fleet is None:
+        got = f", and --target is {options.places.targets[0]!r}" if options.places.targets else ""
         raise UsageError(
-            "deploy needs boards that ssh reaches: --target ssh://HOST, or a file of them: --targets fleet.toml"
+            f"deploy needs boards that ssh reaches{got}; give --target ssh://HOST, or a file of them: --targets"
+            " fleet.toml"
         )
     # When the options are right, what does the work: see coordatt_deploy.cli.
     from coordatt_deploy.bundle import open_bundle

@@ -254,7 +254,7 @@ def _imports(options: ProfileOptions, given: Mapping[str, object]) -> bool:
     if options.place is None:
         raise UsageError("--import takes over what another machine measured; name that with --as, as in --as pixel7")
     measuring: dict[str, object] = {
-        "sustained": options.sustained, "cool-down": options.cool_down, "target": options.places.one,
+        "sustained": options.sustained, "cool-down": options.cool_down, "target": options.places.targets or None,
         "ops": options.operators or None, "format": options.formats or None, "junit": options.junit,
         **{name.replace("_", "-"): value for name, value in given.items()},
     }  # fmt: skip

@@ -211,9 +211,12 @@ class FileStore:
         part = file.with_suffix(".part")
         if file.exists():
             return
-        with part.open("r+b" if start and part.exists() else "wb") as stream:
+        # Never emptied: two commands may send the same file at once, and the same pieces belong to the same places.
+        with part.open("r+b" if part.exists() else "wb") as stream:
             stream.seek(start)
             stream.write(piece)
+            if start + len(piece) == total:
+                stream.truncate()
         if start + len(piece) < total:
             return
         if sha256(part) != hashed:

@@ -15,6 +15,7 @@ from coordatt_deploy.run_records import HERE, latest
 FEWEST: Final = 5  # places of which one can be said to stand out
 FAR: Final = 3.5  # times the usual spread: Iglewicz and Hoaglin's limit for the modified z-score
 USUAL_SPREAD: Final = 1.4826  # of a normal distribution over its median absolute deviation
+MOST_DISTANCE: Final = 700.0  # in logarithms: what a place says may be any number, and exp ends at 709
 LEAST_SPREAD: Final = 0.02  # of latencies of equal boards, as a share: where they agree better, 7 % stand out
 
 
@@ -145,7 +146,7 @@ def _outliers(timed: Mapping[tuple[str, str], _Timed]) -> dict[tuple[str, str], 
     """Say of each latency that is far from the other places' how far; an unusable one is compared with none."""
     groups: dict[tuple[str, int], list[tuple[str, float]]] = {}
     for (place, path), item in timed.items():
-        if item.verdict != "unusable" and item.median_ms > 0:
+        if item.verdict != "unusable" and 0 < item.median_ms < math.inf:
             groups.setdefault((path, item.threads), []).append((place, item.median_ms))
     found = {}
     for (path, _), members in groups.items():
@@ -153,9 +154,10 @@ def _outliers(timed: Mapping[tuple[str, str], _Timed]) -> dict[tuple[str, str], 
         for place, median in members:
             distance = math.log(median) - math.log(usual)
             if len(members) >= FEWEST and abs(distance) > limit:
-                ratio = math.exp(abs(distance))
+                ratio = math.exp(min(abs(distance), MOST_DISTANCE))
                 word = "slower" if distance > 0 else "faster"
-                found[place, path] = f"{ratio:.2f} times {word} than the median place ({usual:.3g} ms)"
+                times = f"{ratio:.2f}" if ratio < 1e4 else f"{ratio:.1e}"
+                found[place, path] = f"{times} times {word} than the median place ({usual:.3g} ms)"
     return found
 
 

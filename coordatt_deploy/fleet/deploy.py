@@ -392,6 +392,8 @@ def why_not_proven(answer: Answer, artifacts: Mapping[str, str]) -> str | None:
     except (UnicodeDecodeError, DocumentError) as error:
         raise TargetError(f"answered with what is no verdict on parity: {shortened(str(error))}") from None
     verdicts = {verdict.path: verdict for verdict in result.artifacts}
+    if len(verdicts) < len(result.artifacts):
+        return "it judged one artifact twice, and which verdict counts is not known"
     for path, expected in artifacts.items():
         verdict = verdicts.get(path)
         if verdict is None:
@@ -400,7 +402,7 @@ def why_not_proven(answer: Answer, artifacts: Mapping[str, str]) -> str | None:
             return f"{path} was judged by other bytes than those that were sent"
         if verdict.passed is not True:
             return f"{path}: {shortened(verdict.problem or 'not proven')}"
-    return None if answer.status == 0 else "the board calls it failed, and names no artifact"
+    return None if answer.status == 0 and result.passed else "the board calls it failed, and names no artifact"
 
 
 def _is_version(name: str, version: str) -> bool:

@@ -105,10 +105,12 @@ def _with_names(fleet: Fleet) -> Fleet:
     hosts = fleet.hosts
     for host in hosts:
         same = [other.target for other in hosts if other.name == host.name]
+        if len(same) > 1 and len(set(same)) == 1:
+            raise UsageError(f"{same[0]} is named {len(same)} times; name each place once")
         if len(same) > 1:
             raise UsageError(
-                f"{' and '.join(dict.fromkeys(same))} would both be called {host.name} in reports; name each place"
-                " once, or give them names in a file: --targets fleet.toml"
+                f"{' and '.join(dict.fromkeys(same))} would both be called {host.name} in reports; give them names in a"
+                " file: --targets fleet.toml"
             )
     return fleet
 

@@ -25,7 +25,7 @@ from coordatt_deploy.profile.instructions import InstructionReports
 from coordatt_deploy.progress import Stages
 from coordatt_deploy.report_file import ReportFile, check_folder, write_text
 from coordatt_deploy.targets import places
-from coordatt_deploy.targets.places import Delivery, Order
+from coordatt_deploy.targets.places import Delivery, Order, Travelling
 
 Read: TypeAlias = Callable[[FleetHost, str, Mapping[str, str]], tuple[Found, bool]]
 """Reads the document of a place, given what paths that it names are called here; says also whether a check failed."""
@@ -60,6 +60,7 @@ def judge_at_places(
         origin = places.name_of(host.target).origin
         addition = answer_of(bundle, text, order.command, host.name, origin, names)
         _check_complete(addition, asked)
+        _check_dataset(addition, order)
         additions.append(addition)
         return _found(addition), _has_failed(addition)
 
@@ -168,6 +169,24 @@ def _check_complete(addition: Addition, asked: Sequence[str]) -> None:
         raise UsageError(
             f"{addition.place} says nothing of {', '.join(silent)}; is coordatt-deploy there of another version?"
         )
+
+
+def _check_dataset(addition: Addition, order: Order) -> None:
+    """Refuse an accuracy on other images than were asked for.
+
+    Raises:
+        UsageError: It names another dataset.
+    """
+    if not isinstance(addition.reports, EvaluationReports):
+        return
+    word = order.words[order.words.index("--dataset") + 1]
+    asked = str(word.path) if isinstance(word, Travelling) else word
+    for run in addition.reports.runs:
+        if run.dataset.source != asked:
+            raise UsageError(
+                f"{addition.place} tells of the dataset {run.dataset.source!r}, asked was {asked!r}; is coordatt-deploy"
+                " there of another version?"
+            )
 
 
 def _found(addition: Addition) -> Found:

@@ -1,5 +1,6 @@
 """What travels between this machine and workers: whatever arrives otherwise than it was sent is refused."""
 
+import hashlib
 import io
 from dataclasses import replace
 
@@ -172,3 +173,19 @@ def test_files_of_a_worker_are_called_by_their_hashes(tmp_path, asked):
 
     assert store.job("1" * 64) is None
     assert [] == [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
+
+
+def test_a_file_that_two_send_at_once_arrives(tmp_path):
+    """
+    Pieces of two senders in any order make one file; what an earlier, longer transfer left makes no part of it.
+    """
+    store = FileStore(tmp_path / "store")
+    data = bytes(range(256)) * 12
+    hashed = hashlib.sha256(data).hexdigest()
+    pieces = [(start, data[start : start + 1024]) for start in (0, 1024, 2048)]
+    store.file(hashed).with_suffix(".part").write_bytes(b"?" * 5000)
+    for start, piece in (pieces[0], pieces[1], pieces[0], pieces[2]):
+        store.add(hashed, start, len(data), piece)
+    assert data == store.file(hashed).read_bytes()
+    store.add(hashed, *pieces[1][:1], len(data), pieces[1][1])
+    assert data == store.file(hashed).read_bytes()

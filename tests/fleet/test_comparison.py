@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -47,6 +48,14 @@ def test_usual_differences_are_no_outliers(medians):
     A few percent among equal boards, and anything among different ones, names nobody.
     """
     assert {} == outliers(medians)
+
+
+def test_latency_of_no_machine_ends_nothing():
+    """
+    What a place says may be any number; the table of the others is made all the same.
+    """
+    assert [] == [*outliers([math.inf, 10.0, 10.0, 10.0, 10.0])]
+    assert {"board0": "1.0e+304 times slower than the median place (1e-300 ms)"} == outliers([1e308, *[1e-300] * 4])
 
 
 def test_unusable_latency_is_compared_with_none():

@@ -314,7 +314,8 @@ def test_a_connection_that_is_cut_in_the_midst_is_made_again(board, bundles):
         (("net", "--target", "ssh://a", "--group", "pilot"), "give it too: --targets"),
         (("--target", "ssh://a"), "deploy needs a BUNDLE"),
         (("--rollback", "--keep", "2", "--target", "ssh://a"), "leave out --no-parity and --keep"),
-        (("--rollback", "--target", "here"), "deploy needs boards that ssh reaches"),
+        (("--rollback", "--target", "here"), "deploy needs boards that ssh reaches, and --target is 'here'"),
+        (("--rollback", "--format", "onnx", "--target", "ssh://a"), "give the BUNDLE too"),
         (("--rollback", "--target", "here", "--target", "ssh://a"), "is not reached over SSH"),
         (("net", "--target", "ssh://a"), "is no bundle"),
     ],
@@ -339,6 +340,12 @@ def verdict(**changes):
     return json.dumps(document).encode()
 
 
+def twice(first, second):
+    """What a board says that judged both."""
+    document = json.loads(first)
+    return json.dumps(document | {"artifacts": document["artifacts"] + json.loads(second)["artifacts"]}).encode()
+
+
 ARTIFACTS = {"onnx/net.onnx": "0" * 64}
 
 
@@ -357,6 +364,8 @@ def test_a_board_that_proves_everything_is_believed():
         (0, verdict(passed=None), "not proven"),
         (0, verdict(sha256="1" * 64), "other bytes"),
         (0, verdict(path="onnx/other.onnx"), "was not judged"),
+        (0, verdict().replace(b'"passed": true, "target"', b'"passed": false, "target"'), "calls it failed"),
+        (0, twice(verdict(passed=False), verdict()), "judged one artifact twice"),
         (0, dump(ParityResult(True, None, (), ())).encode(), "was not judged"),
     ],
 )

@@ -221,6 +221,25 @@ def test_hostile_answers_are_refused(bundle, tmp_path, monkeypatch):
         assert not [*bundle.glob("reports/parity*")], name
 
 
+def test_accuracy_on_other_images_is_refused(tmp_path, monkeypatch):
+    """
+    A place that tells of another dataset than it was sent is no answer; the right one is.
+    """
+    root = write_colours(tmp_path / "net", right=RIGHT).root
+    photos, file = photo_writer(tmp_path)(1), tmp_path / "told.json"
+    called("evaluate", root, "--dataset", photos, "--workers", 1, "--output", file)
+    for source, code in ((str(photos), 0), ("digits", 3), ("2/photos", 3)):
+
+        def renamed(document, source=source):
+            for run in document["runs"]:
+                run["inputs"]["source"] = run["dataset"]["source"] = source
+
+        place = Answering(changed(file.read_text(), renamed))
+        monkeypatch.setattr("coordatt_deploy.targets.places.open_place", lambda *_, place=place, **__: place)
+        shown = called("evaluate", root, "--dataset", photos, "--target", "ssh://board", code=code).stdout
+        assert (code == 0) == ("tells of the dataset" not in shown)
+
+
 def test_escapes_and_markup_in_an_answer_do_nothing(server, bundle, tmp_path):
     """
     Terminal escapes are shown as text, and markup reaches the page as text.
@@ -270,7 +289,7 @@ def test_inspect_and_doctor_of_another_machine(server, bundle):
     ("words", "told"),
     [
         (["--target", "ssh://-oProxyCommand=x"], "is no name of a machine"),
-        (["--target", "here", "--target", "here"], "would both be called here"),
+        (["--target", "here", "--target", "here"], "here is named 2 times"),
         (["--group", "pilot"], "give it too: --targets fleet.toml"),
         (["--target", "ssh://pi", "--junit", "x.xml"], "--junit is for one place"),
         (["--targets", "nowhere.toml"], "cannot be read"),

@@ -108,5 +108,5 @@ def test_targets_of_the_command_line():
     for address in ("ssh://here", "ssh://_", "ssh://qemu-arm64"):
         with pytest.raises(UsageError, match="is no name for another machine; give it one in a file"):
             fleet_of([address])
-    with pytest.raises(UsageError, match="would both be called here"):
+    with pytest.raises(UsageError, match="here is named 2 times; name each place once"):
         fleet_of(["here", "here"])

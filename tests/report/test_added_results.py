@@ -249,3 +249,18 @@ def test_as_without_a_document_is_refused(bundle):
     result = call("report", bundle, "--as", "mac")
 
     assert (2, True) == (result.exit_code, "give --add FILE too" in result.output)
+
+
+@pytest.mark.parametrize("median_ms", [0.0, -5.0, 1e308])
+def test_a_latency_that_no_clock_gives_is_refused(made, bundle, tmp_path, median_ms):
+    """
+    It would be drawn beside the others', and of zero no ratio can be made; nothing is kept of it.
+    """
+    told = document(made, "profile", result_median_ms=median_ms)
+    for run in told["operators"]:
+        run["result"].pop("median_ms")
+    result = call("report", bundle, "--add", written(tmp_path / "mac.json", told), "--as", "mac")
+
+    assert 2 == result.exit_code
+    assert f"takes {median_ms:g} ms, which no clock gives; measure there again" in result.output
+    assert not (bundle / "reports").exists()

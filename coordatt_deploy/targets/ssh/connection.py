@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self
+from uuid import uuid4
 
 from coordatt_deploy.errors import LostConnectionError, MissingDependencyError, TargetError
 from coordatt_deploy.plain_text import plain
@@ -34,7 +35,6 @@ SILENCES: Final = 3  # after so many without an answer it counts as cut
 USUAL_S: Final = 120.0
 USUAL_BYTES: Final = 1 << 20
 LONGEST_REASON: Final = 300  # characters of what the other side said
-READY: Final = "coordatt-deploy-ready"
 SSH_FAILED: Final = 255
 BLOCK: Final = 1 << 16
 POLL_S: Final = 0.3  # how often a command looks whether it is to end
@@ -119,6 +119,7 @@ class Connection:
         self.address = address
         self._connect_s = connect_s
         self._scratch = Scratch()
+        self._begins = f"coordatt-deploy-{uuid4().hex}\n".encode()
         self._master: subprocess.Popen[bytes] | None = None
 
     @property
@@ -138,7 +139,7 @@ class Connection:
             if self._master.poll() is None:
                 return
             self.disconnect()
-        script = f"echo {READY}; exec cat >/dev/null"
+        script = f"{self._announced}; exec cat >/dev/null"
         with (self._scratch.folder / "ssh.log").open("w+b") as log:
             self._master = self._start(("-o", "ControlMaster=yes"), ("sh", "-c", script), subprocess.PIPE, log)
             said = self._read_until_ready(self._master)
@@ -175,16 +176,23 @@ class Connection:
         """
         self.connect()
         # 255 is how ssh says that it failed itself.
-        script = f"{shlex.join(argv)}; s=$?; [ $s -eq {SSH_FAILED} ] && s=254; exit $s"
+        script = f"{self._announced}; {shlex.join(argv)}; s=$?; [ $s -eq {SSH_FAILED} ] && s=254; exit $s"
         with self._input(stdin) as source:
             process = self._start(("-o", "ControlMaster=no"), ("sh", "-c", script), source, subprocess.PIPE)
         try:
-            stdout, stderr = self._drained(process, timeout_s, most_bytes, argv[0], last=last)
+            begun, stdout, stderr = self._drained(process, timeout_s, most_bytes, argv[0], last=last)
         finally:
             _end(process)
         text = stderr.decode("utf-8", "replace")
         if process.returncode == SSH_FAILED or process.returncode < 0:
             raise self._lost(text)
+        if not begun:
+            lines = [*text.splitlines(), *stdout.decode("utf-8", "replace").splitlines()]
+            said = shortened(next((line.strip() for line in reversed(lines) if line.strip()), "nothing"))
+            raise TargetError(
+                f"{self.address} did not run {plain(argv[0])}: its login shell said {said!r} and ended; look at what it"
+                f" runs at its start (~/.bashrc, ~/.profile): ssh {self._by_hand} true"
+            )
         return Answer(process.returncode, stdout, text)
 
     def check(
@@ -228,7 +236,10 @@ class Connection:
             LostConnectionError: The connection was cut before the first line.
         """
         self.connect()
-        process = self._start(("-o", "ControlMaster=no"), argv, subprocess.PIPE, subprocess.STDOUT)
+        script = f"{self._announced}; exec {shlex.join(argv)}"
+        process = self._start(
+            ("-o", "ControlMaster=no"), ("sh", "-c", script), subprocess.PIPE, subprocess.STDOUT
+        )  # fmt: skip
         try:
             yield self._first_line(process, timeout_s)
         finally:
@@ -239,13 +250,18 @@ class Connection:
                 process.wait(ALIVE_S)
             _end(process)
 
+    @property
+    def _announced(self) -> str:
+        """What says there where a command's own words begin: a login shell may greet before, on the same stdout."""
+        return f"echo {self._begins.decode().strip()}"
+
     def _first_line(self, process: "subprocess.Popen[bytes]", timeout_s: float) -> str:
         said = b""
         deadline = time.monotonic() + timeout_s
         with selectors.DefaultSelector() as selector:
             stdout = _pipe(process.stdout)
             selector.register(stdout, selectors.EVENT_READ)
-            while b"\n" not in said and len(said) < BLOCK:
+            while b"\n" not in said.partition(self._begins)[2] and len(said) < USUAL_BYTES:
                 if not selector.select(max(0.0, deadline - time.monotonic())):
                     raise TargetError(f"{self.address} said nothing in {timeout_s:g} s; is it busy? Try again")
                 block = os.read(stdout.fileno(), BLOCK)
@@ -254,7 +270,8 @@ class Connection:
                         raise self._lost(said.decode("utf-8", "replace"))
                     break
                 said += block
-        return said.partition(b"\n")[0].decode("utf-8", "replace")
+        _, begun, own = said.partition(self._begins)
+        return (own if begun else said).partition(b"\n")[0].decode("utf-8", "replace")
 
     def disconnect(self) -> None:
         """Let the connection go; the next command makes a new one."""
@@ -337,7 +354,7 @@ class Connection:
         with selectors.DefaultSelector() as selector:
             stdout = _pipe(master.stdout)
             selector.register(stdout, selectors.EVENT_READ)
-            while READY.encode() not in said.split(b"\n"):
+            while self._begins not in said:
                 if not selector.select(max(0.0, deadline - time.monotonic())):
                     return "Connection timed out"
                 block = os.read(stdout.fileno(), BLOCK)
@@ -348,9 +365,13 @@ class Connection:
 
     def _drained(
         self, process: "subprocess.Popen[bytes]", timeout_s: float, most_bytes: int, name: str, *, last: bool
-    ) -> tuple[bytes, bytes]:
-        """Read both pipes up to their end, and wait for the process."""
-        stdout, stderr = bytearray(), bytearray()
+    ) -> tuple[bool, bytes, bytes]:
+        """Read both pipes up to their end, and wait for the process.
+
+        Returns:
+            Whether the command began; what it said on stdout, or else what came in its place; the end of stderr.
+        """
+        begun, stdout, stderr = False, bytearray(), bytearray()
         deadline = time.monotonic() + timeout_s
         late = TargetError(
             f"{self.address} did not finish {plain(name)} in {timeout_s:g} s; is it busy or its disk slow? Try again"
@@ -371,19 +392,28 @@ class Connection:
                         selector.unregister(key.fileobj)
                     key.data.extend(block)
                 del stderr[:-BLOCK]
-                if len(stdout) > most_bytes:
+                if not begun and (at := stdout.find(self._begins)) >= 0:
+                    begun = True
+                    del stdout[: at + len(self._begins)]
+                most = most_bytes if begun else USUAL_BYTES
+                if len(stdout) > most:
                     raise TargetError(
-                        f"{self.address} answered {plain(name)} with more than {most_bytes:,} bytes, expected fewer;"
+                        f"{self.address} answered {plain(name)} with more than {most:,} bytes, expected fewer;"
                         " what runs there is not what it should be"
                     )
         try:
             process.wait(max(0.1, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             raise late from None
-        return bytes(stdout), bytes(stderr)
+        return begun, bytes(stdout), bytes(stderr)
+
+    @property
+    def _by_hand(self) -> str:
+        """The machine in words for ssh."""
+        return _login(self.address) if self.address.port is None else f"-p {self.address.port} {_login(self.address)}"
 
     def _unreachable(self, said: str) -> TargetError:
-        words = _login(self.address) if self.address.port is None else f"-p {self.address.port} {_login(self.address)}"
+        words = self._by_hand
         for pattern, cause, remedy in _CAUSES:
             if re.search(pattern, said):
                 return TargetError(

@@ -57,19 +57,22 @@ cd "$new" || exit 1
 for name in *; do printf '%s  %s\n' "$name" "$name"; done | sha256sum -c - >/dev/null || exit 1
 chmod a-w -- * && mv -f -- * ..
 """
+# STORE FOLDER HOW COUNT: a list of fewer lines than COUNT was cut off with the connection, and makes no folder.
 _PLACE: Final = r"""
 umask 077
-store=$1 end=$2 how=$3
+store=$1 end=$2 how=$3 placed=0
 new=$end.partial-$$
 mkdir -p "$new" || exit 1
 trap 'rm -rf "$new"' EXIT
 trap 'exit 1' HUP INT TERM
 while IFS= read -r line; do
+  placed=$((placed + 1))
   path=$new/${line#* }
   mkdir -p "${path%/*}" || exit 1
   if [ "$how" = link ] && ln "$store/${line%% *}" "$path" 2>/dev/null; then continue; fi
   cp "$store/${line%% *}" "$path" && chmod u+w "$path" || exit 1
 done
+[ "$placed" -eq "$4" ] || { echo "the list of its $4 files was cut off behind $placed" >&2; exit 1; }
 rm -rf "$end" && mv "$new" "$end"
 """
 _REMOVE: Final = 'rm -rf -- "$1"'
@@ -152,14 +155,36 @@ def listed(root: Path, leave_out: Sequence[str] = (), *, follow_links: bool = Fa
     if root.is_file():
         found = {root.name: root}
     elif follow_links:
-        inside = (Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names)
-        found = {path.relative_to(root).as_posix(): path for path in inside if path.is_file()}
+        found = {path.relative_to(root).as_posix(): path for path in _behind_links(root)}
     else:
         found = {path.relative_to(root).as_posix(): path for path in files_below(root, lambda name: name in leave_out)}
     for name in found:
         if "\n" in name:
             raise UsageError(f"{plain(name)!r} in {root} has a line break in its name; give it another")
     return found
+
+
+def _behind_links(root: Path) -> Iterator[Path]:
+    """The files of a folder of the user's own, as ``data.images.find_images`` meets them: each folder once.
+
+    Raises:
+        UsageError: What is no file, such as a link that leads nowhere, would be missing there and is counted here.
+    """
+    visited = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = Path(folder).resolve()
+        if real in visited:  # a link to another one, or to one above
+            folders.clear()
+            continue
+        visited.add(real)
+        for name in names:
+            path = Path(folder, name)
+            if path.is_file():
+                yield path
+            elif not name.startswith("."):
+                raise UsageError(
+                    f"{plain(str(path))} is no file or a link that leads nowhere, and cannot travel; remove it"
+                )
 
 
 def hashes_of(files: Mapping[str, Path]) -> dict[str, str]:
@@ -233,7 +258,8 @@ class RemoteFiles:
             if path.is_absolute() or ".." in path.parts or "\n" in name or not path.parts or not _HASH.fullmatch(value):
                 raise UsageError(f"{plain(name)!r} is no path inside a folder; it is refused")
         lines = "".join(f"{value} {name}\n" for name, value in files.items())
-        command = ["sh", "-c", _PLACE, "sh", str(self.folders.store), str(folder), "link" if linked else "copy"]
+        how = "link" if linked else "copy"
+        command = ["sh", "-c", _PLACE, "sh", str(self.folders.store), str(folder), how, str(len(files))]
         answer = self.connection.run(command, stdin=_bytes(lines), timeout_s=STEP_S)
         if answer.status:
             raise TargetError(f"{self.connection.address} cannot put {plain(str(folder))} together: {answer.reason}")

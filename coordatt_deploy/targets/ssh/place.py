@@ -103,7 +103,9 @@ class SshPlace:
                 words.append(word)
                 continue
             # Relative, so that what is told of it is the same the next time.
-            path = PurePosixPath(str(number)) / word.path.resolve().name
+            # By its name here, also where that is a link to another one: a reader goes by what it ends in (.npz).
+            name = word.path.name if word.path.name not in ("", "..") else word.path.resolve().name
+            path = PurePosixPath(str(number)) / name
             self._deliver(word, job / path, files, stages)
             words.append(str(path))
             names[str(path)] = str(word.path)

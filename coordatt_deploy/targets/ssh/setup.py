@@ -10,9 +10,11 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
+from uuid import uuid4
 
 from coordatt_deploy import __version__
 from coordatt_deploy.documents import DocumentError, from_json, parse
@@ -38,6 +40,7 @@ _ASK: Final = (
 )
 _SWITCH: Final = r"""
 cd "$1" || exit 1
+rm -f link.new
 ln -s "$2" link.new || exit 1
 mv -fT link.new venv 2>/dev/null || { rm -rf venv && mv -f link.new venv; } || exit 1
 for old in venv-*; do [ "$old" = "$2" ] || rm -rf "$old"; done
@@ -86,17 +89,24 @@ def set_up(connection: Connection, stages: Stages) -> tuple[str, ...]:
         with stages.stage("wheel of this package"):
             wheel = own_wheel(folder)
         done.append(f"made {wheel.name} here")
-        name = f"venv-{sha256(wheel)[:16]}"
+        name = f"venv-{uuid4().hex[:16]}"  # never that of the one that is in use, also of the same wheel
         environment = files.folders.data / name
-        with stages.stage(f"virtual environment on {address}"):
-            connection.check(["rm", "-rf", "--", str(environment)], "remove an older environment", timeout_s=INSTALL_S)
-            _make_environment(connection, environment)
-        wheels = files.folders.cache / "wheels"
-        done += _install(files, environment, wheels, wheel, python, stages)
-    tool = environment / PurePosixPath(TOOL).relative_to("venv")
-    said = connection.check([str(tool), "--version"], "run what was installed").decode("utf-8", "replace").strip()
-    if __version__ not in said:
-        raise TargetError(f"{address} runs {shortened(said)!r} in the place of version {__version__}; set it up again")
+        try:
+            with stages.stage(f"virtual environment on {address}"):
+                _make_environment(connection, environment)
+            wheels = files.folders.cache / "wheels"
+            done += _install(files, environment, wheels, wheel, python, stages)
+            tool = environment / PurePosixPath(TOOL).relative_to("venv")
+            said = connection.check([str(tool), "--version"], "run what was installed")
+            version = said.decode("utf-8", "replace").strip()
+            if __version__ not in version:
+                raise TargetError(
+                    f"{address} runs {shortened(version)!r} in the place of version {__version__}; set it up again"
+                )
+        except BaseException:
+            with suppress(TargetError):
+                files.remove(environment)
+            raise
     connection.check(["sh", "-c", _SWITCH, "sh", str(files.folders.data), name], "switch to the new environment")
     files.remove(wheels)
     done.append(f"{files.folders.data / TOOL} is version {__version__}")

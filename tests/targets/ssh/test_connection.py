@@ -8,6 +8,7 @@ from ssh_server import needs_sshd
 from coordatt_deploy.errors import LostConnectionError, MissingDependencyError, TargetError, UsageError
 from coordatt_deploy.targets.ssh.address import SshAddress, parse_address
 from coordatt_deploy.targets.ssh.connection import Connection
+from coordatt_deploy.targets.ssh.files import folders_there
 
 pytestmark = needs_sshd
 
@@ -93,6 +94,30 @@ def test_stdin_status_and_stderr(connection, tmp_path):
     assert 254 == connection.run(["sh", "-c", "exit 255"]).status
     with pytest.raises(TargetError, match="cannot list it: "):
         connection.check(["ls", "/nowhere"], "list it")
+
+
+def test_greeting_of_a_login_shell_is_no_answer(connection, server):
+    """
+    What a login shell prints before a command is no part of its answer, however it ends; nor of the line of one that is
+    held.
+    """
+    login = server.folder / "login"
+    login.write_text(f"echo /etc; seq 1000; printf '/opt/x'\n{login.read_text()}")
+    assert b"here\n" == connection.run(["echo", "here"], most_bytes=5).stdout
+    assert b"" == connection.run(["true"]).stdout
+    assert str(server.home) == str(folders_there(connection).home)
+    with connection.held(["sh", "-c", "echo ready; cat >/dev/null"]) as said:
+        assert "ready" == said
+
+
+def test_login_shell_that_runs_nothing_is_told(connection, server):
+    """
+    A login shell that ends by itself, content, is not taken for the command that it was to run.
+    """
+    connection.connect()
+    (server.folder / "login").write_text("echo under repair\nexit 0\n")
+    with pytest.raises(TargetError, match="did not run true: its login shell said 'under repair'"):
+        connection.run(["true"])
 
 
 def test_many_commands_share_one_connection(connection, server):

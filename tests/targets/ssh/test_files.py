@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 from ssh_server import needs_sshd
 
+from coordatt_deploy.data.images import find_images
 from coordatt_deploy.errors import LostConnectionError, TargetError, UsageError
 from coordatt_deploy.targets.ssh import files as ssh_files
 from coordatt_deploy.targets.ssh.address import parse_address
@@ -62,6 +63,24 @@ def test_only_what_is_missing_travels(there, server, folder):
     assert (1, 4, 3) == ((more := there.send(by_hash(folder)[1])).files, more.bytes, more.known)
 
 
+def test_images_behind_links_travel_as_they_are_counted_here(tmp_path):
+    """
+    A folder that a second link leads to is one folder, here and there; what cannot travel is refused, not left out.
+    """
+    images = tmp_path / "images"
+    for name in ("elsewhere/cat/a.png", "images/dog/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    for name, goal in (("cat", tmp_path / "elsewhere/cat"), ("cats", tmp_path / "elsewhere/cat"), ("dog/up", images)):
+        (images / name).symlink_to(goal)
+    (images / ".lock").symlink_to("nobody@1")
+    assert {*find_images(images)} == {*listed(images, follow_links=True).values()}
+    (images / "dog/c.png").symlink_to("nowhere.png")
+    assert images / "dog/c.png" in find_images(images)
+    with pytest.raises(UsageError, match=r"c\.png is no file or a link that leads nowhere, and cannot travel"):
+        listed(images, follow_links=True)
+
+
 @pytest.mark.parametrize("linked", [False, True])
 def test_folder_is_put_together(there, server, folder, linked):
     """
@@ -82,6 +101,23 @@ def test_folder_is_put_together(there, server, folder, linked):
         there.read(end / "only", most_bytes=2)
     there.remove(end)
     assert [] == names(end.parent)
+
+
+@pytest.mark.parametrize("cut", [0, -1, -70])
+def test_list_that_was_cut_off_makes_no_folder(there, server, folder, monkeypatch, cut):
+    """
+    A list that loses its end, or all of it, on the way is refused; the folder that was there before stays as it was.
+    """
+    hashes, files = by_hash(folder)
+    there.send(files)
+    end = PurePosixPath(server.home) / "bundle"
+    there.place({"only": hashes["-n"]}, end, linked=True)
+    whole = ssh_files._bytes
+    monkeypatch.setattr(ssh_files, "_bytes", lambda text: whole(text)[:cut])
+    with pytest.raises(TargetError, match="cut off"):
+        there.place(hashes, end, linked=True)
+    assert ["only"] == names(end)
+    assert ["bundle"] == [name for name in names(server.home) if not name.startswith(".")]
 
 
 def test_damaged_file_of_the_store_is_sent_again(there, server, folder):

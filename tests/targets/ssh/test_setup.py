@@ -10,10 +10,13 @@ from click.testing import CliRunner
 from small_bundle import float_bundle
 from ssh_server import SshServer, needs_sshd
 
+from coordatt_deploy import __version__
 from coordatt_deploy.cli import main
 from coordatt_deploy.documents import load
 from coordatt_deploy.errors import MissingDependencyError, TargetError
 from coordatt_deploy.fleet.result import FleetResult
+from coordatt_deploy.progress import Stages
+from coordatt_deploy.targets.ssh import setup
 from coordatt_deploy.targets.ssh.address import parse_address
 from coordatt_deploy.targets.ssh.connection import CONFIG, Connection
 from coordatt_deploy.targets.ssh.setup import PythonThere, ask_python, wheels_for
@@ -66,6 +69,40 @@ def test_wheels_are_chosen_for_the_other_machine(server):
     assert () == other.platforms
     with pytest.raises(MissingDependencyError, match="no wheels are known for linux on aarch64 with no glibc"):
         wheels_for(other, Path("own.whl"), Path("nowhere"))
+
+
+def test_setup_that_fails_leaves_the_environment_that_was_there(server, tmp_path, monkeypatch):
+    """
+    Also where it is of the same wheel; and a link that a killed setup left behind leads nothing astray.
+    """
+    with_python(
+        server,
+        f"""
+if [ "$2" != venv ]; then {said()}; exit 0; fi
+mkdir -p "$3/bin" && cd "$3/bin" || exit 1
+printf '#!/bin/sh\ntest ! -e "$HOME/broken"\n' >python
+printf '#!/bin/sh\necho version {__version__}\n' >coordatt-deploy
+chmod +x *""",
+    )
+    wheel = tmp_path / "coordatt_deploy-1-py3-none-any.whl"
+    wheel.write_bytes(b"wheel")
+    monkeypatch.setattr(setup, "own_wheel", lambda _: wheel)
+    data = server.home / ".local/share/coordatt-deploy"
+    with Connection(parse_address(server.address)) as connection:
+        setup.set_up(connection, Stages())
+        (first,) = data.glob("venv-*")
+        (server.home / "broken").touch()
+        monkeypatch.setattr(setup, "wheels_for", lambda *_: [])
+        with pytest.raises(TargetError, match="cannot install the wheels"):
+            setup.set_up(connection, Stages())
+        assert [first] == [*data.glob("venv-*")]
+        assert first == (data / "venv").resolve()
+        assert (data / "venv/bin/coordatt-deploy").is_file()
+        (server.home / "broken").unlink()
+        (data / "link.new").symlink_to(first.name)
+        setup.set_up(connection, Stages())
+        (second,) = data.glob("venv-*")
+        assert first != second == (data / "venv").resolve()
 
 
 @pytest.mark.slow
