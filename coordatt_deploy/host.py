@@ -29,6 +29,10 @@ PACKAGES: Final = (
     *(name for file_format in Format for name in FORMATS[file_format].runtimes),
 )
 
+ANDROID_PROOT: Final = "proot, in Termux on Android"
+ANDROID_TERMUX: Final = "Termux on Android"
+TERMUX: Final = "data/data/com.termux/files/usr"
+
 # What can have a hand in an artifact or a figure.
 TOOLS: Final = (
     "torch",
@@ -237,8 +241,18 @@ def throttle_events(root: Path = ROOT) -> int | None:
     return sum(counts) if counts else None
 
 
-def container(root: Path = ROOT) -> str | None:
-    """Return the kind of container this process runs in, by the marks that the common ones leave."""
+def container(root: Path = ROOT, release: str | None = None) -> str | None:
+    """Return the kind of container this process runs in, by the marks that the common ones leave.
+
+    Args:
+        root: Where files are read.
+        release: What ``uname -r`` says; None to ask. proot-distro, which runs a Linux inside Termux, an app of Android,
+            has it end in ``PRoot-Distro``; Termux itself has its files below ``TERMUX``.
+    """
+    if (platform.release() if release is None else release).endswith("PRoot-Distro"):
+        return ANDROID_PROOT
+    if (root / TERMUX).exists() and not (root / "etc/os-release").exists():
+        return ANDROID_TERMUX
     if (root / ".dockerenv").exists():
         return "docker"
     if (root / "run/.containerenv").exists():

@@ -150,8 +150,10 @@ def test_frequency_falls_back_to_cpuinfo(tmp_path):
         ({"run/.containerenv": ""}, "podman"),
         ({"proc/1/cgroup": "0::/kubepods/besteffort/pod1\n"}, "kubepods"),
         ({"proc/1/cgroup": "0::/init.scope\n"}, None),
+        ({"data/data/com.termux/files/usr/bin/sh": ""}, "Termux on Android"),
+        ({"data/data/com.termux/files/usr/bin/sh": "", "etc/os-release": ""}, None),
     ],
-    ids=["docker", "podman", "kubernetes", "none"],
+    ids=["docker", "podman", "kubernetes", "none", "termux", "a folder of that name"],
 )
 def test_container_is_recognised(tmp_path, files, kind):
     """
@@ -159,7 +161,16 @@ def test_container_is_recognised(tmp_path, files, kind):
     """
     write(tmp_path, files)
 
-    assert kind == host.container(tmp_path)
+    assert kind == host.container(tmp_path, release="6.1.0-21-arm64")
+
+
+def test_a_debian_in_termux_is_recognised(tmp_path):
+    """
+    By the release of the kernel that proot-distro makes programs see.
+    """
+    write(tmp_path, {"etc/os-release": "", "data/data/com.termux/files/usr/bin/sh": ""})
+
+    assert "proot, in Termux on Android" == host.container(tmp_path, release="6.17.0-PRoot-Distro")
 
 
 def test_this_machine_describes_itself_in_strict_json():

@@ -7,7 +7,7 @@ from typing import ClassVar, Final
 
 from coordatt_deploy import targets
 from coordatt_deploy.formats import FORMATS, TORCH_EXTRA, Format, FormatFacts, Package
-from coordatt_deploy.host import Host, describe
+from coordatt_deploy.host import ANDROID_PROOT, ANDROID_TERMUX, Host, describe
 from coordatt_deploy.stage_cache.store import CacheStatus
 from coordatt_deploy.targets import TargetStatus
 
@@ -66,6 +66,12 @@ class Installation(Findings):
     cache: CacheStatus
 
 
+ANDROID_NOTES: Final = {
+    ANDROID_PROOT: "this is an Android phone: it slows down with the screen off; hold termux-wake-lock while measuring",
+    ANDROID_TERMUX: "Termux's own Python takes no wheels of the runtimes; a Debian in it does (proot-distro)",
+}
+
+
 def _version(module: str, distribution: str) -> str | None:
     """The version of a package; None where it is not installed."""
     try:
@@ -87,7 +93,10 @@ def examine() -> Findings:
     host = describe()
     rows = (FORMATS[file_format] for file_format in Format)
     foreign = (row for row in rows if row.native_systems and not host.os.lower().startswith(row.native_systems))
-    return Findings(host, tuple(parts), tuple(f"{row.title} artifacts {row.elsewhere}" for row in foreign))
+    notes = [f"{row.title} artifacts {row.elsewhere}" for row in foreign]
+    if host.container in ANDROID_NOTES:
+        notes.append(ANDROID_NOTES[host.container])
+    return Findings(host, tuple(parts), tuple(notes))
 
 
 def installation(cache: CacheStatus) -> Installation:

@@ -14,7 +14,8 @@ def show_doctor(findings: Findings, targets: Sequence[TargetStatus] = (), cache:
     """What is here and what is missing."""
     console = new_console()
     host = findings.host
-    say(console, f"{host.cpu}, {host.cores_available} of {host.cores} cores, {host.os}, Python {host.python}")
+    place = "" if host.container is None else f", in {host.container}"
+    say(console, f"{host.cpu}, {host.cores_available} of {host.cores} cores, {host.os}, Python {host.python}{place}")
     say(console, f"CPU features: {', '.join(host.features) or 'none known'}")
     present = sum(part.version is not None for part in findings.parts)
     columns = (
