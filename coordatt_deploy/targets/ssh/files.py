@@ -73,7 +73,7 @@ while IFS= read -r line; do
   cp "$store/${line%% *}" "$path" && chmod u+w "$path" || exit 1
 done
 [ "$placed" -eq "$4" ] || { echo "the list of its $4 files was cut off behind $placed" >&2; exit 1; }
-rm -rf "$end" && mv "$new" "$end"
+rm -rf "$end" && { mv -T "$new" "$end" 2>/dev/null || { [ ! -e "$end" ] && mv "$new" "$end"; }; }
 """
 _REMOVE: Final = 'rm -rf -- "$1"'
 
