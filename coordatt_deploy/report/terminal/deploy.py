@@ -22,7 +22,7 @@ def show_deployment(result: DeployResult) -> None:
     console = new_console()
     total = len(result.boards)
     counts = [(result.counted(state), state) for state in DeployState]
-    said = ", ".join(f"{of_total(count, total, 'board')} {state}" for count, state in counts if count)
+    said = ", ".join(f"{of_total(count, total, 'board')} {_of(count, state)}" for count, state in counts if count)
     what = "rollback" if result.version is None else result.version
     say(console, f"{what}: {said}", "bold green" if result.exit_code == 0 else "bold red")
     columns = (
@@ -43,6 +43,10 @@ def show_deployment(result: DeployResult) -> None:
         for board in result.boards
     ]
     show_table(console, "Boards", columns, rows)
+
+
+def _of(count: int, state: DeployState) -> str:
+    return "left as they were" if state is DeployState.LEFT and count > 1 else state.value
 
 
 def _is_new(state: DeployState) -> bool:
