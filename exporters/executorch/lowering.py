@@ -19,11 +19,12 @@ DECOMPOSITIONS: Final = (
     Decomposition.CROP,
     Decomposition.SORTED,
 )
+NORMALISATIONS: Final = (Decomposition.GROUP_NORM, Decomposition.INSTANCE_NORM, Decomposition.LAYER_NORM)
 FLOAT: Final = LoweringTarget(
     "executorch",
     (Form.POOLED, Form.MEANS),
     global_pool=GlobalPool.DEEP,
-    decompositions=(*DECOMPOSITIONS, Decomposition.GROUP_NORM),
+    decompositions=(*DECOMPOSITIONS, *NORMALISATIONS),
 )
 # A variance on integer grids is none: a normalisation stays the runtime's own, in float.
 INT8: Final = replace(FLOAT, name="executorch-int8", hard_swish=HardSwishForm.SCALED, decompositions=DECOMPOSITIONS)

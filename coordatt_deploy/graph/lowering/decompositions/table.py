@@ -59,6 +59,8 @@ class Decomposition(enum.StrEnum):
     QUOTIENT_OF_SUM = "quotient_of_sum"
     RMS_NORM = "rms_norm"
     GROUP_NORM = "group_norm"
+    INSTANCE_NORM = "instance_norm"
+    LAYER_NORM = "layer_norm"
     PRODUCT = "product"
     CHANNEL_SHUFFLE = "channel_shuffle"
     CIRCULAR_PAD = "circular_pad"
@@ -125,6 +127,8 @@ DECOMPOSITIONS: Final[Mapping[Decomposition, Rule]] = {
     Decomposition.QUOTIENT_OF_SUM: _rule("div", arithmetic.quotient_of_sum),
     Decomposition.RMS_NORM: _rule("rms_norm", arithmetic.rms_norm),
     Decomposition.GROUP_NORM: _rule("group_norm", normalisations.group_norm),
+    Decomposition.INSTANCE_NORM: _rule("instance_norm", normalisations.instance_norm),
+    Decomposition.LAYER_NORM: _rule("layer_norm", normalisations.layer_norm),
     Decomposition.PRODUCT: _rule("prod", arithmetic.product_of_slices),
     Decomposition.CHANNEL_SHUFFLE: _rule("channel_shuffle", layout.channel_shuffle),
     Decomposition.CIRCULAR_PAD: _rule("pad", layout.circular),
