@@ -5,7 +5,14 @@ from pathlib import Path
 
 import click
 
-from coordatt_deploy.commands.options import PATH, bundle_argument, format_option, gathered, json_option
+from coordatt_deploy.commands.options import (
+    PATH,
+    artifact_option,
+    bundle_argument,
+    format_option,
+    gathered,
+    json_option,
+)
 from coordatt_deploy.commands.output import print_result
 from coordatt_deploy.formats import Format
 
@@ -48,13 +55,7 @@ def bundle() -> None:
     PackOptions(),
     click.option("--output", type=PATH, metavar="FILE.zip", help="The archive.  [default: BUNDLE.zip, here]"),
     format_option("Only these."),
-    click.option(
-        "--artifact",
-        "artifacts",
-        multiple=True,
-        metavar="NAME",
-        help="Only this one, by path or file name. Repeatable.",
-    ),
+    artifact_option(),
     click.option(
         "--reference/--no-reference",
         default=True,

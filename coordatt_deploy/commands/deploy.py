@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from coordatt_deploy.commands.options import PATH, format_option, gathered, json_option
+from coordatt_deploy.commands.options import PATH, artifact_option, format_option, gathered, json_option
 from coordatt_deploy.commands.output import print_result
 from coordatt_deploy.commands.places import PlaceOptions
 from coordatt_deploy.errors import UsageError
@@ -46,13 +46,7 @@ class DeployOptions:
     click.option("--targets", "fleet", type=PATH, help="A TOML file of boards: fleet.toml."),
     click.option("--group", help="Only the boards of that file that are in this group."),
     format_option("Only these."),
-    click.option(
-        "--artifact",
-        "artifacts",
-        multiple=True,
-        metavar="NAME",
-        help="Only this one, by path or file name. Repeatable.",
-    ),
+    artifact_option(),
     click.option(
         "--folder", metavar="PATH", help="On the boards, from the home folder there.  [default: coordatt-deploy]"
     ),

@@ -194,6 +194,14 @@ def bundle_argument(command: Callable[P, None]) -> Callable[P, None]:
     return click.argument("bundle", type=PATH)(command)
 
 
+def artifact_option() -> Callable[[Callable[P, None]], Callable[P, None]]:
+    """``--artifact``, repeatable: chosen files of a bundle."""
+    return click.option(
+        "--artifact", "artifacts", multiple=True, metavar="NAME",
+        help="Only this one, by path or file name. Repeatable.",
+    )  # fmt: skip
+
+
 def format_option(text: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
     """``--format``, repeatable; *text* is its help."""
     return click.option(
