@@ -15,19 +15,11 @@ class HeldBy(enum.StrEnum):
     NAME = "name"
 
 
-@dataclass(frozen=True, slots=True)
-class ImportedLatency:
-    """The latency of one artifact as another tool told it; None for what it did not tell. There are no samples.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolFigures:
+    """What a benchmark program tells of a latency; None for what it did not.
 
     Attributes:
-        path: In the bundle.
-        format: Of the file.
-        precision: That it computes in.
-        target_cpu: The CPU family of its form; None where the form is the same for all.
-        tool: That measured it.
-        held_by: What says that it is of these bytes.
-        source: Name of the file with the tool's output.
-        source_sha256: Of that file.
         threads: Worker threads of the runtime.
         calls: How many were timed.
         mean_ms: Of the calls, as for the next seven.
@@ -42,16 +34,8 @@ class ImportedLatency:
         first_inference_ms: The first call.
     """
 
-    path: str
-    format: Format
-    precision: Precision
-    target_cpu: TargetCpu | None
-    tool: str
-    held_by: HeldBy
-    source: str
-    source_sha256: str
-    threads: int | None
-    calls: int | None
+    threads: int | None = None
+    calls: int | None = None
     mean_ms: float
     median_ms: float | None = None
     min_ms: float | None = None
@@ -62,6 +46,31 @@ class ImportedLatency:
     p99_ms: float | None = None
     load_ms: float | None = None
     first_inference_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportedLatency(ToolFigures):
+    """The latency of one artifact as another tool told it; None for what it did not tell. There are no samples.
+
+    Attributes:
+        path: In the bundle.
+        format: Of the file.
+        precision: That it computes in.
+        target_cpu: The CPU family of its form; None where the form is the same for all.
+        tool: That measured it.
+        held_by: What says that it is of these bytes.
+        source: Name of the file with the tool's output.
+        source_sha256: Of that file.
+    """
+
+    path: str
+    format: Format
+    precision: Precision
+    target_cpu: TargetCpu | None
+    tool: str
+    held_by: HeldBy
+    source: str
+    source_sha256: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ from typing import Final
 import numpy as np
 
 from coordatt_deploy.plain_text import plain
+from coordatt_deploy.profile.imported_result import ToolFigures
 
 BENCHMARK_MODEL: Final = "benchmark_model"
 PERF_TEST: Final = "onnxruntime_perf_test"
@@ -68,42 +69,18 @@ class ToolOutputError(ValueError):
     """What is wrong with a text that is to be the output of a benchmark program."""
 
 
-@dataclass(frozen=True, slots=True)
-class ToolOutput:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolOutput(ToolFigures):
     """What a tool told; None for what it did not.
 
     Attributes:
         tool: Its name.
-        mean_ms: Of all calls.
-        calls: How many there were.
-        threads: Worker threads.
-        median_ms: Of the calls, as for the next six.
-        min_ms: The fastest.
-        max_ms: The slowest.
-        std_ms: Standard deviation.
-        p90_ms: 90th percentile.
-        p95_ms: 95th percentile.
-        p99_ms: 99th percentile.
-        load_ms: Opening the file.
-        first_inference_ms: The first call.
         file: Name of the file that was timed, without its folder.
         size_mb: Of that file, in millions of bytes and with six digits.
         sha256: By the name of a file, where the text has lines of ``sha256sum``.
     """
 
     tool: str
-    mean_ms: float
-    calls: int | None = None
-    threads: int | None = None
-    median_ms: float | None = None
-    min_ms: float | None = None
-    max_ms: float | None = None
-    std_ms: float | None = None
-    p90_ms: float | None = None
-    p95_ms: float | None = None
-    p99_ms: float | None = None
-    load_ms: float | None = None
-    first_inference_ms: float | None = None
     file: str | None = None
     size_mb: float | None = None
     sha256: tuple[tuple[str, str], ...] = ()
@@ -166,8 +143,8 @@ def _benchmark_model(lines: Sequence[str]) -> ToolOutput | None:
         return _milliseconds(told[name], 1e-3) if name in told else None
 
     return ToolOutput(
-        BENCHMARK_MODEL,
-        mean,
+        tool=BENCHMARK_MODEL,
+        mean_ms=mean,
         calls=calls,
         threads=_count(lines, r"Num threads: \[(\d{1,4})\]", r"#threads used for CPU inference: \[(\d{1,4})\]"),
         median_ms=value("median"),
@@ -199,8 +176,8 @@ def _perf_test(lines: Sequence[str]) -> ToolOutput | None:
         return _optional(lines, rf"\b{name} Latency: {NUMBER} s\b", 1e3)
 
     return ToolOutput(
-        PERF_TEST,
-        _milliseconds(mean[0], 1.0),
+        tool=PERF_TEST,
+        mean_ms=_milliseconds(mean[0], 1.0),
         calls=_count(lines, r"Total inference requests: (\d{1,9})\b"),
         threads=_count(lines, r"Setting intra_op_num_threads to (\d{1,4})\b"),
         median_ms=latency("P50"),
@@ -227,8 +204,8 @@ def _executor_runner(lines: Sequence[str]) -> ToolOutput | None:
         raise ToolOutputError(f"it tells of {calls} calls and lists {len(samples)}; give the whole text")
     known = _of_samples(EXECUTOR_RUNNER, samples, None, ()) if samples else None
     return ToolOutput(
-        EXECUTOR_RUNNER,
-        total / calls,
+        tool=EXECUTOR_RUNNER,
+        mean_ms=total / calls,
         calls=calls,
         threads=_count(lines, r"Resetting threadpool with num threads = (\d{1,4})\b"),
         median_ms=known.median_ms if known else None,
@@ -257,7 +234,7 @@ def _of_samples(
 ) -> ToolOutput:
     low, p50, p90, p95, p99, high = (float(value) for value in np.quantile(samples, (0, 0.5, 0.9, 0.95, 0.99, 1)))
     return ToolOutput(
-        tool, float(np.mean(samples)), calls=len(samples), median_ms=p50, min_ms=low, max_ms=high,
+        tool=tool, mean_ms=float(np.mean(samples)), calls=len(samples), median_ms=p50, min_ms=low, max_ms=high,
         std_ms=float(np.std(samples)), p90_ms=p90, p95_ms=p95, p99_ms=p99, file=file, sha256=hashes,
     )  # fmt: skip
 

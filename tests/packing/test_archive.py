@@ -26,7 +26,7 @@ from coordatt_deploy.packing import entries
 from coordatt_deploy.packing.archive import CHECKSUMS, open_archive, pack, unpack, verified_archive
 from coordatt_deploy.packing.contents import Choice
 
-SLACK = 5.0  # seconds that a refusal may take at most, on a machine that does something else
+SLACK = 5.0  # seconds of processor time that a refusal may take at most: a bomb that is unpacked takes more
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +81,13 @@ def refused(folder, data, said):
     (folder / "work").mkdir()
     archive = folder / "work" / "net.zip"
     archive.write_bytes(data)
-    begun = time.monotonic()
+    begun = time.process_time()
     result = CliRunner().invoke(
         main, ["bundle", "unpack", str(archive), "--output-dir", str(folder / "work" / "out")], catch_exceptions=False
     )
     assert (2, 1) == (result.exit_code, result.output.count("\n")), result.output
     assert said in result.output
-    assert time.monotonic() - begun < SLACK
+    assert time.process_time() - begun < SLACK
     assert ["net.zip"] == listing(folder / "work")
     with pytest.raises(BundleError):
         verified_archive(archive)

@@ -59,7 +59,8 @@ def document(*items):
 
 def taken(**changes):
     item = ImportedLatency(
-        FLOAT_ONNX, "onnx", "fp32", None, "onnxruntime_perf_test", HeldBy.NAME, "log.txt", "0" * 64, 4, 100, 19.9,
+        path=FLOAT_ONNX, format="onnx", precision="fp32", target_cpu=None, tool="onnxruntime_perf_test",
+        held_by=HeldBy.NAME, source="log.txt", source_sha256="0" * 64, threads=4, calls=100, mean_ms=19.9,
         median_ms=19.8, min_ms=19.7, max_ms=20.2,
     )  # fmt: skip
     return ImportResult("pixel7", (replace(item, **changes),), "reports/latency-pixel7.json")
